@@ -13,6 +13,7 @@ from ._lazy import load_when_used
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ._own_address import EveryPort as EveryPort
     from .client import Client as Client
     from .client import ClientConfig as ClientConfig
     from .client import forward_in_thread as forward_in_thread
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from .security import parse_connection_string_untrusted as parse_connection_string_untrusted
 
 _HOMES = {
+    "_own_address": ("EveryPort",),
     "client": ("Client", "ClientConfig", "forward_in_thread", "open_client", "open_socket", "run_forward"),
     "connectivity": ("ProxyDial", "ProxySettings"),
     "connector": ("Connector", "ConnectorConfig", "InstanceFile", "Policy", "PolicyFile", "run_connector"),

@@ -24,7 +24,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
 import trio
@@ -120,18 +120,16 @@ async def _accept(
 
 
 async def accept_sockets(
-    take: Take,
-    listeners: Sequence[trio.SocketListener],
+    takes: Mapping[trio.SocketListener, Take],
     *,
     events: EventStream,
     what: str,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Accept connections until cancelled, and pass each one to `take`, without a task for each.
+    """Accept connections until cancelled, and pass each one on, without a task for each.
 
     Args:
-        take: see `Take`.
-        listeners: the caller closes them, after this has returned.
+        takes: what takes the connections of each listener. The caller closes the listeners, after this has returned.
         events: the stream to which an event is published when connections are reset, and one when that is over.
         what: names the listeners in events.
         task_status: for `nursery.start`.
@@ -143,7 +141,7 @@ async def accept_sockets(
         with _Reserve() as reserve:
             report = ShortageReport(events, what)
             nursery.start_soon(report.run)
-            for listener in listeners:
+            for listener, take in takes.items():
                 nursery.start_soon(_accept_sockets, listener, take, reserve, report)
             task_status.started()
             await trio.sleep_forever()

@@ -1,4 +1,4 @@
-"""A loopback address for each host name, so that a forward can listen on the same port as each target. Pure.
+"""A loopback address for each host name, so that a forward can listen on the same ports as each target. Pure.
 
 1. The address of a name is computed from the name, in 127.64.0.0/10. So it is the same in every run, and another
    program can compute it, too.
@@ -12,21 +12,21 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["OWN", "OwnAddress", "own_addresses"]
+__all__ = ["OWN", "EveryPort", "own_addresses"]
 
 #: What a user writes for an address of its own, instead of an address and a port.
 OWN: Final = "own"
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnAddress:
-    """An address that belongs to one host name, and the port to listen on if it can be had."""
+class EveryPort:
+    """A local address, at which every port of a local name is to be listened on."""
 
+    #: A host name, or an IP address.
     host: str
-    port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:*" if ":" in self.host else f"{self.host}:*"
 
 
 def own_addresses(names: Iterable[str]) -> dict[str, str]:

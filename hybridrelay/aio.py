@@ -18,7 +18,7 @@ from typing import TypeVar, overload
 
 from .client import BackgroundForward, ClientConfig, LocalAddress
 from .client.embedding.background import abandon, background
-from .client.embedding.shared import as_config, check_timeout, open_in_background
+from .client.embedding.shared import as_config, check_port, check_timeout, open_in_background
 from .client.embedding.sockets import close_socket
 from .security import ConnectionString
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 async def open_socket(
-    config: ClientConfig | ConnectionString | str, *, timeout: float | None = None
+    config: ClientConfig | ConnectionString | str, *, port: int | None = None, timeout: float | None = None
 ) -> socket.socket:
     """Return a connected, non-blocking socket that leads to the target, as for ``loop.create_connection(sock=...)``.
 
@@ -39,9 +39,9 @@ async def open_socket(
 
     If cancelled, the connector abandons its attempt to connect, and nothing stays open.
     """
-    config, timeout = as_config(config), check_timeout(timeout)
+    config, port, timeout = as_config(config), check_port(port), check_timeout(timeout)
     thread = background()
-    opening = thread.call(partial(open_in_background, thread, config, timeout), dispose=close_socket)
+    opening = thread.call(partial(open_in_background, thread, config, port, timeout), dispose=close_socket)
     sock = await _result(opening, close_socket)
     sock.setblocking(False)
     return sock
@@ -50,6 +50,7 @@ async def open_socket(
 async def open_connection(
     config: ClientConfig | ConnectionString | str,
     *,
+    port: int | None = None,
     timeout: float | None = None,
     limit: int = 65536,
     ssl: _ssl.SSLContext | None = None,
@@ -63,6 +64,7 @@ async def open_connection(
 
     Args:
         config: an application's connection string, as text or parsed; or a `ClientConfig` with one.
+        port: which port of the target, if the hybrid connection has several. None means the first one.
         timeout: how long opening may take, in seconds, without the TLS handshake with the target; see
             `hybridrelay.open_socket`.
         limit: the size of the reader's buffer, in bytes; see `asyncio.open_connection`.
@@ -76,7 +78,7 @@ async def open_connection(
 
     If cancelled, nothing stays open.
     """
-    sock = await open_socket(config, timeout=timeout)
+    sock = await open_socket(config, port=port, timeout=timeout)
     try:
         return await asyncio.open_connection(sock=sock, limit=limit, ssl=ssl, server_hostname=server_hostname)
     except BaseException:

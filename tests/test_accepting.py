@@ -42,7 +42,8 @@ class _Served:
     async def start(self) -> None:
         listeners, events, what = [self._listener], logged_events(), "port x"
         if self._sockets:
-            await self._nursery.start(partial(accept_sockets, self._take, listeners, events=events, what=what))
+            takes = dict.fromkeys(listeners, self._take)
+            await self._nursery.start(partial(accept_sockets, takes, events=events, what=what))
         else:
             serve = partial(serve_listeners, _echo, listeners, handler_nursery=self._nursery)
             await self._nursery.start(partial(serve, events=events, what=what))

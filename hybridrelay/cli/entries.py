@@ -10,25 +10,29 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
 from .._datagram_address import DatagramAddress
-from .._own_address import OWN, OwnAddress
+from .._name_ports import NamePorts
+from .._own_address import OWN, EveryPort
 from .._unix_address import UnixAddress
 from ..errors import ConfigurationError
-from ..security import ENVIRONMENT_VARIABLE, HostPort
+from ..security import ENVIRONMENT_VARIABLE, HostTarget
 
 __all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "is_any_port"]
 
-#: A local address: a host and a port (for streams, or also for datagrams), an address of its own, or a Unix socket.
-Listen: TypeAlias = tuple[str, int] | DatagramAddress | OwnAddress | UnixAddress
+#: A local address: a host and a port (for streams, or also for datagrams), an address with all ports of a local name,
+#: or a Unix socket.
+Listen: TypeAlias = tuple[str, int] | DatagramAddress | NamePorts | UnixAddress
+#: The same before the connection string was read: ``own`` is an address that is computed from the local name.
+Wished: TypeAlias = tuple[str, int] | DatagramAddress | EveryPort | UnixAddress | Literal["own"]
 #: Identifies an entry as long as the program runs: the file, and the number of earlier entries with the same file.
 Key: TypeAlias = tuple[str, int]
 
-#: The default of ``--listen``: any free port.
-ANYWHERE: Listen = ("127.0.0.1", 0)
+#: The default of ``--listen``: any free port, unless the local name has several ports.
+ANYWHERE: Final = ("127.0.0.1", 0)
 
 
 def is_any_port(address: Listen) -> bool:
@@ -47,15 +51,17 @@ class Entry:
     key: Key
     #: The local addresses of a forward.
     listen: tuple[Listen, ...] = ()
-    #: Whether it also listens on an address of its own, which is not known before the connection string is.
-    own_address: bool = False
+    #: Where else it listens, at all ports of the local name, which are not known before the connection string is.
+    every_port: tuple[EveryPort | Literal["own"], ...] = ()
+    #: Whether it listens where it does because nothing was said.
+    listens_by_default: bool = False
     #: Whether a connector's connections to the target begin with a PROXY header.
     proxy_protocol: bool = False
     #: A connector's deny list for this hybrid connection.
     deny_list: Path | None = None
     #: The names and ports under which an application that `run` starts knows the target; empty for the local name of
     #: the connection string.
-    published_names: tuple[HostPort, ...] = ()
+    published_names: tuple[HostTarget, ...] = ()
     #: Where the entry is in the configuration file, for messages: ``connector.toml: line 3``. Empty if it comes from
     #: the options.
     where: str = attrs.field(default="", eq=False)
@@ -112,7 +118,7 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
             f'{"application" if listens or runs else "connector"}"',
         )
     files: Sequence[str | None] = args.files or [None]
-    listen: Sequence[Listen | Literal["own"]] = (args.listen or _default_listen(args) * len(files)) if listens else ()
+    listen: Sequence[Wished] = (args.listen or _default_listen(args) * len(files)) if listens else ()
     if list(listen) == [OWN]:
         listen = [OWN] * len(files)
     if listens and len(listen) not in (len(files), 0):
@@ -124,19 +130,34 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
         return _of_names(files, args.published_names, key_of)
     proxy_protocol = not listens and args.proxy_protocol
     return tuple(
-        _listening(Entry(file, key_of(file), proxy_protocol=proxy_protocol), listen[number : number + 1])
+        _listening(
+            Entry(file, key_of(file), proxy_protocol=proxy_protocol),
+            listen[number : number + 1],
+            by_default=listens and not args.listen,
+        )
         for number, file in enumerate(files)
     )
 
 
-def _listening(entry: Entry, listen: Sequence[Listen | Literal["own"]]) -> Entry:
+def _listening(entry: Entry, listen: Sequence[Wished], *, by_default: bool) -> Entry:
     """Add local addresses to an entry, as the user has given them."""
-    addresses = tuple(one for one in listen if one != OWN)
-    return attrs.evolve(entry, listen=addresses, own_address=OWN in listen)
+    addresses: list[Listen] = []
+    every_port: list[EveryPort | Literal["own"]] = []
+    for one in listen:
+        if one == OWN or isinstance(one, EveryPort):
+            every_port.append(one)
+        else:
+            addresses.append(one)
+    return attrs.evolve(
+        entry,
+        listen=tuple(addresses),
+        every_port=tuple(dict.fromkeys(every_port)),
+        listens_by_default=by_default and bool(addresses),
+    )
 
 
 def _of_names(
-    files: Sequence[str | None], names: Sequence[HostPort], key_of: Callable[[str | None], Key]
+    files: Sequence[str | None], names: Sequence[HostTarget], key_of: Callable[[str | None], Key]
 ) -> tuple[Entry, ...]:
     if names and len(names) != len(files):
         raise ConfigurationError(
@@ -150,7 +171,7 @@ def _of_names(
     )
 
 
-def _default_listen(args: argparse.Namespace) -> list[Listen | Literal["own"]]:
+def _default_listen(args: argparse.Namespace) -> list[Wished]:
     """Return the default local addresses of an entry: none, if there are fronts."""
     return [] if args.socks or args.http_proxy else [ANYWHERE]
 
@@ -174,7 +195,9 @@ def _of_table(
         return Entry(file, key_of(file), published_names=tuple(table.published_names), where=table.where)
     if "listen" in args:
         return _listening(
-            Entry(file, key_of(file), where=table.where), table.listen or args.listen or _default_listen(args)
+            Entry(file, key_of(file), where=table.where),
+            table.listen or args.listen or _default_listen(args),
+            by_default=not (table.listen or args.listen),
         )
     # Keys that a table does not have are taken from the rest of the file, or from the options.
     general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol

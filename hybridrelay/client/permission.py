@@ -11,7 +11,7 @@ from ..events.policy import ConnectionAllowed, ConnectionDenied, PolicyNotReload
 from ..events.stream import EventStream
 from ..policy import Action, Decision, Resource, WatchedPolicy, denied, resource_of
 from ..security import ConnectionString
-from ..security.names import parse_host_port_untrusted
+from ..security.targets import parse_host_target_untrusted
 
 __all__ = ["Permission"]
 
@@ -89,4 +89,4 @@ def _resource_of(string: ConnectionString, listening: str) -> Resource:
     (``unix:/path``)."""
     if listening.startswith("unix:"):
         return attrs.evolve(resource_of(string, None), path=listening.removeprefix("unix:"))
-    return resource_of(string, parse_host_port_untrusted(listening.removesuffix("/udp")))
+    return resource_of(string, parse_host_target_untrusted(listening.removesuffix("/udp")))

@@ -26,6 +26,7 @@ __all__ = [
     "ForwardUnavailable",
     "JoinRightEnded",
     "OwnPortNotOpened",
+    "PortsLeftOut",
     "SessionInterrupted",
     "SessionLeaving",
     "SessionLost",
@@ -295,8 +296,22 @@ class FlowsUsedUp(Event):
 
 
 @attrs.frozen(kw_only=True)
+class PortsLeftOut(Event):
+    """A forward cannot listen on some of the ports in a local name. It listens on the others."""
+
+    name: ClassVar = "forward.ports-left-out"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A forward cannot listen on some ports of a local name, and leaves them out"
+
+    #: The addresses and ports on which it does not listen; a range of ports is one of them.
+    addresses: tuple[str, ...]
+    detail: str
+    remedy: str
+
+
+@attrs.frozen(kw_only=True)
 class OwnPortNotOpened(Event):
-    """A forward listens on another port of an address of its own than the one in the local name."""
+    """A forward listens on another port than the one in the local name, or than the first one there."""
 
     name: ClassVar = "forward.own-port-not-opened"
     level: ClassVar = Level.WARNING

@@ -35,6 +35,7 @@ __all__ = [
     "each_stream_target",
     "parse_host_target_untrusted",
     "parse_target_untrusted",
+    "ranges_of",
 ]
 
 #: What the path of a Unix socket begins with, where an address and a port could be instead.
@@ -47,6 +48,17 @@ MAX_TARGET_PORTS: Final = 512
 _MAX_PORTS_TEXT = MAX_TARGET_PORTS * len("65535,")
 _SEVERAL = re.compile(r"[,-]")
 _PROTOCOLS = {one.value: one for one in Protocols}
+
+
+def ranges_of(ports: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and the last port of each range of numbers that follow each other."""
+    ranges: list[tuple[int, int]] = []
+    for port in ports:
+        if ranges and ranges[-1][1] == port - 1:
+            ranges[-1] = ranges[-1][0], port
+        else:
+            ranges.append((port, port))
+    return ranges
 
 
 def _as_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -106,13 +118,7 @@ class PortSet:
         Raises:
             ValueError: see `PortSet`.
         """
-        ranges: list[tuple[int, int]] = []
-        for port in ports:
-            if ranges and ranges[-1][1] == port - 1:
-                ranges[-1] = ranges[-1][0], port
-            else:
-                ranges.append((port, port))
-        return cls(ranges)
+        return cls(ranges_of(ports))
 
 
 @attrs.frozen

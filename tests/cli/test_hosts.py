@@ -95,7 +95,7 @@ def test_strings_without_a_local_name(run: Run, created: Created, hosts: Path) -
     assert run(*change, "none", "--update", created.application).code == 0
     result = run(*apply)
     assert result.code == 2
-    assert "has no local name, so it can have no address of its own" in result.err
+    assert "has no local name, whose address and ports it could have" in result.err
     assert "connections set-local-name orders" in result.err
 
 
@@ -126,4 +126,4 @@ def test_two_with_the_same_local_name(run: Run, created: Created, hosts: Path, t
     files = ("--connection-string-file", created.application, created.application)
     result = run("forward", *files, "--listen", "own")
     assert result.code == 2
-    assert f"both have {NAME}:5432" in result.err
+    assert f"this one has {NAME}:5432" in result.err

@@ -121,6 +121,15 @@ def test_another_name_can_be_given(runner: Runner, network: str, name: str) -> N
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
 
 
+@pytest.mark.parametrize("network", ["host", "private"])
+def test_a_name_may_have_many_ports(runner: Runner, network: str) -> None:
+    """More than can be passed from one process to another at once. The connector's target has one port only."""
+    name = "many.corp.example"
+    script = f"for port in 100 511; do (exec 3<>/dev/tcp/{name}/$port) && echo open; done; (: <>/dev/tcp/{name}/600)"
+    done = runner.run("--network", require_network(network), "--as", f"{name}:100-611", "--", "bash", "-c", script)
+    assert (done.returncode, done.stdout) == (0, "open\nopen\n"), done.stderr
+
+
 def test_nothing_has_to_be_said(runner: Runner) -> None:
     done = runner.run("--", "bash", "-c", ECHO)
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")

@@ -54,6 +54,9 @@ computed from the host in its local name and is the same in every run, and the p
 hosts apply' writes these addresses with their names into the hosts file, so that programs find the target under the
 name and port that they know. A port that cannot be opened is replaced by another one, with a warning.
 
+If the local name has several ports, all of them are opened at the own address, which is then the default, or with
+--listen ADDR:* at another address. Those that cannot be opened, except the first one, are left out, with a warning.
+
 {FRONTS}
 
 The ready line names the ports that were opened.
@@ -78,6 +81,9 @@ examples:
     sudo hybridrelay hosts apply --connection-string-file orders.application
     hybridrelay forward --connection-string-file orders.application \\
         --listen own
+  every port of a target that has several, such as that of FTP:
+    hybridrelay forward --connection-string-file ftp.application \\
+        --listen 127.77.0.1:*
   on a Unix socket, to which the group may connect, for psql -h /run/orders:
     hybridrelay forward --connection-string-file orders.application \\
         --listen unix:/run/orders/.s.PGSQL.5432,mode=660
@@ -116,7 +122,8 @@ def _add_arguments(parser: Parser) -> None:
         "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; with /udp or /tcp+udp: for "
         "datagrams, if the target has them; or a Unix socket, to which "
         "only this user can connect, or with ,mode=660 also the group of its file; or own: an address of its own, "
-        "with the port of the local name (default: 127.0.0.1:0; or none, with --socks or --http-proxy)",
+        "with the ports of the local name; or ADDR:*: the same at this address (default: 127.0.0.1:0, or own if the "
+        "local name has several ports; none, with --socks or --http-proxy)",
     )
     add_fronts(parser)
     add_policy_dir(parser)
@@ -137,7 +144,7 @@ def _add_arguments(parser: Parser) -> None:
 def _add_listen(parser: argparse.ArgumentParser, text: str = "") -> None:
     parser.add_argument(
         "--listen",
-        metavar="ADDR:PORT|unix:PATH|own",
+        metavar="ADDR:PORT|ADDR:*|unix:PATH|own",
         type=values.local_address,
         action="append",
         default=[],

@@ -318,11 +318,11 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     """Add ``--target``."""
     parser.add_argument(
         "--target",
-        metavar="HOST:PORT",
+        metavar="HOST:PORTS",
         type=values.target,
         required=True,
-        help="what the connector connects to: an address and a port (IPv6 as [::1]:5432), for datagrams with /udp or "
-        "/tcp+udp; or unix:/path",
+        help="what the connector connects to: an address and a port (IPv6 as [::1]:5432), or several ports and "
+        "ranges (ftp.corp:21,50000-50100), for datagrams with /udp or /tcp+udp; or unix:/path",
     )
 
 
@@ -330,10 +330,11 @@ def add_local_name(parser: argparse.ArgumentParser, *, default: str) -> None:
     """Add ``--local-name``."""
     parser.add_argument(
         "--local-name",
-        metavar="HOST:PORT",
+        metavar="HOST:PORTS",
         type=values.local_name,
-        help="the name and port under which applications know the target; it is written into the application's "
-        "connection string, is used on the application's machine only, and is not sent to the relay; none leaves it "
+        help="the name and port, or ports, under which applications know the target; it is written into the "
+        "application's connection string, is used on the application's machine only, and is not sent to the relay; "
+        "none leaves it "
         f"out (default: {default})",
     )
 

@@ -38,7 +38,13 @@ def _add_show_arguments(parser: Parser) -> None:
 
 
 def _add_check_arguments(parser: Parser) -> None:
-    parser.add_argument("target", metavar="TARGET", nargs="?", type=values.target, help="host:port, or unix:/path")
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        nargs="?",
+        type=values.target,
+        help="host:port, host:port,port-port, or unix:/path",
+    )
     parser.add_argument("--label", metavar="L", type=values.label, help="the label of the application")
     parser.add_argument("--serial", metavar="HEX", default="", help="the serial of the application's identity")
     parser.add_argument(

@@ -92,8 +92,8 @@ def _add_arguments(parser: Parser) -> None:
     add_files(parser, means="applications' connection strings")
     _add_as(
         parser,
-        "the name and port under which the application knows the target, one for each file (default: the local name "
-        "in the connection string)",
+        "the name and port, or ports (ftp.corp:21,50000-50100), under which the application knows the target, one "
+        "for each file (default: the local name in the connection string)",
     )
     parser.add_argument(
         "--network",
@@ -130,7 +130,7 @@ def _add_arguments(parser: Parser) -> None:
 def _add_as(parser: argparse.ArgumentParser, text: str = "") -> None:
     parser.add_argument(
         "--as",
-        metavar="HOST:PORT",
+        metavar="HOST:PORTS",
         dest="published_names",
         type=values.published_name,
         action="append",

@@ -83,7 +83,7 @@ def _add_push_arguments(parser: Parser) -> None:
         help="as for 'connections create' (default: relays that the authority file names keep their ports)",
     )
     parser.add_argument(
-        "--target", metavar="HOST:PORT", type=values.target, help="the address to which connectors connect"
+        "--target", metavar="HOST:PORTS", type=values.target, help="the address to which connectors connect"
     )
     parser.add_argument(
         "--role", choices=("connector", "application"), help="update only this side (default: both, if possible)"

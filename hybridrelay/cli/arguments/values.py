@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..._datagram_address import DatagramAddress
-from ..._own_address import OWN
+from ..._own_address import OWN, EveryPort
 from ..._unix_address import UnixAddress, parse_unix_address
 
 if TYPE_CHECKING:
-    from ...security import HostPort, HostTarget, ManagementUrl, Networks, Right, Target
+    from ...security import HostTarget, ManagementUrl, Networks, Right, Target
 
 T = TypeVar("T")
 
@@ -67,15 +67,19 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 @_argument
-def local_address(text: str) -> tuple[str, int] | DatagramAddress | UnixAddress | Literal["own"]:
-    """Parse what `listen_address` parses, with ``/udp`` or ``/tcp+udp`` if there are datagrams; ``unix:/path``; or
-    ``own``."""
+def local_address(text: str) -> tuple[str, int] | DatagramAddress | EveryPort | UnixAddress | Literal["own"]:
+    """Parse what `listen_address` parses, with ``/udp`` or ``/tcp+udp`` if there are datagrams; ``address:*``;
+    ``unix:/path``; or ``own``."""
     if text == OWN:
         return OWN
+    if text.startswith("unix:"):
+        return parse_unix_address(text)
     for suffix, with_streams in (("/udp", False), ("/tcp+udp", True)):
-        if text.endswith(suffix) and not text.startswith("unix:"):
+        if text.endswith(suffix):
             return DatagramAddress(*_split_address(text.removesuffix(suffix)), with_streams)
-    return parse_unix_address(text) if text.startswith("unix:") else _split_address(text)
+    if text.endswith(":*"):
+        return EveryPort(_split_address(f"{text[:-1]}0")[0])
+    return _split_address(text)
 
 
 @_argument
@@ -118,14 +122,11 @@ def local_name(text: str) -> HostTarget | Literal["none"]:
 
 
 @_argument
-def published_name(text: str) -> HostPort:
-    """Parse the name and port under which an application knows a target."""
-    from ...security import HostPort, parse_local_name_untrusted
+def published_name(text: str) -> HostTarget:
+    """Parse the name and ports under which an application knows a target."""
+    from ...security import parse_local_name_untrusted
 
-    name = parse_local_name_untrusted(text)
-    if not isinstance(name, HostPort):
-        raise ValueError("one port is possible here")
-    return name
+    return parse_local_name_untrusted(text)
 
 
 @_argument

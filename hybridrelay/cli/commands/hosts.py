@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from ..._datagram_address import DatagramAddress
-from ..._own_address import OwnAddress
+from ..._name_ports import NamePorts
 from ...client.names.hosts_block import HostsLine, lines_in, other_lines, with_lines
 from ...client.names.hosts_file import apply_lines, default_hosts_file, read_hosts_file, remove_lines
 from ...errors import ConfigurationError
@@ -83,11 +83,9 @@ def _wanted_lines(args: argparse.Namespace) -> Iterable[HostsLine]:
 
 def _addresses(listen: Sequence[Listen]) -> Iterable[str]:
     for one in listen:
-        if isinstance(one, OwnAddress):
-            yield one.host
-        elif isinstance(one, tuple | DatagramAddress) and not is_any_port(one):
-            name = one[0] if isinstance(one, tuple) else one.host
-            host = "127.0.0.1" if name == "localhost" else name
+        if isinstance(one, NamePorts) or (isinstance(one, tuple | DatagramAddress) and not is_any_port(one)):
+            host = one[0] if isinstance(one, tuple) else one.host
+            host = "127.0.0.1" if host == "localhost" else host
             address = ip_address(host)
             if address is not None:
                 local = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")

@@ -11,7 +11,6 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,7 +21,7 @@ from ..._memory import keep_freed_memory
 from ..._nursery import FlatNursery
 from ...client import ClientConfig, OpenPort
 from ...client.application import linux
-from ...client.application.addresses import check_published
+from ...client.application.addresses import check_published, each_of
 from ...client.application.checking import find_abilities, find_facts, first_port
 from ...client.application.following import Messages
 from ...client.application.interception import redirect_connections
@@ -32,10 +31,11 @@ from ...client.application.networks import Abilities, Network, NetworkSetup, cho
 from ...client.application.processes import NotPrepared, Prepared, begin_application
 from ...client.application.refusals import explain
 from ...client.application.watching import ignore_signals, watch_application
+from ...client.ingress.ports import shown_addresses
 from ...errors import ConfigurationError
 from ...events.log import logged_events
 from ...events.stream import EventStream
-from ...security import ConnectionString, HostPort, Role
+from ...security import ConnectionString, HostPorts, HostTarget, Role
 from ..auditing import audited, make_audit
 from ..entries import Key
 from ..logs import log_python_messages, logs_are_json, print_error
@@ -95,8 +95,8 @@ def run_client_process(args: argparse.Namespace, messages: Messages, mask: set[s
         process.close()
 
 
-def _hosts_of(wanted: Wanted) -> Sequence[HostPort]:
-    """Return the names and ports under which the application knows a target."""
+def _hosts_of(wanted: Wanted) -> Sequence[HostTarget]:
+    """Return the names with their ports under which the application knows a target."""
     assert wanted.string is not None
     if wanted.entry.published_names:
         return wanted.entry.published_names
@@ -108,11 +108,10 @@ def _hosts_of(wanted: Wanted) -> Sequence[HostPort]:
                 "configuration file",
             )
         )
-    name = wanted.string.local_name
-    return (name,) if isinstance(name, HostPort) else tuple(name.each)
+    return (wanted.string.local_name,)
 
 
-def _choose(name: str | None, published: Sequence[HostPort]) -> NetworkSetup:
+def _choose(name: str | None, published: Sequence[HostTarget]) -> NetworkSetup:
     """Choose what is set up for the application. What the user has asked for is tried without checking it first."""
     if name is None:
         return choose_setup(None, published, find_abilities())
@@ -133,24 +132,32 @@ def _begin(
 
 
 def _ports_of(
-    hosts: Mapping[Key, Sequence[HostPort]],
+    hosts: Mapping[Key, Sequence[HostTarget]],
     sockets: Sequence[socket.socket],
     listening: Listening,
     setup: NetworkSetup,
-) -> dict[Key, Sequence[OpenPort]]:
+) -> Mapping[Key, Sequence[OpenPort]]:
     """Return the listeners of each entry. Call it without Trio."""
     every = iter(sockets)
     admits = None if listening.redirected is None else listening.redirected.admits
     is_private = setup.has_network or setup.intercepts
-    found: dict[Key, Sequence[OpenPort]] = {}
+    found: dict[Key, list[OpenPort]] = {}
     for key, names in hosts.items():
-        listeners = []
-        for sock in islice(every, len(names)):
-            sock.setblocking(False)
-            listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
-        shown = tuple(map(str, names))
-        found[key] = [OpenPort(listeners, shown, is_private=is_private, admits=admits)]
+        found[key] = ports = []
+        for name in names:
+            port = OpenPort([], _shown(name), is_private=is_private, admits=admits)
+            port.says_port = isinstance(name, HostPorts)
+            for one, sock in zip(each_of(name), every, strict=False):
+                sock.setblocking(False)
+                listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+                port.listeners.append(listener)
+                port.stands_for[listener] = one.port
+            ports.append(port)
     return found
+
+
+def _shown(name: HostTarget) -> tuple[str, ...]:
+    return shown_addresses((one.host, one.port) for one in each_of(name))
 
 
 def leave_standard_streams() -> None:

@@ -2,6 +2,8 @@
 
 A port belongs to one client at a time, and can be handed over to another one. Its listeners stay open meanwhile, so
 that no application finds the port closed.
+
+This module is long because starting, changing over and ending share the table of what is served.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from ..._name_ports import NamePorts
 from ..._nursery import FlatNursery
 from ...client import Client, ClientConfig, OpenPort, open_port
-from ...client.ingress.connections import Connections
+from ...client.ingress.fronts import Found
 from ...errors import AuthorizationError, ConfigurationError, DeniedByPolicy, HybridRelayError
 from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
-from ...security import ConnectionString, HostPort
+from ...security import ConnectionString, HostPort, HostPorts
 from ...security.loading import naming
 from ..entries import Entry, Key, Listen, is_any_port
 from ..reloading import publish_not_reloaded
@@ -76,11 +79,16 @@ class ForwardService:
             for one in self._served.values()
         ]
 
-    def find(self, wanted: HostPort) -> Connections | None:
+    def find(self, wanted: HostPort) -> Found | None:
         """Return what serves connections to a local name; None if no hybrid connection has it."""
         for one in self._served.values():
-            if one.string.local_name == wanted and one.from_fronts is not None:
-                return one.from_fronts.connections
+            if one.from_fronts is None or one.from_fronts.connections is None:
+                continue
+            match one.string.local_name:
+                case HostPort() as name if name == wanted:
+                    return Found(one.from_fronts.connections)
+                case HostPorts(host, ports) if host == wanted.host and wanted.port in ports:
+                    return Found(one.from_fronts.connections, wanted.port)
         return None
 
     def find_addresses(self, name: str) -> Sequence[IPv4Address | IPv6Address] | None:
@@ -148,8 +156,8 @@ class ForwardService:
                     served.close_ports()
                 raise
 
-    async def _open(self, place: Place) -> LocalPort:
-        return LocalPort(await open_port(place[0], events=self._events))
+    async def _open(self, place: Place, held: Collection[int] = ()) -> LocalPort:
+        return LocalPort(await open_port(place[0], events=self._events, held=held))
 
     async def _run(self, served: Served, string: ConnectionString, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve one hybrid connection with a connection string until it ends."""
@@ -225,7 +233,8 @@ class ForwardService:
         stopping: Collection[Key],
         lend: Callable[[Listen], OpenPort | None],
     ) -> _Spare:
-        """Open the ports that no client has. `lend` returns those of fronts that go away.
+        """Open the ports that no client has. `lend` returns those of fronts that go away. Those of an address with
+        several ports that are open already, and will be given up, are taken over later (`_ports_for`).
 
         Raises:
             ConfigurationError: one of them cannot be opened. None is open.
@@ -248,8 +257,10 @@ class ForwardService:
                         if (lent := lend(place[0])) is not None:
                             found[step.entry.key, place] = LocalPort(lent)
                             continue
+                        given_up = [port for key in self._served for port in self._given_up(key, free)]
+                        held = _held_at(place[0], given_up)
                         try:
-                            opened[step.entry.key, place] = await self._open(place)
+                            opened[step.entry.key, place] = await self._open(place, held)
                         except ConfigurationError as exc:
                             raise step.entry.error(exc) from exc
         except BaseException:
@@ -257,6 +268,10 @@ class ForwardService:
                 port.close()
             raise
         return opened | found
+
+    def _given_up(self, key: Key, free: Collection[Place]) -> Iterable[OpenPort]:
+        """Return the ports of an entry that will be given up."""
+        return [port.opened for place, port in self._served[key].ports.items() if place in free]
 
     async def _give_up(self, served: Served, keeps: Collection[Place], spare: _Spare) -> None:
         """Take away the ports that an entry no longer has. Their open connections continue."""
@@ -393,4 +408,16 @@ def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, Local
                     remedy="reload once more (SIGHUP)",
                 )
             found[place] = port
+            if isinstance(place[0], NamePorts):
+                for (_, (address, _)), other in spare.items():
+                    if isinstance(address, NamePorts) and address.host == place[0].host:
+                        port.opened.take_from(other.opened, place[0])
     return found
+
+
+def _held_at(address: Listen, ports: Iterable[OpenPort]) -> Collection[int]:
+    """Return which ports of an address `OpenPort.take_from` can take from others."""
+    if not isinstance(address, NamePorts):
+        return ()
+    bound = {one for port in ports if port.stands_for for one in port.bound}
+    return {port for port in address.ports if (address.host, port) in bound}

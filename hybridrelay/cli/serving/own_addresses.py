@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from ..._own_address import OwnAddress, own_addresses
+from ..._name_ports import NamePorts
+from ..._own_address import OWN, EveryPort, own_addresses
 from ...errors import ConfigurationError
-from ...security import ConnectionString, HostPort, HostTarget
+from ...security import ConnectionString, HostPort, HostPorts, HostTarget
 from ..entries import Entry, Key
 from .plan import Running, Wanted
 
@@ -16,7 +17,10 @@ __all__ = ["check_names_for_fronts", "with_own_addresses"]
 
 
 def with_own_addresses(wanted: Sequence[Wanted], running: Mapping[Key, Running]) -> tuple[Wanted, ...]:
-    """Replace `Entry.own_address` by the address, which is that of the host in the local name, and its port.
+    """Replace `Entry.every_port` by addresses with the ports of the local name. ``own`` is the address of its host.
+
+    If nothing was said about where an entry listens, and its local name has several ports, it listens on an address
+    of its own: any free port could not stand for all of them.
 
     Args:
         wanted: the configuration.
@@ -25,18 +29,28 @@ def with_own_addresses(wanted: Sequence[Wanted], running: Mapping[Key, Running])
     Raises:
         ConfigurationError: a connection string has no local name. The message says where.
     """
+    wanted = [_with_default(one, _string_of(one, running)) for one in wanted]
     names = {
-        one.entry.key: _local_name(one.entry, one.string or running[one.entry.key].string)
-        for one in wanted
-        if one.entry.own_address
+        one.entry.key: _local_name(one.entry, _string_of(one, running)) for one in wanted if one.entry.every_port
     }
-    addresses = own_addresses(name.host for name in names.values())
+    with_own = (one.entry.key for one in wanted if OWN in one.entry.every_port)
+    addresses = own_addresses(names[key].host for key in with_own)
     return tuple(
-        attrs.evolve(one, entry=_with_address(one.entry, names[one.entry.key], addresses))
-        if one.entry.own_address
+        attrs.evolve(one, entry=_with_ports(one.entry, names[one.entry.key], addresses))
+        if one.entry.every_port
         else one
         for one in wanted
     )
+
+
+def _string_of(one: Wanted, running: Mapping[Key, Running]) -> ConnectionString:
+    return one.string or running[one.entry.key].string
+
+
+def _with_default(one: Wanted, string: ConnectionString) -> Wanted:
+    if one.entry.listens_by_default and isinstance(string.local_name, HostPorts):
+        return attrs.evolve(one, entry=attrs.evolve(one.entry, listen=(), every_port=(OWN,)))
+    return one
 
 
 def check_names_for_fronts(wanted: Sequence[Wanted], running: Mapping[Key, Running]) -> None:
@@ -49,18 +63,20 @@ def check_names_for_fronts(wanted: Sequence[Wanted], running: Mapping[Key, Runni
         ConfigurationError: two have the same local name, or one has neither a local name nor a port of its own. The
             message says where.
     """
-    by_name: dict[HostTarget, Entry] = {}
+    by_name: dict[HostPort, Entry] = {}
     for one in wanted:
-        entry, string = one.entry, one.string or running[one.entry.key].string
+        entry, string = one.entry, _string_of(one, running)
         name = string.local_name
         if name is None:
             if not entry.listen:
                 text = f"{string.entity_path} cannot be reached by --socks or --http-proxy: it has no local name"
                 raise entry.error(ConfigurationError(text, remedy=f"{_give_name(entry, string)}, or add --listen"))
-        elif (other := by_name.setdefault(name, entry)) is not entry:
-            text = f"{other.file} and {entry.file} have the same local name, {name}"
-            remedy = f"leave one of them out, or {_give_name(entry, string)}"
-            raise entry.error(ConfigurationError(text, remedy=remedy))
+            continue
+        for each in (name,) if isinstance(name, HostPort) else name.each:
+            if (other := by_name.setdefault(each, entry)) is not entry:
+                text = f"{other.file} and {entry.file} have the same local name, {each}"
+                remedy = f"leave one of them out, or {_give_name(entry, string)}"
+                raise entry.error(ConfigurationError(text, remedy=remedy))
 
 
 def _give_name(entry: Entry, string: ConnectionString) -> str:
@@ -68,16 +84,18 @@ def _give_name(entry: Entry, string: ConnectionString) -> str:
     return f"give it one: {command} --update {entry.file or 'FILE'}"
 
 
-def _with_address(entry: Entry, name: HostTarget, addresses: Mapping[str, str]) -> Entry:
-    first = name if isinstance(name, HostPort) else name.first
-    own = OwnAddress(addresses[name.host], first.port)
-    return attrs.evolve(entry, listen=(*entry.listen, own), own_address=False)
+def _with_ports(entry: Entry, name: HostTarget, addresses: Mapping[str, str]) -> Entry:
+    found = [
+        NamePorts.at(one.host if isinstance(one, EveryPort) else addresses[name.host], name)
+        for one in entry.every_port
+    ]
+    return attrs.evolve(entry, listen=(*entry.listen, *found), every_port=())
 
 
 def _local_name(entry: Entry, string: ConnectionString) -> HostTarget:
     if string.local_name is None:
         text = (
-            f"the connection string of {string.entity_path} has no local name, so it can have no address of its own"
+            f"the connection string of {string.entity_path} has no local name, whose address and ports it could have"
         )
         raise entry.error(ConfigurationError(text, remedy=_give_name(entry, string)))
     return string.local_name

@@ -21,7 +21,9 @@ from typing import TypeAlias
 
 import attrs
 
-from ..._own_address import OwnAddress
+from ..._datagram_address import DatagramAddress
+from ..._name_ports import NamePorts
+from ..._unix_address import UnixAddress
 from ...connectivity import format_address
 from ...errors import ConfigurationError
 from ...security import ConnectionString, Identity, StringUpdate, update_string
@@ -160,7 +162,7 @@ def _check_together(wanted: Iterable[tuple[Entry, ConnectionString]]) -> None:
         ConfigurationError: see `make_plan`.
     """
     published: dict[tuple[str, str], Entry] = {}
-    listening: dict[Listen, Entry] = {}
+    listening: dict[tuple[str, int] | DatagramAddress | UnixAddress, Entry] = {}
     for entry, string in wanted:
         for host in string.hosts if string.target is not None else ():
             other = published.setdefault((string.entity_path, host), entry)
@@ -168,14 +170,20 @@ def _check_together(wanted: Iterable[tuple[Entry, ConnectionString]]) -> None:
                 files = f"{other.file} and {entry.file}"
                 text = f"two connection strings are for {string.entity_path} at {host}: {files}"
                 raise entry.error(ConfigurationError(text, remedy="leave one of them out"))
-        for address in entry.listen:
-            if is_any_port(address):
-                continue
-            if address in listening:
-                shown = format_address(*address) if isinstance(address, tuple) else str(address)
-                text = f"{shown} is already a local address of {listening[address].file}"
-                remedy = "choose another port"
-                if isinstance(address, OwnAddress):
-                    remedy = f"give one of them another local name: both have {string.local_name}"
-                raise entry.error(ConfigurationError(text, remedy=remedy))
-            listening[address] = entry
+        for listen in entry.listen:
+            for address in _each(listen):
+                if address in listening:
+                    shown = format_address(*address) if isinstance(address, tuple) else str(address)
+                    text = f"{shown} is already a local address of {listening[address].file}"
+                    remedy = "choose another port"
+                    if isinstance(listen, NamePorts):
+                        remedy = f"give one of them another local name: this one has {string.local_name}"
+                    raise entry.error(ConfigurationError(text, remedy=remedy))
+                listening[address] = entry
+
+
+def _each(listen: Listen) -> Iterable[tuple[str, int] | DatagramAddress | UnixAddress]:
+    """Return the addresses that nobody else may have."""
+    if isinstance(listen, NamePorts):
+        return [(listen.host, port) for port in listen.ports]
+    return () if is_any_port(listen) else (listen,)

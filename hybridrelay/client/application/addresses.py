@@ -9,52 +9,74 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
 from ...errors import ConfigurationError
-from ...security import HostPort
+from ...security import HostPort, HostTarget
 from ...security.local_names import check_local_name
 from ...security.names import ip_address, normal_host
 
-__all__ = ["BASES", "MAX_PUBLISHED", "Address", "Published", "addresses_of", "check_published", "names_of"]
+__all__ = [
+    "BASES",
+    "MAX_HOSTS",
+    "MAX_PUBLISHED",
+    "Address",
+    "Published",
+    "addresses_of",
+    "check_published",
+    "each_of",
+    "names_of",
+]
 
 #: An IP address and a port.
 Address = tuple[str, int]
 
-#: How many hosts with their ports one run may have. Their addresses differ in the last byte only, and the kernel
-#: passes at most 253 descriptors of listeners from one process to another at once.
-MAX_PUBLISHED = 250
+#: How many hosts one run may have. Their addresses differ in the last byte only.
+MAX_HOSTS = 250
+#: How many ports the hosts of one run may have together. Each has a listener.
+MAX_PUBLISHED = 1024
 #: How many networks of 256 addresses there are to choose from.
 BASES = 64 * 256
 _FIRST_NETWORK = int(ipaddress.IPv4Address("127.64.0.0"))
 
 
-def check_published(published: Iterable[HostPort]) -> None:
+def each_of(name: HostTarget) -> Iterable[HostPort]:
+    """Return every port of a local name, with the host."""
+    return (name,) if isinstance(name, HostPort) else name.each
+
+
+def check_published(published: Iterable[HostTarget]) -> None:
     """Check that an application can have all of these addresses.
 
     Raises:
-        ConfigurationError: one occurs twice, is the name of the machine itself, or there are too many names.
+        ConfigurationError: one occurs twice, is the name of the machine itself, or there are too many.
     """
     seen: set[HostPort] = set()
-    for one in published:
-        host = HostPort(normal_host(one.host), one.port)
+    for name in published:
         try:
-            check_local_name(host)
+            check_local_name(name)
         except ValueError as exc:
-            raise ConfigurationError(f"{one}: {exc}", remedy="give another name with --as HOST:PORT") from None
-        if host in seen:
+            raise ConfigurationError(f"{name}: {exc}", remedy="give another name with --as HOST:PORT") from None
+        for one in each_of(name):
+            host = HostPort(normal_host(one.host), one.port)
+            if host in seen:
+                raise ConfigurationError(
+                    f"two hybrid connections have the name {one}",
+                    remedy="give one of them another name with --as HOST:PORT",
+                )
+            seen.add(host)
+    for count, limit, what in (
+        (len({one.host for one in seen}), MAX_HOSTS, "hosts"),
+        (len(seen), MAX_PUBLISHED, "ports of all hosts together"),
+    ):
+        if count > limit:
             raise ConfigurationError(
-                f"two hybrid connections have the name {one}",
-                remedy="give one of them another name with --as HOST:PORT",
+                f"{count} {what} are too many: at most {limit}",
+                remedy="run the application with fewer hybrid connections",
             )
-        seen.add(host)
-    if len(seen) > MAX_PUBLISHED:
-        raise ConfigurationError(
-            f"{len(seen)} hosts with their ports are too many: at most {MAX_PUBLISHED}",
-            remedy="run the application with fewer hybrid connections",
-        )
 
 
 def names_of(published: Iterable[HostPort], base: int) -> Mapping[str, str]:
@@ -87,7 +109,7 @@ def addresses_of(published: Sequence[HostPort], names: Mapping[str, str]) -> Seq
 class Published:
     """What an application is to see, and the addresses for it."""
 
-    #: Each host with its port, as the application knows it.
+    #: Each port with its host, as the application knows it.
     hosts: tuple[HostPort, ...]
     #: The addresses of those that have names.
     names: Mapping[str, str]
@@ -95,10 +117,29 @@ class Published:
     addresses: tuple[Address, ...]
     #: A loopback address that no host has.
     spare: str = "127.64.0.255"
+    #: The addresses in a network that the application has for itself; see `_private_addresses`.
+    private_addresses: tuple[Address, ...] = ()
 
     @classmethod
-    def of(cls, hosts: Sequence[HostPort], base: int) -> Published:
+    def of(cls, published: Sequence[HostTarget], base: int) -> Published:
         """Choose the addresses; see `names_of`."""
+        hosts = tuple(one for name in published for one in each_of(name))
         names = names_of(hosts, base)
         spare = str(ipaddress.IPv4Address(_FIRST_NETWORK + (base << 8) + 254))
-        return cls(tuple(hosts), names, tuple(addresses_of(hosts, names)), spare)
+        addresses = tuple(addresses_of(hosts, names))
+        return cls(hosts, names, addresses, spare, _private_addresses(published, addresses))
+
+
+def _private_addresses(published: Sequence[HostTarget], addresses: Sequence[Address]) -> tuple[Address, ...]:
+    """Return where to listen in a network in which the application is alone.
+
+    A server may tell its client an address of its own for a further connection, as FTP's reply to PASV does. In such
+    a network, that address leads nowhere else. So a port of a host that has several, if no other host has it, is
+    opened at all IPv4 addresses.
+    """
+    has_several = [not isinstance(name, HostPort) for name in published for _ in each_of(name)]
+    count = Counter(port for _, port in addresses)
+    return tuple(
+        ("0.0.0.0", port) if several and count[port] == 1 and ":" not in host else (host, port)  # noqa: S104
+        for (host, port), several in zip(addresses, has_several, strict=True)
+    )

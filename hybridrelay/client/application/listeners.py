@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 
 from ...errors import ConfigurationError
-from ...security import HostPort
+from ...security import HostTarget
 from .addresses import BASES, Address, Published
 from .interception import Redirected
 from .namespaces import listen_at
@@ -36,7 +36,7 @@ class Listening:
     redirected: Redirected | None = None
 
 
-def listen_for(hosts: Sequence[HostPort], setup: NetworkSetup) -> Listening:
+def listen_for(hosts: Sequence[HostTarget], setup: NetworkSetup) -> Listening:
     """Choose addresses, and open listeners there, unless the application has a network of its own.
 
     Raises:

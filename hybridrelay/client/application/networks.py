@@ -18,8 +18,9 @@ from collections.abc import Sequence
 import attrs
 
 from ...errors import ConfigurationError
-from ...security import HostPort
+from ...security import HostTarget
 from ...security.names import ip_address, normal_host
+from .addresses import each_of
 
 __all__ = ["AUTOMATIC", "Abilities", "Network", "NetworkSetup", "Refusal", "choose_setup"]
 
@@ -83,12 +84,15 @@ class NetworkSetup:
         return self.intercepts and not self.has_mounts
 
 
-def needs_interception(published: Sequence[HostPort], first_port: int) -> bool:
+def needs_interception(published: Sequence[HostTarget], first_port: int) -> bool:
     """Return whether loopback addresses in the network of the machine are not enough for these hosts."""
-    return any(one.port < first_port or ip_address(normal_host(one.host)) is not None for one in published)
+    return any(
+        any(one.port < first_port for one in each_of(name)) or ip_address(normal_host(name.host)) is not None
+        for name in published
+    )
 
 
-def refusal_of(network: Network, published: Sequence[HostPort], abilities: Abilities) -> Refusal | None:
+def refusal_of(network: Network, published: Sequence[HostTarget], abilities: Abilities) -> Refusal | None:
     """Return why this machine does not allow a `Network` for these hosts, or None if it does."""
     match network:
         case Network.PRIVATE:
@@ -101,7 +105,7 @@ def refusal_of(network: Network, published: Sequence[HostPort], abilities: Abili
             return abilities.mounts
 
 
-def setup_of(network: Network, published: Sequence[HostPort], first_port: int) -> NetworkSetup:
+def setup_of(network: Network, published: Sequence[HostTarget], first_port: int) -> NetworkSetup:
     """Return what has to be set up for these hosts."""
     match network:
         case Network.PRIVATE:
@@ -113,7 +117,7 @@ def setup_of(network: Network, published: Sequence[HostPort], first_port: int) -
             return NetworkSetup(network, has_mounts=True, has_network=False, intercepts=intercepts)
 
 
-def choose_setup(wanted: Network | None, published: Sequence[HostPort], abilities: Abilities) -> NetworkSetup:
+def choose_setup(wanted: Network | None, published: Sequence[HostTarget], abilities: Abilities) -> NetworkSetup:
     """Choose what is set up for the application.
 
     Args:

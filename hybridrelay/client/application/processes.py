@@ -46,6 +46,8 @@ NOT_FOUND: Final = 127
 _MAX_MESSAGE = 16 * 1024
 #: The limit of the kernel for one message (SCM_MAX_FD).
 _MAX_DESCRIPTORS = 253
+#: The message with the last descriptors, and the one after which more follow.
+_LAST, _MORE = b"{}", b'{"more": true}'
 _SHELL = "/bin/sh"
 #: Variables with secrets of the client, which the application does not need.
 _SECRETS = (ENVIRONMENT_VARIABLE, PROXY_PASSWORD_VARIABLE, CLAIM_CODE_VARIABLE)
@@ -155,23 +157,47 @@ def begin_application(
 
 
 def _receive(channel: socket.socket, pid: int, published: Published, setup: NetworkSetup) -> Prepared:
+    rest: list[int] = []
     try:
-        data, descriptors, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_DESCRIPTORS)
-    except ConnectionResetError:
-        data, descriptors = b"", []
-    if not data:
-        raise NotPrepared("fork", errno.ECHILD, "the process was killed while it was being prepared")
-    message = json.loads(data)
-    if "step" in message:
-        raise NotPrepared(message["step"], message["errno"], message["text"])
-    rest = list(descriptors)
-    for number in rest:
-        os.set_inheritable(number, False)  # Python does not do this for descriptors that are received
+        while _receive_some(channel, rest):
+            pass
+    except BaseException:
+        for number in rest:
+            os.close(number)
+        raise
     notifications = rest.pop() if setup.intercepts else None
     sockets = [socket.socket(fileno=number) for number in rest]
     assert len(sockets) == (len(published.addresses) + 1 if setup.has_network else 0)
     names = sockets.pop() if setup.has_network else None
     return Prepared(pid, os.pidfd_open(pid), sockets, names, notifications, channel.dup())
+
+
+def _receive_some(channel: socket.socket, descriptors: list[int]) -> bool:
+    """Receive one message with descriptors, which are added. Returns whether more messages follow.
+
+    Raises:
+        NotPrepared: see `begin_application`.
+    """
+    try:
+        data, some, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_DESCRIPTORS)
+    except ConnectionResetError:
+        data, some = b"", []
+    descriptors += some
+    if not data:
+        raise NotPrepared("fork", errno.ECHILD, "the process was killed while it was being prepared")
+    message = json.loads(data)
+    if "step" in message:
+        raise NotPrepared(message["step"], message["errno"], message["text"])
+    for number in some:
+        os.set_inheritable(number, False)  # Python does not do this for descriptors that are received
+    return data == _MORE
+
+
+def _send_descriptors(channel: socket.socket, descriptors: Sequence[int]) -> None:
+    while len(descriptors) > _MAX_DESCRIPTORS:
+        socket.send_fds(channel, [_MORE], descriptors[:_MAX_DESCRIPTORS])
+        descriptors = descriptors[_MAX_DESCRIPTORS:]
+    socket.send_fds(channel, [_LAST], descriptors)
 
 
 def _be_application(
@@ -198,7 +224,7 @@ def _be_application(
         else:
             sockets, notifications = kept
             descriptors = [*(one.fileno() for one in sockets), *([] if notifications is None else [notifications])]
-            socket.send_fds(channel, [b"{}"], descriptors)
+            _send_descriptors(channel, descriptors)
             for one in sockets:
                 one.close()
             if notifications is not None:
@@ -227,7 +253,7 @@ def _prepare(published: Published, setup: NetworkSetup) -> tuple[list[socket.soc
         enter_namespaces(network=setup.has_network)
         nameserver = enter_mounts(published, alone=setup.has_network)
         if setup.has_network:
-            listeners, names = open_private_listeners(published.addresses, nameserver)
+            listeners, names = open_private_listeners(published.private_addresses, nameserver)
             sockets = [*listeners, names]
     linux.forbid_new_privileges()
     return sockets, linux.notify_listener(filter_program(platform.machine())) if setup.intercepts else None

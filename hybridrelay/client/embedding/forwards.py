@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -11,8 +11,10 @@ from typing import overload
 import trio
 
 from ..._nursery import FlatNursery
+from ..._own_address import EveryPort
 from ..._unix_address import UnixAddress, parse_unix_address
 from ...security import ConnectionString
+from ...security.names import split_port
 from ..client import open_client
 from ..config import ClientConfig
 from ..ingress.ports import run_forward
@@ -24,7 +26,7 @@ __all__ = ["BackgroundForward", "LocalAddress", "forward_in_thread"]
 #: How long open connections may take to finish at the end of the block (seconds).
 _GRACE_SECONDS = 1.0
 
-#: An address and a port, or ``unix:/path``.
+#: An address and a port; or ``unix:/path``; or ``address:*``, for every port of the local name.
 LocalAddress = tuple[str, int] | str
 
 
@@ -60,7 +62,8 @@ def forward_in_thread(
         config: an application's connection string, as text or parsed; or a `ClientConfig` with one, whose `dialer` is
             called in the thread.
         listen: the local address: a host and a port, where 0 means any free port; or ``unix:/path``, or
-            ``unix:/path,mode=660``. The default mode is 600: only this user can connect.
+            ``unix:/path,mode=660``. The default mode is 600: only this user can connect. Or ``127.0.0.1:*``: every
+            port of the local name in the connection string, at this address, which is what ``as`` then gives.
 
     Raises:
         HybridRelayError: the connection string is wrong, the address cannot be used, or the relay refuses the key
@@ -97,7 +100,7 @@ class BackgroundForward:
 
     def __init__(self, config: ClientConfig | ConnectionString | str, listen: LocalAddress) -> None:
         self._config = as_config(config)
-        self._listen = parse_unix_address(listen) if isinstance(listen, str) else listen
+        self._listen = _parse_local(listen) if isinstance(listen, str) else listen
         self._thread: Background | None = None
         self._scope = trio.CancelScope()
         self._stop = trio.Event()
@@ -141,7 +144,7 @@ class BackgroundForward:
                         serve = partial(run_forward, client, [self._listen], stop=self._stop, grace=_GRACE_SECONDS)
                         bound = await serving.start(serve)
                         is_started = True
-                        task_status.started(self._listen.path if isinstance(self._listen, UnixAddress) else bound[0])
+                        task_status.started(_shown(self._listen, bound))
                     nursery.cancel_scope.cancel()
         except Exception as exc:
             if not is_started:
@@ -163,3 +166,18 @@ class BackgroundForward:
             self._scope.cancel()
             raise
         return self._failure
+
+
+def _parse_local(text: str) -> EveryPort | UnixAddress:
+    if not text.startswith("unix:") and text.endswith(":*"):
+        return EveryPort(split_port(text)[0])
+    return parse_unix_address(text)
+
+
+def _shown(listen: tuple[str, int] | EveryPort | UnixAddress, bound: Sequence[tuple[str, int]]) -> LocalAddress:
+    match listen:
+        case UnixAddress(path):
+            return path
+        case EveryPort(host):
+            return host
+    return bound[0]

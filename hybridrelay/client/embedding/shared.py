@@ -25,7 +25,7 @@ from ..config import ClientConfig
 from ..ingress.connections import OPEN_SECONDS, Connections
 from .background import Background
 
-__all__ = ["as_config", "check_timeout", "open_in_background"]
+__all__ = ["as_config", "check_port", "check_timeout", "open_in_background"]
 
 #: If there are more clients than this, those without sockets are closed. Each holds two connections to a relay.
 MAX_CLIENTS = 64
@@ -70,14 +70,14 @@ class SharedClient:
         """End the client, which must not be in use."""
         self._waiting.cancel()
 
-    async def connect(self, patience: float | None) -> socket.socket:
+    async def connect(self, port: int | None, patience: float | None) -> socket.socket:
         """Return a socket that is connected to the target. See `Connections.connect`."""
         with self._using():
             await self._started.wait()
             if self._failure is not None:
                 raise self._failure
             assert self._connections is not None
-            return await self._connections.connect(patience=patience)
+            return await self._connections.connect(port=port, patience=patience)
 
     @contextmanager
     def _using(self) -> Iterator[None]:
@@ -112,12 +112,15 @@ class SharedClient:
 _CLIENTS: trio.lowlevel.RunVar[list[SharedClient]] = trio.lowlevel.RunVar("hybridrelay shared clients")
 
 
-async def open_in_background(thread: Background, config: ClientConfig, timeout: float | None) -> socket.socket:
+async def open_in_background(
+    thread: Background, config: ClientConfig, port: int | None, timeout: float | None
+) -> socket.socket:
     """Return a socket that is connected to the target of a hybrid connection. For use in the background thread.
 
     Args:
         thread: the running thread.
         config: the client's configuration. Sockets with an equal one share the client, and so its session.
+        port: which port of the target, if the hybrid connection has several; None: the first one.
         timeout: how long it may take (seconds); None means 30, or the client's `open_patience` if that is longer.
 
     Raises:
@@ -127,7 +130,7 @@ async def open_in_background(thread: Background, config: ClientConfig, timeout: 
     patience = config.open_patience if timeout is None else min(config.open_patience, seconds * _PATIENCE_PART)
     try:
         with trio.fail_after(seconds):
-            return await _find(thread, config).connect(patience)
+            return await _find(thread, config).connect(port, patience)
     except trio.TooSlowError as exc:
         raise StreamRefused(
             f"no stream to the target of {config.string.entity_path} could be opened within {seconds:g} s",
@@ -165,6 +168,17 @@ def as_config(config: ClientConfig | ConnectionString | str) -> ClientConfig:
         HybridRelayError, TypeError: see `ClientConfig`.
     """
     return config if isinstance(config, ClientConfig) else ClientConfig(config)
+
+
+def check_port(port: int | None) -> int | None:
+    """Return the port of a target if it is a valid one, or None.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError("a port is a number from 1 to 65535")
+    return port
 
 
 def check_timeout(seconds: float | None) -> float | None:

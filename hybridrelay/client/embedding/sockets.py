@@ -8,12 +8,14 @@ from functools import partial
 from ...security import ConnectionString
 from ..config import ClientConfig
 from .background import call_and_wait
-from .shared import as_config, check_timeout, open_in_background
+from .shared import as_config, check_port, check_timeout, open_in_background
 
 __all__ = ["close_socket", "open_socket"]
 
 
-def open_socket(config: ClientConfig | ConnectionString | str, *, timeout: float | None = None) -> socket.socket:
+def open_socket(
+    config: ClientConfig | ConnectionString | str, *, port: int | None = None, timeout: float | None = None
+) -> socket.socket:
     """Return a connected socket that leads to the target, for libraries that accept one.
 
     It is an ordinary blocking TCP socket (`socket.AF_INET`, or `AF_INET6` on a machine without IPv4), and only this
@@ -37,6 +39,7 @@ def open_socket(config: ClientConfig | ConnectionString | str, *, timeout: float
     Args:
         config: an application's connection string, as text or parsed; or a `ClientConfig` with one, whose `dialer` is
             called in the thread.
+        port: which port of the target, if the hybrid connection has several. None means the first one.
         timeout: how long opening may take, in seconds. None means 30, or the `open_patience` of `config` if that is
             longer. It does not become the timeout of the socket, which has none.
 
@@ -45,12 +48,13 @@ def open_socket(config: ClientConfig | ConnectionString | str, *, timeout: float
         HybridRelayError: no session could be opened (see `Client.connect`), the connection string cannot be used
             (`ConfigurationError`), or the interpreter is exiting. `remedy` says what to do.
         OSError: no thread can be started (EAGAIN).
-        ValueError: `timeout` is negative.
+        ValueError: `timeout` is negative, or `port` is no port.
 
     If interrupted, such as by KeyboardInterrupt, nothing stays open.
     """
-    config, timeout = as_config(config), check_timeout(timeout)
-    return call_and_wait(partial(open_in_background, config=config, timeout=timeout), dispose=close_socket)
+    config, port, timeout = as_config(config), check_port(port), check_timeout(timeout)
+    opening = partial(open_in_background, config=config, port=port, timeout=timeout)
+    return call_and_wait(opening, dispose=close_socket)
 
 
 def close_socket(sock: socket.socket) -> None:

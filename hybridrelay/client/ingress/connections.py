@@ -1,4 +1,7 @@
-"""Serves the TCP connections of applications: each gets one stream, and a bridge moves bytes between the two."""
+"""Serves the TCP connections of applications: each gets one stream, and a bridge moves bytes between the two.
+
+This module is long because the three ways in which a connection gets its stream, and its one end, are in one class.
+"""
 
 from __future__ import annotations
 
@@ -51,19 +54,23 @@ class Connections:
         """How many connections were cut off, because the nursery or the bridges were cancelled."""
         return self._waiting_cut_off + self._bridges.cut_off_count
 
-    def serve(self, local: trio.SocketStream) -> None:
+    def serve(self, local: trio.SocketStream, port: int | None = None) -> None:
         """Begin to serve one connection, and return at once. An error ends this connection only, and is not raised.
+
+        Args:
+            local: the connection.
+            port: which port of the target, if the hybrid connection has several; None: the first one.
 
         Publishes one event at the beginning and exactly one at the end. The second one may be published after the
         connection was closed: when the connector has acknowledged everything or the session ends, and after 5 seconds
         at the latest. If the target or the tunnel fails, the connection is reset; the application never sees an end
         of file that the target did not send. If the nursery or the bridges are cancelled, it is reset, too.
         """
-        served = _Connection(self._client, self._bridges, local)
+        served = _Connection(self._client, self._bridges, local, port)
         if not served.begin():
             self._nursery.start_soon(self._wait, served)
 
-    def serve_answered(self, local: trio.SocketStream, handshake: FrontHandshake) -> None:
+    def serve_answered(self, local: trio.SocketStream, handshake: FrontHandshake, port: int | None = None) -> None:
         """Begin to serve a connection of a front, and return at once.
 
         Like `serve`, but the application is told whether the connector has connected to the target, and if not, why;
@@ -72,8 +79,9 @@ class Connections:
         Args:
             local: the connection.
             handshake: has received what the application wants.
+            port: see `serve`.
         """
-        self._nursery.start_soon(self._answer, _Connection(self._client, self._bridges, local), handshake)
+        self._nursery.start_soon(self._answer, _Connection(self._client, self._bridges, local, port), handshake)
 
     async def _answer(self, served: _Connection, handshake: FrontHandshake) -> None:
         is_cut_off = True
@@ -83,10 +91,11 @@ class Connections:
         finally:
             self._waiting_cut_off += is_cut_off
 
-    async def connect(self, *, patience: float | None = None) -> socket.socket:
+    async def connect(self, *, port: int | None = None, patience: float | None = None) -> socket.socket:
         """Open a stream, and return an ordinary TCP socket of this machine that is connected to the target.
 
         Args:
+            port: see `serve`.
             patience: how long to wait for a session (seconds); see `Client.connect`.
 
         The same events are published, and the socket ends in the same ways, as for a connection that is served.
@@ -103,7 +112,7 @@ class Connections:
         except OSError as exc:
             raise _no_socket(exc) from exc
         try:
-            await _Connection(self._client, self._bridges, local).connect(patience)
+            await _Connection(self._client, self._bridges, local, port).connect(patience)
         except BaseException:
             application.close()
             raise
@@ -117,11 +126,11 @@ class Connections:
         """Return how many connections with a stream have not ended."""
         return len(self._bridges)
 
-    def take(self, accepted: socket.socket, _address: object) -> None:
-        """Serve a connection that was accepted; for `accept_sockets`."""
+    def take(self, accepted: socket.socket, port: int | None = None) -> None:
+        """Serve a connection that was accepted as a blocking socket; see `serve`."""
         accepted.setblocking(False)
         close_in_children(accepted)
-        self.serve(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+        self.serve(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)), port)
 
     async def _wait(self, served: _Connection) -> None:
         is_cut_off = True
@@ -149,12 +158,13 @@ def _no_socket(error: OSError) -> HybridRelayError:
 class _Connection:
     """One connection of an application."""
 
-    __slots__ = ("_bridges", "_client", "_local", "_progress", "_request")
+    __slots__ = ("_bridges", "_client", "_local", "_port", "_progress", "_request")
 
-    def __init__(self, client: Client, bridges: Bridges, local: trio.SocketStream) -> None:
+    def __init__(self, client: Client, bridges: Bridges, local: trio.SocketStream, port: int | None) -> None:
         self._client = client
         self._bridges = bridges
         self._local = local
+        self._port = port
         self._request = client.requests.begin(self._address)
         #: The bytes that the bridge has moved so far; None while there is no stream.
         self._progress: BridgeProgress | None = None
@@ -168,7 +178,7 @@ class _Connection:
         """Open a stream at once, if there is a session. Returns False if `wait` has to be called. Does not raise."""
         try:
             self._begin_request()
-            stream = self._client.request_stream_nowait()
+            stream = self._client.request_stream_nowait(port=self._port)
         except StreamRefused as exc:
             if self._client.may_try_again(exc):
                 return False
@@ -189,7 +199,7 @@ class _Connection:
         """
         self._begin_request()
         try:
-            stream = await self._client.request_stream(patience=patience)
+            stream = await self._client.request_stream(port=self._port, patience=patience)
         except trio.ClosedResourceError as exc:
             refusal = StreamRefused(str(exc), reason=Reason.GOING_AWAY)
             self._refused(refusal)
@@ -386,7 +396,7 @@ class _Connection:
         """
         try:
             with trio.fail_after(max(OPEN_SECONDS, self._client.open_patience)):
-                return await self._client.request_stream(wait_opened=wait_opened)
+                return await self._client.request_stream(port=self._port, wait_opened=wait_opened)
         except StreamRefused:
             raise
         except trio.TooSlowError as exc:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import attrs
 import trio
 
 from ..._accepting import accept_sockets
@@ -27,10 +28,20 @@ from .handshake import FrontHandshake, FrontRefusal
 from .ports import OpenPort
 from .replies import close_after
 
-__all__ = ["FindConnections", "Front"]
+__all__ = ["FindConnections", "Found", "Front"]
+
+
+@attrs.frozen
+class Found:
+    """What serves connections to a published host and port."""
+
+    connections: Connections
+    #: Which port of the target it leads to, if the hybrid connection has several; None: the first one.
+    port: int | None = None
+
 
 #: Returns what serves connections to a published host and port, which is in normal form; None if it is not published.
-FindConnections = Callable[[HostPort], Connections | None]
+FindConnections = Callable[[HostPort], Found | None]
 
 #: How long an application may take to say what it wants (seconds).
 HANDSHAKE_SECONDS: Final = 10.0
@@ -88,7 +99,8 @@ class Front:
                 nursery.start_soon(self._serve, trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
 
             what = f"the front {self._kind} at {', '.join(names)}"
-            accept = partial(accept_sockets, take, self._port.listeners, events=self._events, what=what)
+            takes = dict.fromkeys(self._port.listeners, take)
+            accept = partial(accept_sockets, takes, events=self._events, what=what)
             await nursery.start(accept)
             task_status.started()
 
@@ -100,12 +112,12 @@ class Front:
             wanted = await self._handshake(local, handshake)
             if wanted is None:
                 return
-            connections = self._find(wanted)
-            if connections is None:
+            found = self._find(wanted)
+            if found is None:
                 self._publish_refusal(local, "this forward does not publish this host and port", str(wanted))
                 await close_after(local, handshake.not_published())
                 return
-            connections.serve_answered(local, handshake)
+            found.connections.serve_answered(local, handshake, found.port)
         except Exception as exc:  # noqa: BLE001
             self._events.publish(unexpected_failure("front", exc))
             abort_socket(local)

@@ -1,5 +1,7 @@
 """Local ports and Unix sockets that look like the target: every connection becomes one stream.
 
+If the hybrid connection has several ports, and a local port stands for one of them, its streams say which.
+
 This module is long because it also opens the ports, of every kind, and explains why one cannot be opened.
 """
 
@@ -7,28 +9,31 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import trio
 
-from ..._accepting import accept_sockets
+from ..._accepting import Take, accept_sockets
 from ..._check_type import check_type
 from ..._datagram_address import DatagramAddress
 from ..._listening import bind_datagrams, explain_listen_error, open_listeners
+from ..._name_ports import NamePorts
 from ..._nursery import FlatNursery, wait_stop
-from ..._own_address import OwnAddress
+from ..._own_address import EveryPort
 from ..._unix_address import UnixAddress
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
-from ...events.client import ConnectionsCutOff, ForwardOpenToOthers, OwnPortNotOpened
+from ...events.client import ConnectionsCutOff, ForwardOpenToOthers, OwnPortNotOpened, PortsLeftOut
 from ...events.stream import EventStream
 from ...mux import open_bridges
 from ...security import bracketed
 from ...security.names import is_loopback
+from ...security.targets import ranges_of
 from ...streams.sockets import abort_socket
 from ...streams.unix_sockets import SocketFile, is_listening, listen_unix_socket
 from ..client import Client
@@ -36,7 +41,10 @@ from .connections import Connections
 from .datagrams import serve_datagrams
 from .readiness import keep_connected
 
-__all__ = ["OpenPort", "PortService", "open_port", "run_forward"]
+#: Where `open_port` listens.
+LocalAddress: TypeAlias = tuple[str, int] | DatagramAddress | NamePorts | UnixAddress
+
+__all__ = ["OpenPort", "PortService", "open_port", "run_forward", "shown_addresses"]
 
 #: How many ports to try until one is free for both streams and datagrams.
 _ATTEMPTS = 16
@@ -44,7 +52,7 @@ _ATTEMPTS = 16
 
 async def run_forward(
     client: Client,
-    listen: Sequence[tuple[str, int] | DatagramAddress | UnixAddress],
+    listen: Sequence[tuple[str, int] | DatagramAddress | EveryPort | UnixAddress],
     *,
     stop: trio.Event | None = None,
     grace: float = 0.0,
@@ -61,14 +69,17 @@ async def run_forward(
 
     Args:
         client: from `open_client`.
-        listen: (host, port) of each local address; port 0 means any free port. A `DatagramAddress` is for datagrams.
+        listen: (host, port) of each local address, which leads to the first port of the target; port 0 means any free
+            port. A `DatagramAddress` is for datagrams. ``EveryPort(host)`` means every port of the local name in the
+            connection string, at this address; what happens if one of them cannot be opened is described there
+            (`open_port`).
         stop: setting it stops gracefully: no further connections are accepted, and those that are open have up to
             `grace` seconds to finish.
         grace: seconds; after that, open connections are reset.
         task_status: for `nursery.start`.
 
     Raises:
-        ConfigurationError: an address cannot be bound.
+        ConfigurationError: an address cannot be bound, or there is no local name for `EveryPort`.
         RelayIdentityError: at the first attempt to connect, what answered was not the relay.
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
         TypeError: `client` is not a `Client`.
@@ -77,8 +88,8 @@ async def run_forward(
     ports: list[OpenPort] = []
     async with FlatNursery() as nursery:
         try:
-            for address in listen:
-                ports += [await open_port(address, events=client.events)]
+            for one in listen:
+                ports += [await open_port(_with_ports(one, client), events=client.events)]
             service = PortService(client, ports)
             await nursery.start(keep_connected, client)
             async with trio.open_nursery() as serving:
@@ -92,15 +103,26 @@ async def run_forward(
                 port.close()
 
 
+def _with_ports(address: tuple[str, int] | DatagramAddress | EveryPort | UnixAddress, client: Client) -> LocalAddress:
+    if isinstance(address, EveryPort):
+        return NamePorts.every(address, client.connection_string.local_name)
+    return address
+
+
 @attrs.define(eq=False)
 class OpenPort:
     """A local address on which this program listens."""
 
-    listeners: Sequence[trio.SocketListener]
-    #: The addresses of the listeners, for people.
+    listeners: list[trio.SocketListener]
+    #: The addresses of the listeners, for people; a range of ports is one of them.
     names: tuple[str, ...]
     #: UDP sockets.
     datagrams: Sequence[socket.socket] = ()
+    #: The port of a local name for which a listener stands.
+    stands_for: dict[trio.SocketListener, int] = attrs.field(factory=dict, kw_only=True)
+    #: Whether streams say for which port they are, because the local name has several. Otherwise they are for the
+    #: first port of the target.
+    says_port: bool = attrs.field(default=False, kw_only=True)
     #: The file of a Unix socket.
     file: SocketFile | None = None
     #: Whether only an application that this program has started can connect.
@@ -120,6 +142,20 @@ class OpenPort:
             ]
         )
 
+    def take_from(self, other: OpenPort, wanted: NamePorts) -> None:
+        """Take the listeners of another one at the same address whose ports are wanted here. They stay open."""
+        here = set(self.stands_for.values())
+        for listener, port in list(other.stands_for.items()):
+            if port in wanted.ports and port not in here:
+                other.listeners.remove(listener)
+                self.listeners.append(listener)
+                self.stands_for[listener] = other.stands_for.pop(listener)
+        self.names = shown_addresses(self.bound)
+
+    def port_of(self, listener: trio.SocketListener) -> int | None:
+        """Return which port of the target the connections of a listener are for; None: the first one."""
+        return self.stands_for.get(listener) if self.says_port else None
+
     def close(self) -> None:
         """Stop listening. Idempotent."""
         if self.file is not None:
@@ -130,16 +166,15 @@ class OpenPort:
             sock.close()
 
 
-async def open_port(
-    address: tuple[str, int] | DatagramAddress | OwnAddress | UnixAddress, *, events: EventStream
-) -> OpenPort:
+async def open_port(address: LocalAddress, *, events: EventStream, held: Container[int] = ()) -> OpenPort:
     """Listen on a local address, for `PortService`. The caller closes it.
 
     Args:
         address: a host name or an address, and a port, where 0 means any free port; or a Unix socket. The file of a
-            Unix socket that a killed program has left behind is replaced. For an `OwnAddress`, another port may be
-            opened, which an event reports.
+            Unix socket that a killed program has left behind is replaced. For `NamePorts`, some ports may not be
+            opened, which events report: in place of the first one, another port is opened, and others are left out.
         events: the stream to which events are published.
+        held: ports of `NamePorts` that are left to `OpenPort.take_from`.
 
     Raises:
         ConfigurationError: the address cannot be used.
@@ -148,13 +183,23 @@ async def open_port(
         return await _open_unix_socket(address)
     if isinstance(address, DatagramAddress):
         return await _open_datagram_port(address, events=events)
-    listeners = await (
-        _open_own_port(address, events=events)
-        if isinstance(address, OwnAddress)
-        else _open_tcp_port(*address, events=events)
-    )
+    if isinstance(address, NamePorts):
+        return await _open_name_ports(address, held, events=events)
+    listeners = await _open_tcp_port(*address, events=events)
     names = tuple(format_address(*listener.socket.getsockname()[:2]) for listener in listeners)
     return OpenPort(listeners, names)
+
+
+def shown_addresses(bound: Iterable[tuple[str, int]]) -> tuple[str, ...]:
+    """Return addresses with their ports for people and logs. Ports that follow each other are one range."""
+    by_host: dict[str, list[int]] = {}
+    for host, port in bound:
+        by_host.setdefault(host, []).append(port)
+    return tuple(
+        format_address(host, first) if first == last else f"{format_address(host, first)}-{last}"
+        for host, ports in by_host.items()
+        for first, last in ranges_of(ports)
+    )
 
 
 async def _open_unix_socket(address: UnixAddress) -> OpenPort:
@@ -208,27 +253,78 @@ async def _open_tcp_port(host: str, port: int, *, events: EventStream) -> list[t
         raise ConfigurationError(f"cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy) from exc
 
 
-async def _open_own_port(address: OwnAddress, *, events: EventStream) -> list[trio.SocketListener]:
-    """Listen on an address of its own. If the wanted port cannot be opened, listen on any free port of the address,
-    so that the other hybrid connections can still be reached."""
+async def _open_name_ports(address: NamePorts, held: Container[int], *, events: EventStream) -> OpenPort:
+    """Listen on the ports of a local name. One that cannot be opened does not affect the others."""
+    opened = OpenPort([], (), says_port=address.are_several)
+    missing: list[tuple[int, OSError]] = []
     try:
-        return await open_listeners(address.host, address.port, events=events)
+        for number, port in enumerate(address.ports):
+            if port in held:
+                continue
+            try:
+                listeners = await _listen(address.host, port, events=events)
+            except OSError as exc:
+                if number:
+                    missing.append((port, exc))
+                    continue
+                listeners = await _open_another_port(address.host, port, exc, events=events)
+            opened.listeners += listeners
+            opened.stands_for |= dict.fromkeys(listeners, port)
+    except BaseException:
+        opened.close()
+        raise
+    opened.names = shown_addresses(opened.bound)
+    for error, same in groupby(missing, key=lambda one: one[1].errno):
+        ports = [port for port, _ in same]
+        _report_left_out(address.host, ports, next(exc for _, exc in missing if exc.errno == error), events)
+    return opened
+
+
+async def _listen(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
+    """Listen on a port of a local name.
+
+    Raises:
+        OSError: another program has the port, or this one may not have it.
+        ConfigurationError: no port of this address can be had.
+    """
+    try:
+        return await open_listeners(host, port, events=events)
     except OSError as exc:
+        if exc.errno in (errno.EACCES, errno.EADDRINUSE):
+            raise
+        at = format_address(host, port)
         if exc.errno == errno.EADDRNOTAVAIL:
             raise ConfigurationError(
-                f"cannot listen on {address}: this machine has no such address",
-                remedy=f"as root, add it (on macOS with 'ifconfig lo0 alias {address.host}'), or use another "
-                "--listen",
+                f"cannot listen on {at}: this machine has no such address",
+                remedy=f"as root, add it (on macOS with 'ifconfig lo0 alias {host}'), or use another --listen",
             ) from exc
-        if exc.errno not in (errno.EACCES, errno.EADDRINUSE):
-            raise ConfigurationError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
-        listeners = await _open_tcp_port(address.host, 0, events=events)
-        text, remedy = explain_listen_error(exc, address.port, otherwise="or let the application use the other port")
-        if exc.errno == errno.EADDRINUSE:
-            remedy = f"a program that listens on all addresses may be using the port: {remedy}"
-        used = listeners[0].socket.getsockname()[1]
-        events.publish(OwnPortNotOpened(address=str(address), used_port=used, detail=text, remedy=remedy))
-        return listeners
+        text, remedy = explain_listen_error(exc, port, otherwise="or choose another --listen address")
+        raise ConfigurationError(f"cannot listen on {at}: {text}", remedy=remedy) from exc
+
+
+async def _open_another_port(
+    host: str, port: int, error: OSError, *, events: EventStream
+) -> list[trio.SocketListener]:
+    """Listen on any free port in place of the first port of a local name, and report that."""
+    listeners = await _open_tcp_port(host, 0, events=events)
+    used = listeners[0].socket.getsockname()[1]
+    text, remedy = _why_not_opened(error, port, "or let the application use the other port")
+    address = format_address(host, port)
+    events.publish(OwnPortNotOpened(address=address, used_port=used, detail=text, remedy=remedy))
+    return listeners
+
+
+def _report_left_out(host: str, ports: Sequence[int], error: OSError, events: EventStream) -> None:
+    text, remedy = _why_not_opened(error, ports[0], "or leave the port out of the local name")
+    addresses = shown_addresses((host, port) for port in ports)
+    events.publish(PortsLeftOut(addresses=addresses, detail=text, remedy=remedy))
+
+
+def _why_not_opened(error: OSError, port: int, otherwise: str) -> tuple[str, str]:
+    text, remedy = explain_listen_error(error, port, otherwise=otherwise)
+    if error.errno == errno.EADDRINUSE:
+        remedy = f"a program that listens on all addresses may be using the port: {remedy}"
+    return text, remedy
 
 
 class PortService:
@@ -243,12 +339,11 @@ class PortService:
 
     def __init__(self, client: Client, ports: Sequence[OpenPort], *, fronts: Sequence[str] = ()) -> None:
         self._client = client
-        self._listeners = [listener for port in ports for listener in port.listeners]
+        self._ports = tuple(ports)
         self._datagrams = [sock for port in ports for sock in port.datagrams]
         self._names = (*(name for port in ports for name in port.names), *fronts)
         #: Serves connections that something else has accepted; None while no connections are accepted.
         self.connections: Connections | None = None
-        self._admits = tuple(port.admits for port in ports if port.admits is not None)
         #: The bound addresses and ports.
         self.bound = [one for port in ports for one in port.bound]
         #: Set when no more connections are accepted.
@@ -277,9 +372,9 @@ class PortService:
                     served = self.connections = Connections(client, bridges, waiting)
                     async with trio.open_nursery() as accepting:
                         what = f"{client.connection} at {', '.join(self._names)}"
-                        take = partial(_take, served, self._admits)
-                        accept = partial(accept_sockets, take, self._listeners, events=client.events, what=what)
-                        if self._listeners or not self._datagrams:
+                        takes = self._takes(served)
+                        accept = partial(accept_sockets, takes, events=client.events, what=what)
+                        if takes or not self._datagrams:
                             await accepting.start(accept)
                         for sock in self._datagrams:
                             accepting.start_soon(serve_datagrams, client, sock)
@@ -309,21 +404,38 @@ class PortService:
     def _forget(self) -> None:
         self._client.listening = tuple(one for one in self._client.listening if one not in self._names)
 
+    def _takes(self, served: Connections) -> dict[trio.SocketListener, Take]:
+        """Return what takes the connections of each listener."""
+        return {
+            listener: partial(_take, served, port.admits, port.port_of(listener))
+            for port in self._ports
+            for listener in port.listeners
+        }
+
     def _report_open_to_others(self) -> None:
-        addresses = tuple(format_address(host, port) for host, port in self.bound if not is_loopback(host))
+        addresses = shown_addresses(one for one in self.bound if not is_loopback(one[0]))
         if addresses:
             self._client.events.publish(ForwardOpenToOthers(connection=self._client.connection, addresses=addresses))
 
 
 def _take(
     served: Connections,
-    admits: Sequence[Callable[[tuple[str, int]], bool]],
+    admits: Callable[[tuple[str, int]], bool] | None,
+    port: int | None,
     accepted: socket.socket,
     peer: Any,
 ) -> None:
-    """Serve a connection, or reset it if one of the listeners does not admit it."""
-    if admits and not any(one(peer[:2]) for one in admits):
+    """Serve a connection, or reset it if it is not admitted.
+
+    Args:
+        served: serves it.
+        admits: see `OpenPort.admits`.
+        port: the port of the target; None: its first one.
+        accepted: the connection.
+        peer: where it comes from.
+    """
+    if admits is not None and not admits(peer[:2]):
         accepted.setblocking(False)
         abort_socket(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
     else:
-        served.take(accepted, peer)
+        served.take(accepted, port)

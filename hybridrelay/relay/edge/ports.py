@@ -150,7 +150,7 @@ class Ports:
                     serve = (
                         partial(serve_listeners, handle, sockets, handler_nursery=handler_nursery)
                         if take is None
-                        else partial(accept_sockets, partial(take, port), sockets)
+                        else partial(accept_sockets, dict.fromkeys(sockets, partial(take, port)))
                     )
                     await nursery.start(partial(serve, events=self._events, what=f"port {port.name}"))
                 else:

@@ -1,0 +1,49 @@
+"""The ports of a local name at one local address. Pure."""
+
+from __future__ import annotations
+
+import attrs
+
+from ._own_address import EveryPort
+from .errors import ConfigurationError
+from .security import HostPort, HostTarget, PortSet, bracketed
+
+__all__ = ["NamePorts"]
+
+
+@attrs.frozen
+class NamePorts:
+    """A local address, and the ports of a local name that are to be listened on there, as far as they can be had."""
+
+    #: A host name, or an IP address.
+    host: str
+    ports: PortSet
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host)}:{self.ports}"
+
+    @property
+    def are_several(self) -> bool:
+        """Whether each port leads to the port of the target with the same number. A single one leads to the target's
+        first port."""
+        return len(self.ports) > 1
+
+    @classmethod
+    def at(cls, host: str, name: HostTarget) -> NamePorts:
+        """Return the ports of a local name at a local address."""
+        return cls(host, PortSet.of([name.port]) if isinstance(name, HostPort) else name.ports)
+
+    @classmethod
+    def every(cls, wanted: EveryPort, name: HostTarget | None) -> NamePorts:
+        """Return the ports of the local name of a hybrid connection at an address.
+
+        Raises:
+            ConfigurationError: it has no local name.
+        """
+        if name is None:
+            raise ConfigurationError(
+                f"{wanted}: the connection string has no local name, whose ports these could be",
+                remedy="listen on an address with a port, or give it a local name with 'hybridrelay connections "
+                "set-local-name'",
+            )
+        return cls.at(wanted.host, name)
