@@ -32,7 +32,8 @@ class StreamReports:
         requests: the client's open requests.
         serial_of: returns the serial of the identity with which a session was opened.
         counters: counts datagrams.
-        refused: called with a stream that was refused after it had been returned to the application, and the reason.
+        refused: called with a stream or flow that was refused after it had been returned to the application, and the
+            reason.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class StreamReports:
         serial_of: Callable[[bytes], str],
         counters: EndpointCounters,
         *,
-        refused: Callable[[MuxStream, Reason], None] = lambda _stream, _reason: None,
+        refused: Callable[[MuxStream | DatagramFlow, Reason], None] = lambda _stream, _reason: None,
     ) -> None:
         self._counters = counters
         self._connection = connection
@@ -154,6 +155,8 @@ class StreamReports:
                 self._requests.end(request, how.reason)
                 self._counters.add_flow(how.progress.sent, how.progress.received, how.progress.dropped)
                 self._events.publish(ended(how, self.id_of(flow)))
+                if not how.was_accepted:
+                    self._refused(flow, how.reason)
 
             self._streams.add(flow)
             request.stream = flow

@@ -12,7 +12,7 @@ from hybridrelay.client.stream_events import StreamReports
 from hybridrelay.connectivity.counters import SUCCESS, EndpointCounters
 from hybridrelay.errors import RelayUnreachable, StreamRefused
 from hybridrelay.events import Event, EventStream, StreamClosed, StreamNotOpened, StreamRequested
-from hybridrelay.mux import MuxStream, Session
+from hybridrelay.mux import Feature, MuxStream, Session, SessionConfig
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
 
@@ -27,8 +27,15 @@ class Scene:
         self._ended = trio.Event()
         self.counters = EndpointCounters()
         self.requests = StreamRequests(lambda: "db", self.counters)
+        #: The reasons of streams that were refused after the program had got them.
+        self.refused: list[Reason] = []
         self.reports = StreamReports(
-            lambda: "db", EventStream(self._publish), self.requests, lambda _: "0A", self.counters
+            lambda: "db",
+            EventStream(self._publish),
+            self.requests,
+            lambda _: "0A",
+            self.counters,
+            refused=lambda _, reason: self.refused.append(reason),
         )
 
     def _publish(self, event: Event) -> None:
@@ -325,3 +332,24 @@ async def test_one_for_which_there_is_no_session(failure: Failure) -> None:
     assert (end.activity_id, end.reason) == (requested.activity_id, failure.reason)
     assert counters.streams_opened == {("db", failure.reason.slug): 1}
     assert len(requests) == 0
+
+
+async def test_one_that_is_refused_after_the_program_has_got_it(scene: Scene, nursery: trio.Nursery) -> None:
+    """The client may look for another connector for the next one."""
+    await scene.open(wait_opened=False)
+    (await scene.connector.offers.receive()).refuse(Reason.TARGET_REFUSED)
+    await scene.wait_end()
+    end = scene.end()
+    assert isinstance(end, StreamNotOpened)
+    assert scene.refused == [end.reason] == [Reason.TARGET_REFUSED]
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_of_datagrams_that_is_refused_after_the_program_has_got_it(nursery: trio.Nursery) -> None:
+    scene = Scene(*await session_pair(nursery, config=SessionConfig(features=Feature.DATAGRAMS)))
+    with scene.reports.request_flow(str) as follow:
+        follow(scene.session.open_flow_nowait())
+    (await scene.connector.offers.receive()).refuse(Reason.TARGET_UNREACHABLE)
+    await scene.wait_end()
+    assert scene.refused == [Reason.TARGET_UNREACHABLE]
+    nursery.cancel_scope.cancel()
