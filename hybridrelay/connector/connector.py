@@ -42,6 +42,7 @@ from ..protocol import control, open_metadata
 from ..security import (
     ConnectionString,
     HostPort,
+    NamedInstance,
     StreamTarget,
     StringUpdate,
     check_is_connection_string,
@@ -581,6 +582,8 @@ class Connector:
         self._relays.publish(published, links)
 
     async def _dial_for_check(self, target: StreamTarget) -> trio.SocketStream | socket.socket:
+        if isinstance(target, NamedInstance):
+            return await self._sessions.streams.named_instances.open(target, permit=self._policies.permit_check)
         permit = partial(self._policies.permit_check, target)
         if isinstance(target, HostPort) and target.protocols.has_datagrams:
             return await open_datagram_target(target, permit=permit)

@@ -11,7 +11,7 @@ import attrs
 from ..protocol import Kind, Metadata
 from ..protocol.open_metadata import requested_port_untrusted
 from ..protocol.reasons import Reason
-from ..security import HostPort, HostTarget, Protocols, StreamTarget, Target, UnixSocket
+from ..security import HostPort, HostTarget, NamedInstance, Protocols, StreamTarget, Target, UnixSocket
 from .outcome import NotConnected
 
 __all__ = ["Requested", "first_target", "requested_untrusted"]
@@ -29,7 +29,7 @@ class Requested:
 
 def first_target(target: Target) -> StreamTarget:
     """Return what a stream connects to if the client states no port; for a target that has only datagrams, a flow."""
-    if isinstance(target, UnixSocket):
+    if isinstance(target, UnixSocket | NamedInstance):
         return target
     return _first(target, Protocols.TCP if target.protocols.has_streams else Protocols.UDP)
 
@@ -43,12 +43,12 @@ def requested_untrusted(target: Target, metadata: Metadata, kind: Kind = Kind.ST
         kind: `Kind.STREAM` or `Kind.DATAGRAMS`.
     """
     protocol = Protocols.UDP if kind is Kind.DATAGRAMS else Protocols.TCP
-    first = target if isinstance(target, UnixSocket) else _first(target, protocol)
+    first = target if isinstance(target, UnixSocket | NamedInstance) else _first(target, protocol)
     try:
         port = requested_port_untrusted(metadata)
     except ValueError as exc:
         return Requested(first, NotConnected(Reason.METADATA_NOT_UNDERSTOOD, str(exc)))
-    if isinstance(target, UnixSocket):
+    if isinstance(target, UnixSocket | NamedInstance):
         if port is not None:
             return Requested(target, _not_published(port, target))
         return Requested(target, _other_protocol(kind, target) if kind is Kind.DATAGRAMS else None)

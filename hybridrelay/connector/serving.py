@@ -27,10 +27,11 @@ from ..mux import Bridged, BridgeProgress, Bridges, Kind, Offer, RunningBridge
 from ..policy import Action, Decision, Policy
 from ..policy.local_time import local_now
 from ..protocol.reasons import Reason
-from ..security import HostPort, StreamTarget
+from ..security import HostPort, NamedInstance, StreamTarget, UnixSocket
 from ..security.targets import UNIX_PREFIX
 from ..streams.sockets import abort_socket
 from .flow_bridge import FlowBridge, FlowCarried
+from .named_instances import NamedInstances
 from .outcome import NotConnected, outcome_of, outcome_of_flow
 from .proxy_header import proxy_header
 from .published import Published
@@ -69,6 +70,7 @@ class StreamService:
         counters: counts the streams that are opened, and those that are not.
         target_attempted: is told how each attempt to connect to a target has ended, unless it was withdrawn or the
             policy has decided against it.
+        named_instances: finds the ports of named instances.
         recorded: waits until the events so far are in the audit log, before the target is dialed
             (`AuditTrail.recorded`). None: there is no audit log.
         clock: returns seconds on a monotonic clock.
@@ -83,6 +85,7 @@ class StreamService:
         counters: EndpointCounters,
         clock: Callable[[], float] = time.monotonic,
         recorded: Callable[[], Awaitable[None]] | None = None,
+        named_instances: NamedInstances | None = None,
         local_time: Callable[[], dt.datetime] = local_now,
         target_attempted: TargetAttempted = ignore_attempt,
     ) -> None:
@@ -94,6 +97,7 @@ class StreamService:
         self.counters = counters
         self.recorded = recorded
         self.target_attempted = target_attempted
+        self.named_instances = NamedInstances() if named_instances is None else named_instances
         #: The open streams, in the order in which they began.
         self._open: dict[ServedStream, None] = {}
         #: How many of them each label has, and how many flows each session has, by its id in events.
@@ -155,7 +159,7 @@ class StreamService:
         """
         policy, origin = self.policy(), served.origin
         resource = attrs.evolve(
-            origin.published.resource(served.about.target),
+            origin.published.resource(served.dialed),
             address=address,
             streams=streams,
             streams_of_label=of_label,
@@ -237,6 +241,7 @@ class ServedStream:
         "_target",
         "about",
         "addresses",
+        "dialed",
         "origin",
     )
 
@@ -254,6 +259,8 @@ class ServedStream:
         #: Publishes the events of the stream.
         self.about = about
         self._target = about.target
+        #: What is dialed: the target; of a named instance, its port as soon as this is known.
+        self.dialed: StreamTarget = about.target
         #: Why it is refused whatever the policy says; None if it is not.
         self._refusal = refusal
         #: The bytes that the bridge has moved so far; None while the target is not connected.
@@ -371,7 +378,7 @@ class ServedStream:
     async def _open(self) -> _Connected:
         """Connect to the target. Raises TargetError."""
         began = self._service.clock()
-        connected = await open_target(self._target, permit=self._permit)
+        connected = await self._dial()
         if self.origin.published.sends_proxy_header:
             await self._send_proxy_header(connected)
         self._service.counters.target_connect.observe(self._service.clock() - began)
@@ -380,10 +387,10 @@ class ServedStream:
     def _start(self, target: _Connected, bridges: Bridges) -> None:
         assert isinstance(target, trio.SocketStream)
         self._progress = BridgeProgress()
-        if isinstance(self._target, HostPort):
-            self.about.address = _peer_address(target)
-        else:
+        if isinstance(self._target, UnixSocket):
             self.about.address = f"{UNIX_PREFIX}{self.addresses[0]}"
+        else:
+            self.about.address = _peer_address(target)
         self._service.counters.stream_opened(self.origin.published.name)
         self._bridge = bridges.start(self._offer.accept(), target, progress=self._progress, over=self._over)
 
@@ -424,7 +431,7 @@ class ServedStream:
                 connected = await self._open()
                 self._service.target_attempted(self._target, attempt_began, None)
                 self.origin.published.target_denial = None
-                if isinstance(self._target, HostPort):  # of a Unix socket, `_permit` has noted the path
+                if not isinstance(self._target, UnixSocket):  # of a Unix socket, `_permit` has noted the path
                     self.addresses = _host_of(connected)
                 if self._denial is None:
                     return connected
@@ -448,6 +455,12 @@ class ServedStream:
             return self._refused(self._denial)
         return NotConnected(self._offer.withdrawn_reason or Reason.CANCELLED)
 
+    async def _dial(self) -> trio.SocketStream:
+        """Connect to the target. Raises what `open_target` raises."""
+        if isinstance(self._target, NamedInstance):
+            return await self._service.named_instances.open(self._target, permit=self._permit_instance)
+        return await open_target(self._target, permit=self._permit)
+
     async def _send_proxy_header(self, connected: trio.SocketStream) -> None:
         """Send the PROXY header. If that fails or is cancelled, the connection is reset.
 
@@ -470,6 +483,12 @@ class ServedStream:
         if decision.reason is None:
             self.addresses += (address,)
         return decision
+
+    def _permit_instance(self, target: StreamTarget, address: str) -> Decision:
+        """Return whether an address of a named instance may be asked for its port, or be dialed at this port."""
+        if target != self.dialed:
+            self.dialed, self.addresses = target, ()
+        return self._permit(address)
 
     async def _recorded(self) -> None:
         """Wait until the audit log has what was published so far, in all sinks that have to have it.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from .._descriptors import RAISE_LIMIT, descriptor_limit, reserved_descriptors
-from ..security import HostPort, StreamTarget
+from ..security import StreamTarget, UnixSocket
 
 __all__ = ["Share", "Shares", "count_local_ports"]
 
@@ -87,7 +87,7 @@ class Shares:
         if target not in self._by_target:
             for other in [other for other, share in self._by_target.items() if share.is_unused]:
                 del self._by_target[other]
-            has_ports = isinstance(target, HostPort)
+            has_ports = not isinstance(target, UnixSocket)
             usable = max(1, self._ports() - _RESERVED_PORTS) if has_ports else None
             self._by_target[target] = Share(
                 f"local ports towards {target}", "widen net.ipv4.ip_local_port_range", lambda: usable

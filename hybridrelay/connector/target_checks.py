@@ -11,7 +11,7 @@ import trio
 from ..connectivity.snapshot import TargetCheck
 from ..security import StreamTarget
 from ..streams.sockets import reset_on_close
-from .targets import TargetAttempted, TargetError, ignore_attempt, open_target
+from .targets import TargetAttempted, TargetError, ignore_attempt
 
 __all__ = ["CHECK_SECONDS", "TargetChecks", "remedy_of"]
 
@@ -36,7 +36,7 @@ class TargetChecks:
     def __init__(
         self,
         targets: Callable[[], Sequence[tuple[str, StreamTarget]]],
-        dial: Callable[[StreamTarget], Awaitable[trio.SocketStream | socket.socket]] = open_target,
+        dial: Callable[[StreamTarget], Awaitable[trio.SocketStream | socket.socket]],
         attempted: TargetAttempted = ignore_attempt,
     ) -> None:
         self._targets = targets

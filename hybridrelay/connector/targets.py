@@ -92,12 +92,17 @@ def check_supported(target: Target) -> Target:
 
 
 async def open_target(
-    target: StreamTarget, *, permit: Callable[[str], Decision] = _allow, seconds: float = DIAL_SECONDS
+    target: HostPort | UnixSocket,
+    *,
+    at: str = "",
+    permit: Callable[[str], Decision] = _allow,
+    seconds: float = DIAL_SECONDS,
 ) -> trio.SocketStream:
     """Connect to the target; its name, or the path of a Unix socket, is resolved on every call.
 
     Args:
         target: the target.
+        at: the IP address to connect to; empty: all to which the target's name resolves.
         permit: decides about each IP address to which the name resolves, or about the path of the Unix socket without
             symbolic links and ``..``. Only what it allows is connected to: nothing is resolved a second time.
         seconds: the deadline for resolving and connecting together.
@@ -116,7 +121,7 @@ async def open_target(
             if isinstance(target, UnixSocket):
                 stream = await _open_unix(target, permit)
             else:
-                stream = await open_tcp(target.host, target.port, keep_reset=True, choose=choose)
+                stream = await open_tcp(at or target.host, target.port, keep_reset=True, choose=choose)
         except OSError as exc:
             raise _target_error(exc) from exc
         if is_reserved(stream.socket.fileno()):
@@ -173,6 +178,11 @@ async def _open_unix(target: UnixSocket, permit: Callable[[str], Decision]) -> t
         stream = await found.connect()
     reset_on_close(stream, True)  # as for TCP; see `Bridges.start`
     return stream
+
+
+def name_error(exc: OSError) -> TargetError:
+    """Return the error for a name that cannot be resolved."""
+    return _target_error(exc)
 
 
 def _target_error(exc: OSError) -> TargetError:

@@ -12,7 +12,9 @@ Rules:
    restrict that kind.
 4. A hybrid connection whose target has several ports may be published only if all of them are allowed, and a session
    may begin if one of them is. A stream is decided about for its own port.
-5. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
+5. The port of a named instance of SQL Server is not known before its host has been asked. Until then, only entries
+   about every port of the host deny it, and an entry about any of its ports allows it.
+6. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
    it is known, before it has any effect.
 """
 
@@ -27,9 +29,9 @@ from typing import Any
 import attrs
 
 from ..protocol.reasons import Reason
-from ..security import HostPort, HostPorts, PeerIdentity, StreamTarget, Target, UnixSocket
+from ..security import HostPort, HostPorts, NamedInstance, PeerIdentity, StreamTarget, Target, UnixSocket
 from .document import EntryList, HoursList, Restrictions
-from .index import TargetIndex
+from .index import TargetIndex, UnknownPort
 from .schema import KEYS
 from .values import DAYS, address_of
 
@@ -267,6 +269,8 @@ def _first_about(index: TargetIndex, target: StreamTarget, address: str) -> int 
             return index.first_about_path({path, address or path})
         case HostPort(host, port):
             return index.first_about(host, port, address_of(address or host))
+        case NamedInstance(host):
+            return index.first_about(host, UnknownPort.EVERY, address_of(address or host))
 
 
 def _permits(index: TargetIndex, target: StreamTarget, address: str) -> bool:
@@ -275,6 +279,8 @@ def _permits(index: TargetIndex, target: StreamTarget, address: str) -> bool:
             return index.permits_path(address or None)
         case HostPort(host, port):
             return index.permits(host, port, address_of(address or host))
+        case NamedInstance(host):
+            return index.permits(host, UnknownPort.SOME, address_of(address or host))
 
 
 def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:

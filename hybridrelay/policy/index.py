@@ -11,6 +11,7 @@ The patterns in `values` say what an entry means. A test compares the two.
 
 from __future__ import annotations
 
+import enum
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,9 +20,18 @@ from typing import Generic, TypeVar
 from ..security.names import ip_address, normal_host
 from .values import ALL_PORTS, Address, HostPattern, LocalPattern, RelayPattern, TargetPattern, meanings
 
-__all__ = ["FirstRanges", "HostIndex", "LocalIndex", "RelayIndex", "TargetIndex"]
+__all__ = ["FirstRanges", "HostIndex", "LocalIndex", "RelayIndex", "TargetIndex", "UnknownPort"]
 
 HashableT = TypeVar("HashableT")
+
+
+class UnknownPort(enum.Enum):
+    """In place of a port that is not known yet: which entries count."""
+
+    #: An entry about any port.
+    SOME = enum.auto()
+    #: Entries that are together about every port.
+    EVERY = enum.auto()
 
 
 class FirstRanges:
@@ -52,6 +62,18 @@ class FirstRanges:
         segment = bisect_right(self._starts, number) - 1
         return None if segment < 0 else self._firsts[segment]
 
+    def least(self) -> int | None:
+        """Return the lowest rank; None if there is no range."""
+        return min((rank for rank in self._firsts if rank is not None), default=None)
+
+    def covering(self, first: int, last: int) -> int | None:
+        """Return the rank of one of the ranges that together contain all numbers from `first` to `last`; None if they
+        do not."""
+        segments = range(bisect_right(self._starts, first) - 1, bisect_right(self._starts, last))
+        ranks = [None if segment < 0 else self._firsts[segment] for segment in segments]
+        found = [rank for rank in ranks if rank is not None]
+        return max(found) if found and len(found) == len(ranks) else None
+
 
 def _next_free(free: list[int], segment: int) -> int:
     root = segment
@@ -76,9 +98,13 @@ class _Buckets(Generic[HashableT]):
         self._ranges = {key: FirstRanges(ranges) for key, ranges in self._collected.items()}
         self._collected.clear()
 
-    def first(self, key: HashableT, port: int) -> int | None:
+    def first(self, key: HashableT, port: int | UnknownPort) -> int | None:
         ranges = self._ranges.get(key)
-        return None if ranges is None else ranges.first(port)
+        if ranges is None:
+            return None
+        if isinstance(port, int):
+            return ranges.first(port)
+        return ranges.least() if port is UnknownPort.SOME else ranges.covering(*ALL_PORTS)
 
 
 class HostIndex:
@@ -114,7 +140,7 @@ class HostIndex:
         for networks in self._networks.values():
             networks.freeze()
 
-    def by_name(self, host: str, port: int) -> Iterator[int]:
+    def by_name(self, host: str, port: int | UnknownPort) -> Iterator[int]:
         """Yield the first pattern of each kind that fits the name: a pattern for every host, the name or a suffix."""
         name = normal_host(host)
         found = [self._everywhere.first("host", port), self._names.first(name, port)]
@@ -125,7 +151,7 @@ class HostIndex:
                 dot = name.find(".", dot + 1)
         yield from (one for one in found if one is not None)
 
-    def by_address(self, address: Address, port: int, *, only_all: bool = False) -> Iterator[int]:
+    def by_address(self, address: Address, port: int | UnknownPort, *, only_all: bool = False) -> Iterator[int]:
         """Yield the first network of each length that contains an address. `only_all`: only networks that contain
         all addresses."""
         for (version, length), buckets in self._networks.items():
@@ -134,7 +160,7 @@ class HostIndex:
                 if found is not None:
                     yield found
 
-    def any_network(self, port: int) -> bool:
+    def any_network(self, port: int | UnknownPort) -> bool:
         """Return whether there is a network for this port."""
         return self._everywhere.first("network", port) is not None
 
@@ -176,7 +202,7 @@ class TargetIndex:
             if known in self._paths:
                 yield self._paths[known]
 
-    def first_about(self, host: str, port: int, address: Address | None) -> int | None:
+    def first_about(self, host: str, port: int | UnknownPort, address: Address | None) -> int | None:
         """Return the number of the first entry that is about a target (`TargetPattern.is_about`); None if there is
         none."""
         found = list(self._index.by_name(host, port))
@@ -185,7 +211,7 @@ class TargetIndex:
                 found += self._index.by_address(one, port)
         return min(found, default=None)
 
-    def permits(self, host: str, port: int, address: Address | None) -> bool:
+    def permits(self, host: str, port: int | UnknownPort, address: Address | None) -> bool:
         """Return whether an entry allows a target (`TargetPattern.permits`)."""
         if any(True for _ in self._index.by_name(host, port)):
             return True

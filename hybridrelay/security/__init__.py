@@ -116,6 +116,7 @@ if TYPE_CHECKING:
     from .string_update import update_string as update_string
     from .targets import HostPorts as HostPorts
     from .targets import HostTarget as HostTarget
+    from .targets import NamedInstance as NamedInstance
     from .targets import PortSet as PortSet
     from .targets import StreamTarget as StreamTarget
     from .targets import Target as Target
@@ -281,6 +282,7 @@ _HOMES = {
     "targets": (
         "HostPorts",
         "HostTarget",
+        "NamedInstance",
         "PortSet",
         "StreamTarget",
         "Target",

@@ -13,10 +13,11 @@ import ipaddress
 from typing import Final, Literal, TypeAlias
 
 from .names import HostPort, Protocols, ip_address, is_loopback, normal_host
-from .targets import HostPorts, HostTarget, Target, parse_host_target_untrusted
+from .targets import HostPorts, HostTarget, NamedInstance, Target, UnixSocket, parse_host_target_untrusted
 
 #: What a user writes for no local name at all.
 NO_LOCAL_NAME: Final = "none"
+_SQL_SERVER_PORT: Final = 1433
 #: A local name; "none"; or None if nothing was said about it.
 LocalNameChoice: TypeAlias = HostTarget | Literal["none"] | None
 
@@ -57,10 +58,12 @@ def local_name_of_target(target: Target) -> HostTarget | None:
         None if the target can be no local name, for example because it is on the connector's own machine, or is a
         Unix socket.
     """
-    if not isinstance(target, HostPort | HostPorts):
+    if isinstance(target, UnixSocket):
         return None
+    # An application that names no instance connects to the usual port of SQL Server.
+    name = HostPort(target.host, _SQL_SERVER_PORT) if isinstance(target, NamedInstance) else target
     try:
-        return check_local_name(target)
+        return check_local_name(name)
     except ValueError:
         return None
 

@@ -1,9 +1,10 @@
-"""Targets: what a connector connects to, and how it is written. Pure.
+r"""Targets: what a connector connects to, and how it is written. Pure.
 
-A target is one of these, and so is, without the Unix socket, a local name:
+A target is one of these. The first two can be local names, too:
 
 * ``db.corp:5432``: one port of a host (`HostPort`);
 * ``ftp.corp:21,50000-50100``: several ports of a host (`HostPorts`);
+* ``sql01\SQLEXPRESS``: an instance of SQL Server, whose port the connector finds out (`NamedInstance`);
 * ``unix:/run/db.sock``: a Unix socket of the connector's machine (`UnixSocket`).
 
 After the ports of a target, ``/udp`` means datagrams instead of streams, and ``/tcp+udp`` means both.
@@ -27,6 +28,7 @@ __all__ = [
     "UNIX_PREFIX",
     "HostPorts",
     "HostTarget",
+    "NamedInstance",
     "PortSet",
     "StreamTarget",
     "Target",
@@ -46,6 +48,8 @@ _MAX_UNIX_PATH = 1024
 MAX_TARGET_PORTS: Final = 512
 #: No list of so many ports is longer (characters).
 _MAX_PORTS_TEXT = MAX_TARGET_PORTS * len("65535,")
+#: As SQL Server allows it, in ASCII, because a connection string consists of ASCII.
+_INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_$#]{0,15}")
 _SEVERAL = re.compile(r"[,-]")
 _PROTOCOLS = {one.value: one for one in Protocols}
 
@@ -186,17 +190,34 @@ class UnixSocket:
         return f"{UNIX_PREFIX}{self.path}"
 
 
+@attrs.frozen
+class NamedInstance:
+    r"""An instance of SQL Server on a host, which has no fixed port. `str()` is ``host\instance``."""
+
+    host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
+    #: Its name, without regard to case.
+    instance: str = attrs.field()
+
+    @instance.validator
+    def _check_instance(self, attribute: object, value: str) -> None:
+        if not _INSTANCE.fullmatch(value):
+            raise ValueError("the name of an instance has 1 to 16 characters: A-Z a-z 0-9 _ $ #, first a letter or _")
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host)}\\{self.instance}"
+
+
 #: A host with one port or several.
 HostTarget: TypeAlias = HostPort | HostPorts
 #: What a connector connects to.
-Target: TypeAlias = HostTarget | UnixSocket
+Target: TypeAlias = HostTarget | NamedInstance | UnixSocket
 #: What one stream or flow of datagrams is connected to; it has one protocol.
-StreamTarget: TypeAlias = HostPort | UnixSocket
+StreamTarget: TypeAlias = HostPort | NamedInstance | UnixSocket
 
 
 def each_stream_target(target: Target) -> Iterator[StreamTarget]:
     """Yield everything to which a stream or a flow of datagrams may be connected. Each has only one protocol."""
-    if isinstance(target, UnixSocket):
+    if isinstance(target, UnixSocket | NamedInstance):
         yield target
         return
     for port in [target.port] if isinstance(target, HostPort) else target.ports:
@@ -207,7 +228,7 @@ def each_stream_target(target: Target) -> Iterator[StreamTarget]:
 
 
 def parse_target_untrusted(text: str) -> Target:
-    """Parse ``unix:/path``, or a host with its ports as `parse_host_target_untrusted` does.
+    """Parse ``unix:/path``, ``host\\instance``, or a host with its ports as `parse_host_target_untrusted` does.
 
     Raises:
         ValueError: it is not valid; the message does not repeat the text.
@@ -216,6 +237,8 @@ def parse_target_untrusted(text: str) -> Target:
         return UnixSocket(text.removeprefix(UNIX_PREFIX))
     if text.startswith("/"):
         raise ValueError("write the path of a Unix socket as unix:/path")
+    if "\\" in text:
+        return _parse_instance(text)
     return parse_host_target_untrusted(text)
 
 
@@ -228,6 +251,19 @@ def parse_host_target_untrusted(text: str) -> HostTarget:
     """
     host, ports = split_port(text)
     return _parse_ports_of_host(host, ports)
+
+
+def _parse_instance(text: str) -> NamedInstance:
+    host, _, instance = text.partition("\\")
+    if "," in instance or ":" in instance:
+        raise ValueError(
+            "write either the name of an instance, or a port: the connector asks for the instance's port"
+        )
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("write an IPv6 address in brackets: [::1]\\SQLEXPRESS")
+    return NamedInstance(host, instance)
 
 
 def _parse_ports_of_host(host: str, text: str) -> HostTarget:

@@ -45,6 +45,7 @@ def create(run: Run, folder: Path, *more: str, target: str = "db.internal:5432")
     [
         ("db.internal:5432", (), HostPort("db.internal", 5432)),
         ("10.1.2.3:5432", (), HostPort("10.1.2.3", 5432)),
+        (r"sql01.corp.example\SQLEXPRESS", (), NAME),
         ("127.0.0.1:5432", (), None),
         ("localhost:5432", (), None),
         ("db.internal:5432", ("--local-name", "SQL01.corp.example.:1433"), NAME),

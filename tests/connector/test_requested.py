@@ -11,11 +11,21 @@ from hybridrelay.protocol import Kind, Metadata, MetadataEntry
 from hybridrelay.protocol.metadata import NO_METADATA
 from hybridrelay.protocol.open_metadata import PORT, port_metadata
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, HostPorts, PortSet, Protocols, StreamTarget, Target, UnixSocket
+from hybridrelay.security import (
+    HostPort,
+    HostPorts,
+    NamedInstance,
+    PortSet,
+    Protocols,
+    StreamTarget,
+    Target,
+    UnixSocket,
+)
 
 FTP = HostPorts("ftp.corp", PortSet([(21, 21), (50000, 50100)]))
 DATABASE = HostPort("db.corp", 5432)
 SOCKET = UnixSocket("/run/db.sock")
+INSTANCE = NamedInstance("sql01", "SQLEXPRESS")
 
 
 @pytest.mark.parametrize(
@@ -28,6 +38,8 @@ SOCKET = UnixSocket("/run/db.sock")
         (DATABASE, port_metadata(5432), DATABASE, None),
         (DATABASE, port_metadata(22), HostPort("db.corp", 22), Reason.PORT_NOT_PUBLISHED),
         (SOCKET, NO_METADATA, SOCKET, None),
+        (INSTANCE, NO_METADATA, INSTANCE, None),
+        (INSTANCE, port_metadata(1433), INSTANCE, Reason.PORT_NOT_PUBLISHED),
         (SOCKET, port_metadata(22), SOCKET, Reason.PORT_NOT_PUBLISHED),
         (FTP, Metadata([MetadataEntry(PORT, b"\0\0")]), FTP.first, Reason.METADATA_NOT_UNDERSTOOD),
         (FTP, Metadata([MetadataEntry(PORT, b"21")]), HostPort("ftp.corp", 0x3231), Reason.PORT_NOT_PUBLISHED),

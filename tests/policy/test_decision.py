@@ -17,7 +17,7 @@ from hybridrelay.policy.directory import PolicyDirectory
 from hybridrelay.policy.document import Entry, IdentityList, Place, Restrictions
 from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, HostPorts, PeerIdentity, PortSet, Role, UnixSocket
+from hybridrelay.security import HostPort, HostPorts, NamedInstance, PeerIdentity, PortSet, Role, UnixSocket
 
 DENIED = Reason.DENIED_BY_POLICY
 PINS = tuple(f"sha256:{letter * 43}=" for letter in "AE")
@@ -29,6 +29,7 @@ RESOURCE = Resource(
     authority="ab" * 32,
     at=dt.datetime(2026, 3, 4, 12, 0),  # noqa: DTZ001 - local time; a Wednesday
 )
+INSTANCE, SQL_PORT = NamedInstance("sql", "EXPRESS"), HostPort("sql", 49823)
 FTP = HostPorts("ftp", PortSet([(21, 21), (50000, 50001)]))
 SHOP = PeerIdentity("orders", Role.APPLICATION, "shop", "0a", 4e9)
 STREAM = Action.OPEN_STREAM
@@ -81,6 +82,19 @@ DENIALS: list[tuple[str, dict[str, Any], set[Action], str, str]] = [
     ("AllowedTargets = []", {}, {P, S, O, D}, "allowed-targets", "AllowedTargets (0.toml:1) does not allow db.corp"),
     ("AllowedTargets = ['*.corp.example:5432']", {}, set(), "", ""),
     ("AllowedTargets = ['10.0.0.0/8:*']", {}, set(), "", ""),
+    ("AllowedTargets = ['sql:1433']", {"target": INSTANCE}, set(), "", ""),
+    ("AllowedTargets = ['sql:1433']", {"target": SQL_PORT}, {P, S, O, D}, "allowed-targets", "allow sql:49823"),
+    ("AllowedTargets = ['db:*']", {"target": INSTANCE}, {P, S, O, D}, "allowed-targets", r"not allow sql\EXPRESS"),
+    ("DeniedTargets = ['sql:1-1000']", {"target": INSTANCE}, set(), "", ""),
+    ("DeniedTargets = ['sql:*']", {"target": INSTANCE}, {P, S, O, D}, "denied-targets", r"denies sql\EXPRESS"),
+    ("DeniedTargets = ['sql:1-99', 'sql:100-65535']", {"target": INSTANCE}, {P, S, O, D}, "denied-targets", ""),
+    (
+        "DeniedTargets = ['10.0.0.0/8:*']",
+        {"target": INSTANCE, "address": "10.1.1.1"},
+        {P, S, O, D},
+        "denied-targets",
+        r"denies sql\EXPRESS at 10.1.1.1",
+    ),
     ("AllowedTargets = ['ftp:21']", {"target": FTP}, {P, O, D}, "allowed-targets", "does not allow ftp:50000"),
     ("DeniedTargets = ['ftp:50001']", {"target": FTP}, {P, O, D}, "denied-targets", "denies ftp:50001"),
     ("AllowedTargets = ['ftp:22']", {"target": FTP}, {P, S, O, D}, "allowed-targets", "does not allow ftp:21"),

@@ -93,6 +93,12 @@ def test_ranges(ends: list[list[int]]) -> None:
     for number in range(-1, 23):
         found = [rank for rank, (first, last) in enumerate(ends) if first <= number <= last]
         assert index.first(number) == min(found, default=None)
+    assert index.least() == min(range(len(ends)), default=None)
+    for low in range(21):
+        for high in range(low, 21):
+            covered = all(index.first(number) is not None for number in range(low, high + 1))
+            rank = index.covering(low, high)
+            assert (rank is not None) is covered
 
 
 @pytest.mark.parametrize("key", ["AllowedTargets", "DeniedTargets"])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hybridrelay.security import (
     HostPort,
     HostPorts,
+    NamedInstance,
     PortSet,
     Protocols,
     Target,
@@ -36,6 +37,8 @@ FTP = HostPorts("ftp.corp", PortSet([(21, 21), (50000, 50100)]))
         ("[fd00::5]:1-2", HostPorts("fd00::5", PortSet([(1, 2)]))),
         ("10.0.0.5:443,80,81", HostPorts("10.0.0.5", PortSet([(443, 443), (80, 80), (81, 81)]))),
         ("unix:/run/a:1,2", UnixSocket("/run/a:1,2")),
+        (r"sql01\SQLEXPRESS", NamedInstance("sql01", "SQLEXPRESS")),
+        (r"[fd00::5]\a_$#9", NamedInstance("fd00::5", "a_$#9")),
     ],
 )
 def test_they_are_read_as_they_are_written(text: str, target: Target) -> None:
@@ -71,6 +74,14 @@ def test_one_port_is_not_a_set() -> None:
         ("ftp.corp:" + "1," * 100_000, "at most 512 ports"),
         ("fd00::5:1,2", "in brackets"),
         ("ftp .corp:1,2", "not a valid host name"),
+        ("sql01\\", "1 to 16 characters"),
+        ("\\SQLEXPRESS", "the host is missing"),
+        (r"sql01\9", "1 to 16 characters"),
+        (r"sql01\a;b", "1 to 16 characters"),
+        ("sql01\\" + "a" * 17, "1 to 16 characters"),
+        (r"sql01\a\b", "1 to 16 characters"),
+        (r"sql01\SQLEXPRESS,1433", "either the name of an instance, or a port"),
+        (r"sql01:1433\SQLEXPRESS", "in brackets"),
     ],
 )
 def test_what_no_target_is(text: str, says: str) -> None:
@@ -98,7 +109,7 @@ def test_every_list_of_ports_survives(numbers: list[int]) -> None:
     assert not any(number in target.ports for number in outside)
 
 
-@given(st.text("0123456789,-: []abcU/", max_size=40))
+@given(st.text("0123456789,-: []abcU/\\", max_size=40))
 def test_any_text_is_a_target_or_a_value_error(text: str) -> None:
     try:
         target = parse_target_untrusted(text)

@@ -322,7 +322,8 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         type=values.target,
         required=True,
         help="what the connector connects to: an address and a port (IPv6 as [::1]:5432), or several ports and "
-        "ranges (ftp.corp:21,50000-50100), for datagrams with /udp or /tcp+udp; or unix:/path",
+        "ranges (ftp.corp:21,50000-50100), for datagrams with /udp or /tcp+udp; or an instance of SQL Server "
+        "(sql01\\SQLEXPRESS); or unix:/path",
     )
 
 

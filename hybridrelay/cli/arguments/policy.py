@@ -43,7 +43,7 @@ def _add_check_arguments(parser: Parser) -> None:
         metavar="TARGET",
         nargs="?",
         type=values.target,
-        help="host:port, host:port,port-port, or unix:/path",
+        help="host:port, host:port,port-port, host\\instance, or unix:/path",
     )
     parser.add_argument("--label", metavar="L", type=values.label, help="the label of the application")
     parser.add_argument("--serial", metavar="HEX", default="", help="the serial of the application's identity")
