@@ -93,7 +93,7 @@ class EndToEnd:
             peer = check_peer(tls, self.connection, self.role.other, accepts_claims=is_connector)
             if pinned is not None and not peer.is_same_certificate(pinned):
                 raise PeerIdentityError(
-                    f"the {peer.role} at the other end is {peer.label} ({peer.serial}), and the session began with "
+                    f"the {peer.role} at the other end is {peer.label} ({peer.serial}), but the session began with "
                     f"{pinned.label} ({pinned.serial})",
                     reason=Reason.IDENTITY_CHANGED,
                     remedy="unless you changed the connector's identity, someone else has a Listen key and an "

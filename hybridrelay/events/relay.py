@@ -253,7 +253,7 @@ class ListenerChosen(_Offer):
     #: How many sessions it had at this relay.
     sessions: int
     #: How many listeners there were to choose from, and how many of them did not report that they cannot connect to
-    #: their target. If all reported this, they were chosen from nevertheless.
+    #: their target. If all reported this, one of them was chosen anyway.
     candidates: int
     healthy: int
 

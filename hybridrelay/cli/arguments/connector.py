@@ -146,9 +146,9 @@ def _add_arguments(parser: Parser) -> None:
         "--check-target-interval",
         metavar="SECONDS",
         type=values.seconds(1),
-        help="check a target to which nobody has connected for this time; it sees a connection that ends at once "
-        "(default: targets are checked only after connections to them have failed); the relays prefer connectors "
-        "whose targets can be reached",
+        help="check a target to which nobody has connected for this long; to the target, a check is a connection "
+        "that ends at once (default: targets are checked only after connections to them have failed); the relays "
+        "prefer connectors whose targets can be reached",
     )
     add_config(parser)
     add_connection_tables(parser, _add_connection_keys)

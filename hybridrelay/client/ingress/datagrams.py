@@ -25,7 +25,7 @@ __all__ = ["MAX_LOCAL_FLOWS", "serve_datagrams"]
 #: connector accepts a few more in a session (1,024), because it learns later than this program that a flow has ended.
 MAX_LOCAL_FLOWS = 960
 #: If there are as many, the one whose program has sent nothing for the longest time ends for a new one, if that time
-#: is at least this long (seconds). A busy resolver needs a new port for each of its questions.
+#: is at least this long (seconds). A busy resolver needs a new port for each of its queries.
 DISPLACE_SECONDS = 1.0
 #: How many datagrams are received before other tasks run: as many as one flow may queue.
 _BATCH = MAX_QUEUED_DATAGRAMS

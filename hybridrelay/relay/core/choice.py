@@ -62,8 +62,8 @@ class Choice(Generic[HandleT]):
     why: Why
     #: How many sessions it has at this relay.
     sessions: int
-    #: How many listeners there were to choose from, and how many of them are healthy. If none is, they were chosen
-    #: from nevertheless.
+    #: How many listeners there were to choose from, and how many of them are healthy. If none is, one of them was
+    #: chosen anyway.
     candidates: int
     healthy: int
 
