@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -32,11 +32,11 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
 
 #: The sockets of the test that runs.
-OPEN: list[trio.socket.SocketType] = []
+OPEN: list[socket.socket] = []
 
 
 @pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
+def closing() -> Iterator[None]:
     yield
     while OPEN:
         OPEN.pop().close()
@@ -99,9 +99,10 @@ class Program:
     """An application with a UDP socket."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.socket = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket = trio.socket.from_stdlib_socket(sock)
         self._to = (host, port)
-        OPEN.append(self.socket)
+        OPEN.append(sock)
 
     async def send(self, data: bytes) -> None:
         await self.socket.sendto(data, self._to)
