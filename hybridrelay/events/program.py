@@ -25,6 +25,7 @@ __all__ = [
     "ProgramStarted",
     "ProgramStopped",
     "ProgramStopping",
+    "RelayOptionsReloaded",
     "ReloadFailed",
     "ReloadSkipped",
     "ResourcesRestored",

@@ -15,6 +15,7 @@ from .base import Event, Level
 __all__ = [
     "ChannelFailed",
     "ControlChannelDisplaced",
+    "ControlChannelUnread",
     "ForwardedAddressMalformed",
     "ListenerChosen",
     "ListenerDeclined",
