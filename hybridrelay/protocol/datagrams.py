@@ -135,7 +135,7 @@ class DatagramQueue:
     def put(self, data: bytes, now: float) -> None:
         """Append a datagram of at most `MAX_DATAGRAM` bytes. Drops the oldest ones if there is no room, and this one
         if there is no memory for it even then."""
-        self._drop_late(now)
+        self.drop_late(now)
         queue, size = self._queue, len(data)
         while queue and (len(queue) >= MAX_QUEUED_DATAGRAMS or self.size + size > MAX_QUEUED_BYTES):
             self._pop()
@@ -153,7 +153,7 @@ class DatagramQueue:
     def take(self, now: float, max_bytes: int = MAX_DATAGRAM) -> bytes | None:
         """Return the oldest datagram that has not waited for too long. None if there is none, or if it has more than
         `max_bytes`."""
-        self._drop_late(now)
+        self.drop_late(now)
         queue = self._queue
         if not queue or len(queue[0][1]) > max_bytes:
             return None
@@ -168,7 +168,8 @@ class DatagramQueue:
             self._pop()
         self._queue = EMPTY
 
-    def _drop_late(self, now: float) -> None:
+    def drop_late(self, now: float) -> None:
+        """Drop what has waited for too long. `put` and `take` do so, too."""
         queue = self._queue
         while queue and now - queue[0][0] > MAX_WAIT_SECONDS:
             self._pop()

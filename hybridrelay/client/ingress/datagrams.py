@@ -7,6 +7,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import Any, TypeAlias
 
+import attrs
 import trio
 
 from ..._unexpected_failure import unexpected_failure
@@ -14,8 +15,8 @@ from ...connectivity.endpoint import format_address
 from ...errors import HybridRelayError
 from ...events.client import FlowsUsedUp
 from ...mux import DatagramFlow
-from ...protocol.config import MAX_DATAGRAM
-from ...protocol.datagrams import MAX_QUEUED_DATAGRAMS, DatagramQueue, Dropped
+from ...protocol.config import KIB, MAX_DATAGRAM
+from ...protocol.datagrams import MAX_QUEUED_DATAGRAMS, MAX_WAIT_SECONDS, DatagramQueue, Dropped
 from ...streams.datagrams import TOO_LONG
 from ..client import Client
 
@@ -27,6 +28,9 @@ MAX_LOCAL_FLOWS = 960
 #: If there are as many, the one whose program has sent nothing for the longest time ends for a new one, if that time
 #: is at least this long (seconds). A busy resolver needs a new port for each of its queries.
 DISPLACE_SECONDS = 1.0
+#: The memory for datagrams that wait for a session, of all flows of a port together (bytes). Once there is a session,
+#: its budget counts them.
+MAX_EARLY_BYTES = 4096 * KIB
 #: How many datagrams are received before other tasks run: as many as one flow may queue.
 _BATCH = MAX_QUEUED_DATAGRAMS
 #: How long a flow may be idle (seconds). This is longer than at the connector, which knows the target and ends the
@@ -44,15 +48,22 @@ _ERROR_SECONDS = 0.1
 _Source: TypeAlias = tuple[Any, ...]
 
 
-class _Unlimited:
-    """Counts no memory: each flow has only a few datagrams that wait for a session, for half a second at most."""
+@attrs.define
+class _EarlyMemory:
+    """Counts the datagrams of all flows of a port that wait for a session."""
+
+    held: int = 0
 
     def take(self, amount: int) -> bool:
-        """Allow it."""
+        """Count `amount` bytes more, if there is room for them. Returns whether there was."""
+        if self.held + amount > MAX_EARLY_BYTES:
+            return False
+        self.held += amount
         return True
 
     def release(self, amount: int) -> None:
-        """Do nothing."""
+        """Count `amount` bytes less."""
+        self.held -= amount
 
 
 async def serve_datagrams(client: Client, sock: socket.socket) -> None:
@@ -78,6 +89,8 @@ class _Port:
         self._flows: OrderedDict[_Source, _LocalFlow] = OrderedDict()
         #: Whether there are as many flows as possible, and this was reported.
         self._is_full = False
+        self.early_memory = _EarlyMemory()
+        self._is_dropping = False
 
     async def receive(self) -> None:
         while True:
@@ -123,6 +136,19 @@ class _Port:
         flow.end()
         return True
 
+    def drop_late_soon(self) -> None:
+        """Drop what waits for a session for too long, from now on until nothing waits."""
+        if not self._is_dropping:
+            self._is_dropping = True
+            self._nursery.start_soon(self._drop_late)
+
+    async def _drop_late(self) -> None:
+        while self.early_memory.held:
+            await trio.sleep(MAX_WAIT_SECONDS)
+            for flow in self._flows.values():
+                flow.drop_late()
+        self._is_dropping = False
+
     def forget(self, flow: _LocalFlow) -> None:
         """Begin another flow with the next datagram from the same source address. Idempotent."""
         if self._flows.get(flow.source) is flow:
@@ -139,7 +165,7 @@ class _LocalFlow:
         #: None until there is a session.
         self._flow: DatagramFlow | None = None
         #: What was received until then.
-        self._early = DatagramQueue(_Unlimited(), Dropped())
+        self._early = DatagramQueue(port.early_memory, Dropped())
         self._has_ended = False
         #: The scope in which the flow is idle.
         self._waiting = trio.CancelScope()
@@ -160,12 +186,20 @@ class _LocalFlow:
             self._flow.send_nowait(data)
         elif not self._has_ended and len(data) <= MAX_DATAGRAM:
             self._early.put(data, self._last)
+            self._port.drop_late_soon()
+
+    def drop_late(self) -> None:
+        """Drop what waits for a session for too long."""
+        self._early.drop_late(trio.current_time())
 
     async def run(self) -> None:
         """Serve the flow until it ends. Events report how it ended."""
         try:
             with self._scope:
-                await self._serve()
+                try:
+                    await self._serve()
+                finally:
+                    self._early.clear()
                 if self._has_failed:
                     await trio.sleep(PAUSE_SECONDS)
         except Exception as exc:  # noqa: BLE001 - a bug, or no memory: it must not affect other flows

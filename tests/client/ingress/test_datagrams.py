@@ -28,6 +28,7 @@ from hybridrelay.events import (
     StreamNotOpened,
 )
 from hybridrelay.mux import DatagramFlow, Feature, Session, SessionConfig
+from hybridrelay.protocol.datagrams import MAX_WAIT_SECONDS
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
 
@@ -176,6 +177,56 @@ async def test_datagrams_wait_for_a_session(nursery: trio.Nursery, mock_clock: t
     scene.client.has_session.set()
     assert await (await scene.accept()).receive() == b"in time"
     assert scene.client.attempts == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_waits_for_a_session_is_within_the_memory_of_the_port(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Late datagrams make room for others, even if nothing more arrives from their program."""
+    monkeypatch.setattr(datagrams, "MAX_EARLY_BYTES", 1000)
+    scene = await Scene.start(nursery)
+    scene.client.has_session = trio.Event()
+    one, two = scene.program(), scene.program()
+    await one.send(b"1" * 600)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    await two.send(b"2" * 600)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    for _ in range(2):
+        mock_clock.jump(MAX_WAIT_SECONDS)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    await two.send(b"3" * 600)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    scene.client.has_session.set()
+    flows = [await scene.accept(), await scene.accept()]
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert sorted(flow.receive_nowait() or b"" for flow in flows) == [b"", b"3" * 600]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_waited_for_a_session_that_was_not_opened_takes_no_memory(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datagrams, "MAX_EARLY_BYTES", 1000)
+    scene = await Scene.start(nursery)
+    original = scene.client.open_flow
+
+    async def fail(**_options: object) -> DatagramFlow:
+        await scene.client.has_session.wait()
+        raise RelayUnreachable("no session")
+
+    scene.client.has_session = trio.Event()
+    monkeypatch.setattr(scene.client, "open_flow", fail)
+    await scene.program().send(b"1" * 600)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    scene.client.has_session.set()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    scene.client.has_session = trio.Event()
+    monkeypatch.setattr(scene.client, "open_flow", original)
+    await scene.program().send(b"2" * 600)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    scene.client.has_session.set()
+    assert await (await scene.accept()).receive() == b"2" * 600
     nursery.cancel_scope.cancel()
 
 
