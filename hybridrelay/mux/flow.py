@@ -273,7 +273,8 @@ class DatagramFlow(trio.abc.AsyncResource):
     def on_readable(self) -> None:
         """Note that a datagram has arrived, or that the peer has ended the flow."""
         # FIN may arrive before we have accepted the flow; then the flow ends when it is accepted.
-        if self._state.states.sending is not Sending.OPEN:
+        # A reset that arrived together with a datagram is reported by `on_aborted`.
+        if self._state.states.sending is not Sending.OPEN and not self._state.is_aborted:
             self._ended(Party.PEER, Reason.NO_ERROR)
         self._wake()
 

@@ -190,6 +190,29 @@ async def test_a_reset_carries_its_reason(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
+async def test_a_reset_that_arrives_together_with_a_datagram(nursery: trio.Nursery) -> None:
+    channels = trio.testing.memory_stream_pair()
+    client, server = await session_pair(nursery, channels=lambda: channels, config=CONFIG)
+    ours = client.open_flow_nowait()
+    await ours.send(b"first")
+    theirs = (await server.offers.receive()).accept_flow()
+    ends = ends_of(theirs)
+    await trio.testing.wait_all_tasks_blocked()
+    # From now on, keep back what the client writes.
+    deliver, channels[0].send_stream.send_all_hook = channels[0].send_stream.send_all_hook, None
+    assert deliver is not None
+    await ours.send(b"second")
+    await trio.testing.wait_all_tasks_blocked()
+    ours.reset(Reason.INTERNAL_ERROR, "broken")
+    await trio.testing.wait_all_tasks_blocked()
+    await deliver()
+    await trio.testing.wait_all_tasks_blocked()
+    assert [(end.ended_by, end.reason, end.text) for end in ends] == [(Party.PEER, Reason.INTERNAL_ERROR, "broken")]
+    with pytest.raises(trio.BrokenResourceError, match="broken"):
+        theirs.receive_nowait()
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_refusal_carries_its_reason(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery, config=CONFIG)
     ours = client.open_flow_nowait()
