@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from itertools import islice
 
-from ..relay.claims import Claim
+from ..relay.claims import OpenClaim
 from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
 from .callers import Scope
 from .live_values import RelayProblem
@@ -49,7 +49,7 @@ def relay_problems(
     unserved_count: int,
     now: float,
     *,
-    claims: Sequence[Claim] = (),
+    claims: Sequence[OpenClaim] = (),
 ) -> tuple[RelayProblem, ...]:
     """Return the problems, the most important first.
 
@@ -143,7 +143,7 @@ def _of_quota(quota: QuotaSnapshot) -> RelayProblem:
     )
 
 
-def _of_claim(claim: Claim) -> RelayProblem:
+def _of_claim(claim: OpenClaim) -> RelayProblem:
     note = f" ({claim.note})" if claim.note else ""
     return RelayProblem(
         code="claim-expires",

@@ -7,7 +7,7 @@ from contextlib import suppress
 import trio
 
 from ..errors import StateError
-from ..relay.claims import Claim
+from ..relay.claims import OpenClaim
 from ..relay.snapshot import RelaySnapshot
 from ..security import ManagementRole
 from .calls import Call
@@ -20,7 +20,7 @@ __all__ = ["HEALTH_ROWS", "readiness"]
 
 
 async def _get_metrics(call: Call) -> Text:
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[OpenClaim, ...] = ()
     with suppress(StateError):  # a registry that cannot be read does not keep back the other metrics
         claims = await call.managed.read_store(lambda store: store.open_claims())
     return Text(await relay_metrics(call.managed.relay, claims), MEDIA_TYPE)

@@ -12,7 +12,7 @@ from .._statistics import open_descriptors
 from .._threads import run_in_thread
 from .._version import __version__
 from ..relay import LiveRelay
-from ..relay.claims import Claim
+from ..relay.claims import OpenClaim
 from ..relay.snapshot import ConnectionSnapshot, PlacesSnapshot, RelaySnapshot
 from ..relay.usage import TOTAL
 from .exposition import Sample, counter, gauge, histogram
@@ -23,7 +23,7 @@ __all__ = ["relay_metrics"]
 _AT_A_TIME = 100
 
 
-async def relay_metrics(relay: LiveRelay, claims: Sequence[Claim]) -> str:
+async def relay_metrics(relay: LiveRelay, claims: Sequence[OpenClaim]) -> str:
     """Return all metrics in the text format. Other tasks run meanwhile, so the numbers may have been taken at
     different times.
 
@@ -93,7 +93,7 @@ def _of_connections(found: Mapping[str, ConnectionSnapshot]) -> Iterator[str]:
     yield counter("hybridrelay_relayed_bytes_total", "Bytes that were passed on, counted while they flow.", moved())
 
 
-def _of_claims(relay: LiveRelay, claims: Sequence[Claim]) -> Iterator[str]:
+def _of_claims(relay: LiveRelay, claims: Sequence[OpenClaim]) -> Iterator[str]:
     count: Counter[str] = Counter()
     first: dict[str, float] = {}
     for claim in claims:

@@ -35,6 +35,7 @@ __all__ = [
     "MAX_OPEN_CLAIMS_PER_CONNECTION",
     "Claim",
     "ClaimState",
+    "OpenClaim",
     "Take",
     "decide_take",
     "to_forget",
@@ -146,10 +147,22 @@ class Claim:
             return None
         return self.taken_at or self.revoked_at or self.expires_at
 
+
+@attrs.frozen
+class OpenClaim:
+    """What status, metrics and events tell of an open claim: everything but its content, which may have 16 KiB."""
+
+    #: See `Claim`.
+    mailbox: str
+    connection: str
+    created_at: float
+    expires_at: float
+    note: str = ""
+
     def ends_soon(self, now: float) -> bool:
-        """Return whether it is open, and in the last quarter of its time."""
+        """Return whether it is still open, and in the last quarter of its time."""
         left = self.expires_at - now
-        return self.state(now) is ClaimState.OPEN and left <= (self.expires_at - self.created_at) / 4
+        return 0 < left <= (self.expires_at - self.created_at) / 4
 
 
 @attrs.frozen

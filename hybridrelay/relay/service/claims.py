@@ -17,7 +17,7 @@ from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.control import CLAIM_PART_SIZE
 from ...protocol.reasons import Reason
-from ..claims import Claim, Take
+from ..claims import OpenClaim, Take
 from ..store.store import Store
 
 __all__ = ["ClaimService", "Claims", "NoClaims"]
@@ -128,7 +128,7 @@ class ClaimService:
         await run_in_thread(self._store.sweep_claims, limiter=self._limiter)
         self._report(await run_in_thread(self._store.open_claims, limiter=self._limiter))
 
-    def _report(self, claims: Sequence[Claim]) -> None:
+    def _report(self, claims: Sequence[OpenClaim]) -> None:
         now = self._clock()
         ending = [claim for claim in claims if claim.ends_soon(now)]
         for claim in ending:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-from ..claims import Claim, ClaimState, to_forget
+from ..claims import Claim, ClaimState, OpenClaim, to_forget
 
 __all__ = [
     "claims_to_sweep",
@@ -21,6 +21,8 @@ _COLUMNS = (
     "mailbox, connection, proof_digest, sealed, created_at, expires_at, note, taken_at, taken_by, revoked_at, "
     "taken_again, taken_again_at, taken_again_by, taken_attempt"
 )
+#: With one byte in place of the content.
+_WITHOUT_CONTENT = _COLUMNS.replace("sealed", "CASE WHEN sealed IS NULL THEN NULL ELSE x'00' END")
 
 
 def read_claims(database: sqlite3.Connection, connection: str) -> Iterator[Claim]:
@@ -30,22 +32,18 @@ def read_claims(database: sqlite3.Connection, connection: str) -> Iterator[Claim
         sqlite3.Error: they cannot be read.
         ValueError: the rows are not what this program writes.
     """
-    rows = database.execute(
-        f"SELECT {_COLUMNS} FROM claims WHERE connection = ? ORDER BY created_at DESC, mailbox",  # noqa: S608
-        (connection,),
-    )
-    return (Claim(*row) for row in rows.fetchall())
+    return _read(database, connection, _COLUMNS)
 
 
-def read_open_claims(database: sqlite3.Connection, now: float) -> Iterator[Claim]:
-    """Read the open claims of all hybrid connections, those that end first before the others. Raises as
-    `read_claims`."""
+def read_open_claims(database: sqlite3.Connection, now: float) -> Iterator[OpenClaim]:
+    """Read the open claims of all hybrid connections, without their contents, those that end first before the
+    others. Raises as `read_claims`."""
     rows = database.execute(
-        f"SELECT {_COLUMNS} FROM claims WHERE sealed IS NOT NULL AND expires_at > ? "  # noqa: S608
-        "ORDER BY expires_at, mailbox",
+        "SELECT mailbox, connection, created_at, expires_at, note FROM claims "
+        "WHERE sealed IS NOT NULL AND expires_at > ? ORDER BY expires_at, mailbox",
         (now,),
     )
-    return (Claim(*row) for row in rows.fetchall())
+    return (OpenClaim(*row) for row in rows.fetchall())
 
 
 def read_claim(database: sqlite3.Connection, mailbox: str) -> tuple[Claim, bool] | None:
@@ -74,21 +72,30 @@ def update_claim(database: sqlite3.Connection, claim: Claim) -> None:
 def claims_to_sweep(database: sqlite3.Connection, now: float) -> list[str]:
     """Return the hybrid connections of which `sweep_claims` has something to delete. Raises as `read_claims`."""
     names = [name for (name,) in database.execute("SELECT DISTINCT connection FROM claims").fetchall()]
-    return [name for name in names if any(_to_sweep(tuple(read_claims(database, name)), now))]
+    return [name for name in names if any(_to_sweep(database, name, now))]
 
 
 def sweep_claims(database: sqlite3.Connection, connection: str, now: float) -> None:
     """Delete the contents of claims that have expired, and claims that are not kept any longer. Raises as
     `read_claims`."""
-    expired, forgotten = _to_sweep(tuple(read_claims(database, connection)), now)
+    expired, forgotten = _to_sweep(database, connection, now)
     for claim in expired:
         update_claim(database, claim.without_content())
     database.executemany("DELETE FROM claims WHERE mailbox = ?", [(claim.mailbox,) for claim in forgotten])
 
 
-def _to_sweep(claims: tuple[Claim, ...], now: float) -> tuple[list[Claim], list[Claim]]:
+def _to_sweep(database: sqlite3.Connection, connection: str, now: float) -> tuple[list[Claim], list[Claim]]:
+    claims = tuple(_read(database, connection, _WITHOUT_CONTENT))
     expired = [one for one in claims if one.sealed is not None and one.state(now) is not ClaimState.OPEN]
     return expired, to_forget(claims, now)
+
+
+def _read(database: sqlite3.Connection, connection: str, columns: str) -> Iterator[Claim]:
+    rows = database.execute(
+        f"SELECT {columns} FROM claims WHERE connection = ? ORDER BY created_at DESC, mailbox",  # noqa: S608
+        (connection,),
+    )
+    return (Claim(*row) for row in rows.fetchall())
 
 
 def _values(claim: Claim) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ import attrs
 
 from ...errors import StateError
 from ...security import KeySlot, ManagementToken, Right, Role, Rule, Secret, generate_key
-from ..claims import Claim, ClaimState, Take, decide_take, to_forget
+from ..claims import Claim, ClaimState, OpenClaim, Take, decide_take, to_forget
 from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, PRESETS, Edition, Editions, Limits, Quota
 from ..updates import StoredUpdate
@@ -122,10 +122,14 @@ class MemoryStore:
         self._read()
         return self._editions
 
-    def open_claims(self) -> tuple[Claim, ...]:
+    def open_claims(self) -> tuple[OpenClaim, ...]:
         """See `Store.open_claims`."""
         now = self._clock()
-        found = [claim for claim in self._claims.values() if claim.state(now) is ClaimState.OPEN]
+        found = [
+            OpenClaim(claim.mailbox, claim.connection, claim.created_at, claim.expires_at, claim.note)
+            for claim in self._claims.values()
+            if claim.state(now) is ClaimState.OPEN
+        ]
         return tuple(sorted(found, key=lambda claim: (claim.expires_at, claim.mailbox)))
 
     def claims(self, name: str) -> tuple[Claim, ...]:

@@ -32,7 +32,7 @@ from ...events.plain_log import plainly_logged_events
 from ...events.relay_resources import StoreDiskFull
 from ...events.stream import EventStream
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
-from ..claims import Claim, ClaimState, Take, decide_take
+from ..claims import Claim, ClaimState, OpenClaim, Take, decide_take
 from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from ..updates import StoredUpdate
@@ -253,7 +253,7 @@ class SQLiteStore:
         with self._reading():
             return read_editions(self._database)
 
-    def open_claims(self) -> tuple[Claim, ...]:
+    def open_claims(self) -> tuple[OpenClaim, ...]:
         """See `Store.open_claims`."""
         with self._reading():
             return tuple(claim_rows.read_open_claims(self._database, self._clock()))

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ...errors import ConfigurationError, StateError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret
-from ..claims import Claim, Take
+from ..claims import Claim, OpenClaim, Take
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from ..updates import StoredUpdate
@@ -116,8 +116,9 @@ class Store(Protocol):
     def editions(self) -> Editions:
         """Return all editions, sorted by the number of hybrid connections that they allow."""
 
-    def open_claims(self) -> tuple[Claim, ...]:
-        """Return the open claims of all hybrid connections, those that end first before the others."""
+    def open_claims(self) -> tuple[OpenClaim, ...]:
+        """Return the open claims of all hybrid connections, without their contents, those that end first before the
+        others."""
 
     def claims(self, name: str) -> tuple[Claim, ...]:
         """Return the claims of a hybrid connection, including ended ones, the latest first.
