@@ -23,6 +23,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ import attrs
 from ..protocol.reasons import Reason
 from ..security import HostPort, HostPorts, NamedInstance, PeerIdentity, StreamTarget, Target, UnixSocket
 from .document import EntryList, HoursList, Restrictions
-from .index import TargetIndex, UnknownPort
+from .index import LocalIndex, TargetIndex, UnknownPort
 from .schema import KEYS
 from .values import DAYS, address_of
 
@@ -229,10 +230,16 @@ def _unknown_relays(file: Restrictions, resource: Resource) -> Iterator[Decision
             yield _missing("AllowedRelays", allowed, host)
 
 
-def _each(target: Target | None) -> Iterator[StreamTarget]:
-    """Yield what streams may be connected to."""
+def _each(target: Target | None, *indexes: TargetIndex | LocalIndex) -> Iterator[StreamTarget]:
+    """Yield what streams may be connected to. Of several ports about which the indexes say the same, yield only the
+    first, because a target may have hundreds."""
     if isinstance(target, HostPorts):
-        yield from target.each
+        for first, last in target.ports.ranges:
+            ports = {first}
+            for bounds in (index.bounds for index in indexes):
+                ports.update(bounds[bisect_right(bounds, first) : bisect_right(bounds, last)])
+            for port in sorted(ports):
+                yield target.at(port)
     elif target is not None:
         yield target
 
@@ -240,7 +247,8 @@ def _each(target: Target | None) -> Iterator[StreamTarget]:
 def _denied_targets(file: Restrictions, resource: Resource, *, one_is_enough: bool) -> Iterator[Decision]:
     """Yield the first denial of a target, or of one of its ports. `one_is_enough`: only if all ports are denied."""
     first = None
-    for target in _each(resource.target):
+    lists = [one.index for one in (file.denied_targets, file.allowed_targets) if one is not None]
+    for target in _each(resource.target, *lists):
         denial = _denied_target(file, target, resource.address)
         if denial is None and one_is_enough:
             return
@@ -287,7 +295,7 @@ def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
     allowed = file.allowed_forward_addresses
     if allowed is None:
         return
-    for local in _each(resource.target):
+    for local in _each(resource.target, allowed.index):
         if isinstance(local, HostPort) and not allowed.index.permits(local.host, local.port):
             yield _missing("AllowedForwardAddresses", allowed, str(local))
     path = resource.path

@@ -122,8 +122,10 @@ class HostIndex:
         self._networks: dict[tuple[int, int], _Buckets[int]] = {}
         #: Every host, and every network.
         self._everywhere: _Buckets[str] = _Buckets()
+        bounds: set[int] = set()
         for rank, host, first, last in patterns:
             ranked = rank, first, last
+            bounds |= {first, last + 1}
             if host.network is not None:
                 version, length = host.network.version, host.network.prefixlen
                 prefix = _prefix(host.network.network_address, length)
@@ -135,6 +137,8 @@ class HostIndex:
                 self._suffixes.add(host.suffix, ranked)
             else:
                 self._everywhere.add("host", ranked)
+        #: The ports at which ranges begin, or have ended, sorted. Ports between two of them have the same answers.
+        self.bounds: Sequence[int] = sorted(bounds)
         for buckets in (self._names, self._suffixes, self._everywhere):
             buckets.freeze()
         for networks in self._networks.values():
@@ -183,6 +187,11 @@ class TargetIndex:
         every_target = (rank for rank, one in ranked if one.path is None and one.is_about_path(()))
         self._every_target = min(every_target, default=None)
 
+    @property
+    def bounds(self) -> Sequence[int]:
+        """See `HostIndex.bounds`."""
+        return self._index.bounds
+
     def first_about_path(self, paths: Iterable[str]) -> int | None:
         """Return the number of the first entry that is about a Unix socket (`TargetPattern.is_about_path`); None if
         there is none."""
@@ -228,6 +237,11 @@ class LocalIndex:
         addresses = [one.address for one in patterns if one.address is not None]
         self._index = HostIndex((rank, one.host, one.first_port, one.last_port) for rank, one in enumerate(addresses))
         self._paths = frozenset(one.path for one in patterns if one.path)
+
+    @property
+    def bounds(self) -> Sequence[int]:
+        """See `HostIndex.bounds`."""
+        return self._index.bounds
 
     def permits(self, host: str, port: int) -> bool:
         """Return whether an entry allows listening at an address (`LocalPattern.permits`)."""

@@ -15,7 +15,9 @@ from hybridrelay.errors import ConfigurationError
 from hybridrelay.policy import Action, Decision, Policy, Resource
 from hybridrelay.policy.directory import PolicyDirectory
 from hybridrelay.policy.document import Entry, IdentityList, Place, Restrictions
+from hybridrelay.policy.index import TargetIndex, UnknownPort
 from hybridrelay.policy.toml_files import parse_policy_file
+from hybridrelay.policy.values import Address
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, HostPorts, NamedInstance, PeerIdentity, PortSet, Role, UnixSocket
 
@@ -478,3 +480,46 @@ def test_a_deny_list_for_one_hybrid_connection() -> None:
 def _denies(label: str) -> IdentityList:
     place = Place("file", 1)
     return IdentityList(place, (Entry(frozenset({label}), label, place),))
+
+
+_PORTS = st.integers(1, 30)
+_ENTRIES = st.builds(
+    lambda host, ports: f"{host}:{min(ports)}-{max(ports)}",
+    st.sampled_from(("ftp.corp", "*.corp", "*", "other.corp")),
+    st.tuples(_PORTS, _PORTS),
+)
+
+
+@given(
+    st.lists(_ENTRIES, max_size=3),
+    st.lists(_ENTRIES, min_size=1, max_size=3),
+    st.lists(_PORTS, min_size=2, max_size=12, unique=True),
+)
+def test_several_ports_are_decided_about_as_each_of_them(
+    denied: list[str], allowed: list[str], ports: list[int]
+) -> None:
+    """The rule that is named is that of the first port that is denied."""
+    rules = policy(f"DeniedTargets = {denied}\nAllowedTargets = {allowed}")
+    target = HostPorts("ftp.corp", PortSet.of(ports))
+    each = [rules.decide(None, P, Resource("orders", one)) for one in target.each]
+    denials = [one for one in each if one.reason is not None]
+    expected = denials[0] if denials else Decision()
+    assert rules.decide(None, P, Resource("orders", target)) == expected
+    assert rules.decide(None, S, Resource("orders", target)) == (
+        expected if len(denials) == len(each) else Decision()
+    )
+
+
+def test_what_is_done_for_a_session_does_not_depend_on_the_number_of_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = policy('DeniedTargets = ["10.0.0.0/8:*", "*.evil.example:*"]\nAllowedTargets = ["ftp:50510"]')
+    looked_up: list[object] = []
+    original = TargetIndex.permits
+
+    def permits(self: TargetIndex, host: str, port: int | UnknownPort, address: Address | None) -> bool:
+        looked_up.append(port)
+        return original(self, host, port, address)
+
+    monkeypatch.setattr(TargetIndex, "permits", permits)
+    target = HostPorts("ftp", PortSet([(50000, 50510), (21, 21)]))
+    assert rules.decide(None, S, Resource("orders", target)).reason is None
+    assert looked_up == [50000, 50510]
