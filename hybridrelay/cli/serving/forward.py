@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
@@ -91,22 +92,22 @@ class ForwardService:
                     return Found(one.from_fronts.connections, wanted.port)
         return None
 
-    def find_addresses(self, name: str) -> Sequence[IPv4Address | IPv6Address] | None:
-        """Return the local addresses for the host of a local name, in lower case; None if it is not published.
+    def find_addresses(self, names: AbstractSet[str]) -> Mapping[str, Sequence[IPv4Address | IPv6Address]]:
+        """Return the local addresses of those of some names, in lower case, that are hosts of local names.
 
         They are reached from this machine: where a port listens on all addresses, it is the loopback address.
         """
-        found: dict[IPv4Address | IPv6Address, None] | None = None
+        found: dict[str, dict[IPv4Address | IPv6Address, None]] = {}
         for one in self._served.values():
             local_name = one.string.local_name
-            if local_name is not None and local_name.host == name:
-                found = {} if found is None else found
+            if local_name is not None and local_name.host in names:
+                addresses = found.setdefault(local_name.host, {})
                 for port in one.ports.values():
                     for host, _ in port.opened.bound:
                         address = ip_address(host.partition("%")[0])
                         loopback = ip_address("127.0.0.1" if address.version == 4 else "::1")
-                        found[loopback if address.is_unspecified else address] = None
-        return None if found is None else list(found)
+                        addresses[loopback if address.is_unspecified else address] = None
+        return {name: list(addresses) for name, addresses in found.items()}
 
     def use_fronts(self, names: tuple[str, ...]) -> None:
         """Use other addresses of fronts from now on.

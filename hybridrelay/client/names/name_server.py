@@ -13,7 +13,8 @@ It knows no other names, and queries no other server. The rules:
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias
@@ -33,8 +34,9 @@ from .dns import MAX_ADDRESSES, MAX_MESSAGE, NotAQuery, ResponseCode, make_answe
 
 __all__ = ["FindAddresses", "NameServer", "answer_untrusted", "open_name_server"]
 
-#: Returns the addresses of a name in lower case; None if it is not published.
-FindAddresses: TypeAlias = Callable[[str], Sequence[IPv4Address | IPv6Address] | None]
+#: Returns the addresses of those of some names, in lower case, that are published. It is called once for a question,
+#: because a name may have more than a hundred parents.
+FindAddresses: TypeAlias = Callable[[AbstractSet[str]], Mapping[str, Sequence[IPv4Address | IPv6Address]]]
 
 #: How long an answer may be cached (seconds). Short, because names and addresses change when files change.
 TTL_SECONDS: Final = 5
@@ -57,17 +59,17 @@ def answer_untrusted(data: bytes, find: FindAddresses) -> bytes | None:
     if not query.is_standard:
         return make_failure(query, ResponseCode.NOT_IMPLEMENTED)
     if query.is_internet:
-        addresses = find(query.name)
-        if addresses is not None:
-            return make_answer(query, addresses[:MAX_ADDRESSES], ttl=TTL_SECONDS)
-        if any(find(parent) is not None for parent in _parents(query.name)):
+        published = find(_with_parents(query.name))
+        if query.name in published:
+            return make_answer(query, published[query.name][:MAX_ADDRESSES], ttl=TTL_SECONDS)
+        if published:
             return make_failure(query, ResponseCode.NAME_ERROR)
     return make_failure(query, ResponseCode.REFUSED)
 
 
-def _parents(name: str) -> Sequence[str]:
+def _with_parents(name: str) -> AbstractSet[str]:
     labels = name.split(".")
-    return [".".join(labels[number:]) for number in range(1, len(labels))]
+    return {".".join(labels[number:]) for number in range(len(labels))}
 
 
 async def open_name_server(address: tuple[str, int], find: FindAddresses, *, events: EventStream) -> NameServer:

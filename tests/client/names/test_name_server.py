@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 
@@ -25,8 +26,15 @@ V6 = IPv6Address("::1")
 EVENTS = EventStream()
 
 
-def find(name: str) -> Sequence[IPv4Address | IPv6Address] | None:
-    return {NAME: (V4,), "both.corp.example": (V4, V6), "empty.corp.example": ()}.get(name)
+PUBLISHED: Mapping[str, Sequence[IPv4Address | IPv6Address]] = {
+    NAME: (V4,),
+    "both.corp.example": (V4, V6),
+    "empty.corp.example": (),
+}
+
+
+def find(names: AbstractSet[str]) -> Mapping[str, Sequence[IPv4Address | IPv6Address]]:
+    return {name: addresses for name, addresses in PUBLISHED.items() if name in names}
 
 
 def question(name: str = NAME, kind: int = A, *, flags: int = 0x0100, class_: int = 1) -> bytes:
@@ -61,6 +69,20 @@ def read(answer: bytes | None) -> tuple[int, int]:
 )
 def test_answers(asked: bytes, code: int, count: int) -> None:
     assert read(answer_untrusted(asked, find)) == (code, count)
+
+
+def test_published_names_are_looked_up_once_for_a_question() -> None:
+    asked: list[AbstractSet[str]] = []
+
+    def find_noting(names: AbstractSet[str]) -> Mapping[str, Sequence[IPv4Address | IPv6Address]]:
+        asked.append(names)
+        return find(names)
+
+    name = "a." * 100 + NAME
+    assert read(answer_untrusted(question(name), find_noting)) == (3, 0)
+    (names,) = asked
+    assert len(names) == 103
+    assert {name, NAME, "corp.example", "example"} <= names
 
 
 @given(st.binary(max_size=600) | st.binary(max_size=50).map(lambda data: question()[:12] + data))
