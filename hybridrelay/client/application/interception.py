@@ -302,8 +302,10 @@ def _process_of(thread: int) -> int:
     Raises:
         OSError: it has ended.
     """
-    with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as status:
+    # The application chooses the name in this file. The kernel escapes line feeds in it, but nothing else that ends a
+    # line of text.
+    with open(f"/proc/{thread}/status", "rb") as status:
         for line in status:
-            if line.startswith("Tgid:"):
-                return int(line.split()[1])
+            if line.startswith(b"Tgid:"):
+                return int(line.removeprefix(b"Tgid:"))
     raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
