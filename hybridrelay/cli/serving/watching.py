@@ -3,6 +3,9 @@
 The files are polled, because that also notices what notifications of the system miss: files on network file systems,
 a symbolic link in a directory above that leads elsewhere now (``..data`` of Kubernetes), and a file that systemd
 replaces among the credentials of a service.
+
+All files are looked at in one thread, one after the other. If one of them is on a file system that does not answer,
+it and those after it are looked at in a thread each, so that it holds up none of the others.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+import attrs
 import trio
 
 from ..._file_thread import FileThread
@@ -39,24 +43,57 @@ class Changes:
         self._noted: dict[Path, Stamp] = {}
         self._last: dict[Path, Stamp] = {}
 
+    def knows(self, path: Path) -> bool:
+        """Whether a stamp of the file was noted."""
+        return path in self._noted
+
     def note(self, stamps: Mapping[Path, Stamp]) -> None:
         """Note the stamps of files that are about to be read, unless a stamp of the file was noted before."""
         for path, stamp in stamps.items():
             self._noted.setdefault(path, stamp)
 
-    def look(self, stamps: Mapping[Path, Stamp]) -> frozenset[Path]:
-        """Take the present stamps of all files. Files that are missing in `stamps` are forgotten.
+    def look(self, stamps: Mapping[Path, Stamp], *, silent: Iterable[Path] = ()) -> frozenset[Path]:
+        """Take the present stamps of all files.
+
+        Files that are missing in `stamps` are forgotten, except those in `silent`: these could not be looked at, and
+        count as they were.
 
         Returns:
             The files that have changed.
         """
-        self._noted = {path: self._noted.get(path, stamp) for path, stamp in stamps.items()}
+        last = {path: stamp for path in silent if (stamp := self._last.get(path)) is not None}
+        noted = {path: stamp for path in silent if (stamp := self._noted.get(path)) is not None}
+        self._noted = noted | {path: self._noted.get(path, stamp) for path, stamp in stamps.items()}
         changed = frozenset(
             path for path, stamp in stamps.items() if self._noted[path] != stamp == self._last.get(path)
         )
         self._noted.update({path: stamps[path] for path in changed})
-        self._last = dict(stamps)
+        self._last = last | dict(stamps)
         return changed
+
+
+@attrs.define(eq=False)
+class _Round:
+    """One look at several files, in a thread. What it has found so far can be read while it hangs."""
+
+    paths: tuple[Path, ...]
+    stamps: dict[Path, Stamp] = attrs.field(factory=dict)
+
+    def look(self) -> None:
+        for path in self.paths:
+            self.stamps[path] = stamp_of(path)
+
+
+@attrs.define(eq=False)
+class _Apart:
+    """A file that is looked at in a thread of its own."""
+
+    thread: FileThread
+    #: What the last look has found; None while the file system does not answer.
+    stamp: Stamp | None = None
+    is_looking: bool = False
+    #: Whether the file system has ever failed to answer. Then the file stays apart, as it may do so again.
+    has_hung: bool = False
 
 
 class FileWatch:
@@ -70,31 +107,59 @@ class FileWatch:
         self._paths = paths
         self._changes = Changes()
         self._thread = FileThread("a connection string or configuration file")
+        self._apart: dict[Path, _Apart] = {}
 
     def note(self, paths: Iterable[Path]) -> None:
-        """Note the state of files that are about to be read. This may take long if a file system does not answer."""
-        self._changes.note({path: stamp_of(path) for path in paths})
+        """Note the state of files that are about to be read for the first time.
+
+        This may take long if a file system does not answer.
+        """
+        self._changes.note({path: stamp_of(path) for path in paths if not self._changes.knows(path)})
 
     async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Call `changed` whenever a file has changed, until cancelled."""
-        error: str | None = None
-        while True:
-            await trio.sleep(POLL_SECONDS)
-            paths = tuple(self._paths())
-            try:
-                stamps = await self._thread.run(_stamps_of, paths)
-            except ConfigurationError as exc:
-                if str(exc) != error:
-                    publish_not_reloaded(exc)
-                error = str(exc)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(POLL_SECONDS)
+                paths = tuple(dict.fromkeys(self._paths()))
+                stamps = await self._look(paths, nursery)
+                if self._changes.look(stamps, silent=set(paths) - stamps.keys()):
+                    await changed()
+
+    async def _look(self, paths: tuple[Path, ...], nursery: trio.Nursery) -> Mapping[Path, Stamp]:
+        """Return the present stamps of the files that can be looked at without waiting for a file that hangs."""
+        together = _Round(tuple(path for path in paths if path not in self._apart))
+        try:
+            await self._thread.run(together.look)
+        except ConfigurationError:
+            # The thread is left to the file that hangs. That is reported by the look in the file's own thread.
+            self._thread = FileThread("a connection string or configuration file")
+            for path in together.paths:
+                if path not in together.stamps:
+                    self._apart[path] = _Apart(FileThread(str(path)))
+        stamps = dict(together.stamps)
+        for path in paths:
+            if (apart := self._apart.get(path)) is None:
                 continue
-            error = None
-            if self._changes.look(stamps):
-                await changed()
+            if apart.stamp is not None:
+                stamps[path] = apart.stamp
+            if not apart.is_looking:
+                apart.is_looking = True
+                nursery.start_soon(self._look_apart, path, apart)
+        return stamps
 
-
-def _stamps_of(paths: Iterable[Path]) -> dict[Path, Stamp]:
-    return {path: stamp_of(path) for path in paths}
+    async def _look_apart(self, path: Path, apart: _Apart) -> None:
+        try:
+            apart.stamp = await apart.thread.run(stamp_of, path)
+        except ConfigurationError as exc:
+            if apart.stamp is not None or not apart.has_hung:
+                publish_not_reloaded(exc)
+            apart.stamp, apart.has_hung = None, True
+        else:
+            if not apart.has_hung:
+                del self._apart[path]
+        finally:
+            apart.is_looking = False
 
 
 def stamp_of(path: Path) -> Stamp:

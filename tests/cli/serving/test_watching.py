@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridrelay import _file_thread
+from hybridrelay.cli.serving import watching
 from hybridrelay.cli.serving.watching import Changes, FileWatch, Stamp, stamp_of
 
 A = Path("a")
@@ -58,6 +61,14 @@ def test_a_file_that_is_no_longer_watched_is_forgotten() -> None:
     assert [changes.look({A: (2,)}), changes.look({A: (2,)})] == [frozenset(), frozenset()]
 
 
+def test_a_file_that_cannot_be_looked_at_counts_as_it_was() -> None:
+    changes = Changes()
+    changes.note({A: (1,)})
+    rounds: list[dict[Path, Stamp]] = [{}, {A: (2,)}, {}, {A: (2,)}]
+    looks = [changes.look(stamps, silent={A} - stamps.keys()) for stamps in rounds]
+    assert looks == [frozenset(), frozenset(), frozenset(), frozenset([A])]
+
+
 def test_stamps(tmp_path: Path) -> None:
     """Of a file, and of one that a link in a directory above leads to, as in Kubernetes."""
     for number in (1, 2):
@@ -96,4 +107,50 @@ async def test_a_watch(tmp_path: Path, nursery: trio.Nursery) -> None:
         file.write_text("333")
         await tell.receive()
     assert heard == ["22", "333"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_file_that_hangs_holds_up_no_other(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes of files before and after it are noticed while it hangs, and its own once it answers again."""
+    files = [tmp_path / name for name in ("before", "hangs", "after", "hangs too")]
+    for file in files:
+        file.write_text("1")
+    before, hanging, after, hanging_too = files
+    answers = threading.Event()
+    reported: list[str] = []
+
+    def look(path: Path) -> Stamp:
+        if path in (hanging, hanging_too):
+            answers.wait(60)
+        return stamp_of(path)
+
+    told, tell = trio.open_memory_channel[None](10)
+
+    async def changed() -> None:
+        await told.send(None)
+
+    watch = FileWatch(lambda: files)
+    watch.note(files)
+    monkeypatch.setattr(_file_thread, "FILE_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watching, "stamp_of", look)
+    monkeypatch.setattr(watching, "publish_not_reloaded", lambda exc: reported.append(str(exc)))
+    try:
+        nursery.start_soon(watch.run, changed)
+        with trio.fail_after(60):
+            for file in (before, after):
+                file.write_text("22")
+                await tell.receive()
+            # What is known is not looked at again, so this does not hang either.
+            watch.note(files)
+            while len(reported) < 2:
+                await trio.sleep(0.01)
+            hanging.write_text("333")
+            answers.set()
+            await tell.receive()
+    finally:
+        answers.set()
+    assert {text.split(" cannot be read")[0] for text in reported} >= {str(hanging), str(hanging_too)}
     nursery.cancel_scope.cancel()
