@@ -233,9 +233,7 @@ async def test_fronts_in_a_configuration_file(deployment: Deployment, nursery: t
     await async_wait_until(partial(reaches, ports[1], "socks"), seconds=60, what="the new front")
     assert await reaches(ports[2], "http-proxy")
     assert not await reaches(ports[0], "socks")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", ports[0]))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", ports[0])):
         config.write_text(f'mode = "tcp"\nsocks = "127.0.0.1:{ports[0]}"\n{table}')
         await other.logs(r"reload\.failed: .*127\.0\.0\.1:\d+.*in use|cannot listen on 127\.0\.0\.1")
     assert await reaches(ports[1], "socks"), "a front that cannot be opened changes nothing"
