@@ -35,6 +35,7 @@ from .named_instances import NamedInstances
 from .outcome import NotConnected, outcome_of, outcome_of_flow
 from .proxy_header import proxy_header
 from .published import Published
+from .recorded import wait_recorded
 from .requested import first_target, requested_untrusted
 from .shares import Share, Shares
 from .stream_events import Origin, StreamEvents
@@ -426,7 +427,7 @@ class ServedStream:
         try:
             with trio.CancelScope() as self._dialing:
                 self._offer.cancel_when_withdrawn(self._dialing)
-                await self._recorded()
+                await wait_recorded(self._service.recorded, self._service.policy())
                 attempt_began = trio.current_time()
                 connected = await self._open()
                 self._service.target_attempted(self._target, attempt_began, None)
@@ -489,19 +490,6 @@ class ServedStream:
         if target != self.dialed:
             self.dialed, self.addresses = target, ()
         return self._permit(address)
-
-    async def _recorded(self) -> None:
-        """Wait until the audit log has what was published so far, in all sinks that have to have it.
-
-        Raises:
-            NotRecordedError: a required sink cannot be written, or there is none.
-        """
-        if self._service.recorded is not None:
-            await self._service.recorded()
-        elif required := self._service.policy().required_audit:
-            raise NotRecordedError(f"the policy requires an audit log ({', '.join(sorted(required))})")
-        elif self._service.policy().audit_witnesses:
-            raise NotRecordedError("the policy requires relays that keep checkpoints of the audit log")
 
     def report_open(self) -> None:
         """Publish that the stream is still open, if nothing was published about it for `REPEAT_SECONDS`."""

@@ -16,9 +16,11 @@ from hybridrelay.client import Client, request_identity
 from hybridrelay.connector import Connector, ConnectorConfig, Policy
 from hybridrelay.connector.issuing import service as service_module
 from hybridrelay.connector.issuing.service import MAX_OF_ONE
+from hybridrelay.connector.sessions import MAX_SESSIONS_PER_CLAIM
 from hybridrelay.errors import HybridRelayError, PeerIdentityError, StreamRefused
 from hybridrelay.events import ClaimUsedAgain, Event, EventStream, IdentityIssued, IdentityNotIssued
 from hybridrelay.mux import Kind
+from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.issuing import IssueRefused, IssueRequest, parse_issue_answer_untrusted
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import (
@@ -289,6 +291,30 @@ async def test_a_label_on_the_deny_list_gets_no_identity(scene: Scene) -> None:
 
 
 # --- renewal
+
+
+@pytest.mark.parametrize("required", ["RequireAudit = ['file']", "AuditWitness = ['relay.example.com']"])
+async def test_nothing_is_issued_without_the_audit_log_that_the_policy_requires(scene: Scene, required: str) -> None:
+    await scene.start(policy=Policy(files=(parse_policy_file("10.toml", required),)))
+    claim = scene.claim()
+    for string, key in ((claim.claiming, claim.private_key), (scene.application(), new_private_key())):
+        async with scene.deployment.client(string, mode="tcp") as client:
+            answer = await raw(client, IssueRequest(make_request(key)).encode())
+        assert isinstance(answer, IssueRefused)
+        assert answer.reason is Reason.AUDIT_UNAVAILABLE
+
+
+async def test_a_claim_has_few_sessions(scene: Scene) -> None:
+    await scene.start()
+    claiming = scene.claim().claiming
+    async with AsyncExitStack() as others:
+        for _ in range(MAX_SESSIONS_PER_CLAIM):
+            client = await others.enter_async_context(scene.deployment.client(claiming, mode="tcp"))
+            await client.connect()
+        async with scene.deployment.client(claiming, mode="tcp", open_patience=0.0) as client:
+            with pytest.raises(HybridRelayError) as caught:
+                await client.connect()
+        assert caught.value.reason is Reason.LIMIT
 
 
 async def test_an_identity_of_the_issuer_is_renewed_with_its_label(scene: Scene) -> None:

@@ -30,6 +30,7 @@ from ...protocol.issuing import (
 )
 from ...protocol.reasons import Reason
 from ...security import Issuer, RequestError, Role, details_of, parse_request_untrusted
+from ..recorded import wait_recorded
 from ..stream_events import Origin
 from .decision import RENEWALS_SECONDS, Decision, Requester, UsedClaims, decide_issue
 from .used_claims import UsedClaimsFile
@@ -170,7 +171,7 @@ class Issuing:
             )
         )
         try:
-            await self._wait_recorded()
+            await wait_recorded(self._recorded, self._policy())
         except NotRecordedError as exc:
             return IssueRefused(Reason.AUDIT_UNAVAILABLE, str(exc))
         return issued
@@ -181,17 +182,6 @@ class Issuing:
         self._renewals[key] = [*recent, now]
         if len(self._renewals) > _MAX_REMEMBERED:
             self._renewals.popitem(last=False)
-
-    async def _wait_recorded(self) -> None:
-        """Wait until the audit log has the event, as before a target is dialed.
-
-        Raises:
-            NotRecordedError: a required sink cannot be written, or there is none.
-        """
-        if self._recorded is not None:
-            await self._recorded()
-        elif required := self._policy().required_audit:
-            raise NotRecordedError(f"the policy requires an audit log ({', '.join(sorted(required))})")
 
     def _refused(self, origin: Origin, refusal: IssueRefused, *, remedy: str = "") -> None:
         self._events.publish(
