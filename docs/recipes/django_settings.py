@@ -4,8 +4,9 @@ import contextlib
 
 from hybridrelay import forward_in_thread, load_connection_string
 
-# Kept here, so that the block does not end. With the servers that fork, such as gunicorn, each worker imports this
-# module and has its own forward; with --preload, all use that of the main process.
+# Kept in a variable of this module, so that the forward stays open as long as the process runs. With the servers that
+# fork, such as gunicorn, each worker imports this module and has its own forward; with --preload, all use that of the
+# main process.
 _open = contextlib.ExitStack()
 _host, _port = _open.enter_context(forward_in_thread(load_connection_string("application.txt")))
 
