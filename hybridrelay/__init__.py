@@ -1,4 +1,4 @@
-"""Self-hosted Hybrid Connections: reach one TCP resource inside a private network that opens no inbound port.
+"""Self-hosted Hybrid Connections: reach one service inside a private network that opens no inbound port.
 
 The names that programs need are here; `hybridrelay.abc` and `hybridrelay.testing` are for authors of transports.
 Names are loaded when they are first used, so that the sans-I/O protocol can be imported without any code that does

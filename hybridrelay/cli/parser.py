@@ -40,7 +40,7 @@ from .parsing import HelpFormatter, Parser
 LEVELS = ("debug", "info", "warning", "error")
 
 _DESCRIPTION = """\
-Self-hosted Hybrid Connections: reach one TCP resource inside a private network that has no open inbound port.
+Self-hosted Hybrid Connections: reach one service inside a private network that has no open inbound port.
 
   relay       on a public host: authenticates both sides, pairs them, and moves
               bytes that it cannot read

@@ -33,7 +33,8 @@ class CheckpointPageQuery(Body, frozen=True):
 class CheckpointValue(Value, frozen=True):
     """A checkpoint of the audit log of a connector or client, as that program has sent it.
 
-    The relay has not verified the signature. ``hybridrelay audit verify`` does.
+    The relay has verified that it is signed with the key that it names, but not that this is a key of the log:
+    ``hybridrelay audit verify`` does that.
     """
 
     #: The hybrid connection with whose key it was sent.

@@ -20,8 +20,8 @@ NAME.authority, and NAME@LABEL.application for each further application. Keep th
 file, a hybrid connection cannot be changed.
 
 connector.toml, for 'connector --config', is there as well. It gets a table for each hybrid connection that has none;
-what else you write into it stays. Copy it and the directory strings to the connector, side by side: a service that
-'service install connector' has installed reads them in /etc/hybridrelay.
+anything else that you write into it stays. Copy it and the directory strings to the connector, side by side: a
+service that 'service install connector' has installed reads them in /etc/hybridrelay.
 
 What is no longer declared (a hybrid connection whose authority file is in the directory, or a rule of one) is only
 listed. With --delete, it is deleted at the relay, and its table is removed from connector.toml. Its files stay.

@@ -8,7 +8,7 @@ import re
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_management, add_relay
+from .options import WHICH_STATE, add_management, add_relay
 
 _DESCRIPTION = """\
 There are two audit logs.
@@ -43,9 +43,10 @@ and ends with exit code 4.
 
 The hashes and signatures prove that nothing was changed since it was signed. To find out whether all files were
 replaced by others, give the public key of the log (--key), which 'hybridrelay audit key DIR' shows when the log is
-new. To find out whether the end was cut off, or an older copy was restored, give a witness (--witness), which has
-kept checkpoints elsewhere: a relay ('relay', with --management), or a file from another sink: an export of the
-journal, the log of a syslog server, or any other text with lines of the event audit.checkpoint.
+new. To find out whether the end was cut off, or an older copy was restored, give a witness (--witness) that has kept
+checkpoints elsewhere. This is either a relay ('relay', with --state or --management), or a file from another place to
+which the audit log is written (--audit-to): an export of the journal, the log of a syslog server, or any other text
+with lines of the event audit.checkpoint.
 """
 _VERIFY_EXAMPLES = """\
 examples:
@@ -64,8 +65,9 @@ examples:
 """
 _CHECKPOINTS = """\
 Show the checkpoints of audit logs that a relay keeps. Connectors and forward send them when they write audit files
-(--audit-dir). 'audit verify --witness relay' compares the files with them. The relay has not verified the signatures.
-A program sends them with the key of the first of its hybrid connections, in alphabetical order.
+(--audit-dir). 'audit verify --witness relay' compares the files with them. The relay has
+verified that each is signed with the key that it names, but not that this is a key of the log: 'audit verify' does
+that. A program sends them with the key of the first of its hybrid connections, in alphabetical order.
 """
 _CHECKPOINTS_EXAMPLES = """\
 examples:
@@ -149,8 +151,8 @@ def _add_verify_arguments(parser: Parser) -> None:
         type=values.path,
         action="append",
         default=[],
-        help="what has kept checkpoints: 'relay', or a text file with the events audit.checkpoint from another sink, "
-        "or with the output of 'audit checkpoints --json'; may be repeated",
+        help="what has kept checkpoints: 'relay', or a text file with audit.checkpoint events from another sink "
+        "(--audit-to), or with the output of 'audit checkpoints --json'; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     group = parser.add_argument_group("the relay of --witness relay")
@@ -159,7 +161,7 @@ def _add_verify_arguments(parser: Parser) -> None:
         "--state",
         metavar="DIR",
         type=values.path,
-        help="the relay's state directory; only its owner may use it, and root while the relay runs",
+        help=WHICH_STATE,
     )
     add_management(which, group)
 

@@ -96,7 +96,8 @@ def add_audit(parser: argparse.ArgumentParser, *, may_require: bool = False) -> 
         "--audit-syslog-ca",
         metavar="F",
         type=values.path,
-        help="a PEM file with the authority of the certificates of syslog+tls servers (default: those of the system)",
+        help="a PEM file with the CA that issues the certificates of syslog+tls servers (default: the CAs of the "
+        "system)",
     )
     if may_require:
         parser.add_argument(

@@ -46,9 +46,10 @@ relay that cannot be reached is retried indefinitely.
 If a connection string names several relays, the connector registers at all of them, under the same instance id. It is
 ready when each hybrid connection is registered at one relay or more; the log says which registrations are missing. If
 a relay refuses a connection string for a permanent reason, the connector continues without that registration, as long
-as it has another one. The ready line names the hybrid connections that are served.
+as it has another one. When it is ready, the program prints a line (the ready line), which names the hybrid
+connections that are served.
 
-{RELOADS.format(what=_RELOADED)}
+{RELOADS.format(what=_RELOADED, unless=", unless the deny list or the policy now denies them")}
 
 {WHAT_IT_DOES}
 """
@@ -67,7 +68,8 @@ examples:
     hybridrelay connector --connection-string-file orders.connector \\
         --status 127.0.0.1:9351
     hybridrelay status --from 127.0.0.1:9351
-  one of several connectors, which finds out at once when its target fails:
+  one of several connectors, which checks its target every 30 seconds while
+  nobody connects to it:
     hybridrelay connector --connection-string-file orders.connector \\
         --check-target-interval 30
   at the first start, with the code of a claim instead of a file:

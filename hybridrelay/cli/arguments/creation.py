@@ -10,7 +10,7 @@ from .options import add_endpoint, add_local_name, add_management, add_target, a
 _CREATE = """\
 Create a hybrid connection: a name, and the one host:port that it leads to.
 
-Writes three files of mode 0600, and never overwrites an existing one:
+It writes three files of mode 0600, and never overwrites an existing one:
   connector file     a connection string for the connector, with the target
   application file   a connection string for the client, with the local name
   authority file     only for you: with it, 'connections issue' issues
@@ -65,7 +65,7 @@ examples:
 def _add_arguments(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the name of the hybrid connection")
     add_target(parser)
-    add_local_name(parser, default="the target's, unless that is a loopback address")
+    add_local_name(parser, default="the target's, or none if that is a loopback address")
     add_endpoint(
         parser, means="the relay's host name or address for client and connector; repeat it for each further relay"
     )

@@ -18,8 +18,8 @@ in files. One command can change both, or you can run the command on several mac
                  imported at a new relay; it contains keys.
   --update F ... its connection string files, and the authority file, so that
                  connection strings issued later have the new list. Also give
-                 the --relay-pin of each relay. Programs that run with the
-                 files use them within seconds.
+                 the --relay-pin of each relay. Programs that run with these
+                 files use the new list within seconds.
 
 To add a relay, first change the registry and write the relay file, then import it at the new relay, then update the
 connector's connection strings, then those of the applications. Old connection strings continue to work. To remove a

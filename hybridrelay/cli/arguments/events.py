@@ -41,7 +41,7 @@ def _add_events_arguments(parser: Parser) -> None:
         "--since",
         metavar="NUMBER",
         type=values.event_number,
-        help="show all events after the one with this number instead",
+        help="show all events after the one with this number, instead of the latest (--limit)",
     )
     add_relay(parser, has_to_run=True)
 

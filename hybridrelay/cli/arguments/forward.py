@@ -31,7 +31,7 @@ from .options import (
     add_upgrade_interval,
 )
 
-_RELOADED = "the connection strings, the hybrid connections in --config, and " + HOW_REACHED
+_RELOADED = "the connection strings, the hybrid connections in --config, the policy, and " + HOW_REACHED
 _DESCRIPTION = f"""\
 Run the client beside the application. It opens local ports, to which the application connects as if they were the
 target. Every connection becomes one stream to the target of the hybrid connection. If the session or the target
@@ -49,19 +49,21 @@ stop, open connections continue over another one.
 If the key of a connection string was revoked at all of its relays, the local port for this connection string is
 closed. When the last port is closed, the command ends (exit code 1).
 
-With --listen own, a hybrid connection gets a loopback address of its own (127.64.0.0 to 127.127.255.255), which is
-computed from the host in its local name and is the same in every run, and the port of the local name. 'hybridrelay
-hosts apply' writes these addresses with their names into the hosts file, so that programs find the target under the
-name and port that they know. A port that cannot be opened is replaced by another one, with a warning.
+With --listen own, a hybrid connection gets the port of its local name, at a loopback address of its own (127.64.0.0
+to 127.127.255.255). The address is computed from the host in the local name, and is the same in every run.
+'hybridrelay hosts apply' writes these addresses with their names into the hosts file, so that programs find the
+target under the name and port that they know. A port that cannot be opened is replaced by another one, with a
+warning.
 
-If the local name has several ports, all of them are opened at the own address, which is then the default, or with
---listen ADDR:* at another address. Those that cannot be opened, except the first one, are left out, with a warning.
+If the local name has several ports, --listen own is the default, and all of them are opened at this address. With
+--listen ADDR:*, they are opened at another address. A port that cannot be opened is left out, with a warning; only
+the first one is replaced by another port.
 
 {FRONTS}
 
-The ready line names the ports that were opened.
+When it is ready, the program prints a line (the ready line), which names the ports that were opened.
 
-{RELOADS.format(what=_RELOADED)}
+{RELOADS.format(what=_RELOADED, unless=", unless the policy now denies them")}
 
 {WHAT_IT_DOES}
 """
@@ -81,7 +83,7 @@ examples:
     sudo hybridrelay hosts apply --connection-string-file orders.application
     hybridrelay forward --connection-string-file orders.application \\
         --listen own
-  every port of a target that has several, such as that of FTP:
+  every port of a target that has several, such as an FTP server:
     hybridrelay forward --connection-string-file ftp.application \\
         --listen 127.77.0.1:*
   on a Unix socket, to which the group may connect, for psql -h /run/orders:
@@ -119,11 +121,11 @@ def _add_arguments(parser: Parser) -> None:
     add_claim_file(parser)
     _add_listen(
         parser,
-        "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; with /udp or /tcp+udp: for "
-        "datagrams, if the target has them; or a Unix socket, to which "
-        "only this user can connect, or with ,mode=660 also the group of its file; or own: an address of its own, "
-        "with the ports of the local name; or ADDR:*: the same at this address (default: 127.0.0.1:0, or own if the "
-        "local name has several ports; none, with --socks or --http-proxy)",
+        "where to listen, one value for each file: ADDR:PORT ([::1]:5432 for IPv6; port 0 means any free port), with "
+        "/udp or /tcp+udp if the target accepts datagrams; unix:PATH, a Unix socket for this user only, or with "
+        ",mode=660 also for the group of its file; own, the ports of the local name at an address of its own; or "
+        "ADDR:*, the ports of the local name at this address (default: 127.0.0.1:0, or own if the local name has "
+        "several ports; none, with --socks or --http-proxy)",
     )
     add_fronts(parser)
     add_policy_dir(parser)

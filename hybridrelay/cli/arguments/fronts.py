@@ -1,4 +1,5 @@
-"""The options of what all hybrid connections of a forward share: its fronts, and its name server."""
+"""The options for what the hybrid connections of a `forward` share: the fronts (SOCKS and HTTP proxies), and the name
+server."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import argparse
 from . import values
 
 FRONTS = """\
-With --socks or --http-proxy, one local port serves all hybrid connections, under their local names. Nothing else can
-be reached through it. For programs that can use a proxy, nothing has to be changed on the machine:
+With --socks or --http-proxy, one local port (a front) serves all hybrid connections, under their local names. Nothing
+else can be reached through it. For programs that can use a proxy, nothing has to be changed on the machine:
   curl --proxy socks5h://127.0.0.1:1080 http://intranet.corp.example/
 The replies say whether a target refused the connection, is unreachable, or is denied by policy. If one of these
 options is given, a hybrid connection has a local port of its own only if --listen says so. With --dns, the program

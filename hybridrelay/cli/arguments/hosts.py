@@ -23,8 +23,9 @@ for byte. The file keeps its owner and mode, and is replaced in one step (or ove
 in a container).
 
 Name the connection strings, or the configuration file of 'forward'. The addresses are computed from the names: they
-are those on which 'forward --listen own' listens, whether it runs at the moment or not. A connection whose table in
-the configuration file names another address gets that one. Run the command again when names have changed.
+are those on which 'forward --listen own' listens, whether it runs at the moment or not. A hybrid connection whose
+table in the configuration file names another address gets that address. Run the command again when names have
+changed.
 """
 _APPLY_EXAMPLES = """\
 examples:
@@ -60,7 +61,7 @@ def _add_show_arguments(parser: Parser) -> None:
 
 def _add_hosts_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--hosts-file", metavar="F", type=values.path, help="another file than the hosts file of this machine"
+        "--hosts-file", metavar="F", type=values.path, help="a file other than the hosts file of this machine"
     )
 
 

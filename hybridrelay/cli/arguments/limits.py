@@ -45,15 +45,23 @@ Change the limits of an edition. Limits that are not given stay as they are. 'no
 def _add_limits(parser: Parser) -> None:
     """Add the options that `cli/commands/limits.py` reads."""
     for option, type_, what in (
-        ("--listeners", values.count_or_none, "connectors that are registered"),
-        ("--senders", values.count_or_none, "control channels of clients"),
-        ("--sessions", values.count_or_none, "pairs of data channels"),
+        ("--listeners", values.count_or_none, "the maximum number of registered connectors"),
+        ("--senders", values.count_or_none, "the maximum number of control channels of clients"),
+        (
+            "--sessions",
+            values.count_or_none,
+            "the maximum number of sessions that run at the same time (pairs of data channels)",
+        ),
         (
             "--bytes-per-period",
             values.size_or_none,
-            "such as 200GB: in both directions together, in a calendar month (UTC)",
+            "the maximum number of bytes in both directions together in a calendar month (UTC), such as 200GB",
         ),
-        ("--bytes-per-second", values.size_or_none, "such as 5MB: in both directions together; at least 65536"),
+        (
+            "--bytes-per-second",
+            values.size_or_none,
+            "the maximum rate in both directions together, such as 5MB; at least 65536",
+        ),
     ):
         parser.add_argument(option, metavar="N|none", type=type_, help=what)
     parser.add_argument(

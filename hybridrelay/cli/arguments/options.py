@@ -15,16 +15,22 @@ WHAT_IT_DOES = """\
 At SIGUSR1 (kill -USR1 PID; not on Windows), the program logs its current state: one line of JSON with the numbers of
 its sessions, streams, tasks and descriptors, and its memory use."""
 
-#: A part of the help of commands that reload at SIGHUP; `what` names what they reload.
+#: A part of the help of commands that reload at SIGHUP; `what` names what they reload, and `unless` says when
+#: an open connection ends because of it.
 RELOADS = """\
-When a file has changed, and at SIGHUP (kill -HUP PID; not on Windows), the program reloads {what}. Open connections
-are not affected. The log says what was reloaded. If a file cannot be used, the program keeps what it read before.
-SIGHUP never ends the program."""
+When a file has changed, and at SIGHUP (kill -HUP PID; not on Windows), the program reloads {what}. Open
+connections are not affected{unless}. The log says what was reloaded. If a file cannot be used, the program keeps what
+it read before. SIGHUP never ends the program."""
 
-#: How relays are reached, as a part of `what`.
+#: The options for reaching relays, as a part of `what`.
 HOW_REACHED = (
-    "how relays are reached (--proxy, --websocket-path-prefix, and the files of --proxy-password-file and "
+    "the options for reaching relays (--proxy, --websocket-path-prefix, and the files of --proxy-password-file and "
     "--websocket-headers-file)"
+)
+
+#: The help of ``--state`` of commands that administer a relay.
+WHICH_STATE = (
+    "the relay's state directory; the command has to run as its owner (while the relay runs, root works, too)"
 )
 
 #: A part of the help of commands that use connection strings.
@@ -243,7 +249,7 @@ def add_relay(
         "--state",
         metavar="DIR",
         type=values.path,
-        help="the relay's state directory; only its owner may use it, and root while the relay runs",
+        help=WHICH_STATE,
     )
     add_management(which, group)
     return which
@@ -291,7 +297,7 @@ def add_state(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=values.path,
         required=True,
-        help="the relay's state directory; only its owner may use it, and root while the relay runs",
+        help=WHICH_STATE,
     )
 
 
@@ -321,9 +327,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORTS",
         type=values.target,
         required=True,
-        help="what the connector connects to: an address and a port (IPv6 as [::1]:5432), or several ports and "
-        "ranges (ftp.corp:21,50000-50100), for datagrams with /udp or /tcp+udp; or an instance of SQL Server "
-        "(sql01\\SQLEXPRESS); or unix:/path",
+        help="what the connector connects to: a host name or address, and a port (IPv6 as [::1]:5432) or several "
+        "ports and ranges (ftp.corp:21,50000-50100), followed by /udp or /tcp+udp if it receives datagrams; or a "
+        "named instance of SQL Server (sql01\\SQLEXPRESS); or unix:/path",
     )
 
 

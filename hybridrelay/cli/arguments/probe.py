@@ -9,9 +9,9 @@ from .options import WHERE_FROM, add_exec_command, add_http, add_mode, add_proxy
 
 _DESCRIPTION = f"""\
 Try every route from this machine to the relay, and report which one would be used. For each port, the report says
-whether a connection and a round trip of data succeeded, how long they took, and what to do about a failure. It works
-with the connection string of a connector or of an application. It does not test whether
-a relay accepts the key, and needs no connector.
+whether a connection and a round trip of data succeeded, how long they took, and what to do about a failure. The
+command works with the connection string of a connector or of an application, and needs no connector. It does not test
+whether a relay accepts the key.
 
 If the connection string names several relays, all of them are tried at the same time. The output has a table and a
 result for each relay, in the order of the connection string; with --json it is an array of their reports.

@@ -21,11 +21,11 @@ Ports (--ports changes them; a port that is 'off' is not opened):
 The state directory contains the registry (hybrid connections and their keys) and the relay's own certificate, which
 are created at the first start. Use 'hybridrelay connections' to add hybrid connections, also while the relay runs.
 
-The ready line ends with the relay's pin, by which client and connector recognize the relay. 'connections create'
-reads the pin from the state directory, or takes it from --relay-pin.
+When it is ready, the relay prints a line (the ready line), which ends with its pin, by which client and connector
+recognize the relay. 'connections create' reads the pin from the state directory, or takes it from --relay-pin.
 
-{RELOADS.format(what="the certificates of --tls-certificate and --management-tls-certificate")}
-A renewed certificate is also noticed without a signal, within half a minute. At SIGHUP, the relay also uses changed
+{RELOADS.format(what="the certificates of --tls-certificate and --management-tls-certificate", unless="")}
+The relay notices a renewed certificate within half a minute. At SIGHUP, the relay also uses changed
 values of proxy-protocol-from, trusted-proxies and client-addresses in the file of --config. The log names other
 settings that have changed, because they need a restart.
 
@@ -191,7 +191,7 @@ def _add_arguments(parser: Parser) -> None:
         "--management-tls-key",
         metavar="F",
         type=values.path,
-        help="a PEM file with its key, if not in that file",
+        help="a PEM file with the key, if it is not in --management-tls-certificate",
     )
     parser.add_argument(
         "--management-client-ca",

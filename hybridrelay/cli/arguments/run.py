@@ -28,10 +28,10 @@ from .options import (
 _GRACE = 5.0
 
 _DESCRIPTION = f"""\
-Run an application that reaches the targets of hybrid connections under the names and ports that they have on
-premises, so that its configuration stays as it is. Only this application, and the programs that it starts, see these
-names. Nothing on the machine is changed, and nothing has to be prepared or installed; root is not needed. It works
-for any program on Linux: Java, Node, Go, psql, curl, ...
+Run an application that reaches the targets of hybrid connections under the names and ports that they have in the
+private network, so that its configuration stays as it is. Only this application, and the programs that it starts, see
+these names. Nothing on the machine is changed, and nothing has to be prepared or installed; root is not needed. It
+works for any program on Linux: Java, Node, Go, psql, curl, ...
 
 The name and port are those of --as, or else the local name in the application's connection string.
 
@@ -42,7 +42,8 @@ which ones it allows, and what to change so that it allows the others.
 
   host       the application has its own hosts file, and otherwise uses the
              network of the machine. Names get loopback addresses. Connections
-             to IP addresses, and to ports below 1024, are redirected.
+             to published IP addresses (an IP address in --as), and to published
+             ports below 1024, are redirected.
   intercept  no namespaces: connections and DNS queries are redirected. The
              rest of the network is unchanged.
   private    a network of its own, in which there is nothing but the published

@@ -28,7 +28,7 @@ def _add_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument(
         "--local-name",
-        metavar="HOST:PORT",
+        metavar="HOST:PORTS",
         type=values.local_name,
         required=True,
         help="the new local name; none for no local name",

@@ -17,14 +17,18 @@ application.
 
 These are problems of a relay:
   a hybrid connection has no registered connector; a certificate expires
-  within three weeks; nine tenths of the places or slots are taken; four
-  fifths or more of a quota are used; a file cannot be written; the relay is
-  draining
+  within three weeks, or its new file cannot be used; nine tenths of the
+  possible pairs of data channels, control channels or unauthenticated
+  connections exist; four fifths or more of a quota are used; a claim that was
+  not taken expires soon; a file cannot be written; the relay is draining
 
 These are problems of a connector or forward:
-  a hybrid connection is not registered at one or all of its relays, or has
-  no session for new connections; a session is waiting to be resumed; the
-  program is stopping
+  a hybrid connection is not registered at one of its relays, or at none, is
+  denied by the policy, has no local port, or has no session for new
+  connections; its target cannot be reached; its identity or issuer expires
+  soon, or could not be renewed; an update is not used; a sink or witness of
+  the audit log fails; a session is waiting to be resumed; the program is
+  stopping
 
 The exit code is 0 if the program is running and has no problem, and 1 if there is a problem or it does not answer.
 With --watch, the last state shown determines the exit code.
@@ -68,8 +72,9 @@ instance or id, which 'hybridrelay status' shows (for senders, 'hybridrelay stat
              registers again after 30 seconds, and its sessions continue
   sender     the control channel of a client, by its id; the client opens
              another one when it needs one, and its sessions continue
-  session    a pair of data channels, by its id; the client resumes the
-             session at once over another pair, if that is possible
+  session    the pair of data channels over which a session runs at the
+             moment, by its id; the client resumes the session at once over
+             another pair, if that is possible
 
 To deny access permanently, revoke the key ('hybridrelay keys revoke').
 
@@ -106,7 +111,11 @@ def _add_status_arguments(parser: Parser) -> None:
 
 def _add_drain_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", type=values.connection_name, help="drain one connector of this connection"
+        "name",
+        metavar="NAME",
+        nargs="?",
+        type=values.connection_name,
+        help="drain one connector of this hybrid connection",
     )
     parser.add_argument("instance", metavar="INSTANCE", nargs="?", help="the instance of that connector")
     add_relay(parser, has_to_run=True, role="operator")

@@ -23,8 +23,9 @@ Relays and pins go to connectors and applications, unless --role names one side,
 With --serial, the update is only for the identity with this serial number, and takes precedence over those for its
 side. If no change is given, the updates that were pushed before are pushed again.
 
-An update cannot cut a program off: if it reaches none of the relays in the update within 30 seconds, it keeps the
-earlier ones, and tries again later; 'updates list' shows this. The policy of its machine may refuse an update.
+An update cannot cut a program off: if the program reaches none of the relays in the update within 30 seconds, it
+keeps the earlier ones, and tries again later; 'updates list' shows this. The policy of its machine may refuse an
+update.
 
 With several relays, run the command for each of them: for the first one with the changes, and for the others without.
 To replace a relay, push a list with both, wait until 'updates list' shows that all programs have it, and then push

@@ -68,7 +68,7 @@ def listen_address(text: str) -> tuple[str, int]:
 
 @_argument
 def local_address(text: str) -> tuple[str, int] | DatagramAddress | EveryPort | UnixAddress | Literal["own"]:
-    """Parse what `listen_address` parses, with ``/udp`` or ``/tcp+udp`` if there are datagrams; ``address:*``;
+    """Parse what `listen_address` parses, also with ``/udp`` or ``/tcp+udp`` for datagrams; ``address:*``;
     ``unix:/path``; or ``own``."""
     if text == OWN:
         return OWN
@@ -106,8 +106,8 @@ def status_address(text: str) -> Path | tuple[str, int]:
 
 @_argument
 def target(text: str) -> Target:
-    """Parse ``host:port``, ``host:port,port-port``, with ``/udp`` or ``/tcp+udp`` if there are datagrams, or
-    ``unix:/path``, which a connector is to connect to."""
+    r"""Parse a target: ``host:port``, ``host:port,port-port``, either with ``/udp`` or ``/tcp+udp``,
+    ``host\instance``, or ``unix:/path``."""
     from ...security import parse_target_untrusted
 
     return parse_target_untrusted(text)
@@ -260,7 +260,7 @@ def grace(text: str) -> float:
 
 @_argument
 def update_lifetime(text: str) -> float:
-    """Parse for how long a relay may deliver an update, or when it may be used. Returns seconds."""
+    """Parse for how long a relay may deliver an update, or how long to wait before it is used. Returns seconds."""
     match = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
     seconds = 0 if match is None else int(match[1]) * {"m": 60, "h": 3_600, "d": 86_400}[match[2]]
     if not 0 < seconds <= 400 * 86_400:
@@ -433,6 +433,7 @@ def command(text: str) -> tuple[str, ...]:
     return words
 
 
+@_argument
 def path(text: str) -> Path:
     """Parse a path: any text without a NUL character."""
     if "\0" in text:
