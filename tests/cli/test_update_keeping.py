@@ -148,6 +148,17 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(status)
 
 
+def test_a_file_whose_identity_was_replaced_is_left_alone(created: Created) -> None:
+    """The key belongs to the connection string that the program uses, and the file has another one."""
+    before = load_connection_string(created.connector)
+    assert string_files.write_changes(created.connector, before, updated(before)) == ""
+    application = load_connection_string(created.application)
+    other = attrs.evolve(before, identity=application.identity)
+    now = created.connector.read_bytes()
+    assert string_files.write_changes(created.connector, other, attrs.evolve(other, key=application.key)) is None
+    assert created.connector.read_bytes() == now
+
+
 def test_killed_at_every_write(created: Created, marks: UpdateMarks) -> None:
     """The file has the content from before or after. If it has that from after, the previous one is beside it. The
     next attempt completes it."""

@@ -189,6 +189,27 @@ def test_the_authority_for_connectors_is_always_the_same() -> None:
     assert authority_for_connectors(OURS) == TRUSTED.certificate != OURS.certificate
 
 
+def ca_for(usages: Sequence[ObjectIdentifier]) -> Issuer:
+    """A CA of the authority that is like an issuer, but with other purposes."""
+    above, above_key = load_ca(TRUSTED.certificate, TRUSTED.private_key, "")
+    key = ed25519.Ed25519PrivateKey.generate()
+    builder = (
+        certificate_builder(subject_name("hybridrelay issuer", "x"), above.subject, key.public_key(), NOW)
+        .not_valid_after(to_datetime(NOW + 90 * DAY))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    )
+    return Issuer(certificate_der(builder.sign(above_key, None)), encode_key(key))
+
+
+def test_an_issuer_is_for_clients_only() -> None:
+    ca_for([CLIENT]).check(TRUSTED.certificate)
+    for usages in ([SERVER], [CLIENT, SERVER], [ANY], [CLIENT, ANY]):
+        with pytest.raises(ConfigurationError, match="not limited to identities of applications"):
+            ca_for(usages).check(TRUSTED.certificate)
+
+
 @pytest.mark.parametrize(
     ("issuer", "authority"),
     [

@@ -166,6 +166,27 @@ async def test_what_was_found_stays_the_same(tmp_path: Path, nursery: trio.Nurse
             assert await answer_of(file) == b"allowed"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only the path")
+async def test_a_socket_that_is_removed_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path, to which the kernel adds "(deleted)", is not shown to the policy."""
+    path = tmp_path / "db.sock"
+    listener, _ = await listen_unix_socket(path)
+    real = os.open
+
+    def open_and_remove(name: str, flags: int) -> int:
+        descriptor = real(name, flags)
+        if name == str(path):
+            path.unlink()
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_and_remove)
+    async with listener:
+        with pytest.raises(FileNotFoundError):
+            await UnixSocketFile.open(str(path))
+
+
 async def test_what_is_no_socket(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nothing")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import sys
 import threading
 
 import pytest
 
-from hybridrelay.client.application.interception import _process_of
+from hybridrelay.client.application import linux
+from hybridrelay.client.application.interception import Redirected, _Interception, _process_of
+from hybridrelay.client.application.seccomp import Notification
+from hybridrelay.events import EventStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses prctl(2) and /proc")
 
@@ -31,3 +35,32 @@ def test_a_threads_name_does_not_change_its_process(name: bytes) -> None:
     thread.start()
     thread.join()
     assert found == [os.getpid()]
+
+
+def test_the_socket_of_a_call_that_was_interrupted_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may have ended, and the number may be that of a thread of another program by now."""
+    own, other = socket.socketpair()
+    reading, writing = os.pipe()
+    copies: list[int] = []
+
+    def take(_process: int, descriptor: int) -> int:
+        copies.append(os.dup(descriptor))
+        return copies[-1]
+
+    valid: list[bool] = []
+    monkeypatch.setattr(linux, "take_descriptor", take)
+    monkeypatch.setattr(linux, "notification_is_valid", lambda _descriptor, identifier: identifier == 7)
+    with own, other:
+        interception = _Interception(reading, Redirected({}, None), EventStream())
+        for identifier in (7, 8):
+            call = Notification(identifier, threading.get_native_id(), own.fileno(), 0, 16)
+            taken = interception._socket_of(call)
+            valid.append(taken is not None)
+            if taken is not None:
+                taken.close()
+        assert valid == [True, False]
+        for copy in copies:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(copy)
+    os.close(reading)
+    os.close(writing)

@@ -73,7 +73,9 @@ async def test_an_application_that_says_nothing(autojump_clock: MockClock, sent:
     async with scene.running(), await scene.connect() as stream:
         if sent:
             await stream.send_all(sent)
+        began = trio.current_time()
         assert await ends(stream) == (b"\x05\x00" if sent else b"") + b"<reset>"
+        assert trio.current_time() - began <= fronts.HANDSHAKE_SECONDS
     assert scene.refusals == ["the application has not sent its request in time"]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 
 import pytest
 import trio
 
 from hybridrelay.client import Client, run_forward
+from hybridrelay.client.ingress import ports
 from hybridrelay.client.requests import StreamRequests
 from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
@@ -95,6 +97,36 @@ async def test_an_address_that_cannot_be_listened_on_is_not_reported_as_open() -
     with pytest.raises(ConfigurationError, match="cannot listen"):  # 192.0.2.1 is no address of this machine
         await run_forward(client, [("0.0.0.0", 0), ("192.0.2.1", 0)])
     assert not any(isinstance(event, ForwardOpenToOthers) for event in client.published)
+
+
+async def test_a_connection_that_is_not_admitted_is_reset() -> None:
+    """As at the ports of an application, which are for this application only."""
+    taken: list[int | None] = []
+    asked: list[object] = []
+
+    class Served:
+        def take(self, accepted: socket.socket, port: int | None) -> None:
+            taken.append(port)
+            accepted.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for admitted in (None, True, False):
+            with socket.create_connection(listener.getsockname()) as client:
+                client.settimeout(60)
+                accepted, peer = listener.accept()
+
+                def admits(peer: tuple[str, int], admitted: bool | None = admitted) -> bool:
+                    asked.append((peer, admitted))
+                    return bool(admitted)
+
+                ports._take(Served(), None if admitted is None else admits, 1433, accepted, peer)  # type: ignore[arg-type]
+                if admitted is False:
+                    with pytest.raises(ConnectionResetError):
+                        client.recv(1)
+                    assert asked[-1] == (client.getsockname(), False)
+                else:
+                    assert client.recv(1) == b""
+    assert taken == [1433, 1433]
 
 
 async def _connect(host: str, port: int) -> None:
