@@ -43,10 +43,10 @@ GREETING_TIMEOUT = 15.0
 #: When a stream was closed on this side, the report of its end waits this long for the peer's acknowledgement
 #: (seconds).
 SETTLING_SECONDS = 5.0
-#: How many ends of streams are reported at a time. After each portion, other tasks run.
-PORTION = 32
-#: The end of a stream counts as this many frames in `SharedTurns`, so that one portion takes a whole turn.
-_FRAMES_PER_END = MAX_FRAMES // PORTION
+#: How many ends of streams are reported at a time. After each batch, other tasks run.
+BATCH = 32
+#: The end of a stream counts as this many frames in `SharedTurns`, so that one batch takes a whole turn.
+_FRAMES_PER_END = MAX_FRAMES // BATCH
 
 
 class Session:
@@ -57,8 +57,9 @@ class Session:
         config: limits and timers.
         budget: the process's memory budget, shared among sessions.
         account: shared by all sessions with the same peer; see `protocol.sending`.
-        refused: called with the id of each stream that the session itself refuses, because of a limit, and with the
-            reason. Such a stream is not in `offers`. Must not raise or wait.
+        refused: called with the id of each stream that the session itself refuses (because of a limit, its kind or
+            its metadata, or because the session is going away), and with the reason. Such a stream is not in
+            `offers`. Must not raise or wait.
         turns: shared by all sessions with the same peer; see `SharedTurns`. None: the session has turns of its own.
         core: see `take_over`. If it is given, `role`, `config`, `budget` and `account` have no effect.
     """
@@ -94,7 +95,7 @@ class Session:
         #: The number of channels on which the peer has greeted.
         self.greetings = 0
         self._ended = trio.Event()
-        #: Set once no further stream can be opened, now or later.
+        #: Set once the session is going away or has ended: no further stream can be opened, now or later.
         self._leaving = trio.Event()
         #: Set unless `aclose` waits for the streams to end.
         self._empty = trio.Event()
@@ -130,7 +131,7 @@ class Session:
         """Continue with a core that `EarlySession` has used until now. Pass its current channel to `run`.
 
         Args:
-            core: the state machine. Both sides have greeted on its channel; it may have ended since.
+            core: the state machine. Both sides have greeted on its channel; the session may have ended since.
             stream: the one stream that was opened and accepted.
             turns: see `Session`.
 
@@ -237,7 +238,7 @@ class Session:
         return self.core.ended
 
     async def wait_leaving(self) -> None:
-        """Wait until the session accepts no more streams, because either side is going away or it has ended."""
+        """Wait until the session is going away or has ended: neither side can open further streams."""
         await self._leaving.wait()
 
     @property
@@ -246,10 +247,11 @@ class Session:
         return self.core.features
 
     def open_stream_nowait(self, kind: Kind = Kind.STREAM, *, metadata: Metadata = NO_METADATA) -> MuxStream:
-        """Open a stream without waiting for the answer: up to 16 KiB may be sent at once.
+        """Open a stream without waiting for the answer. Up to 16 KiB may be sent before it arrives.
 
         Args:
-            kind: what the stream is for, except `Kind.DATAGRAMS`; each but `Kind.STREAM` needs one of `features`.
+            kind: what the stream is for; not `Kind.DATAGRAMS`. Every kind but `Kind.STREAM` needs its own feature to
+                be in `features`.
             metadata: for the peer's application, which finds it in `Offer.metadata`.
 
         Raises:
@@ -291,7 +293,8 @@ class Session:
         Arguments as for `open_stream_nowait`.
 
         Raises:
-            StreamRefused: the peer refused the stream, or the session has ended. `reason` says why.
+            StreamRefused: as `open_stream_nowait`; or the peer refused the stream, or the session was lost before the
+                peer answered. `reason` says why.
         """
         stream = self.open_stream_nowait(kind, metadata=metadata)
         try:
@@ -302,7 +305,7 @@ class Session:
         return stream
 
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
-        """Open and accept no further streams, and tell the peer. Open streams continue."""
+        """Begin going away: open and accept no further streams, and tell the peer. Open streams continue."""
         self.core.drain(reason, text)
         self._set_leaving()
         self.output()
@@ -453,7 +456,7 @@ class Session:
             await trio.aclose_forcefully(reconnected)
 
     async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:
-        """Continue over another channel, whether or not the current one still works. Nothing that was sent is lost.
+        """Continue over another channel, whether or not the current one still works. Only datagrams can be lost.
 
         The channel belongs to the session from now on, and is closed if the session has ended.
 
@@ -541,7 +544,7 @@ class Session:
                 await trio.sleep_until(next(iter(self._unsettled.values())))
                 await self._wait_for_turn()
                 now = trio.current_time()
-                over = [stream for stream, deadline in islice(self._unsettled.items(), PORTION) if deadline <= now]
+                over = [stream for stream, deadline in islice(self._unsettled.items(), BATCH) if deadline <= now]
                 for stream in over:
                     self.settled(stream)
                     stream.stop_waiting()
@@ -549,14 +552,14 @@ class Session:
         self._waiting_for_acknowledgements = None
 
     def _defer(self, happened: list[events.SessionEvent]) -> list[events.SessionEvent]:
-        """Pass ends of streams to `_report_later`, except the first `PORTION`. Returns all events that are left.
+        """Pass ends of streams to `_report_later`, except the first `BATCH`. Returns all events that are left.
 
         All ends are passed on if earlier ones still wait there, or if the turn that sessions with the same peer share
         is over. The peer can make many streams end at once, by ending many sessions or by acknowledging thousands of
         streams.
         """
         ends = [event for event in happened if isinstance(event, events.StreamAborted | events.StreamSettled)]
-        later = ends if self._later or self._is_turn_over else ends[PORTION:]
+        later = ends if self._later or self._is_turn_over else ends[BATCH:]
         if self._nursery is None or not later:
             return happened
         if not self._later:
@@ -566,13 +569,13 @@ class Session:
         return [event for event in happened if id(event) not in deferred]
 
     async def _report_later(self) -> None:
-        """Report the ends that `_defer` has passed on, in portions. It is shielded from cancellation, so that every
+        """Report the ends that `_defer` has passed on, in batches. It is shielded from cancellation, so that every
         stream learns of its end."""
         with trio.CancelScope(shield=True):
             while self._later:
                 await trio.lowlevel.checkpoint()
                 await self._wait_for_turn()
-                for _ in range(min(PORTION, len(self._later))):
+                for _ in range(min(BATCH, len(self._later))):
                     self._report_end(self._later.popleft())
 
     def _report_end(self, event: events.StreamAborted | events.StreamSettled) -> None:
@@ -596,7 +599,7 @@ class Session:
             await self.turns.next()
 
     def _dispatch(self, happened: list[events.SessionEvent]) -> None:
-        if self._later or len(happened) > PORTION or self._is_turn_over:
+        if self._later or len(happened) > BATCH or self._is_turn_over:
             happened = self._defer(happened)
         for event in happened:
             match event:

@@ -22,7 +22,9 @@ from .reasons import Reason
 
 HEADER = struct.Struct(">II")
 HEADER_SIZE = HEADER.size
+#: The largest payload of a frame other than DATA and DATAGRAM (bytes).
 MAX_CONTROL = 1280
+#: The longest text in a frame (bytes of UTF-8).
 MAX_TEXT = 256
 #: The greatest epoch of a channel. The session ends with that channel.
 MAX_EPOCH = 0xFFFF_FFFF
@@ -100,11 +102,16 @@ class Hello(_SessionFrame):
     TYPE: ClassVar[int] = 0x01
     session_id: bytes = attrs.field(validator=_exactly(SESSION_ID_SIZE))
     secret: bytes = attrs.field(validator=_exactly(SESSION_SECRET_SIZE), repr=False)
+    #: How many streams the peer may have open at a time.
     max_streams: int
+    #: How many counted frames the sender has received and written in this session; 0 on the first channel.
     received: int = 0
     written: int = 0
+    #: 0 for the first channel of a session, greater on each later one.
     epoch: int = 0
+    #: Whether the sender continues a session over another channel.
     attach: bool = False
+    #: The highest and the lowest version of the session protocol that the sender speaks.
     version: int = 1
     min_version: int = 1
     #: The features that the sender offers, one bit each. A peer may set bits that this version does not know.
@@ -287,8 +294,10 @@ def datagram_header(stream: int, length: int) -> bytes:
     return HEADER.pack(Datagram.TYPE << 24 | length, stream)
 
 
-# --- decoding. Each function takes (stream, payload), and raises ValueError or struct.error if they are malformed,
-# which --- `FrameDecoder` turns into RemoteProtocolError.
+# --- decoding
+
+# Each function takes (stream, payload), and raises ValueError or struct.error if the payload is malformed.
+# `FrameDecoder` turns these into RemoteProtocolError.
 
 
 def _text(payload: bytes, offset: int) -> str:
@@ -428,6 +437,7 @@ class FrameDecoder:
         if kind not in _DECODERS or (kind == Datagram.TYPE and not self.datagrams):
             raise RemoteProtocolError(f"unknown frame type {kind:#04x}")
         if length > (self.max_data if kind == Data.TYPE else MAX_DATAGRAM if kind == Datagram.TYPE else MAX_CONTROL):
-            raise RemoteProtocolError(f"frame of type {kind:#04x} with {length} bytes")
+            raise RemoteProtocolError(f"a frame of type {kind:#04x} has {length} bytes, which is too long")
         if (stream == 0) != (kind in _SESSION_TYPES) and kind < FIRST_IGNORABLE_TYPE:
-            raise RemoteProtocolError(f"frame of type {kind:#04x} on stream {stream}")
+            must = "must not" if kind in _SESSION_TYPES else "must"
+            raise RemoteProtocolError(f"a frame of type {kind:#04x} {must} have a stream id, and has {stream}")

@@ -77,12 +77,16 @@ class Incoming:
         if stream is not None and stream.announced:
             handler = (_HANDLERS if stream.flow is None else _FLOW_HANDLERS).get(type(frame))
             if handler is None:
-                raise RemoteProtocolError(f"frame of type {frame.TYPE:#04x} on a stream of kind {stream.kind}")
+                raise RemoteProtocolError(
+                    f"a frame of type {frame.TYPE:#04x} must not be sent on a stream of kind {stream.kind}"
+                )
             handler(self, stream, frame, now)
             return
         may_cross = type(frame) in _CROSSING or self._inbox.received <= self.replayed_until
         if stream is not None or not may_cross or not self._table.was_opened(frame.stream):
-            raise RemoteProtocolError(f"frame of type {frame.TYPE:#04x} for stream {frame.stream}, which is not open")
+            raise RemoteProtocolError(
+                f"a frame of type {frame.TYPE:#04x} is for stream {frame.stream}, which is not open"
+            )
 
     def _on_open(self, frame: frames.Open) -> None:
         table = self._table

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from hybridrelay.mux import Bridged, BridgeProgress, MuxStream, Party, Session, SessionConfig, StreamEnd, bridge
-from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
+from hybridrelay.mux.session import BATCH, SETTLING_SECONDS
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair, tcp_pair
 
@@ -184,4 +184,4 @@ async def test_other_tasks_run_while_the_ends_of_many_streams_are_reported(
                 passes += 1
         nursery.cancel_scope.cancel()
     assert sorted(number for number, _ in reported) == list(range(STREAMS))
-    assert max(collections.Counter(at for _, at in reported).values()) <= 2 * PORTION
+    assert max(collections.Counter(at for _, at in reported).values()) <= 2 * BATCH

@@ -14,7 +14,7 @@ import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session, SessionRole
 from hybridrelay.mux._directions import Outward
-from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
+from hybridrelay.mux.session import BATCH, SETTLING_SECONDS
 from hybridrelay.protocol import Reason, SessionConfig, frames
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer, NowaitStream
 from hybridrelay.streams.reactor import Handler, Next, Reactor, using_reactor
@@ -330,7 +330,7 @@ async def test_other_tasks_run_while_channels_always_have_more(portion: int, ses
     assert most <= 3 * MAX_FRAMES
 
 
-@pytest.mark.parametrize(("sessions", "streams"), [(30, PORTION - 1), (4, 10 * PORTION)])
+@pytest.mark.parametrize(("sessions", "streams"), [(30, BATCH - 1), (4, 10 * BATCH)])
 @pytest.mark.parametrize("how", ["the sessions end", "nothing is acknowledged in time"])
 async def test_other_tasks_run_while_the_streams_of_many_sessions_end(
     autojump_clock: trio.testing.MockClock, sessions: int, streams: int, how: str
@@ -365,7 +365,7 @@ async def test_other_tasks_run_while_the_streams_of_many_sessions_end(
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert reported.total() == sessions * streams
-    assert max(reported.values()) <= 3 * PORTION
+    assert max(reported.values()) <= 3 * BATCH
 
 
 class Chatter(Flood):
