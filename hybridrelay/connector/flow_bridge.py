@@ -18,10 +18,10 @@ from .idle import IdleRule
 
 __all__ = ["FlowBridge", "FlowCarried"]
 
-#: Why the target cannot be reached, by the number of the error, which the system has from an ICMP message. Others
-#: mean that it is unreachable.
+#: Why the target cannot be reached, by errno (which the system derives from an ICMP message). Every other errno means
+#: TARGET_UNREACHABLE.
 _BY_ERRNO = {errno.ECONNREFUSED: Reason.TARGET_REFUSED, errno.ECONNRESET: Reason.TARGET_REFUSED}
-#: How many datagrams are received before other tasks run: as many as a flow may queue.
+#: How many datagrams are received from the target before other tasks run: as many as a flow may queue.
 _BATCH = MAX_QUEUED_DATAGRAMS
 
 
@@ -98,7 +98,7 @@ class FlowBridge:
             self._waiting.cancel()
 
     async def _receive(self) -> None:
-        """Wait for datagrams of the target, and pass them on, at most `_BATCH`."""
+        """Wait for datagrams from the target, and pass on at most `_BATCH` of them."""
         await trio.lowlevel.wait_readable(self._socket)
         for _ in range(_BATCH):
             try:
@@ -116,7 +116,7 @@ class FlowBridge:
             self._bytes_to_client += len(data)
 
     def _deliver(self) -> None:
-        """Send what has arrived to the target."""
+        """Send to the target what has arrived from the client."""
         while not self.flow.has_ended or self.flow.has_input:
             data = self.flow.receive_nowait()
             if data is None:

@@ -28,7 +28,10 @@ class Requested:
 
 
 def first_target(target: Target) -> StreamTarget:
-    """Return what a stream connects to if the client states no port; for a target that has only datagrams, a flow."""
+    """Return what a stream is connected to if the client states no port.
+
+    If the target has only datagrams, return what a flow is connected to.
+    """
     if isinstance(target, UnixSocket | NamedInstance):
         return target
     return _first(target, Protocols.TCP if target.protocols.has_streams else Protocols.UDP)
@@ -74,6 +77,10 @@ def _not_published(port: int, target: Target) -> NotConnected:
 
 
 def _other_protocol(kind: Kind, target: Target) -> NotConnected:
-    wanted, text = ("datagrams", "no datagrams") if kind is Kind.DATAGRAMS else ("a stream", "only datagrams")
+    wanted, text = (
+        ("datagrams", "does not accept datagrams")
+        if kind is Kind.DATAGRAMS
+        else ("a stream", "accepts only datagrams")
+    )
     detail = f"the client has asked for {wanted}, and the target is {target}"
-    return NotConnected(Reason.KIND_NOT_OFFERED, detail, f"this hybrid connection has {text}")
+    return NotConnected(Reason.KIND_NOT_OFFERED, detail, f"this hybrid connection {text}")

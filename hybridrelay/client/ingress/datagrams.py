@@ -25,8 +25,8 @@ __all__ = ["MAX_LOCAL_FLOWS", "serve_datagrams"]
 #: How many flows one local port may have. Any program of this machine can open flows, by sending from many ports. A
 #: connector accepts a few more in a session (1,024), because it learns later than this program that a flow has ended.
 MAX_LOCAL_FLOWS = 960
-#: If there are as many, the one whose program has sent nothing for the longest time ends for a new one, if that time
-#: is at least this long (seconds). A busy resolver needs a new port for each of its queries.
+#: When a port has `MAX_LOCAL_FLOWS` flows, a new one displaces the flow whose program has been silent for the longest
+#: time, if that is at least this long (seconds). A busy resolver needs a new port for each of its queries.
 DISPLACE_SECONDS = 1.0
 #: The memory for datagrams that wait for a session, of all flows of a port together (bytes). Once there is a session,
 #: its budget counts them.
@@ -85,11 +85,13 @@ class _Port:
         self.client = client
         self.socket = sock
         self._nursery = nursery
-        #: In the order in which their programs have last sent something.
+        #: By source address, in the order in which their programs have last sent something.
         self._flows: OrderedDict[_Source, _LocalFlow] = OrderedDict()
-        #: Whether there are as many flows as possible, and this was reported.
+        #: Whether `FlowsUsedUp` was published. False again once half of the flows have ended.
         self._is_full = False
+        #: Counts the datagrams that wait for a session.
         self.early_memory = _EarlyMemory()
+        #: Whether `_drop_late` runs.
         self._is_dropping = False
 
     async def receive(self) -> None:
@@ -129,7 +131,10 @@ class _Port:
         return flow
 
     def _displace(self) -> bool:
-        """End the flow whose program has sent nothing for the longest time. Returns whether that was long enough."""
+        """End the flow whose program has been silent for the longest time, if that is at least `DISPLACE_SECONDS`.
+
+        Returns whether a flow was ended.
+        """
         flow = next(iter(self._flows.values()))
         if trio.current_time() - flow.sent_at < DISPLACE_SECONDS:
             return False
@@ -137,7 +142,7 @@ class _Port:
         return True
 
     def drop_late_soon(self) -> None:
-        """Drop what waits for a session for too long, from now on until nothing waits."""
+        """Start dropping datagrams that have waited too long for a session, until none waits."""
         if not self._is_dropping:
             self._is_dropping = True
             self._nursery.start_soon(self._drop_late)
@@ -150,7 +155,7 @@ class _Port:
         self._is_dropping = False
 
     def forget(self, flow: _LocalFlow) -> None:
-        """Begin another flow with the next datagram from the same source address. Idempotent."""
+        """Remove a flow: the next datagram from its source address begins another one. Idempotent."""
         if self._flows.get(flow.source) is flow:
             del self._flows[flow.source]
         self._is_full = self._is_full and len(self._flows) > MAX_LOCAL_FLOWS // 2
@@ -164,10 +169,10 @@ class _LocalFlow:
         self.source = source
         #: None until there is a session.
         self._flow: DatagramFlow | None = None
-        #: What was received until then.
+        #: What was received before there was a session.
         self._early = DatagramQueue(port.early_memory, Dropped())
         self._has_ended = False
-        #: The scope in which the flow is idle.
+        #: The scope in which `_serve` waits for the idle deadline; cancelled when the flow has ended.
         self._waiting = trio.CancelScope()
         #: Ends the flow.
         self._scope = trio.CancelScope()
@@ -189,7 +194,7 @@ class _LocalFlow:
             self._port.drop_late_soon()
 
     def drop_late(self) -> None:
-        """Drop what waits for a session for too long."""
+        """Drop datagrams that have waited too long for a session."""
         self._early.drop_late(trio.current_time())
 
     async def run(self) -> None:
@@ -238,7 +243,7 @@ class _LocalFlow:
             flow.close_nowait()
 
     def _deliver(self) -> None:
-        """Pass on what has arrived to the application."""
+        """Pass on to the application what has arrived from the target."""
         flow = self._flow
         assert flow is not None
         while flow.has_input and (data := flow.receive_nowait()) is not None:

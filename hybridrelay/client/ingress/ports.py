@@ -191,7 +191,7 @@ async def open_port(address: LocalAddress, *, events: EventStream, held: Contain
 
 
 def shown_addresses(bound: Iterable[tuple[str, int]]) -> tuple[str, ...]:
-    """Return addresses with their ports for people and logs. Ports that follow each other are one range."""
+    """Return addresses with their ports for people and logs. Consecutive ports are one range."""
     by_host: dict[str, list[int]] = {}
     for host, port in bound:
         by_host.setdefault(host, []).append(port)
