@@ -9,8 +9,9 @@ A target is one of these. The first two can be local names, too:
 
 After the ports of a target, ``/udp`` means datagrams instead of streams, and ``/tcp+udp`` means both.
 
-`parse_target_untrusted` is the only parser. Connection strings, the command line, configuration files and updates use
-it. What a kind of target adds to the text after the ports has its place in `_parse_ports_of_host`.
+`parse_target_untrusted` and, for local names, `parse_host_target_untrusted` are the only parsers. Connection strings,
+the command line, configuration files and updates use them. Suffixes after the ports, such as ``/udp``, are parsed in
+`_parse_ports_of_host`.
 """
 
 from __future__ import annotations
@@ -40,22 +41,23 @@ __all__ = [
     "ranges_of",
 ]
 
-#: What the path of a Unix socket begins with, where an address and a port could be instead.
+#: Comes before the path of a Unix socket wherever a host and a port are accepted, too.
 UNIX_PREFIX: Final = "unix:"
-#: The longest path of a Unix socket that can be a target. On Linux, the connector reaches every one of them.
+#: The longest path of a Unix socket that can be a target. On Linux, the connector can connect to a path of this
+#: length, although the address of a Unix socket has at most 107 bytes.
 _MAX_UNIX_PATH = 1024
 #: How many ports a target may have. A forward opens a listener for each of them.
 MAX_TARGET_PORTS: Final = 512
-#: No list of so many ports is longer (characters).
+#: The longest text that lists `MAX_TARGET_PORTS` ports (characters).
 _MAX_PORTS_TEXT = MAX_TARGET_PORTS * len("65535,")
-#: As SQL Server allows it, in ASCII, because a connection string consists of ASCII.
+#: The name of an instance: what SQL Server allows, restricted to ASCII, of which a connection string consists.
 _INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_$#]{0,15}")
 _SEVERAL = re.compile(r"[,-]")
 _PROTOCOLS = {one.value: one for one in Protocols}
 
 
 def ranges_of(ports: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the first and the last port of each range of numbers that follow each other."""
+    """Return the first and the last port of each range of consecutive numbers."""
     ranges: list[tuple[int, int]] = []
     for port in ports:
         if ranges and ranges[-1][1] == port - 1:
@@ -117,7 +119,7 @@ class PortSet:
 
     @classmethod
     def of(cls, ports: Iterable[int]) -> PortSet:
-        """Return the set of some ports, in their order. Numbers that follow each other become a range.
+        """Return the set of some ports, in their order. Consecutive numbers become a range.
 
         Raises:
             ValueError: see `PortSet`.
@@ -148,18 +150,19 @@ class HostPorts:
         return f"{bracketed(self.host)}:{self.ports}{self.protocols.value}"
 
     def at(self, port: int) -> HostPort:
-        """Return one of the ports with the host, without the protocols. It has to be in the set."""
+        """Return one of the ports with the host. `port` has to be in the set. The result is always for TCP, whatever
+        `protocols` is."""
         assert port in self.ports
         return HostPort(self.host, port)
 
     @property
     def first(self) -> HostPort:
-        """The first port, with the host."""
+        """The first port, with the host; always for TCP, as `at`."""
         return self.at(self.ports.first)
 
     @property
     def each(self) -> Iterator[HostPort]:
-        """Every port, with the host."""
+        """Every port, with the host; always for TCP, as `at`."""
         return (HostPort(self.host, port) for port in self.ports)
 
 
@@ -195,7 +198,7 @@ class NamedInstance:
     r"""An instance of SQL Server on a host, which has no fixed port. `str()` is ``host\instance``."""
 
     host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
-    #: Its name, without regard to case.
+    #: Its name, as it was written. SQL Server ignores the case; `==` does not.
     instance: str = attrs.field()
 
     @instance.validator
@@ -243,7 +246,7 @@ def parse_target_untrusted(text: str) -> Target:
 
 
 def parse_host_target_untrusted(text: str) -> HostTarget:
-    """Parse ``host:port``, ``address:port`` or ``[IPv6]:port``, where several ports and ranges may follow each other,
+    """Parse ``host:port``, ``address:port`` or ``[IPv6]:port``, where several ports and ranges may be given,
     separated by commas: ``ftp.corp:21,50000-50100``. After the ports, ``/udp`` or ``/tcp+udp`` may follow.
 
     Raises:

@@ -12,7 +12,7 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
 
     Raises:
         trio.BrokenResourceError: the stream is broken, or ended before all bytes had arrived, perhaps before the
-        first.
+            first.
 
     If cancelled, the bytes received so far are lost, so the stream can no longer be used.
     """

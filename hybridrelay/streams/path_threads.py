@@ -57,12 +57,16 @@ class PathThreads:
 
         If cancelled, it returns at once, and the function continues.
         """
-        # Trio accepts whatever has these two methods, and says so; its type is narrower.
+        # `run_sync` accepts any object with the two methods of `_Permits`, as its documentation says. Its annotation
+        # is narrower.
         limiter = cast(trio.CapacityLimiter, _Permits(self, path))
         return await run_in_spare_thread(function, limiter=limiter)
 
     async def acquire(self, path: str, borrower: object) -> None:
-        """Wait for a thread. Raises PathSilent. If cancelled, none is in use."""
+        """Wait for a thread. Raises PathSilent. If cancelled, no thread is taken.
+
+        `borrower` identifies the call, as for `trio.CapacityLimiter`.
+        """
         threads = self._paths.get(path)
         if threads is None:
             threads = self._paths[path] = _Threads(path, THREADS_PER_PATH)

@@ -1,6 +1,9 @@
 """Chooses the listener that is offered a rendezvous. Pure.
 
-Listeners that report that they cannot connect to their target are *unhealthy*, and are left out. If all are
+Listeners that have declined this rendezvous, have not answered, or are avoided by the sender are *passed over*: they
+are not among the candidates.
+
+Candidates that report that they cannot connect to their target are *unhealthy*, and are *left out*. If all are
 unhealthy, none is left out: a report may be out of date, and must not make a hybrid connection unavailable. All
 others are healthy, including those that report nothing.
 
@@ -11,16 +14,17 @@ The rules for the candidates that remain, of which the first one that applies de
 | no candidates | none | |
 | one candidate, and others were left out | this one | ONLY_HEALTHY |
 | one candidate | this one | ONLY |
-| several, and others were passed over | any of those with a key and a network that were drawn before | DRAWN |
+| several, and others were passed over | one holder is drawn at random, and then one of its candidates | DRAWN |
 | several, and a coin shows heads | any | RANDOM |
 | several, and it shows tails | one with the fewest sessions, as this relay counts them | FEWEST_SESSIONS |
 
 The relay counts the sessions itself, so that a listener cannot state a false number. It can still end its sessions at
 once, in order to have few. Because of the coin, each of n candidates is still offered at least 1/(2n) of all
 rendezvous on average, whatever the others do, and a candidate that always has the fewest sessions is offered at most
-1/2 + 1/(2n). A false report about its target costs a listener rendezvous, and cannot cost another one any.
+1/2 + 1/(2n). A listener that falsely reports an unhealthy target loses rendezvous itself, and takes none from
+others. One that falsely reports a healthy target gains some only while the targets of others are unhealthy.
 
-A rendezvous that others have declined goes to any key and network with equal probability. So listeners of one holder
+A rendezvous for which others were passed over goes to any holder with equal probability. So listeners of one holder
 that all decline cannot use up all attempts of a sender.
 """
 
@@ -42,13 +46,13 @@ __all__ = ["Choice", "Chosen", "SessionCounts", "Why", "choose_listener"]
 class Why(enum.StrEnum):
     """Why a listener was chosen."""
 
-    #: There was no other one.
+    #: No other one was left to choose from.
     ONLY = "only"
-    #: All others are unhealthy.
+    #: All other candidates are unhealthy.
     ONLY_HEALTHY = "only-healthy"
-    #: No other one has fewer sessions.
+    #: No other candidate has fewer sessions.
     FEWEST_SESSIONS = "fewest-sessions"
-    #: At random, among all.
+    #: At random, among all candidates that are not left out.
     RANDOM = "random"
     #: At random, after others have declined or have not answered, or because the sender avoids them.
     DRAWN = "drawn"
@@ -95,7 +99,7 @@ def choose_listener(
         candidates: the listeners that can be chosen.
         sessions: returns how many sessions a listener has at this relay.
         is_unhealthy: returns whether a listener reports that it cannot connect to its target.
-        has_passed_over: whether there are other listeners, which were passed over.
+        has_passed_over: whether other listeners were passed over for this rendezvous, and are not in `candidates`.
         randbelow: returns a random number from 0 up to its argument, exclusively.
 
     Returns:
@@ -123,7 +127,7 @@ def choose_listener(
 
 
 class SessionCounts:
-    """How many rendezvous, joined or about to be, each listener has at this relay."""
+    """How many sessions each listener has at this relay. A rendezvous counts as one from its creation on."""
 
     def __init__(self) -> None:
         self._of: Counter[tuple[str, str]] = Counter()
@@ -136,7 +140,7 @@ class SessionCounts:
         self._of[connection, instance] += 1
 
     def ended(self, rendezvous_id: str) -> None:
-        """Count it no longer. Does nothing if the id is not known."""
+        """Count a rendezvous no longer. Does nothing if its id is not known."""
         at = self._by_rendezvous.pop(rendezvous_id, None)
         if at is None:
             return
@@ -145,9 +149,9 @@ class SessionCounts:
             del self._of[at]
 
     def of(self, listener: Listener[HandleT]) -> int:
-        """Return the number for a listener."""
+        """Return the number of sessions of a listener."""
         return self._of[listener.connection, listener.instance]
 
     def __len__(self) -> int:
-        """Return the number of all."""
+        """Return the number of sessions of all listeners."""
         return len(self._by_rendezvous)
