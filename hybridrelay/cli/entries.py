@@ -57,6 +57,8 @@ class Entry:
     listens_by_default: bool = False
     #: Whether a connector's connections to the target begin with a PROXY header.
     proxy_protocol: bool = False
+    #: Whether a connector connects to all addresses of the target at once.
+    connect_in_parallel: bool = False
     #: A connector's deny list for this hybrid connection.
     deny_list: Path | None = None
     #: The names and ports under which an application that `run` starts knows the target; empty for the local name of
@@ -128,10 +130,15 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
         )
     if runs:
         return _of_names(files, args.published_names, key_of)
-    proxy_protocol = not listens and args.proxy_protocol
+    connects = not listens
     return tuple(
         _listening(
-            Entry(file, key_of(file), proxy_protocol=proxy_protocol),
+            Entry(
+                file,
+                key_of(file),
+                proxy_protocol=connects and args.proxy_protocol,
+                connect_in_parallel=connects and args.connect_in_parallel,
+            ),
             listen[number : number + 1],
             by_default=listens and not args.listen,
         )
@@ -200,5 +207,13 @@ def _of_table(
             by_default=not (table.listen or args.listen),
         )
     # Keys that a table does not have are taken from the rest of the file, or from the options.
-    general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol
-    return Entry(file, key_of(file), proxy_protocol=general, deny_list=table.deny_list, where=table.where)
+    return Entry(
+        file,
+        key_of(file),
+        proxy_protocol=args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol,
+        connect_in_parallel=(
+            args.connect_in_parallel if table.connect_in_parallel is None else table.connect_in_parallel
+        ),
+        deny_list=table.deny_list,
+        where=table.where,
+    )

@@ -172,6 +172,7 @@ class Connector:
 
         self._policies.publish_all()
         self._require_audit()
+        self._connect_in_parallel = config.connect_in_parallel
         self._keep_string = config.keep_string
         self._update_floor = config.update_floor
         self._numbers = itertools.count()
@@ -207,7 +208,7 @@ class Connector:
                 same relay. Nothing was changed.
         """
         check_is_connection_string(string)
-        published = Published(string)
+        published = Published(string, connects_in_parallel=self._connect_in_parallel)
         replaced = None if instead_of is None else self._published[instead_of]
         decision = self._policies.policy.decide(None, Action.PUBLISH, published.resource())
         links = self._relays.find_links(published, string, instead_of=replaced)
@@ -249,6 +250,10 @@ class Connector:
         target has to expect it. Without this call, there is none.
         """
         self._published[number].sends_proxy_header = on
+
+    def connect_in_parallel(self, number: int, on: bool) -> None:
+        """Set whether all addresses of a target are connected to at once from now on (`ConnectorConfig`)."""
+        self._published[number].connects_in_parallel = on
 
     def use_deny_list(self, number: int, deny_list: PolicyFile | None) -> None:
         """Use a deny list for one hybrid connection, in addition to that of the connector; None: it has none.
@@ -582,12 +587,15 @@ class Connector:
         self._relays.publish(published, links)
 
     async def _dial_for_check(self, target: StreamTarget) -> trio.SocketStream | socket.socket:
+        of_target = (one for one in self._published.values() if first_target(one.target) == target)
+        in_parallel = any(one.connects_in_parallel for one in of_target)
         if isinstance(target, NamedInstance):
-            return await self._sessions.streams.named_instances.open(target, permit=self._policies.permit_check)
+            instances = self._sessions.streams.named_instances
+            return await instances.open(target, permit=self._policies.permit_check, in_parallel=in_parallel)
         permit = partial(self._policies.permit_check, target)
         if isinstance(target, HostPort) and target.protocols.has_datagrams:
             return await open_datagram_target(target, permit=permit)
-        return await open_target(target, permit=permit)
+        return await open_target(target, permit=permit, in_parallel=in_parallel)
 
     def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))

@@ -58,12 +58,15 @@ class NamedInstances:
         #: With the time until which it is used; the oldest first.
         self._cached: dict[NamedInstance, tuple[FoundInstance, float]] = {}
 
-    async def find(self, instance: NamedInstance, permit: Callable[[str], Decision]) -> FoundInstance:
-        """Return where an instance listens.
+    async def find(
+        self, instance: NamedInstance, permit: Callable[[str], Decision], *, afresh: bool = False
+    ) -> FoundInstance:
+        """Return where an instance listens: at the first address of its host whose service answers.
 
         Args:
             instance: the instance.
             permit: decides about each IP address to which its host resolves, before anything is sent there.
+            afresh: whether to ask even if the answer is remembered.
 
         Raises:
             TargetDenied: `permit` allows no address.
@@ -72,7 +75,7 @@ class NamedInstances:
         The caller sets a deadline for resolving the name. If cancelled, nothing stays open.
         """
         cached = self._cached.get(instance)
-        if cached is not None and self._clock() < cached[1]:
+        if cached is not None and self._clock() < cached[1] and not afresh:
             await trio.lowlevel.checkpoint()
             return cached[0]
         try:
@@ -92,6 +95,7 @@ class NamedInstances:
         instance: NamedInstance,
         *,
         permit: Callable[[StreamTarget, str], Decision],
+        in_parallel: bool = False,
         seconds: float = DIAL_SECONDS,
     ) -> trio.SocketStream:
         """Connect to an instance. If nothing listens where it was found, its port is asked for again next time.
@@ -100,6 +104,9 @@ class NamedInstances:
             instance: the instance.
             permit: decides about each IP address: first with the instance, before its host is asked there, and then
                 with the port, before it is connected to.
+            in_parallel: whether only one of the host's addresses is expected to answer, which may be another one at
+                any time: all of them are then asked each time. Only the one that has answered is connected to, since
+                the instance may have another port, or another instance the same port, at the others.
             seconds: the deadline for all of it.
 
         Raises:
@@ -107,7 +114,7 @@ class NamedInstances:
         """
         deadline = trio.current_time() + seconds
         with trio.move_on_at(deadline) as scope:
-            found = await self.find(instance, partial(permit, instance))
+            found = await self.find(instance, partial(permit, instance), afresh=in_parallel)
         if scope.cancelled_caught:
             raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
         left = max(0.0, deadline - trio.current_time())

@@ -21,7 +21,7 @@ from .unproven import Unproven
 class Published:
     """One hybrid connection that this connector registers at every relay of its connection string."""
 
-    def __init__(self, string: ConnectionString) -> None:
+    def __init__(self, string: ConnectionString, *, connects_in_parallel: bool = False) -> None:
         self.string = string
         self.name = string.entity_path
         self.target = check_supported(string.require_target())
@@ -41,6 +41,8 @@ class Published:
         self.is_withdrawn = False
         #: Whether connections to the target begin with a PROXY header.
         self.sends_proxy_header = False
+        #: Whether the addresses of the target's name are connected to at once; see `ConnectorConfig`.
+        self.connects_in_parallel = connects_in_parallel
         #: Why the policy does not allow registering it now; None if it does.
         self.denial: Decision | None = None
         #: Why the policy has not allowed the address or path to which the target was resolved last; None if it has,

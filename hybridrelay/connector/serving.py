@@ -458,9 +458,11 @@ class ServedStream:
 
     async def _dial(self) -> trio.SocketStream:
         """Connect to the target. Raises what `open_target` raises."""
+        in_parallel = self.origin.published.connects_in_parallel
         if isinstance(self._target, NamedInstance):
-            return await self._service.named_instances.open(self._target, permit=self._permit_instance)
-        return await open_target(self._target, permit=self._permit)
+            instances = self._service.named_instances
+            return await instances.open(self._target, permit=self._permit_instance, in_parallel=in_parallel)
+        return await open_target(self._target, permit=self._permit, in_parallel=in_parallel)
 
     async def _send_proxy_header(self, connected: trio.SocketStream) -> None:
         """Send the PROXY header. If that fails or is cancelled, the connection is reset.

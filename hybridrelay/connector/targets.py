@@ -96,6 +96,7 @@ async def open_target(
     *,
     at: str = "",
     permit: Callable[[str], Decision] = _allow,
+    in_parallel: bool = False,
     seconds: float = DIAL_SECONDS,
 ) -> trio.SocketStream:
     """Connect to the target; its name, or the path of a Unix socket, is resolved on every call.
@@ -105,6 +106,7 @@ async def open_target(
         at: the IP address to connect to; empty: all to which the target's name resolves.
         permit: decides about each IP address to which the name resolves, or about the path of the Unix socket without
             symbolic links and ``..``. Only what it allows is connected to: nothing is resolved a second time.
+        in_parallel: whether to connect to several addresses at once, and not in a staggered race; see `open_tcp`.
         seconds: the deadline for resolving and connecting together.
 
     Raises:
@@ -121,7 +123,9 @@ async def open_target(
             if isinstance(target, UnixSocket):
                 stream = await _open_unix(target, permit)
             else:
-                stream = await open_tcp(at or target.host, target.port, keep_reset=True, choose=choose)
+                stream = await open_tcp(
+                    at or target.host, target.port, keep_reset=True, choose=choose, in_parallel=in_parallel
+                )
         except OSError as exc:
             raise _target_error(exc) from exc
         if is_reserved(stream.socket.fileno()):

@@ -10,7 +10,7 @@ connection that is returned is this undone.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import trio
@@ -20,9 +20,15 @@ from .sockets import reset_on_close
 
 #: The next address is tried when the previous one has failed, or after this time (seconds), as RFC 8305 recommends.
 STAGGER_SECONDS = 0.25
+#: To how many addresses to connect at the same time, if not in a staggered race.
+MAX_PARALLEL = 8
 
 #: An element of the result of `socket.getaddrinfo`: family, type, protocol, canonical name, socket address.
 AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
+#: Connects to an address, and returns whether that has succeeded. If so, the nursery of all attempts is cancelled.
+_Attempt: TypeAlias = Callable[[AddressInfo], Awaitable[bool]]
+#: Begins the attempts at several addresses, in a nursery.
+_Order: TypeAlias = Callable[[Sequence[AddressInfo], _Attempt, trio.Nursery], Awaitable[None]]
 
 
 def _all(addresses: Sequence[AddressInfo]) -> Sequence[AddressInfo]:
@@ -35,16 +41,20 @@ async def open_tcp(
     *,
     keep_reset: bool = False,
     choose: Callable[[Sequence[AddressInfo]], Sequence[AddressInfo]] = _all,
+    in_parallel: bool = False,
 ) -> trio.SocketStream:
     """Open a TCP connection to a name or an address.
 
-    A name is resolved on every call; several addresses are tried in a staggered race.
+    A name is resolved on every call. The first of several addresses to which a connection is made is used, and the
+    attempts at the others are reset.
 
     Args:
         host: a name, or an IP address.
         port: from 1 to 65535.
         keep_reset: whether closing the returned connection still resets it; see `reset_on_close`.
         choose: returns those of the name's addresses that are to be connected to, at least one, or raises.
+        in_parallel: whether to try up to `MAX_PARALLEL` addresses at once, and each further one when an attempt has
+            failed, instead of in a staggered race: one after the other, without waiting long for any of them.
 
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
@@ -55,7 +65,10 @@ async def open_tcp(
     The caller sets the deadline. If cancelled, nothing stays open.
     """
     addresses = choose(await resolve_host(host, port))
-    sock = await _connect(addresses[0]) if len(addresses) == 1 else await _race(addresses, f"{host}:{port}")
+    if len(addresses) == 1:
+        sock = await _connect(addresses[0])
+    else:
+        sock = await _race(addresses, f"{host}:{port}", _all_at_once if in_parallel else _staggered)
     stream = trio.SocketStream(sock)
     if not keep_reset:
         reset_on_close(stream, False)
@@ -115,26 +128,22 @@ async def _connect(address: AddressInfo) -> trio.socket.SocketType:
     return sock
 
 
-async def _race(addresses: Sequence[AddressInfo], target: str) -> trio.socket.SocketType:
+async def _race(addresses: Sequence[AddressInfo], target: str, order: _Order) -> trio.socket.SocketType:
     winners: list[trio.socket.SocketType] = []
     errors: list[OSError] = []
     try:
         async with trio.open_nursery() as nursery:
 
-            async def attempt(address: AddressInfo, failed: trio.Event) -> None:
+            async def attempt(address: AddressInfo) -> bool:
                 try:
                     winners.append(await _connect(address))
                 except OSError as error:
                     errors.append(error)
-                    failed.set()
-                else:
-                    nursery.cancel_scope.cancel()
+                    return False
+                nursery.cancel_scope.cancel()
+                return True
 
-            for address in addresses:
-                failed = trio.Event()
-                nursery.start_soon(attempt, address, failed)
-                with trio.move_on_after(STAGGER_SECONDS):
-                    await failed.wait()
+            await order(addresses, attempt, nursery)
         if not winners:
             raise OSError(f"all attempts to connect to {target} failed") from ExceptionGroup("attempts", errors)
     except BaseException:
@@ -144,3 +153,30 @@ async def _race(addresses: Sequence[AddressInfo], target: str) -> trio.socket.So
     for sock in winners[1:]:  # several may have connected at the same moment
         sock.close()
     return winners[0]
+
+
+async def _staggered(addresses: Sequence[AddressInfo], attempt: _Attempt, nursery: trio.Nursery) -> None:
+    """Begin one attempt after the other, as RFC 8305 recommends."""
+
+    async def run(address: AddressInfo, failed: trio.Event) -> None:
+        if not await attempt(address):
+            failed.set()
+
+    for address in addresses:
+        failed = trio.Event()
+        nursery.start_soon(run, address, failed)
+        with trio.move_on_after(STAGGER_SECONDS):
+            await failed.wait()
+
+
+async def _all_at_once(addresses: Sequence[AddressInfo], attempt: _Attempt, nursery: trio.Nursery) -> None:
+    """Begin up to `MAX_PARALLEL` attempts at once, and another one whenever one has failed."""
+    untried = iter(addresses)
+
+    async def try_next() -> None:
+        for address in untried:  # shared by these tasks: each address is tried once
+            if await attempt(address):
+                return
+
+    for _ in addresses[:MAX_PARALLEL]:
+        nursery.start_soon(try_next)

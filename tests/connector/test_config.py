@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+import random
+import sys
 from pathlib import Path
 from typing import TypedDict
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
 from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import Event, EventStream
 from hybridrelay.policy import Policy
+from hybridrelay.security import HostPort
 
+from ..resolving import FixedResolver
+from ..silent import silent_listener
 from .fakes import published
 
 
@@ -25,6 +32,7 @@ def test_defaults() -> None:
     assert config.resume_deadline == 25.0
     assert config.upgrade_interval == 30.0
     assert config.check_target_interval is None
+    assert config.connect_in_parallel is False
     assert config.policy == Policy()
     assert config.instance_file is None
 
@@ -66,6 +74,24 @@ class Times(TypedDict, total=False):
 def test_impossible_times(seconds: Times) -> None:
     with pytest.raises(ValueError, match=next(iter(seconds))):
         ConnectorConfig([published("orders").string], **seconds)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs many loopback addresses, and full backlogs")
+@pytest.mark.parametrize("changed", [False, True])
+async def test_checks_connect_as_streams_do(changed: bool, mock_clock: trio.testing.MockClock) -> None:
+    """The clock stands still: in a staggered race, the address that does not answer would be in the way."""
+    silent = f"127.{random.randrange(1, 64)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+    trio.socket.set_custom_hostname_resolver(FixedResolver(silent, "127.0.0.1"))
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        string = published("orders", target=HostPort("db.example", port)).string
+        connector = Connector(ConnectorConfig([string], connect_in_parallel=not changed))
+        if changed:
+            connector.connect_in_parallel(0, True)
+        with silent_listener(silent, port):
+            (check,) = await connector.check_targets()
+    assert check.ok
 
 
 async def test_two_strings_for_the_same_hybrid_connection_at_one_relay() -> None:

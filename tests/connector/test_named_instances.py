@@ -146,6 +146,18 @@ async def test_a_port_is_asked_for_once_in_a_while(responder: Responder) -> None
     assert len(responder.asked) == 2
 
 
+async def test_in_parallel_it_is_asked_for_each_time(responder: Responder) -> None:
+    """Another address of the host may be online now."""
+    (listener,) = await trio.open_tcp_listeners(0, host=responder.address)
+    async with listener:
+        responder.answers = lambda _: [reply(more=f";tcp;{listener.socket.getsockname()[1]}")]
+        instances = NamedInstances(responder.port)
+        for times in (1, 2, 3):
+            stream = await instances.open(responder.instance, permit=lambda *_: ALLOWED, in_parallel=True)
+            await trio.aclose_forcefully(stream)
+            assert len(responder.asked) == times
+
+
 async def test_what_is_no_reply_is_ignored(responder: Responder) -> None:
     responder.answers = lambda _: [b"", b"\x05\0\0", reply("OTHER"), reply()]
     found = await NamedInstances(responder.port).find(responder.instance, lambda _: ALLOWED)

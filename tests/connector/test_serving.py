@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -33,9 +35,12 @@ from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.open_metadata import PORT, port_metadata
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, HostPorts, HostTarget, PeerIdentity, PortSet, Role
+from hybridrelay.streams import connecting
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair
 
+from ..resolving import FixedResolver
+from ..silent import silent_listener
 from .fakes import published
 
 PEER = PeerIdentity("orders", Role.APPLICATION, "shop", "0A", 4e9)
@@ -242,6 +247,28 @@ async def test_a_stream_is_connected_to_the_port_that_it_is_for_and_to_no_other(
     assert isinstance(refused, StreamNotConnected)
     assert (opened.target, refused.target) == (f"127.0.0.1:{other}",) * 2
     assert (refused.reason, f"{nothing},{port}" in refused.detail) == (Reason.PORT_NOT_PUBLISHED, True)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs many loopback addresses, and full backlogs")
+async def test_in_parallel_the_record_names_the_address_that_was_used(
+    nursery: trio.Nursery, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a staggered race, the address that does not answer would be in the way."""
+    monkeypatch.setattr(connecting, "STAGGER_SECONDS", 3600)
+    port = target.address.port
+    silent = f"127.{random.randrange(1, 64)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+    trio.socket.set_custom_hostname_resolver(FixedResolver(silent, "127.0.0.1"))
+    with silent_listener(silent, port):
+        scene = await Scene.start(nursery, HostPorts("db.example", PortSet([(port, port), (port + 1, port + 1)])))
+        scene.published.connects_in_parallel = True
+        stream = await scene.client.open_stream(metadata=port_metadata(port))
+        async with await target.accept() as server:
+            await talk(stream, server)
+            assert [one.addresses for one in scene.service] == [("127.0.0.1",)], "what the policy decides about"
+            await _finish(scene, stream, server)
+            await eventually(lambda: isinstance(scene.events[-1], StreamClosed))
+    assert [one.address for one in scene.events if isinstance(one, StreamClosed)] == [f"127.0.0.1:{port}"]
     nursery.cancel_scope.cancel()
 
 

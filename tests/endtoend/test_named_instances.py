@@ -108,6 +108,26 @@ async def test_an_instance_is_found_again_after_it_has_got_another_port(
     assert await echoes(forward.port)
 
 
+async def test_in_parallel_it_is_asked_for_each_stream_with_the_option_and_with_the_key(
+    deployment: Deployment, nursery: trio.Nursery, host: Host
+) -> None:
+    await host.listen(nursery)
+    published = deployment.create("sql", rf"{host.address}\SQLEXPRESS")
+    config = deployment.folder / "connector.toml"
+    table = f'connect-in-parallel = true\n[[connection]]\nfile = "{published.connector}"\n'
+    config.write_text(f"{table}connect-in-parallel = false\n")
+    connector = deployment.start("connector", "--mode", "tcp", "--config", config)
+    forward = deployment.start_forward(published)
+    for _ in range(2):
+        assert await echoes(forward.port)
+    assert host.asked == 1
+    config.write_text(table)
+    await connector.logs("configuration.reloaded")
+    for _ in range(2):
+        assert await echoes(forward.port)
+    assert host.asked == 3
+
+
 async def test_an_unknown_instance_is_explained(deployment: Deployment, host: Host) -> None:
     published = deployment.create("sql", rf"{host.address}\OTHER")
     connector = deployment.start_connector(published, arguments=["--mode", "tcp"])

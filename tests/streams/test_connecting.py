@@ -65,12 +65,15 @@ async def test_a_cancelled_attempt_is_reset(target: socket.socket, addresses: tu
     assert cancelled
 
 
-async def test_the_losers_of_a_race_are_reset(target: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_parallel", [False, True])
+async def test_the_losers_of_a_race_are_reset(
+    target: socket.socket, monkeypatch: pytest.MonkeyPatch, in_parallel: bool
+) -> None:
     monkeypatch.setattr(connecting, "STAGGER_SECONDS", 0)
     trio.socket.set_custom_hostname_resolver(FixedResolver(*(f"127.0.0.{number}" for number in range(1, 6))))
     losers = 0
     for _ in range(40):  # how many have begun when the first one is connected is a matter of luck
-        stream = await open_tcp("db.example", target.getsockname()[1])
+        stream = await open_tcp("db.example", target.getsockname()[1], in_parallel=in_parallel)
         winner = stream.socket.getsockname()
         while select.select([target], [], [], 0)[0]:
             connection, address = target.accept()

@@ -111,6 +111,13 @@ def _add_arguments(parser: Parser) -> None:
         "relay knows it, and the label of its identity; the target has to expect it; in --config, a [[connection]] "
         "may have this key",
     )
+    _add_connect_in_parallel(
+        parser,
+        "if the name of a target has several addresses, connect to all of them at once, at most 8 at a time, and use "
+        "the first connection, as MultiSubnetFailover does for SQL Server (default: one after the other, each as "
+        "soon as the one before has failed or has not answered for 250 ms); in --config, a [[connection]] may have "
+        "this key",
+    )
     add_policy_dir(parser)
     add_mode(parser)
     add_exec_command(parser)
@@ -159,10 +166,15 @@ def _add_arguments(parser: Parser) -> None:
 def _add_connection_keys(keys: argparse.ArgumentParser) -> None:
     keys.add_argument("--deny-list", metavar="FILE", type=values.path)
     _add_proxy_protocol(keys, "", default=None)
+    _add_connect_in_parallel(keys, "", default=None)
 
 
 def _add_proxy_protocol(parser: argparse.ArgumentParser, means: str, *, default: bool | None = False) -> None:
     parser.add_argument("--proxy-protocol", action="store_true", default=default, help=means)
+
+
+def _add_connect_in_parallel(parser: argparse.ArgumentParser, means: str, *, default: bool | None = False) -> None:
+    parser.add_argument("--connect-in-parallel", action="store_true", default=default, help=means)
 
 
 COMMAND = Command(

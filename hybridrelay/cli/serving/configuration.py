@@ -31,7 +31,7 @@ __all__ = ["Configuration", "Reading"]
 
 #: The options that say what is served, which can be changed while the program runs.
 _SERVED = frozenset(
-    {"files", "listen", "published_names", "connections", "proxy_protocol"}
+    {"files", "listen", "published_names", "connections", "proxy_protocol", "connect_in_parallel"}
     | {"socks", "http_proxy", "dns", "front_users_file"}
     | {"proxy", "proxy_password_file", "websocket_path_prefix", "websocket_headers_file"}
 )

@@ -34,6 +34,7 @@ class ConnectorService:
             self._running[one.entry.key] = Running(one.entry, one.string)
             self._numbers[one.entry.key] = number
             connector.use_proxy_protocol(number, one.entry.proxy_protocol)
+            connector.connect_in_parallel(number, one.entry.connect_in_parallel)
             connector.use_deny_list(number, _deny_list_of(one.entry))
 
     @property
@@ -85,8 +86,10 @@ class ConnectorService:
                 case Change(entry):
                     self._running[entry.key] = Running(entry, self._running[entry.key].string)
             if entry is not None and entry.key in deny_lists:
-                self._connector.use_proxy_protocol(self._numbers[entry.key], entry.proxy_protocol)
-                self._connector.use_deny_list(self._numbers[entry.key], deny_lists[entry.key])
+                number = self._numbers[entry.key]
+                self._connector.use_proxy_protocol(number, entry.proxy_protocol)
+                self._connector.connect_in_parallel(number, entry.connect_in_parallel)
+                self._connector.use_deny_list(number, deny_lists[entry.key])
         except ConfigurationError as exc:
             assert entry is not None
             error = ConfigurationError(f"{entry.file}: {exc}", remedy=exc.remedy)

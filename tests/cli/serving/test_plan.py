@@ -90,6 +90,11 @@ def start(wanted: Wanted) -> Start:
             [attrs.evolve(ONE, entry=attrs.evolve(ONE.entry, proxy_protocol=True))],
             [Change(attrs.evolve(ONE.entry, proxy_protocol=True))],
         ),
+        (
+            [ONE],
+            [attrs.evolve(ONE, entry=attrs.evolve(ONE.entry, connect_in_parallel=True))],
+            [Change(attrs.evolve(ONE.entry, connect_in_parallel=True))],
+        ),
         # The place in the file is no setting.
         ([ONE], [attrs.evolve(ONE, entry=entry("1", where="connector.toml: line 9"))], []),
     ],
