@@ -30,8 +30,10 @@ WELCOME_SECONDS = 10.0
 #: for up to a second each.
 REQUEST_SECONDS = 20.0
 #: How many messages that answer no request may wait to be handled: the largest number of open rendezvous of a relay.
-#: They take about 5 MiB. Limits the memory that a misbehaving relay can use up.
+#: They take about 5 MiB, and the updates among them 3 MiB more. This limits the memory that a relay can use up.
 MAX_UNHANDLED = 8192
+#: An `Update`, which has up to 6 KiB, is dropped if this many messages wait already: the relay repeats it.
+MAX_UNHANDLED_BEFORE_UPDATE = 512
 _FIRST_CHECK_ID = 2**48
 SOFTWARE = f"hybridrelay/{__version__}"
 
@@ -233,7 +235,10 @@ class ControlChannel:
             case control.Taken(id=id_):
                 if (request := self._requests.get(id_)) is not None:
                     self._take_part(request, message)
-            case control.Offer() | control.Ended() | control.Draining() | control.Key() | control.Update():
+            case control.Update():
+                if self._messages_in.statistics().current_buffer_used < MAX_UNHANDLED_BEFORE_UPDATE:
+                    self._pass_on(message)
+            case control.Offer() | control.Ended() | control.Draining() | control.Key():
                 self._pass_on(message)
             case _:
                 pass  # a message of a newer relay, or one that has no meaning in this direction

@@ -7,7 +7,12 @@ import trio
 import trio.testing
 
 from hybridrelay.connectivity import candidates, discover
-from hybridrelay.connectivity.control import MAX_UNHANDLED, ControlChannel, _receive_welcome
+from hybridrelay.connectivity.control import (
+    MAX_UNHANDLED,
+    MAX_UNHANDLED_BEFORE_UPDATE,
+    ControlChannel,
+    _receive_welcome,
+)
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import RemoteProtocolError, control
@@ -34,6 +39,29 @@ async def test_a_flood_of_offers_ends_the_channel(nursery: trio.Nursery) -> None
         await channel._serve(control.ControlDecoder(), [])
     unhandled = [message async for message in channel.messages]
     assert len(unhandled) == MAX_UNHANDLED
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_flood_of_updates_takes_little_memory(nursery: trio.Nursery) -> None:
+    """The relay repeats those that are dropped; nothing else is, and the channel stays."""
+    session, relay = await session_pair(nursery, config=CONTROL_CONFIG)
+    stream = session.open_stream_nowait()
+    theirs = (await relay.offers.receive()).accept()
+    channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
+    offer = control.Offer(1, "db", bytes(TICKET_SIZE), 30.0)
+    update = control.Update("db", 5, "A" * control.MAX_DOCUMENT)
+
+    async def flood() -> None:
+        for _ in range(MAX_UNHANDLED_BEFORE_UPDATE + 100):
+            await theirs.send_all(control.encode_message(update))
+        await theirs.send_all(control.encode_message(offer))
+        await theirs.send_eof()
+
+    nursery.start_soon(flood)
+    with trio.fail_after(60):
+        await channel._serve(control.ControlDecoder(), [])
+    waiting = [message async for message in channel.messages]
+    assert waiting == [update] * MAX_UNHANDLED_BEFORE_UPDATE + [offer]
     nursery.cancel_scope.cancel()
 
 
