@@ -141,7 +141,8 @@ class AuditRecordsLost(Event):
     name: ClassVar = "audit.records-lost"
     level: ClassVar = Level.ERROR
     summary: ClassVar = (
-        "Records of the audit log are missing here, because the sink could not be written for too long"
+        "Records of the audit log are missing from this sink at this point, because it could not be written for too "
+        "long"
     )
 
     sink: str

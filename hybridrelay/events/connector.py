@@ -189,7 +189,10 @@ class RegistrationStays(_Failure):
 
     name: ClassVar = "registration.stays"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A hybrid connection stays registered over an earlier control channel"
+    summary: ClassVar = (
+        "A hybrid connection could not be registered over the newest control channel, and its earlier registration "
+        "stays"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -215,8 +218,8 @@ class NothingRegistered(Event):
     name: ClassVar = "registration.none"
     level: ClassVar = Level.ERROR
     summary: ClassVar = (
-        "A relay accepts no registration. While another relay keeps this connector running, this one is tried again "
-        "after retry_seconds, or at once at SIGHUP"
+        "A relay has refused all registrations for permanent reasons. If another relay keeps the connector running, "
+        "the relay that has refused is tried again after retry_seconds, or at once at SIGHUP"
     )
 
     host: str

@@ -71,7 +71,7 @@ class UsageClockBehind(Event):
 
     name: ClassVar = "usage.clock-behind"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The clock is before the month for which usage is counted"
+    summary: ClassVar = "The clock shows a time before the month for which usage is counted"
 
     #: ``2026-11``.
     period: str

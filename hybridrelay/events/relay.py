@@ -265,7 +265,7 @@ class ListenerDeclined(_Offer):
 
     name: ClassVar = "listener.declined"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A listener has declined"
+    summary: ClassVar = "A listener has declined an offer"
 
     reason: Reason
 
@@ -326,7 +326,7 @@ class RendezvousKept(_Rendezvous):
 
     name: ClassVar = "rendezvous.kept"
     level: ClassVar = Level.DEBUG
-    summary: ClassVar = "The relay stops, and a worker keeps two data channels for the next one"
+    summary: ClassVar = "The relay stops, and a worker keeps two joined data channels for the next relay"
 
 
 @attrs.frozen(kw_only=True)

@@ -74,7 +74,7 @@ class FewDescriptors(Event):
 
     name: ClassVar = "descriptors.few"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The process may open too few descriptors: raise the limit (ulimit -Hn, LimitNOFILE)"
+    summary: ClassVar = "The limit on descriptors of this process is too low: raise it (ulimit -Hn, LimitNOFILE)"
 
     #: The limit.
     descriptors: int
@@ -89,7 +89,7 @@ class FewPairs(Event):
     name: ClassVar = "pairs.few"
     level: ClassVar = Level.WARNING
     summary: ClassVar = (
-        "The process may open too few descriptors for --max-pairs: raise the limit (ulimit -Hn, LimitNOFILE)"
+        "The limit on descriptors of this process is too low for --max-pairs: raise it (ulimit -Hn, LimitNOFILE)"
     )
 
     #: The limit.
@@ -207,7 +207,9 @@ class WorkersKeep(Event):
 
     name: ClassVar = "relay.workers-keep-pairs"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "The relay has stopped; its workers keep their sessions for the next one, for a limited time"
+    summary: ClassVar = (
+        "The relay has stopped; its workers keep their sessions for the next relay, for a limited time"
+    )
 
     #: How many pairs of data channels they have.
     pairs: int
@@ -249,7 +251,7 @@ class WorkersNotKept(Event):
     name: ClassVar = "relay.workers-not-kept"
     level: ClassVar = Level.WARNING
     summary: ClassVar = (
-        "Sessions are interrupted when this relay ends, because its workers could not reach the next one"
+        "Sessions are interrupted when this relay ends, because its workers could not reach the next relay"
     )
 
     detail: str

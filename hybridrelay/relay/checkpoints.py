@@ -70,9 +70,9 @@ PRESS_SECONDS: Final = 30.0
 MAX_BYTES: Final = 256 << 20
 #: The size of one checkpoint with its indices (bytes), estimated from above.
 ROW_BYTES: Final = 700
-#: Of the room that is free in the file, how much a hybrid connection may have used up itself. With a quarter, 20 that
-#: #: use up their part leave a sixth of the file free, and after 1,000 of them there is still room for 380
-#: checkpoints #: of another one.
+#: Of the room that is free in the file, how much a hybrid connection may have used up itself. With a quarter, 20
+#: hybrid connections that use up their part leave a sixth of the file free, and after 1,000 of them there is still
+#: room for 380 checkpoints of another one.
 FREE_PART: Final = 0.25
 PACE_SECONDS: Final = 10.0
 PACE_BURST: Final = 5

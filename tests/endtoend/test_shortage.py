@@ -173,7 +173,7 @@ async def test_one_application_leaves_descriptors_to_others(
 async def test_a_relay_without_descriptors(deployment: Deployment, published: Published) -> None:
     deployment.programs[0].terminate()
     relay = deployment.start_relay(wrapper=_limited(FEW, FEW))
-    relay.wait_for_line("may open too few descriptors.* descriptors=128", where="err")
+    relay.wait_for_line("limit on descriptors of this process is too low.* descriptors=128", where="err")
     strangers = []
     for _ in range(FEW + 50):
         with contextlib.suppress(OSError):
