@@ -218,7 +218,7 @@ class TestSinks:
         hanging.goes_on.set()
 
     async def test_a_required_kind_has_to_be_there(self) -> None:
-        with pytest.raises(ConfigurationError, match="required in file and syslog"):
+        with pytest.raises(ConfigurationError, match="an audit log in file and syslog is required"):
             AuditTrail([Recorder()], required=[SinkKind.FILE, SinkKind.JOURNAL, SinkKind.SYSLOG])
 
 
