@@ -81,7 +81,8 @@ def create_connection(
             target's. Only files contain it: the relay never learns it.
         hosts: the hosts of its relays, in order of preference.
         files: the files to be written.
-        registry: the registry of its only relay. None if `files.relay` is to be imported there.
+        registry: the registry of its only relay. None if `files.relay` is written instead, to be
+            imported at each relay.
         pins: the pins of the relays. Ignored if there is a `registry`, which has the pin of its relay.
         ports: the ports that differ from the defaults: one mapping for all relays, or one for each. If empty, those
             that the relay of `registry` has.
@@ -184,8 +185,8 @@ def import_connection(
         False if the registry has an identical hybrid connection already.
 
     Raises:
-        ConfigurationError: the registry has a different hybrid connection of this name; the message says how it
-            differs.
+        ConfigurationError: the registry has a different hybrid connection of this name, and the message says how it
+            differs; or somebody else has created one of this name meanwhile (`NameTaken`).
     """
     known = registry.find(record.name)
     differences = () if known is None else known.differences(record)

@@ -12,9 +12,10 @@ from .witnesses import Witnesses
 
 __all__ = ["PACE_SECONDS", "SendCheckpoint", "Witnessing"]
 
-#: The least time between two checkpoints that one relay is sent (seconds). A relay accepts one every ten seconds.
+#: The least time between two checkpoints to one relay (seconds). A relay accepts one every ten seconds.
 PACE_SECONDS: Final = 20.0
-#: After a failure, when to try again (seconds). A relay that does not answer is probably of an earlier version.
+#: How long to wait after the first failure, and after each further one (seconds). A relay that does not answer is
+#: probably of an earlier version.
 _RETRY_SECONDS: Final = (20.0, 60.0)
 
 #: Sends a checkpoint to a relay, and waits for the answer. Returns an empty text if the relay has confirmed it,

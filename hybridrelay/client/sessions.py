@@ -59,7 +59,7 @@ class Sessions:
         self._budget = budget
         self._events = events
         self._avoided = AvoidedListeners()
-        #: The serials of earlier identities, by the sessions that were opened with them.
+        #: The serials of earlier identities, by the ids of the sessions that were opened with them.
         self._earlier: dict[bytes, str] = {}
         #: The sessions that have not ended, in the order in which they began.
         self._live: dict[ClientSession, None] = {}
@@ -132,7 +132,12 @@ class Sessions:
         is_needed: Callable[[ClientSession], bool],
         senders: Callable[[], Sequence[Sender]],
     ) -> HybridRelayError | None:
-        """Move all sessions that need it to one of these relays, one after the other.
+        """Move the sessions for which `is_needed` is true, one after the other.
+
+        Args:
+            cause: why they are moved, for events.
+            is_needed: returns whether a session has to be moved; asked again during its move.
+            senders: returns the relays to try, in order; called once for each session.
 
         Returns:
             Why none of them has moved; None if one has, or none needed to.

@@ -13,7 +13,10 @@ __all__ = ["ListenerHandle", "SenderHandle"]
 
 
 class ListenerHandle(Protocol):
-    """The control channel of a listener. Only `end` is also used for control channels of clients."""
+    """The control channel of a listener.
+
+    `Places` also keeps control channels of clients under this type, and uses only `end` of them.
+    """
 
     async def offer(
         self,
