@@ -3,6 +3,8 @@
 `Verifier` gets the lines of all files in their order, and finds the first line that is wrong. It does no I/O.
 docs/audit.md says what can be found out, and what cannot. The module is long because each kind of line has its check
 here.
+
+Each line is a record. Its number in the log is the number of the record, and its number in the file that of the line.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class FileReport:
     """One file that was checked."""
 
     name: str
-    #: The numbers of its first and last line.
+    #: The numbers of its first and last record in the log.
     first: int
     last: int
     key: VerifyingKey
@@ -76,21 +78,21 @@ class Verdict:
     files: tuple[FileReport, ...]
     #: The id of the log.
     log: str
-    #: The last line.
+    #: The last record.
     end: Position
-    #: The time of the first and of the last line; empty if there is none.
+    #: The time of the first and of the last record; empty if there is none.
     begun_at: str
     ended_at: str
-    #: The number of the last line that a signature covers. Later lines could have been changed or removed unnoticed.
+    #: The number of the last record that a signature covers. Later ones could have been changed or removed unnoticed.
     signed_up_to: int
     #: Whether one of the keys that the caller trusts has signed. Otherwise the files may have been replaced as a
     #: whole.
     is_pinned: bool
-    #: The number of lines at the beginning that the log itself has deleted, as a signed line says.
+    #: How many records at the beginning the log itself has deleted, as a signed record says.
     deleted: int
-    #: The reasons that signed lines give for deletions: ``age``, ``size``; sorted.
+    #: The reasons that signed records give for deletions: ``age``, ``size``; sorted.
     deleted_for: tuple[str, ...]
-    #: The number of the last line of which the witness has a checkpoint that agrees; 0 if there is none.
+    #: The number of the last record for which the witness has a checkpoint that agrees; 0 if there is none.
     witnessed_up_to: int
     #: What an auditor should know although no line is wrong, as sentences.
     notes: tuple[str, ...]
@@ -110,11 +112,11 @@ class Verifier:
 
     Args:
         pinned: the public keys that the caller trusts. If there are any, one of them has to have signed.
-        witnessed: the checkpoints that a witness (another sink, or a relay) has kept. If there are any, some have to
-            belong to this log. Those that contradict the lines count only if they are signed with a key of this log.
-            Otherwise whoever can send a relay checkpoints, or can have a line written to the log of a sink, could
-            discredit this log. If none of those of this log has a signature (another program has cut the lines), all
-            count.
+        witnessed: the checkpoints that a witness (another sink, or a relay) has kept. If there are any, at least
+            one has to belong to this log. A checkpoint that contradicts the lines counts only if it is signed with a
+            key of this log: otherwise anybody who can send checkpoints to the relay, or get a line into the log of
+            the sink, could discredit this log. There is one exception: if no checkpoint of this log has its
+            signature, because the sink has truncated its lines, all of them count.
     """
 
     pinned: Collection[VerifyingKey] = ()
@@ -125,26 +127,28 @@ class Verifier:
     #: The number of the current line in its file.
     _line: int = attrs.field(default=0, init=False)
     _end: Position = attrs.field(default=START, init=False)
-    #: The line before the first one that exists; None before any line was read.
+    #: The record before the first one that exists; None before any line was read.
     _begin: Position | None = attrs.field(default=None, init=False)
     _signed_up_to: int = attrs.field(default=0, init=False)
-    #: The last line of a file: the names of the next file and of its key; None while the file continues.
+    #: What the last line of the current file names: the next file, and the public key of that file (as text). None
+    #: before that line was read.
     _continued: tuple[str, str] | None = attrs.field(default=None, init=False)
-    #: The keys of which a signature was verified. That a file names a key proves nothing: anybody can do that.
+    #: The keys with which a signature was verified. A file that only names a key proves nothing: anybody can do that.
     _signers: set[VerifyingKey] = attrs.field(factory=set, init=False)
-    #: The ends of files that the log itself has deleted, with the reason: as lines say which no signature covers yet,
-    #: and as signed lines say.
+    #: The last positions of files that the log itself has deleted, with the reason, according to lines that no
+    #: signature covers yet.
     _said_to_be_deleted: dict[Position, str] = attrs.field(factory=dict, init=False)
+    #: The same, according to signed lines.
     _deleted: dict[Position, str] = attrs.field(factory=dict, init=False)
-    #: The key to which the trusted keys lead through the files that were deleted, and the name of its file; None if
-    #: they lead to none.
+    #: The key that the chain of deleted files vouches for, which starts from a trusted key, and the name of the file
+    #: that this key is for; None if there is no such chain.
     _led_to: tuple[VerifyingKey, str] | None = attrs.field(default=None, init=False)
     #: The id of the log; empty before the first line.
     _log: str = attrs.field(default="", init=False)
     _begun_at: str = attrs.field(default="", init=False)
     _ended_at: str = attrs.field(default="", init=False)
     _is_torn: bool = attrs.field(default=False, init=False)
-    #: The checkpoints of the witness by the number of the last line that they cover.
+    #: The checkpoints of the witness by the number of the last record that they cover.
     _by_seq: dict[int, list[Checkpoint]] = attrs.field(factory=dict, init=False)
     #: The logs of which the witness has checkpoints with a signature.
     _signed_logs: set[str] = attrs.field(factory=set, init=False)
@@ -161,11 +165,11 @@ class Verifier:
     def earlier_key(self, line: bytes) -> None:
         """Follow the trusted keys through a file that was deleted.
 
-        Call this for all of them, the oldest first, before `begin_file`.
+        Call this for each deleted file, the oldest first, before `begin_file`.
 
         Args:
-            line: the last line of the file, which is signed with its key and names the next one. A line that is wrong
-                leads nowhere.
+            line: the last line of the file, which is signed with its key and names the next one. A wrong
+                line breaks the chain.
         """
         content = _last_line_of_file(line)
         if content is None:
@@ -249,8 +253,8 @@ class Verifier:
         """Return what is known when all lines of all files have been checked.
 
         Raises:
-            BadLine: lines are missing at the beginning, no trusted key has signed, or what the witness has a
-                checkpoint of is not there.
+            BadLine: lines are missing at the beginning, no trusted key has signed, or records that a
+                checkpoint of the witness covers are missing.
         """
         if self._file is None:
             raise BadLine(self._name or "the directory", 1, "there is no line")
@@ -262,7 +266,7 @@ class Verifier:
             raise BadLine(
                 first.name,
                 1,
-                f"lines 1 to {begin.seq} are missing, and no signed line says that they were deleted",
+                f"records 1 to {begin.seq} are missing, and no signed record says that they were deleted",
             )
         is_pinned = not self._signers.isdisjoint(self.pinned) or self._led_to == (first.key, first.name)
         if self.pinned and not is_pinned:
@@ -321,7 +325,7 @@ class Verifier:
         if content.get("format") != FORMAT:
             self._fail("the file has a format that this version does not know")
         if file_number(self._name) != seq or self._name != file_name(seq):
-            self._fail(f"the file was renamed: its first line has the number {seq}")
+            self._fail(f"the file was renamed: its first record has the number {seq}")
         try:
             key = VerifyingKey.parse(str(content.get("key")))
         except ValueError:
@@ -344,7 +348,7 @@ class Verifier:
         seq, prev = content["seq"], content["prev"]
         if seq != self._end.seq + 1:
             self._fail(
-                f"lines were removed, inserted or moved: it has the number {seq} instead of {self._end.seq + 1}"
+                f"records were removed, inserted or moved: this one has number {seq} instead of {self._end.seq + 1}"
             )
         if prev != self._end.head:
             if self._line == 1:
@@ -362,7 +366,7 @@ class Verifier:
             or covers.get("head") != content["prev"]
             or not isinstance(covers.get("at"), str)
         ):
-            self._fail("its signature covers lines other than those before it")
+            self._fail("its signature covers records other than those before it")
         at: str = covers["at"]
         return at
 
@@ -381,7 +385,7 @@ class Verifier:
         assert self._file is not None
         if not self._file.key.verifies(str(content.get("sig")), message):
             self._fail(
-                "it is not signed with the key of this file: it is forged, or lines after record "
+                "it is not signed with the key of this file: it is forged, or records after number "
                 f"{self._signed_up_to} were changed"
             )
         self._signed_up_to = content["seq"] - 1
@@ -390,7 +394,7 @@ class Verifier:
         self._said_to_be_deleted.clear()
 
     def _check_witness(self) -> None:
-        """Check the last line against the checkpoints of the witness."""
+        """Check the current record against the checkpoints of the witness."""
         assert self._file is not None
         for one in self._by_seq.get(self._end.seq, ()):
             if one.log != self._log:
@@ -411,7 +415,7 @@ class Verifier:
         return any(one.is_signed_with(key) for key in keys)
 
     def _check_witness_as_a_whole(self, first: FileReport, begin: Position) -> None:
-        """Check, after the last line, that nothing is missing of which the witness has a checkpoint."""
+        """Check, after the last line, that no record is missing that a checkpoint of the witness covers."""
         of_this_log = [one for one in self.witnessed if one.log == self._log]
         if self.witnessed and not of_this_log:
             raise BadLine(first.name, 1, "no checkpoint of the witness belongs to this log: this is another log")

@@ -189,7 +189,7 @@ class TestRemovalBySomebodyElse:
             directory.append(records(1))
         first, second = sorted(lines_in(tmp_path))[:2]
         (tmp_path / first).unlink()
-        with pytest.raises(BadLine, match="are missing, and no signed line says"):
+        with pytest.raises(BadLine, match="are missing, and no signed record says"):
             verify_directory(tmp_path)
         while not contents(tmp_path, "log.deleted"):
             directory.append(records(1))

@@ -220,7 +220,7 @@ class TestFiles:
         first, second = names(log)
         removed = len(log.files.pop(first))
 
-        with pytest.raises(BadLine, match=f"lines 1 to {removed} are missing") as caught:
+        with pytest.raises(BadLine, match=f"records 1 to {removed} are missing") as caught:
             verify(log.files)
         assert (caught.value.file, caught.value.line) == (second, 1)
 
