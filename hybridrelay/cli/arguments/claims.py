@@ -31,9 +31,9 @@ file (--connection-string-file).
 
 If the hybrid connection has an issuer ('connections issuer'), a new claim for an application contains no private
 key. The machine that takes it makes the key, and asks a connector for an identity, which is valid for 90 days and
-which 'forward' and 'run' renew. So a connector has to run before the claim expires. With --with-private-key, the
-claim contains a whole connection string with its private key instead, which is valid for --valid-years, and no
-connector is needed.
+which 'forward' and 'run' renew. A connector with the issuer has to be running at some time between the taking of the
+claim and its expiry. With --with-private-key, the claim contains a whole connection string with its private key
+instead, which is valid for --valid-years, and no connector is needed.
 
 The code has about 110 characters, and can be typed: case and hyphens do not matter, and mistakes are noticed. It can
 be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: whoever uses it
@@ -65,9 +65,9 @@ what the relay has delivered is kept in FILE.claim, which only you can read. Run
 connector is running; it then needs no code. FILE.claim is removed when FILE is written.
 
 The exit code is 1 if the relay or the connector refuses or cannot be reached, and 2 if the code was mistyped or FILE
-cannot be written. The claim can then still be taken, with three exceptions. If FILE.claim was written, the claim is
-taken, and the same command continues. If the relay was lost while it delivered the claim, or a file became unwritable
-meanwhile, ask the administrator for a new claim.
+cannot be written. The claim can then still be taken, except in two cases. If FILE.claim was written, the claim has
+been taken: run the same command again, without a code. If the connection to the relay was lost during the delivery,
+or a file became unwritable during it, ask the administrator for a new claim.
 """
 _TAKE_EXAMPLES = """\
 examples:
@@ -88,7 +88,9 @@ regenerate the key of its rule, and put its identity on the connector's deny lis
 
 def _add_create_arguments(parser: Parser) -> None:
     add_name(parser)
-    parser.add_argument("--role", choices=("application", "connector"), help="the side for which the new string is")
+    parser.add_argument(
+        "--role", choices=("application", "connector"), help="the side that the new connection string is for"
+    )
     parser.add_argument(
         "--label", metavar="L", type=values.label, help="the name of the new identity in the connector's audit log"
     )
@@ -112,7 +114,8 @@ def _add_create_arguments(parser: Parser) -> None:
         "--connection-string-file",
         metavar="F",
         type=values.path_or_stdin,
-        help="instead: a file with an existing connection string; - for standard input",
+        help="a file with an existing connection string, instead of --role, --label and --authority-file; - for "
+        "standard input",
     )
     parser.add_argument(
         "--expires",

@@ -18,8 +18,8 @@ command as root, with the hybridrelay that the service is to run. Existing files
 which is replaced.
 
   user            hybridrelay, without a login; created if it is missing
-  configuration   /etc/hybridrelay/ROLE.toml, which belongs to root; a file to
-                  begin with is written if there is none
+  configuration   /etc/hybridrelay/ROLE.toml, which belongs to root; an
+                  initial file is written if there is none
   strings         /etc/hybridrelay/strings, for connection strings; it belongs
                   to the user, so that changed keys can be written
   state           /var/lib/hybridrelay (relay), /var/lib/hybridrelay-ROLE

@@ -113,8 +113,9 @@ def _tell(args: argparse.Namespace, created: CreatedClaim, content: ConnectionSt
     )
     if isinstance(content, IdentityOnRequest):
         output.say(
-            "The claim contains no private key: that machine makes it, and a connector with the issuer signs.\n"
-            "So a connector has to run when the claim is taken."
+            "The claim contains no private key: that machine makes the key, and a connector with the issuer issues\n"
+            "the identity. Such a connector has to be running at some time between the taking of the claim and its\n"
+            "expiry."
         )
 
 
@@ -140,7 +141,7 @@ def _qr_drawer() -> Callable[[str], str]:
         ) from None
 
     def draw(text: str) -> str:
-        # Capital letters, digits and few other characters need less space in a QR code, and the case does not matter.
+        # Capital letters, digits and a few other characters need less space in a QR code. The case does not matter.
         lines = io.StringIO()
         segno.make(text.upper(), error="l", micro=False).terminal(out=lines, compact=True)
         return lines.getvalue().rstrip("\n")
