@@ -47,18 +47,23 @@ class RelayEndpoint:
         return attrs.evolve(self, key=key)
 
     def preamble(self, purpose: Purpose, ticket: bytes | None = None) -> Preamble:
-        """Return the preamble of a connection for `purpose`; `ticket` is for `Purpose.DATA`, and None in probes."""
+        """Return the preamble of a connection for `purpose`.
+
+        `ticket` is that of a data channel; None for the other purposes, and when a data port is only probed.
+        """
         if purpose is Purpose.CONTROL:
             proof = NO_PROOF if self.key is None else make_admission_proof(self.key, self.clock())
             return Preamble(purpose, proof, by_authority=not self.pins)
         return Preamble(purpose) if ticket is None else Preamble(purpose, ticket)
 
     def number_of(self, port: Port) -> int | None:
-        """Return the port number to dial, or None if the relay does not serve this port; 0 for a local port."""
+        """Return the port number to dial, 0 if the port is a Unix socket of the relay (`Port.local`), and None if the
+        relay does not serve this port."""
         return 0 if port.local else self.ports.get(port.name, port.default)
 
     def missing_ports(self, route: Route) -> tuple[str, ...]:
-        """Return the names of ports that the route needs and the relay does not serve. With any, skip the route."""
+        """Return the names of ports that the route needs and the relay does not serve. If there are any, the
+        route cannot be used."""
         return tuple(sorted({port.name for port in route.ports if self.number_of(port) is None}))
 
 

@@ -11,9 +11,9 @@ Rules:
 3. A list of what is allowed denies everything of its kind that is not in it. Without the list, a file does not
    restrict that kind.
 4. A hybrid connection whose target has several ports may be published only if all of them are allowed, and a session
-   may begin if one of them is. A stream is decided about for its own port.
-5. The port of a named instance of SQL Server is not known before its host has been asked. Until then, only entries
-   about every port of the host deny it, and an entry about any of its ports allows it.
+   may begin if one of them is. For a stream or flow, only its own port counts.
+5. The port of a named instance of SQL Server is not known before its host has been asked. Until then, entries deny
+   the instance only if together they cover every port of the host, and allow it if they cover at least one.
 6. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
    it is known, before it has any effect.
 """
@@ -50,7 +50,7 @@ class Action(enum.Enum):
     OPEN_SESSION = "open-session"
     #: Open a stream, so that the connector connects to the target; or keep it open.
     OPEN_STREAM = "open-stream"
-    #: Open a stream of datagrams (UDP) to the target; or keep it open.
+    #: Open a flow of datagrams (UDP) to the target; or keep it open.
     OPEN_DATAGRAMS = "open-datagrams"
     #: Use a hybrid connection from the application's side, and open a local port for it.
     FORWARD = "forward"
@@ -64,8 +64,8 @@ class Resource:
 
     #: The name of the hybrid connection.
     connection: str
-    #: The target, as it is configured; of several ports, the one that a stream is for. For `Action.FORWARD`, the
-    #: local address and its ports. None: not known yet.
+    #: The target as it is configured; for a stream or flow, with only the port that it is for. For `Action.FORWARD`,
+    #: not the target but the local address to listen on, with its ports. None: not known yet.
     target: Target | None
     #: For `Action.FORWARD`, the path of a Unix socket to listen on; empty if there is none.
     path: str = attrs.field(default="", kw_only=True)
@@ -75,8 +75,8 @@ class Resource:
     #: The hosts of the relays that may be used, and all pins by which they are recognized.
     relays: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     pins: tuple[str, ...] = attrs.field(default=(), kw_only=True)
-    #: The SHA-256 of the authority's certificate, in hexadecimal; empty if there is no authority yet, and then no
-    #: authority is denied.
+    #: The SHA-256 of the authority's certificate, in hexadecimal; empty if there is no authority yet. Then
+    #: ``AllowedAuthorities`` does not apply.
     authority: str = attrs.field(default="", kw_only=True)
     #: How many other streams are open: all, and those of the same label.
     streams: int = attrs.field(default=0, kw_only=True)
@@ -104,7 +104,8 @@ ALLOWED = Decision()
 class Policy:
     """The rules that are in force."""
 
-    #: Labels and serials (upper case hexadecimal) of identities that are denied, for programs that have no file.
+    #: Labels and serials (upper case hexadecimal) of identities that are denied: for programs that embed a
+    #: connector, and deny identities without a policy file.
     denied: frozenset[str] = frozenset()
     #: The contents of the files.
     files: tuple[Restrictions, ...] = ()
@@ -126,8 +127,8 @@ class Policy:
 
     @property
     def audit_witnesses(self) -> tuple[Callable[[str], bool], ...]:
-        """For each file that names relays which have to keep the checkpoints of the audit log: whether it names the
-        relay with a host."""
+        """One function for each file that requires witnesses of the audit log. It takes the host of a relay, and
+        returns whether the file names that relay."""
         lists = [file.audit_witness for file in self.files if file.audit_witness is not None]
         return tuple(one.index.permits for one in lists)
 
@@ -231,8 +232,8 @@ def _unknown_relays(file: Restrictions, resource: Resource) -> Iterator[Decision
 
 
 def _each(target: Target | None, *indexes: TargetIndex | LocalIndex) -> Iterator[StreamTarget]:
-    """Yield what streams may be connected to. Of several ports about which the indexes say the same, yield only the
-    first, because a target may have hundreds."""
+    """Yield what streams may be connected to. If the indexes say the same about several ports, yield only the first
+    of these ports, because a target may have hundreds."""
     if isinstance(target, HostPorts):
         for first, last in target.ports.ranges:
             ports = {first}
@@ -245,7 +246,8 @@ def _each(target: Target | None, *indexes: TargetIndex | LocalIndex) -> Iterator
 
 
 def _denied_targets(file: Restrictions, resource: Resource, *, one_is_enough: bool) -> Iterator[Decision]:
-    """Yield the first denial of a target, or of one of its ports. `one_is_enough`: only if all ports are denied."""
+    """Yield the first denial of a target, or of one of its ports. If `one_is_enough`, one allowed port is enough: a
+    denial is yielded only if all ports are denied."""
     first = None
     lists = [one.index for one in (file.denied_targets, file.allowed_targets) if one is not None]
     for target in _each(resource.target, *lists):
@@ -272,6 +274,7 @@ def _denied_target(file: Restrictions, target: StreamTarget, address: str) -> De
 
 
 def _first_about(index: TargetIndex, target: StreamTarget, address: str) -> int | None:
+    """Return the number of the first entry that covers a target; None if none does."""
     match target:
         case UnixSocket(path):
             return index.first_about_path({path, address or path})
@@ -282,6 +285,7 @@ def _first_about(index: TargetIndex, target: StreamTarget, address: str) -> int 
 
 
 def _permits(index: TargetIndex, target: StreamTarget, address: str) -> bool:
+    """Return whether an entry allows a target."""
     match target:
         case UnixSocket():
             return index.permits_path(address or None)

@@ -214,7 +214,7 @@ class NamedInstance:
 HostTarget: TypeAlias = HostPort | HostPorts
 #: What a connector connects to.
 Target: TypeAlias = HostTarget | NamedInstance | UnixSocket
-#: What one stream or flow of datagrams is connected to; it has one protocol.
+#: What one stream or flow of datagrams is connected to. It has only one protocol.
 StreamTarget: TypeAlias = HostPort | NamedInstance | UnixSocket
 
 

@@ -120,8 +120,8 @@ class SameRelay:
 
 @attrs.frozen
 class Confirmed:
-    """Marks where a positive answer arrived among the relay's other messages: the key of its request authorizes the
-    offers that follow."""
+    """The relay has answered a request positively. This input keeps its place among the relay's other messages:
+    offers after it are authorized by the key of that request."""
 
     channel: int
     request: int
