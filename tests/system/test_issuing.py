@@ -12,10 +12,11 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay._threads import run_in_thread
 from hybridrelay.client import Client, request_identity
 from hybridrelay.connector import Connector, ConnectorConfig, Policy
 from hybridrelay.connector.issuing import service as service_module
-from hybridrelay.connector.issuing.service import MAX_OF_ONE
+from hybridrelay.connector.issuing.service import MAX_OF_ONE, MAX_REQUESTS
 from hybridrelay.connector.sessions import MAX_SESSIONS_PER_CLAIM
 from hybridrelay.errors import HybridRelayError, PeerIdentityError, StreamRefused
 from hybridrelay.events import ClaimUsedAgain, Event, EventStream, IdentityIssued, IdentityNotIssued
@@ -357,6 +358,78 @@ async def test_renewing_too_often(scene: Scene) -> None:
         with pytest.raises(PeerIdentityError) as caught:
             await request_identity(client, new_private_key())
     assert caught.value.reason is Reason.LIMIT
+
+
+async def test_renewals_at_the_same_time_count_as_well(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four serials of a label, each with as many requests as one may have open."""
+    await scene.start()
+    strings = [scene.application() for _ in range(4)]
+    arrived, goes_on = [], trio.Event()
+    run = run_in_thread
+
+    async def wait_and_run(work: Callable[[], object]) -> object:
+        arrived.append(work)
+        await goes_on.wait()
+        return await run(work)
+
+    monkeypatch.setattr(service_module, "run_in_thread", wait_and_run)
+    answers: list[object] = []
+
+    async def renew(client: Client) -> None:
+        answers.append(await raw(client, IssueRequest(make_request(new_private_key())).encode()))
+
+    async with AsyncExitStack() as clients:
+        opened = [
+            await clients.enter_async_context(scene.deployment.client(string, mode="tcp")) for string in strings
+        ]
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for client in opened:
+                    for _ in range(MAX_OF_ONE):
+                        nursery.start_soon(renew, client)
+                while len(arrived) + len(answers) < 4 * MAX_OF_ONE:
+                    await trio.sleep(0.01)
+                assert len(arrived) == 12
+                goes_on.set()
+    refused = [one for one in answers if isinstance(one, IssueRefused)]
+    assert [one.reason for one in refused] == [Reason.LIMIT] * (4 * MAX_OF_ONE - 12)
+
+
+async def test_a_renewal_that_fails_does_not_count(scene: Scene) -> None:
+    await scene.start()
+    bad = IssueRequest(bytes(2000)).encode()
+    async with scene.deployment.client(scene.application(), mode="tcp") as client:
+        for _ in range(13):
+            answer = await raw(client, bad)
+            assert isinstance(answer, IssueRefused)
+            assert answer.reason is Reason.ISSUE_REFUSED
+        await request_identity(client, new_private_key())
+
+
+@pytest.mark.parametrize("is_renewable", [True, False])
+async def test_requests_are_limited_in_rate(
+    scene: Scene, is_renewable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they are answered. What was made with the authority file is refused without a look at the request."""
+    monkeypatch.setattr(service_module, "REQUESTS_SECONDS", 1e6)
+    await scene.start()
+    string = scene.application() if is_renewable else scene.deployment.string(scene.published, Role.APPLICATION)
+    bad = IssueRequest(bytes(2000)).encode()
+    if not is_renewable:
+        monkeypatch.setattr(service_module, "run_in_thread", None)
+    async with scene.deployment.client(string, mode="tcp") as client:
+        for _ in range(MAX_REQUESTS):
+            answer = await raw(client, bad)
+            assert isinstance(answer, IssueRefused)
+            assert answer.reason is Reason.ISSUE_REFUSED
+        for _ in range(3):
+            with pytest.raises(StreamRefused) as caught:
+                await raw(client, bad)
+            assert caught.value.reason is Reason.LIMIT
+        monkeypatch.setattr(service_module, "REQUESTS_SECONDS", 0.0)
+        assert isinstance(await raw(client, bad), IssueRefused)
+    reasons = [event.reason for event in scene.of(IdentityNotIssued) if isinstance(event, IdentityNotIssued)]
+    assert reasons == [*[Reason.ISSUE_REFUSED] * MAX_REQUESTS, Reason.LIMIT, Reason.ISSUE_REFUSED]
 
 
 # --- hostile requests

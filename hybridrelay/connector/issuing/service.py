@@ -2,13 +2,17 @@
 
 An identity may have only a few open requests, and few requests are processed at a time. A request counts among these
 only after it has arrived. So nobody can keep others from getting identities by requests that are never sent.
+
+Each identity may make only some requests a minute, whatever their answers. What can be decided without looking into
+a request is decided before a thread verifies it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import trio
@@ -44,7 +48,12 @@ ISSUE_SECONDS = 20.0
 MAX_OF_ONE = 4
 #: How many requests one connector processes at a time; others wait. Each takes some milliseconds.
 _MAX_AT_WORK = 16
-#: How many labels of renewed identities are remembered, for their rates. Beyond that, the earliest is forgotten.
+#: How many requests one holder of an identity may make in `REQUESTS_SECONDS`; further ones are refused. A program
+#: makes one, and repeats it after some seconds if it fails.
+MAX_REQUESTS = 30
+REQUESTS_SECONDS = 60.0
+#: How many labels of renewed identities and how many holders that have made requests are remembered, for their rates.
+#: Beyond that, the earliest is forgotten.
 _MAX_REMEMBERED = 4096
 
 
@@ -75,6 +84,8 @@ class Issuing:
         self._clock = clock
         #: When identities were renewed, by hybrid connection and label: each renewal makes another serial.
         self._renewals: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        #: When requests were made that were not refused for their number, by hybrid connection and holder.
+        self._recent: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
         #: How many requests are open, by hybrid connection and serial.
         self._open: Counter[tuple[str, str]] = Counter()
         self._places = trio.CapacityLimiter(_MAX_AT_WORK)
@@ -86,6 +97,9 @@ class Issuing:
         next time.
         """
         requester = origin.published.name, origin.peer.serial
+        if not self._may_request(origin):
+            offer.refuse(Reason.LIMIT)
+            return
         if self._open[requester] >= MAX_OF_ONE:
             self._refused(origin, IssueRefused(Reason.LIMIT, "this identity has too many requests at the same time"))
             offer.refuse(Reason.LIMIT)
@@ -104,6 +118,20 @@ class Issuing:
             self._open[requester] -= 1
             if not self._open[requester]:
                 del self._open[requester]
+
+    def _may_request(self, origin: Origin) -> bool:
+        """Whether the holder of the identity may make a request now. The first refusal in a minute is published."""
+        key, now = (origin.published.name, origin.peer.holder), trio.current_time()
+        recent = [at for at in self._recent.pop(key, ()) if now - at < REQUESTS_SECONDS]
+        if len(recent) == MAX_REQUESTS:
+            detail = f"this identity has made {MAX_REQUESTS} requests in {REQUESTS_SECONDS:g} s"
+            self._refused(origin, IssueRefused(Reason.LIMIT, detail))
+        is_admitted = len(recent) < MAX_REQUESTS
+        # One more is noted than is admitted, which tells that the refusal was published.
+        self._recent[key] = [*recent, now] if len(recent) <= MAX_REQUESTS else recent
+        if len(self._recent) > _MAX_REMEMBERED:
+            self._recent.popitem(last=False)
+        return is_admitted
 
     async def _serve(self, stream: MuxStream, origin: Origin) -> None:
         data: bytes | None = None
@@ -130,11 +158,17 @@ class Issuing:
         requester = Requester(
             peer.connection_name, peer.role, peer.label, peer.serial, peer.not_after, peer.is_from_issuer
         )
-        renewals = tuple(self._renewals.get((requester.connection, requester.label), ()))
-        work = partial(_issue, request.request, requester, issuer, self._used, renewals, self._clock)
+        is_claim = requester.role is Role.CLAIM
+        if not is_claim:
+            decision = self._decide_renewal(requester, issuer)
+            if decision.reason is not Reason.NO_ERROR:
+                return IssueRefused(decision.reason, decision.detail)
+        work = partial(_issue, request.request, requester, issuer, self._used, self._clock)
         try:
-            async with self._places:
-                decision, issued = await run_in_thread(work)
+            # Noted before it waits, so that requests that are processed at the same time count as well.
+            with contextlib.nullcontext() if is_claim else self._noted_renewal(requester):
+                async with self._places:
+                    decision, issued = await run_in_thread(work)
         except RequestError as exc:
             return IssueRefused(Reason.ISSUE_REFUSED, str(exc))
         except ConfigurationError as exc:
@@ -153,10 +187,7 @@ class Issuing:
                     )
                 )
             return IssueRefused(decision.reason, decision.detail)
-        if requester.role is Role.APPLICATION:
-            self._note_renewal(requester)
         details = details_of(issued.certificate)
-        is_claim = requester.role is Role.CLAIM
         self._events.publish(
             IdentityIssued(
                 connection=requester.connection,
@@ -176,12 +207,26 @@ class Issuing:
             return IssueRefused(Reason.AUDIT_UNAVAILABLE, str(exc))
         return issued
 
-    def _note_renewal(self, requester: Requester) -> None:
+    def _decide_renewal(self, requester: Requester, issuer: Issuer) -> Decision:
+        """Decide about the request of an identity, which does not depend on the key that it is for."""
+        renewals = self._renewals.get((requester.connection, requester.label), ())
+        now, ends = self._clock(), issuer.not_after
+        return decide_issue(requester, b"", used=UsedClaims(), renewals=renewals, issuer_ends=ends, now=now)
+
+    @contextlib.contextmanager
+    def _noted_renewal(self, requester: Requester) -> Iterator[None]:
+        """Note a renewal. If an exception is raised, it does not count."""
         key, now = (requester.connection, requester.label), self._clock()
         recent = [at for at in self._renewals.pop(key, ()) if abs(now - at) < RENEWALS_SECONDS]
         self._renewals[key] = [*recent, now]
         if len(self._renewals) > _MAX_REMEMBERED:
             self._renewals.popitem(last=False)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(KeyError, ValueError):  # it was forgotten
+                self._renewals[key].remove(now)
+            raise
 
     def _refused(self, origin: Origin, refusal: IssueRefused, *, remedy: str = "") -> None:
         self._events.publish(
@@ -211,10 +256,9 @@ def _issue(
     requester: Requester,
     issuer: Issuer,
     used: UsedClaimsFile | None,
-    renewals: tuple[float, ...],
     clock: Callable[[], float],
 ) -> tuple[Decision, Issued | None]:
-    """Decide, record the use of a claim, and sign. Blocks.
+    """Decide about a claim and record its use, and sign. Blocks.
 
     Raises:
         RequestError: the request is not acceptable.
@@ -222,18 +266,15 @@ def _issue(
     """
     checked = parse_request_untrusted(request)
     now = clock()
-    decide = partial(
-        decide_issue, requester, checked.public_key, renewals=renewals, issuer_ends=issuer.not_after, now=now
-    )
-    if requester.role is not Role.CLAIM:
-        decision = decide(used=UsedClaims())
-    elif used is None:
+    if requester.role is not Role.CLAIM:  # `Issuing` has decided
+        return Decision(Reason.NO_ERROR), issuer.sign(requester.connection, requester.label, checked, now=now)
+    if used is None:
         raise ConfigurationError(
             "there is no file in which used claims could be recorded",
             remedy="name one that this program can write: --used-claims FILE",
         )
-    else:
-        decision = used.decide(lambda known: decide(used=known))
+    decide = partial(decide_issue, requester, checked.public_key, renewals=(), issuer_ends=issuer.not_after, now=now)
+    decision = used.decide(lambda known: decide(used=known))
     if decision.reason is not Reason.NO_ERROR:
         return decision, None
     return decision, issuer.sign(requester.connection, requester.label, checked, now=now)
