@@ -362,7 +362,7 @@ class OlderStringRestored(Event):
 
     name: ClassVar = "update.older-string"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The connection string is older than the last update that was used here"
+    summary: ClassVar = "The connection string is older than the last update that this program has used"
 
     connection: str
     #: The sequence in the connection string, and that of the last update that was used.

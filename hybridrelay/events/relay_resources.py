@@ -107,8 +107,8 @@ class PublicPortsNotSaved(_File):
     name: ClassVar = "public-ports.not-saved"
     level: ClassVar = Level.ERROR
     summary: ClassVar = (
-        "The file with the ports of this relay cannot be written, so 'connections create' does not know them; free "
-        "disk space or correct its permissions, then restart the relay"
+        "The file with the ports of this relay cannot be written, so 'connections create' does not know these "
+        "ports; free disk space or correct the permissions of the file, then restart the relay"
     )
 
 

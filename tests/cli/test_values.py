@@ -109,6 +109,12 @@ def test_a_target_is_no_url(text: str) -> None:
         values.target(text)
 
 
+@pytest.mark.parametrize("parse", [values.path, values.path_or_stdin])
+def test_a_path_contains_no_nul(parse: Callable[[str], object]) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="a path contains no NUL character"):
+        parse("a\0b")
+
+
 @pytest.mark.parametrize("text", ["5", "0.5", "86400", "0.1"])
 def test_durations(text: str) -> None:
     assert values.seconds(0.1)(text) == float(text)

@@ -48,7 +48,10 @@ _SHOW = "Show the lines that 'hosts apply' has written into the hosts file."
 def _add_apply_arguments(parser: Parser) -> None:
     add_files(parser, means="applications' connection strings")
     parser.add_argument(
-        "--config", metavar="FILE.toml", type=values.path, help="instead: the configuration file of 'forward'"
+        "--config",
+        metavar="FILE.toml",
+        type=values.path,
+        help="the configuration file of 'forward', instead of connection strings",
     )
     parser.add_argument("--dry-run", action="store_true", help="change nothing, and show what would be changed")
     _add_hosts_file(parser)
