@@ -14,7 +14,7 @@ The rules for the candidates that remain, of which the first one that applies de
 | no candidates | none | |
 | one candidate, and others were left out | this one | ONLY_HEALTHY |
 | one candidate | this one | ONLY |
-| several, and others were passed over | one holder is drawn at random, and then one of its candidates | DRAWN |
+| several, and others were passed over | one key in one network is drawn, and then one of its candidates | DRAWN |
 | several, and a coin shows heads | any | RANDOM |
 | several, and it shows tails | one with the fewest sessions, as this relay counts them | FEWEST_SESSIONS |
 
@@ -24,8 +24,9 @@ rendezvous on average, whatever the others do, and a candidate that always has t
 1/2 + 1/(2n). A listener that falsely reports an unhealthy target loses rendezvous itself, and takes none from
 others. One that falsely reports a healthy target gains some only while the targets of others are unhealthy.
 
-A rendezvous for which others were passed over goes to any holder with equal probability. So listeners of one holder
-that all decline cannot use up all attempts of a sender.
+If others were passed over, one pair of a key and a network (`network_of`) is drawn among those that the candidates
+have, with equal probability, and then one of its candidates. So listeners with one key in one network that all
+decline cannot use up all attempts of a sender.
 """
 
 from __future__ import annotations
