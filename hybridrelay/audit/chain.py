@@ -59,11 +59,14 @@ _FILE_NAME = re.compile(r"audit-([0-9]{20})\.jsonl(?:\.gz)?")
 
 @attrs.frozen
 class Position:
-    """The end of a chain: its last line."""
+    """The end of a chain: its last record.
 
-    #: The number of the line; 0 if there is none.
+    A record is a line; its number is that in the log, not that in its file.
+    """
+
+    #: The number of the record; 0 if there is none.
     seq: int
-    #: The SHA-256 of its bytes, with the line end, in hexadecimal.
+    #: The SHA-256 of the bytes of its line, with the line end, in hexadecimal.
     head: str
 
 
@@ -73,10 +76,10 @@ class Checkpoint:
 
     #: The id of the log: 16 hexadecimal digits.
     log: str
-    #: The number of the last line that is signed, and its hash.
+    #: The number of the last record that is signed, and its hash.
     seq: int
     head: str
-    #: When it was signed, as in the line; empty in this field and the next two if the signature is not known.
+    #: When it was signed, as in the record; this field and the next two are empty if the signature is not known.
     at: str = ""
     #: The public key of the file, as text, and the signature in base64.
     key: str = ""
@@ -119,12 +122,12 @@ def _largest(value: FieldValue) -> int:
 
 
 def file_name(first: int) -> str:
-    """Return the name of the file whose first line has this number."""
+    """Return the name of the file whose first record has this number."""
     return f"audit-{first:020}.jsonl"
 
 
 def file_number(name: str) -> int | None:
-    """Return the number of the first line of a file, also of a compressed one; None for other files."""
+    """Return the number of the first record of a file, which may be compressed; None for other files."""
     found = _FILE_NAME.fullmatch(name)
     return None if found is None else int(found[1])
 
@@ -145,7 +148,7 @@ class Chain:
 
     Args:
         key: signs the lines.
-        position: the last line that exists.
+        position: the last record that exists.
         log: the id of the log.
     """
 
@@ -161,7 +164,7 @@ class Chain:
         Args:
             at: the time, from `time_text`.
             software: name and version of the program.
-            oldest: the number of the first line that has to exist; None if not known.
+            oldest: the number of the first record that has to exist; None if not known.
         """
         fields: dict[str, FieldValue] = {
             "format": FORMAT,

@@ -76,7 +76,7 @@ class Credential:
         return min(reached, default=None)
 
     def snapshot(self, now: float, failure: FailureSnapshot | None = None) -> CredentialSnapshot:
-        """Return it for status and metrics.
+        """Return the credential for status and metrics.
 
         Args:
             now: seconds since 1970.

@@ -50,7 +50,7 @@ class Published:
         self.target_denial: Decision | None = None
 
     def resource(self, target: Target | None = None) -> Resource:
-        """Return what the policy decides about.
+        """Return the resource about which the policy decides: this hybrid connection and its target.
 
         Args:
             target: the target of an open stream, which may have begun before the target was changed; None means the
@@ -88,7 +88,7 @@ class Published:
         return all(one.state.is_refused for one in (*self.publications, *self.retiring))
 
     def registered_at(self, relay: RelayIdentity) -> Publication | None:
-        """Return its registration at this relay, under whatever host name; None if there is none."""
+        """Return the registration at this relay, under whatever host name; None if there is none."""
         found = (one for one in self.publications if one.state.is_registered and one.state.relay == relay)
         return next(found, None)
 

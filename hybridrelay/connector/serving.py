@@ -260,7 +260,7 @@ class ServedStream:
         #: Publishes the events of the stream.
         self.about = about
         self._target = about.target
-        #: What is dialed: the target; of a named instance, its port as soon as this is known.
+        #: What is dialed: the target. For a named instance, this becomes its host and port once the port is known.
         self.dialed: StreamTarget = about.target
         #: Why it is refused whatever the policy says; None if it is not.
         self._refusal = refusal

@@ -13,7 +13,7 @@ __all__ = ["QuotaNear", "QuotaReached", "RelayQuotaNear", "RelayQuotaReached", "
 
 @attrs.frozen(kw_only=True)
 class _Quota(Event):
-    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``; of the relay's edition ``bytes`` or
+    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``; if it is a quota of the relay's edition, ``bytes`` or
     #: ``hybrid connections``.
     quota: str
     used: int

@@ -321,7 +321,7 @@ class RelayValue(Value, frozen=True):
     #: The relay's pin. Connection strings contain it, so that nobody else can pose as this relay.
     pin: str
     #: The numbers of hybrid connections, and of their listeners, senders and sessions at this relay; for a caller
-    #: with a scope, those of this scope.
+    #: with a scope, only of those in this scope.
     connection_count: int
     listener_count: int
     sender_count: int

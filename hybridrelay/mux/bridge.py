@@ -1,4 +1,5 @@
 """A bridge between one stream of a session and a TCP connection of this machine: with the application or the target.
+In this package, "TCP connection" includes connections over Unix sockets, which have no reset.
 
 A bridge has no task of its own: the reactor reads the TCP connection, as it does for all sockets. What arrives on the
 stream is written to the connection by the code that has read it from the channel.

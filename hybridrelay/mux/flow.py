@@ -25,9 +25,10 @@ __all__ = ["DatagramFlow", "FlowEnd", "FlowProgress"]
 class FlowProgress:
     """What a flow has carried. Datagrams that were sent may not have arrived."""
 
-    #: Datagrams that were written to a channel, and datagrams that arrived over one; and their bytes.
+    #: How many datagrams were written to a channel, and how many have arrived over one.
     sent: int
     received: int
+    #: The bytes of these datagrams.
     bytes_sent: int
     bytes_received: int
     #: Datagrams that this side has dropped.
@@ -38,13 +39,14 @@ class FlowProgress:
 class FlowEnd:
     """How a flow has ended."""
 
-    #: LOCAL if this side closed or reset it, PEER if the peer did, and SESSION if it was lost with its session.
+    #: LOCAL if this side closed or reset the flow, PEER if the peer did, and SESSION if the flow was lost with its
+    #: session.
     ended_by: Party
-    #: `Reason.NO_ERROR` if it was closed.
+    #: `Reason.NO_ERROR` if the flow was closed.
     reason: Reason
     #: The peer's text about the reason; may be empty.
     text: str
-    #: Whether the flow was accepted before.
+    #: Whether the flow had been accepted before it ended.
     was_accepted: bool
     progress: FlowProgress
 

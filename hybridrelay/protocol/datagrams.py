@@ -169,7 +169,7 @@ class DatagramQueue:
         self._queue = EMPTY
 
     def drop_late(self, now: float) -> None:
-        """Drop what has waited for too long. `put` and `take` do so, too."""
+        """Drop the datagrams that have waited for more than `MAX_WAIT_SECONDS`. `put` and `take` do so, too."""
         queue = self._queue
         while queue and now - queue[0][0] > MAX_WAIT_SECONDS:
             self._pop()
@@ -202,8 +202,9 @@ class Flow:
         self.to_send = DatagramQueue(SentMemory(sending), self.dropped)
         #: Datagrams that have arrived and wait for the application.
         self.received = DatagramQueue(self._received_memory, self.dropped)
-        #: Datagrams that were written to a channel, and those that have arrived; and their bytes.
+        #: How many datagrams were written to a channel, and how many have arrived.
         self.sent_count = self.received_count = 0
+        #: The bytes of these datagrams.
         self.bytes_sent = self.bytes_received = 0
 
     @property

@@ -125,7 +125,7 @@ class Claim:
             raise ValueError(f"a note has at most {MAX_NOTE} printable characters")
 
     def state(self, now: float) -> ClaimState:
-        """Return its state at a time."""
+        """Return the state of the claim at a time (seconds since 1970)."""
         if self.taken_at is not None:
             return ClaimState.TAKEN
         if self.revoked_at is not None:
@@ -134,15 +134,15 @@ class Claim:
         return ClaimState.EXPIRED if now >= self.expires_at or self.sealed is None else ClaimState.OPEN
 
     def revoked(self, now: float) -> Claim:
-        """Return what is left of it after it was revoked at `now`."""
+        """Return what is left of the claim after it was revoked at `now`."""
         return attrs.evolve(self, sealed=None, revoked_at=now)
 
     def without_content(self) -> Claim:
-        """Return what is left of it after it has expired."""
+        """Return what is left of the claim after it has expired."""
         return attrs.evolve(self, sealed=None)
 
     def ended_at(self, now: float) -> float | None:
-        """Return when it ended; None if it is open."""
+        """Return when the claim ended; None if it is open."""
         if self.state(now) is ClaimState.OPEN:
             return None
         return self.taken_at or self.revoked_at or self.expires_at

@@ -188,7 +188,8 @@ class QuotaSnapshot:
 
     #: The hybrid connection; None for a quota of the relay as a whole.
     connection: str | None
-    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``; of the relay ``bytes`` or ``hybrid connections``.
+    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``; if it is a quota of the relay, ``bytes`` or
+    #: ``hybrid connections``.
     kind: str
     used: int
     limit: int

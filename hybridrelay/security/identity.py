@@ -217,10 +217,10 @@ class Authority:
         return Identity(certificate, encode_key(key))
 
     def load(self, now: float) -> tuple[x509.Certificate, ed25519.Ed25519PrivateKey]:
-        """Return its certificate and private key, for signing at `now` (seconds since 1970).
+        """Return the certificate and private key of the authority, for signing at `now` (seconds since 1970).
 
         Raises:
-            ConfigurationError: it has expired or is damaged.
+            ConfigurationError: the authority has expired or is damaged.
         """
         certificate, key = load_ca(self.certificate, self.private_key, f"the authority of {self.connection_name}")
         if to_datetime(now) >= certificate.not_valid_after_utc:

@@ -196,7 +196,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of a record for people: of a signature, what it covers."""
+    """Return the fields of a record for people. If the record is a signature, these are what it covers."""
     covers = record.get("covers")
     if record.get("event") not in ("log.checkpoint", "log.continued") or not isinstance(covers, dict):
         return record

@@ -137,7 +137,7 @@ class _Result:
         return self.decision.reason is None
 
     def says(self) -> tuple[str, str, str]:
-        """Return what the line about this port has besides: a word, the address, and the kind of the rule."""
+        """Return what the ports of a line have in common: a word, the address as text, and the kind of the rule."""
         configured = None if self.target is None else _configured(self.target)
         at = f" at {self.address}" if self.address and self.address != configured else ""
         return ("allowed", at, "") if self.is_allowed else ("denied", at, self.decision.kind)
@@ -168,8 +168,8 @@ class _Check:
     resource: Resource
 
     def results(self) -> list[_Result]:
-        """Return a result for each port and each address of the target; for a port that is denied by its name, or if
-        there is no target, one without an address.
+        """Return a result for each port and each address of the target. If a port is denied by its name, or there is
+        no target, the result has no address.
 
         Raises:
             HybridRelayError: the name cannot be resolved, and the decision depends on it.

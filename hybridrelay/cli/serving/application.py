@@ -47,7 +47,7 @@ class ApplicationService:
         self._events = events
         self._ports = ports
         self._served: dict[Key, Served] = {}
-        #: Those that were replaced, and may still have open connections, and those that are to replace others.
+        #: The entries that were replaced and may still have open connections, and those that are to replace others.
         self._others: set[Served] = set()
         self._nursery: trio.Nursery | None = None
 

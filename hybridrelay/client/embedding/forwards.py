@@ -108,13 +108,13 @@ class BackgroundForward:
         self._failure: Exception | None = None
 
     def start(self) -> Future[LocalAddress]:
-        """Start it. The result is the address, once the first attempt to connect has succeeded or failed."""
+        """Start the forward. The result is its address, once the first attempt to connect has succeeded or failed."""
         self._thread = thread = background()
         return thread.call(partial(self._start, thread), dispose=self.dispose)
 
     def stop(self) -> Future[Exception | None]:
-        """Stop it. The result is the error that has ended it before, if any. Cancelling the future resets connections
-        at once."""
+        """Stop the forward. The result is the error that had already ended it, if any. Cancelling the future resets
+        connections at once."""
         thread = self._thread
         if thread is None or not thread.is_usable:  # in a forked child, or when the interpreter exits
             nothing: Future[Exception | None] = Future()
@@ -123,7 +123,7 @@ class BackgroundForward:
         return thread.call(self._wait_stopped, dispose=self.dispose)
 
     def dispose(self, _result: object) -> None:
-        """End it at once, because nobody uses it."""
+        """End the forward at once, because nobody uses it."""
         thread = self._thread
         if thread is not None:
             thread.soon(self._scope.cancel)

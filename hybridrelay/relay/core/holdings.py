@@ -92,7 +92,8 @@ class Holdings(Generic[OwnerT]):
         return None
 
     def oldest_for(self, newcomer: Holder) -> Place[OwnerT]:
-        """Return the oldest place of the holder that has the most; of the newcomer's own holder, if none has more."""
+        """Return the oldest place of the holder that has the most. If none has more than the newcomer's own holder,
+        return that of the newcomer's own holder."""
         network, address = newcomer.network, newcomer.address
         if self._by_network.count(network) != self._by_network.most:
             network = self._by_network.largest()

@@ -73,7 +73,8 @@ _ROLLS: Final = """
         FOREIGN KEY (connection, rule) REFERENCES rules (connection, name) ON DELETE CASCADE
     ) WITHOUT ROWID
     """
-#: Updates of connection strings: role is the recipients' side. serial: of a single recipient, or empty.
+#: Updates of connection strings. ``role`` is the side of the recipients. ``serial`` is that of the only recipient's
+#: identity, or empty if the update is for all of that side.
 _UPDATES: Final = """
     CREATE TABLE updates (
         connection TEXT NOT NULL REFERENCES connections ON DELETE CASCADE, role TEXT NOT NULL, serial TEXT NOT NULL,
