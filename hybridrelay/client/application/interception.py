@@ -19,7 +19,8 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -47,6 +48,9 @@ T = TypeVar("T")
 _DNS_PORT: Final = 53
 #: The longest time that a blocking connect(2) waits for a listener of this program (seconds).
 _CONNECT_SECONDS: Final = 30.0
+#: How long a connection is admitted after it was begun (seconds). A non-blocking connect(2) may fail without notice,
+#: and its address then belongs to nobody.
+_ADMITTED_SECONDS: Final = 2 * _CONNECT_SECONDS
 #: How many local addresses are remembered. One IP address has no more ports than this.
 _MAX_NOTED: Final = 65536
 #: The Unix sockets of services that look up names for programs, and do not know the published ones. Connecting to
@@ -65,23 +69,37 @@ class Redirected:
         listeners: for each published address, the address of the listener that serves it.
         name_server: the address of the name server to which queries to any other are redirected; None if names are
             resolved in another way.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, listeners: Mapping[Address, Address], name_server: Address | None) -> None:
+    def __init__(
+        self,
+        listeners: Mapping[Address, Address],
+        name_server: Address | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self.listeners = listeners
         self.name_server = name_server
-        #: The local addresses of connections that a listener has not accepted yet.
-        self._connections = _Noted[None]()
+        #: The local addresses of connections that a listener has not accepted yet, and when they were begun.
+        self._connections = _Noted[float]()
         #: The local address of each socket that queries the name server, and the server that it wanted to query.
         self._resolvers = _Noted[Address]()
 
     def note(self, local: Address) -> None:
         """Note that a connection from this address will arrive at a listener."""
-        self._connections.add(local, None)
+        self._connections.add(local, self._clock())
+
+    def withdraw(self, local: Address) -> None:
+        """Note that no connection from this address will arrive."""
+        self._connections.take(local)
 
     def admits(self, peer: Address) -> bool:
-        """Return whether a connection that was accepted from this address was made here. Forgets the address."""
-        return self._connections.take(peer)
+        """Return whether a connection that was accepted from this address was made here, within the last minute.
+        Forgets the address."""
+        begun = self._connections.take(peer)
+        return begun is not None and self._clock() - begun <= _ADMITTED_SECONDS
 
     def note_resolver(self, local: Address, server: Address) -> None:
         """Note that a socket with this address queries the name server, instead of `server`."""
@@ -107,11 +125,9 @@ class _Noted(Generic[T]):
     def get(self, local: Address) -> T | None:
         return self._values.get(local)
 
-    def take(self, local: Address) -> bool:
-        """Remove an address. Returns whether it was there."""
-        is_there = local in self._values
-        self._values.pop(local, None)
-        return is_there
+    def take(self, local: Address) -> T | None:
+        """Remove an address. Returns its value; None if it was not there."""
+        return self._values.pop(local, None)
 
 
 async def redirect_connections(descriptor: int, redirected: Redirected, *, events: EventStream) -> None:
@@ -226,6 +242,8 @@ class _Interception:
                     self._note(sock, address)
                 if waits and number == errno.EINPROGRESS:
                     number = await _wait_connected(sock)
+                    if number:
+                        self._redirected.withdraw(_local_address(sock))
             finally:
                 if waits:
                     os.set_blocking(sock.fileno(), True)
@@ -235,8 +253,7 @@ class _Interception:
             self._send(result_response(notification.identifier, 0))
 
     def _note(self, sock: socket.socket, wanted: SocketAddress) -> None:
-        host, port = sock.getsockname()[:2]
-        local = (host.removeprefix("::ffff:"), port)
+        local = _local_address(sock)
         if sock.type == socket.SOCK_DGRAM:
             self._redirected.note_resolver(local, (wanted.host, wanted.port))
         else:
@@ -264,6 +281,11 @@ def _is_redirected(sock: socket.socket, address: SocketAddress, redirected: Redi
     if sock.type == socket.SOCK_DGRAM:
         return address.port == _DNS_PORT and redirected.name_server is not None
     return sock.type == socket.SOCK_STREAM and (address.host, address.port) in redirected.listeners
+
+
+def _local_address(sock: socket.socket) -> Address:
+    host, port = sock.getsockname()[:2]
+    return host.removeprefix("::ffff:"), port
 
 
 async def _wait_connected(sock: socket.socket) -> int:

@@ -1,18 +1,22 @@
-"""What is read about the threads of an application, which chooses their names."""
+"""What is read about the threads of an application, which chooses their names, and connects that fail."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import socket
 import sys
 import threading
 
 import pytest
+from trio.testing import MockClock
 
 from hybridrelay.client.application import linux
+from hybridrelay.client.application.addresses import Address
 from hybridrelay.client.application.interception import Redirected, _Interception, _process_of
-from hybridrelay.client.application.seccomp import Notification
+from hybridrelay.client.application.seccomp import Notification, SocketAddress, error_response
 from hybridrelay.events import EventStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses prctl(2) and /proc")
@@ -64,3 +68,31 @@ def test_the_socket_of_a_call_that_was_interrupted_is_not_taken(monkeypatch: pyt
                 os.fstat(copy)
     os.close(reading)
     os.close(writing)
+
+
+async def test_a_connect_that_was_not_answered_in_time_is_not_admitted_later(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    answers: list[bytes] = []
+    noted: list[Address] = []
+
+    class Noting(Redirected):
+        def note(self, local: Address) -> None:
+            noted.append(local)
+            super().note(local)
+
+    monkeypatch.setattr(linux, "send_response", lambda _descriptor, response: answers.append(response))
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1))
+        target = listener.getsockname()
+        for _ in range(8):  # more than the listener's queue takes, so that it answers no more
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(target)
+        redirected = Noting({("10.0.0.1", 80): target}, None)
+        interception = _Interception(listener.fileno(), redirected, EventStream())
+        call = Notification(7, 1, 3, 0, 16)
+        await interception._connect(call, socket.socket(), SocketAddress("10.0.0.1", 80), target)
+    (local,) = noted
+    assert answers == [error_response(7, errno.ETIMEDOUT)]
+    assert not redirected.admits(local)

@@ -16,6 +16,19 @@ def test_a_connection_is_admitted_once() -> None:
     assert not redirected.admits(PEER)
 
 
+def test_a_connection_that_does_not_arrive_is_not_admitted() -> None:
+    now = [0.0]
+    redirected = Redirected({}, None, clock=lambda: now[0])
+    redirected.note(PEER)
+    redirected.withdraw(PEER)
+    redirected.withdraw(PEER)
+    assert not redirected.admits(PEER)
+    for waited, is_admitted in ((60.0, True), (60.1, False)):
+        redirected.note(PEER)
+        now[0] += waited
+        assert redirected.admits(PEER) is is_admitted
+
+
 def test_resolvers_are_remembered() -> None:
     redirected = Redirected({}, None)
     assert redirected.wanted_server(PEER) is None
