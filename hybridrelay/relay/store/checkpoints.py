@@ -36,7 +36,7 @@ __all__ = ["CHECKPOINTS_FILE", "CheckpointFile"]
 T = TypeVar("T")
 
 CHECKPOINTS_FILE: Final = "audit-checkpoints.db"
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SCHEMA: Final = (
     """
     CREATE TABLE checkpoints (
@@ -47,6 +47,7 @@ _SCHEMA: Final = (
     "CREATE UNIQUE INDEX once ON checkpoints (connection, log, seq, head, key)",
     "CREATE INDEX by_time ON checkpoints (received_at)",
     "CREATE INDEX by_log ON checkpoints (log, id)",
+    "CREATE INDEX by_connection ON checkpoints (connection, id)",
     # How many there are, so that the limits are checked without counting.
     "CREATE TABLE logs (connection TEXT, log TEXT, rows INTEGER, PRIMARY KEY (connection, log)) WITHOUT ROWID",
     """
@@ -66,12 +67,16 @@ _COLUMNS: Final = "connection, log, seq, head, at, key, signature, instance, add
 _INSERT: Final = f"""
     INSERT OR IGNORE INTO checkpoints ({_COLUMNS}, for_client) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     """  # noqa: S608
-_READ: Final = f"""
-    SELECT {_COLUMNS}, id FROM checkpoints
-    WHERE id > :after AND (:log = '' OR log = :log) AND (:connection = '' OR connection = :connection)
-        AND substr(connection, 1, length(:prefix)) = :prefix
-    ORDER BY id LIMIT :limit
-    """  # noqa: S608
+_READ: Final = f"SELECT {_COLUMNS}, id FROM checkpoints {{}} WHERE id > :after{{}} ORDER BY id LIMIT :limit"  # noqa: S608
+#: The conditions for each part of a query that is not empty. They use indexes, so that rows of others are not read in
+#: vain.
+_CONDITIONS: Final = {
+    "log": " AND log = :log",
+    "connection": " AND connection = :connection",
+    "prefix": """ AND connection IN (
+        SELECT connection FROM logs WHERE connection >= :prefix AND connection < :prefix || char(1114111)
+    )""",
+}
 #: Deletes all but the first and the last record of each interval, log and key. The numbers of records are compared,
 #: and not when they arrived, so that repeating an earlier checkpoint does not make it the last one.
 _THIN_WHERE: Final = """
@@ -276,16 +281,11 @@ class CheckpointFile:
 
 
 def _read(database: sqlite3.Connection, query: CheckpointQuery) -> list[KeptCheckpoint]:
-    rows = database.execute(
-        _READ,
-        {
-            "after": query.after,
-            "log": query.log,
-            "connection": query.connection,
-            "prefix": query.prefix,
-            "limit": query.limit,
-        },
-    )
+    values = {"log": query.log, "connection": query.connection, "prefix": query.prefix}
+    conditions = "".join(_CONDITIONS[name] for name, value in values.items() if value)
+    # By itself, SQLite may read all rows in the order of their ids, to save the sorting.
+    index = "INDEXED BY by_connection" if query.prefix and not (query.log or query.connection) else ""
+    rows = database.execute(_READ.format(index, conditions), {**values, "after": query.after, "limit": query.limit})
     return [_checkpoint(*row) for row in rows]
 
 

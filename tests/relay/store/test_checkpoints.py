@@ -275,6 +275,51 @@ def test_what_is_not_signed_with_the_key_that_it_names() -> None:
         assert not attrs.evolve(good, **changes).is_signed()
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"connection": "small-a"},
+        {"connection": "nothing"},
+        {"prefix": "small-"},
+        {"prefix": "nothing"},
+        {"prefix": "small-", "log": "0f" * 8},
+        {"connection": "small-a", "log": "0f" * 8, "prefix": "small-"},
+        {"log": "1" * 16},
+    ],
+    ids=str,
+)
+def test_a_query_does_not_look_at_the_checkpoints_of_others(tmp_path: Path, query: dict[str, str]) -> None:
+    def steps(others: int) -> int:
+        with contextlib.closing(CheckpointFile(tmp_path / str(others))) as file:
+            (tmp_path / str(others)).mkdir()
+            for name in ("small-a", "small-b"):
+                file.keep(one(1, connection=name))
+            for number in range(others):
+                file.keep(one(number, connection="big", log="2" * 16))
+            taken = 0
+
+            def count() -> int:
+                nonlocal taken
+                taken += 1
+                return 0
+
+            def read(database: sqlite3.Connection) -> list[KeptCheckpoint]:
+                database.set_progress_handler(count, 1)
+                try:
+                    return module._read(database, CheckpointQuery(10, **query))  # type: ignore[arg-type]
+                finally:
+                    database.set_progress_handler(None, 1)
+
+            found = file._repeated(read)
+            wanted = query.get("connection") or query.get("prefix") or "none"
+            assert [row.connection for row in found] == [
+                name for name in ("small-a", "small-b") if name.startswith(wanted)
+            ]
+            return taken
+
+    assert steps(1000) <= steps(10) + 50
+
+
 def test_a_damaged_file_is_set_aside(file: CheckpointFile, tmp_path: Path) -> None:
     (tmp_path / CHECKPOINTS_FILE).write_bytes(b"nonsense" * 1000)
     (tmp_path / CHECKPOINTS_FILE).chmod(0o600)
