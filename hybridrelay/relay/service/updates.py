@@ -64,6 +64,8 @@ class UpdateService:
         self._events = events
         self._updates: dict[tuple[str, Role, str], StoredUpdate] = {}
         self._machines: dict[tuple[str, Role, str], Distribution[ControlPeer]] = {}
+        #: The same machines by hybrid connection, for what is about only one of them.
+        self._of_connection: dict[str, dict[tuple[Role, str], Distribution[ControlPeer]]] = {}
         #: The content of the store when `_updates` was read.
         self._known: object = None
 
@@ -93,6 +95,9 @@ class UpdateService:
                 machine = Distribution(update.sequence, machine)
             machines[at] = machine
         self._machines = machines
+        self._of_connection = {}
+        for (name, side, serial), machine in machines.items():
+            self._of_connection.setdefault(name, {})[side, serial] = machine
 
     async def _look(self) -> None:
         time_of_day = self._clock()
@@ -126,8 +131,9 @@ class UpdateService:
         self, address: str, instance: str, role: control.PeerRole | None, answer: control.UpdateKept
     ) -> None:
         """Note what a peer has done with an update. Answers that nobody has asked for are ignored."""
-        for (name, side, serial), machine in self._machines.items():
-            if name != answer.connection or machine.sequence != answer.sequence:
+        name = answer.connection
+        for (side, serial), machine in self._of_connection.get(name, {}).items():
+            if machine.sequence != answer.sequence:
                 continue
             if role is None or _ROLES.get(role) is not side:
                 continue
@@ -157,8 +163,7 @@ class UpdateService:
                 kept=len(machine.recipients) - len(machine.missing),
                 missing=tuple(map(_snapshot_of, machine.missing[:_MAX_LISTED])),
             )
-            for (connection, side, serial), machine in self._machines.items()
-            if connection == name
+            for (side, serial), machine in self._of_connection.get(name, {}).items()
         )
 
 

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from hybridrelay.events import EventStream
+from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import HybridConnection
 from hybridrelay.relay.core.listener import Listener
@@ -33,7 +34,8 @@ from hybridrelay.relay.service.rolls import RollService
 from hybridrelay.relay.service.updates import UpdateService
 from hybridrelay.relay.service.usage import UsageService
 from hybridrelay.relay.store.memory import MemoryStore
-from hybridrelay.security import KeySlot, load_or_create_relay_certificate
+from hybridrelay.relay.updates import StoredUpdate
+from hybridrelay.security import KeySlot, Role, load_or_create_relay_certificate
 
 from ..listening import willing
 
@@ -165,3 +167,33 @@ async def test_the_pairs_of_an_instance_are_summed_once_for_all_of_its_control_c
     found = relay.senders(50)
     assert [(one.sessions, one.bytes_to_client) for one in found] == [(50, 50)] * 50
     assert moved.sums == 50
+
+
+async def test_the_cost_of_an_answer_to_an_update_does_not_depend_on_how_many_there_are() -> None:
+    def an_update(number: int) -> StoredUpdate:
+        return StoredUpdate(f"db{number:05}", Role.CONNECTOR, "", 7, b"sealed", 0.0, 2e9, "target")
+
+    async def refresh() -> None:
+        pass
+
+    async def service_with(updates: int) -> UpdateService:
+        class Stored(MemoryStore):
+            def updates(self, name: str | None = None) -> tuple[StoredUpdate, ...]:
+                return tuple(map(an_update, range(updates)))
+
+        nothing: Mapping[str, HybridConnection] = {}
+        broker = BrokerService(nothing, refresh=refresh, events=EventStream())
+        limiter = trio.CapacityLimiter(1)
+        made = UpdateService(broker, list, Stored(), limiter, clock=time.time, events=EventStream())
+        await made._read()
+        return made
+
+    def costs(service: UpdateService) -> list[int]:
+        answer = control.UpdateKept("db00001", 7, control.UpdateState.KEPT, "")
+        assert len(service.snapshot("db00001")) == 1
+        return [
+            calls_of(lambda: service.answered("192.0.2.1", "c" * 32, control.PeerRole.CONNECTOR, answer)),
+            calls_of(lambda: service.snapshot("db00001")),
+        ]
+
+    assert costs(await service_with(2000)) == costs(await service_with(2))
