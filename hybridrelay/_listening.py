@@ -89,12 +89,12 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
     not block.
 
     Args:
-        host: a name or an address, and not one that stands for all addresses: an answer has to come from the address
+        host: a name or an address. It must not be a wildcard address, because an answer has to come from the address
             to which the request was sent.
         port: 0 for any free port, which is a different one for each address.
 
     Raises:
-        OSError: see `open_listeners`; or `host` stands for all addresses (EINVAL).
+        OSError: see `open_listeners`; or `host` is a wildcard address (EINVAL).
     """
     with thread_errors():
         addresses = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_DGRAM)
@@ -103,7 +103,7 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
     try:
         for family, type_, protocol, _, address in addresses:
             if ipaddress.ip_address(str(address[0]).partition("%")[0]).is_unspecified:
-                raise OSError(errno.EINVAL, "datagrams need one address; all addresses together are not possible")
+                raise OSError(errno.EINVAL, "datagrams cannot be received at a wildcard address")
             try:
                 sock = socket.socket(family, type_, protocol)
             except OSError as exc:

@@ -164,7 +164,7 @@ def windows_text(settings: ServiceSettings) -> str:
     The text uses WinSW, which is such a program. A relay does not run on Windows.
 
     Raises:
-        ValueError: the role is not possible on Windows.
+        ValueError: the role is that of a relay.
     """
     if settings.role is ServiceRole.RELAY:
         raise ValueError("a relay does not run on Windows")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-#: Success, also of a long-running command that was stopped on request.
+#: Success. A long-running command that was stopped on request has succeeded, too.
 OK = 0
 #: A failure at run time, such as no route, a refused key or a full disk.
 FAILED = 1
 #: Unusable input, such as arguments, files or a state directory. argparse uses the same code.
 USAGE = 2
-#: The policy of this machine does not allow it.
+#: The policy of this machine does not allow what was requested.
 DENIED = 3
 #: What was to be verified is not authentic: audit files were changed.
 NOT_AUTHENTIC = 4

@@ -56,7 +56,7 @@ class TargetMonitor:
         interval: float | None = None,
     ) -> None:
         self._targets = targets
-        #: Makes the checks, also those for `/readyz`.
+        #: Makes all checks, including those for `/readyz`.
         self.checks = TargetChecks(targets, dial, self.attempt_ended)
         self._events = events
         self._interval = interval

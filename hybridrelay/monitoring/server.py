@@ -89,7 +89,7 @@ async def serve_status(
         events: the stream to which events are published; None means the log.
 
     Raises:
-        ConfigurationError: listening is not possible there, or another program already listens.
+        ConfigurationError: the program cannot listen at `address`, or another program already does.
 
     If cancelled, it aborts all connections without waiting, and removes the socket.
     """

@@ -27,7 +27,7 @@ NO_FEATURES = Feature(0)
 class Kind(enum.IntEnum):
     """What a stream is for. OPEN states it."""
 
-    #: A byte stream: one TCP connection of the application.
+    #: A byte stream: one connection of the application.
     STREAM = 0
     #: A flow: the datagrams between one address of the application and the target.
     DATAGRAMS = 1

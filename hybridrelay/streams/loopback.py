@@ -23,8 +23,8 @@ from .sockets import abort_socket
 
 __all__ = ["loopback_pair"]
 
-#: How long it may take until the own connection is accepted (seconds). Only another program that connects to the same
-#: port at the same time, again and again, can delay it.
+#: How long it may take until the connection of this program is accepted (seconds). Only another program that
+#: connects to the same port at the same time, again and again, can delay that.
 _ACCEPT_SECONDS = 5.0
 _BACKLOG = 16
 _FAMILIES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))

@@ -95,7 +95,7 @@ def test_strings_without_a_local_name(run: Run, created: Created, hosts: Path) -
     assert run(*change, "none", "--update", created.application).code == 0
     result = run(*apply)
     assert result.code == 2
-    assert "has no local name, whose address and ports it could have" in result.err
+    assert "has no local name, from which the ports are taken" in result.err
     assert "connections set-local-name orders" in result.err
 
 

@@ -94,8 +94,6 @@ def _with_ports(entry: Entry, name: HostTarget, addresses: Mapping[str, str]) ->
 
 def _local_name(entry: Entry, string: ConnectionString) -> HostTarget:
     if string.local_name is None:
-        text = (
-            f"the connection string of {string.entity_path} has no local name, whose address and ports it could have"
-        )
+        text = f"the connection string of {string.entity_path} has no local name, from which the ports are taken"
         raise entry.error(ConfigurationError(text, remedy=_give_name(entry, string)))
     return string.local_name

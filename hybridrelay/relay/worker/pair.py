@@ -54,7 +54,7 @@ class Pipes:
         self.borrowed = 0
         #: Until when everything is copied, because the system does not splice.
         self._suspended_until = -math.inf if HAS_SPLICE else math.inf
-        #: The last error that has suspended splicing, until it was reported.
+        #: The last error that has suspended splicing; None if there was none since the last one was reported.
         self.error: int | None = None
 
     def suspend(self, error: int) -> None:
