@@ -140,6 +140,16 @@ def details_of(certificate: bytes) -> IdentityDetails:
         raise ConfigurationError("the certificate is not that of an identity of a hybrid connection") from exc
 
 
+def _end_of(issuer: bytes) -> float:
+    from cryptography import x509
+
+    try:
+        with parsing_certificate():
+            return x509.load_der_x509_certificate(issuer).not_valid_after_utc.timestamp()
+    except ValueError as exc:
+        raise ConfigurationError("the certificate of the identity's issuer is damaged") from exc
+
+
 @attrs.frozen(slots=False)
 class Identity:
     """A certificate and its private key."""
@@ -153,12 +163,15 @@ class Identity:
 
     @functools.cached_property
     def details(self) -> IdentityDetails:
-        """The content of the certificate.
+        """The content of the certificate. It ends with its issuer, if that ends earlier.
 
         Raises:
-            ConfigurationError: it is not a certificate, or not that of an identity.
+            ConfigurationError: it is not a certificate, or not that of an identity, or its issuer's is damaged.
         """
-        return details_of(self.certificate)
+        details = details_of(self.certificate)
+        if self.issuer is None:
+            return details
+        return attrs.evolve(details, not_after=min(details.not_after, _end_of(self.issuer)))
 
     @property
     def label(self) -> str:

@@ -310,6 +310,7 @@ def check_issued_untrusted(
             issuer.verify_directly_issued_by(x509.load_der_x509_certificate(authority))
             is_made_by_issuer = _is_issuer(issuer) and _is_as_signed(leaf, issuer, name)
             is_issuer_valid = issuer.not_valid_before_utc.timestamp() <= now < issuer.not_valid_after_utc.timestamp()
+            ends_with_issuer = leaf.not_valid_after_utc <= issuer.not_valid_after_utc
             is_ours = leaf.public_key() == load_private_key(private_key).public_key()
     except ValueError:
         raise ConfigurationError(
@@ -319,6 +320,8 @@ def check_issued_untrusted(
         raise ConfigurationError("the connector has issued an identity that is unlike those of an issuer")
     if not is_issuer_valid:
         raise ConfigurationError("the issuer of the connector is not valid now", remedy=_COMPARE_CLOCKS)
+    if not ends_with_issuer:  # no issuer makes one, and no connector would accept it after the issuer's end
+        raise ConfigurationError("the connector has issued an identity that ends after its issuer")
     if not is_ours:
         raise ConfigurationError("the connector has issued an identity for another key")
 

@@ -51,6 +51,12 @@ def test_an_identity_is_due_at_two_thirds_of_its_life() -> None:
     assert renew_at(identity().details) == pytest.approx(NOW + 60 * DAY, abs=2)
 
 
+def test_an_identity_is_due_before_its_issuer_ends() -> None:
+    ended = create_issuer(AUTHORITY, now=NOW, valid_years=30 / 365)
+    due = renew_at(attrs.evolve(identity(), issuer=ended.certificate).details)
+    assert due == pytest.approx(NOW + (ended.not_after - NOW) * 2 / 3, abs=2)
+
+
 @pytest.mark.parametrize(
     ("one", "renewable"),
     [

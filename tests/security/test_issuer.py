@@ -350,6 +350,25 @@ def test_the_issuer_has_to_be_valid_too() -> None:
         check_issued_untrusted(forged, OURS.certificate, NAME, key, now=NOW)
 
 
+def test_an_identity_has_to_end_no_later_than_its_issuer() -> None:
+    """Otherwise it would take the place of a good one, and no connector would accept it after the issuer's end."""
+    key = new_private_key()
+    issuer = create_issuer(OURS, now=NOW, valid_years=30 / 365)
+    check_issued_untrusted(answered(key, signer=issuer), OURS.certificate, NAME, key, now=NOW)
+    with pytest.raises(ConfigurationError, match="ends after its issuer"):
+        check_issued_untrusted(sign_identity_beyond(issuer, key), OURS.certificate, NAME, key, now=NOW)
+
+
+def test_an_identity_that_a_program_already_has_ends_with_its_issuer() -> None:
+    key = new_private_key()
+    issuer = create_issuer(OURS, now=NOW, valid_years=30 / 365)
+    beyond = sign_identity_beyond(issuer, key)
+    details = Identity(beyond.certificate, key, beyond.issuer).details
+    assert details.not_after == issuer.not_after < details_of(beyond.certificate).not_after
+    with pytest.raises(ConfigurationError, match="issuer is damaged"):
+        _ = Identity(beyond.certificate, key, b"0\x00").details
+
+
 def sign_identity_beyond(issuer: Issuer, key: Secret) -> Issued:
     """An identity that ends after its issuer."""
     above, above_key = load_ca(issuer.certificate, issuer.private_key, "")
