@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import Final
 
 from ..relay.store.store import Store
 from ..relay.updates import StoredUpdate
@@ -17,6 +18,11 @@ from .update_values import NewUpdate, UpdatePage, UpdateValue
 __all__ = ["UPDATE_OPERATIONS"]
 
 _UPDATES = "/v1/hybridConnections/{name}/updates"
+#: How far the sequence of an update may be ahead of the clock (seconds). The sequence of each `updates push` is the
+#: time, or one more than the last one. So nobody who may push here can keep later updates away for longer than this.
+_MAX_AHEAD: Final = 86_400.0
+#: How long an update may be delivered: 400 days, which is what `updates push` allows, and the error of a clock.
+_MAX_LIFETIME: Final = 401 * 86_400.0
 
 
 async def _list_updates(call: Call) -> UpdatePage:
@@ -32,6 +38,12 @@ async def _list_updates(call: Call) -> UpdatePage:
 
 async def _push_update(call: Call) -> UpdateValue:
     body = call.body_as(NewUpdate)
+    now = call.managed.clock()
+    if body.sequence > now + _MAX_AHEAD:
+        text = "the sequence is more than a day ahead of the relay's clock: check both clocks"
+        raise problem(Problem.INVALID, f"{text}, or push the update on the relay's machine")
+    if body.expires_at > now + _MAX_LIFETIME:
+        raise problem(Problem.INVALID, "an update is delivered for at most 400 days")
     try:
         update = StoredUpdate(
             call.name,
@@ -39,7 +51,7 @@ async def _push_update(call: Call) -> UpdateValue:
             body.serial,
             body.sequence,
             base64.b64decode(body.document, validate=True),
-            call.managed.clock(),
+            now,
             body.expires_at,
             body.note,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import attrs
@@ -67,6 +68,23 @@ async def test_bodies_that_are_refused(api: Api, wrong: dict[str, Any]) -> None:
     await api.call("PUT", f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]})
     assert (await api.call("POST", UPDATES, {**BODY, **wrong}))[0].status == 400
     assert (await api.call("GET", UPDATES))[1]["value"] == []
+
+
+async def test_nobody_can_keep_later_updates_away_for_more_than_a_day(api: Api, nursery: trio.Nursery) -> None:
+    """The sequence of an update is the time at which it was pushed."""
+    now = time.time()
+    api.managed = attrs.evolve(api.managed, clock=lambda: now)
+    api = await serve_api(api, Caller("test", "admin", ManagementRole.ADMIN), nursery)
+    await api.call("PUT", f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]})
+    day, latest = 86_400, int(now) + 86_400
+    for wrong in ({"sequence": latest + 1}, {"sequence": 2**53 - 1}, {"expiresAt": now + 402 * day}):
+        assert (await api.call("POST", UPDATES, {**BODY, **wrong}))[0].status == 400
+    for sequence in (latest, int(now)):  # the second is the honest one
+        answer, _ = await api.call("POST", UPDATES, {**BODY, "sequence": sequence, "expiresAt": now + 400 * day})
+        assert answer.status == (200 if sequence == latest else 409)
+    now += day + 1
+    answer, _ = await api.call("POST", UPDATES, {**BODY, "sequence": int(now), "expiresAt": now + 400 * day})
+    assert answer.status == 200
 
 
 async def test_who_may_push(api: Api, nursery: trio.Nursery) -> None:
