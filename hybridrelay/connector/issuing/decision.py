@@ -9,7 +9,7 @@ A client that requests an identity proves its present one: a claim certificate, 
 | claim certificate | was not used, and there is room to record it | issued; recorded with the key |
 | claim certificate | was used for the same key | issued again, for a taker that did not get the answer |
 | claim certificate | was used for another key | *claim used*, and an alarm |
-| claim certificate | was not used, and too many are recorded | *limit* |
+| claim certificate | was not used, and its hybrid connection has as many recorded as there is room for | *limit* |
 | application | was signed by the authority itself, not by an issuer | *issue refused* |
 | application | its label has had `MAX_RENEWALS` renewals in the last `RENEWALS_SECONDS` | *limit* |
 | application | otherwise | issued |
@@ -41,7 +41,9 @@ __all__ = [
     "key_digest",
 ]
 
-#: How many used claims are recorded. A relay keeps 200 open claims of a hybrid connection, each for up to 7 days.
+#: How many used claims are recorded, of all hybrid connections that share the file. A hybrid connection may have no
+#: more than there is room left for, which is at most half, so that it does not leave the others without room. A relay
+#: keeps 200 open claims of a hybrid connection, each for up to 7 days.
 MAX_USED_CLAIMS = 4096
 #: How long after its expiry a used claim stays recorded (30 days).
 KEPT_SECONDS = 30 * 86_400.0
@@ -149,8 +151,10 @@ def _claim(requester: Requester, key: str, used: UsedClaims, renewals: Sequence[
             return Decision(Reason.NO_ERROR, earlier=earlier)
         return Decision(Reason.CLAIM_USED, "the claim was used before, for another key", earlier=earlier)
     current = used.current(now)
-    if len(current.entries) >= MAX_USED_CLAIMS:
-        return Decision(Reason.LIMIT, f"the connector records no more than {MAX_USED_CLAIMS} used claims")
+    own = sum(one.connection == requester.connection for one in current.entries)
+    if own >= MAX_USED_CLAIMS - len(current.entries):
+        detail = f"the connector has recorded {own} used claims of this hybrid connection, and has no room for more"
+        return Decision(Reason.LIMIT, detail)
     note = UsedClaim(requester.connection, requester.serial, requester.label, key, now, requester.not_after)
     return Decision(Reason.NO_ERROR, changed=UsedClaims((*current.entries, note)))
 

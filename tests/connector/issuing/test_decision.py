@@ -28,9 +28,20 @@ KEY, OTHER = b"k" * 32, b"o" * 32
 CLAIM = Requester("orders", Role.CLAIM, "billing", "0A", NOW + DAY, is_from_issuer=False)
 APPLICATION = Requester("orders", Role.APPLICATION, "billing", "0B", NOW + 30 * DAY, is_from_issuer=True)
 USED = UsedClaims((UsedClaim("orders", "0A", "billing", key_digest(KEY), NOW - 5, NOW + DAY),))
-FULL = UsedClaims(
-    tuple(UsedClaim("orders", f"{n:04X}", "x", "", NOW, NOW + DAY) for n in range(0x1000, 0x1000 + MAX_USED_CLAIMS))
-)
+
+
+def recorded(**claims: int) -> UsedClaims:
+    """So many used claims of each hybrid connection."""
+    return UsedClaims(
+        tuple(
+            UsedClaim(name, f"{number:04X}", "x", "", NOW, NOW + DAY)
+            for name, count in claims.items()
+            for number in range(0x1000, 0x1000 + count)
+        )
+    )
+
+
+FULL = recorded(orders=MAX_USED_CLAIMS)
 OFTEN = [NOW - 1] * MAX_RENEWALS
 
 
@@ -54,6 +65,11 @@ def decide(
         (decide(CLAIM, used=USED), Reason.NO_ERROR),
         (decide(CLAIM, OTHER, used=USED), Reason.CLAIM_USED),
         (decide(CLAIM, used=FULL), Reason.LIMIT),
+        (decide(CLAIM, used=recorded(orders=MAX_USED_CLAIMS // 2)), Reason.LIMIT),
+        (decide(CLAIM, used=recorded(orders=MAX_USED_CLAIMS // 2 - 1)), Reason.NO_ERROR),
+        (decide(CLAIM, used=recorded(payroll=MAX_USED_CLAIMS // 2)), Reason.NO_ERROR),
+        (decide(CLAIM, used=recorded(payroll=MAX_USED_CLAIMS - 1)), Reason.NO_ERROR),
+        (decide(CLAIM, used=recorded(payroll=MAX_USED_CLAIMS)), Reason.LIMIT),
         (decide(CLAIM, now=NOW + DAY), Reason.IDENTITY_EXPIRED),
         (decide(CLAIM, now=NOW + DAY - 1), Reason.NO_ERROR),
         (decide(CLAIM, issuer_ends=NOW + DAY), Reason.ISSUE_REFUSED),
