@@ -103,7 +103,7 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
     try:
         for family, type_, protocol, _, address in addresses:
             if ipaddress.ip_address(str(address[0]).partition("%")[0]).is_unspecified:
-                raise OSError(errno.EINVAL, "datagrams cannot be received at a wildcard address")
+                raise OSError(errno.EINVAL, "this is a wildcard address, and datagrams need one address")
             try:
                 sock = socket.socket(family, type_, protocol)
             except OSError as exc:
