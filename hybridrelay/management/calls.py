@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -89,7 +90,8 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
         status = 0
         try:
             caller, body = await gate.admit_with_body(request)
-            response = await _serve(operation, managed, request, caller, body, effect)
+            async with _turn(operation, managed, caller):
+                response = await _serve(operation, managed, request, caller, body, effect)
             status = response.status
             headers = (*response.headers, (REQUEST_ID, request_id))
             if isinstance(response, StreamedResponse):
@@ -107,6 +109,15 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
                 managed.events.publish(audit_event(operation.id, params, request, caller, status, request_id, effect))
 
     return handle
+
+
+def _turn(
+    operation: Operation[Call], managed: Managed, caller: Caller
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """Wait for the caller's turn. Changes need none, because they take turns in `Managed.change_store`."""
+    if operation.is_audited or operation.waits:
+        return contextlib.nullcontext()
+    return managed.turns.take(caller.limit_key)
 
 
 async def perform(

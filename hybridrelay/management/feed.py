@@ -11,6 +11,7 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import attrs
 import trio
@@ -18,7 +19,11 @@ import trio
 from ..events.base import Event, Level
 from ..events.plain_log import FieldValue, event_fields
 
-__all__ = ["MAX_EVENTS", "Feed", "FeedPage", "NumberedEvent"]
+__all__ = ["MAX_EVENTS", "Feed", "FeedPage", "IsWanted", "NumberedEvent"]
+
+#: Returns whether a reader wants an event, from its name, and from the name of the hybrid connection that it is about
+#: (or None). Only events that are wanted are formatted.
+IsWanted: TypeAlias = Callable[[str, str | None], bool]
 
 #: How many events are kept. If a peer causes many events, older ones are removed here, but are still in the log.
 MAX_EVENTS = 10_000
@@ -46,12 +51,6 @@ class NumberedEvent:
     summary: str
     fields: Mapping[str, FieldValue]
 
-    @property
-    def connection(self) -> str | None:
-        """The name of the hybrid connection that the event is about, or None."""
-        value = self.fields.get("connection")
-        return value if isinstance(value, str) else None
-
 
 @attrs.frozen
 class _Kept:
@@ -60,6 +59,10 @@ class _Kept:
     number: int
     time: float
     event: Event
+
+    def is_selected(self, is_wanted: IsWanted) -> bool:
+        connection = getattr(self.event, "connection", None)
+        return is_wanted(type(self.event).name, connection if isinstance(connection, str) and connection else None)
 
     def show(self) -> NumberedEvent:
         kind = type(self.event)
@@ -127,7 +130,7 @@ class Feed:
         self._published.set()
         self._published = trio.Event()
 
-    async def read(self, after: int, limit: int, is_wanted: Callable[[NumberedEvent], bool]) -> FeedPage:
+    async def read(self, after: int, limit: int, is_wanted: IsWanted) -> FeedPage:
         """Return the events after a number, without waiting for any. This is a checkpoint.
 
         Args:
@@ -147,9 +150,8 @@ class Feed:
         await trio.lowlevel.checkpoint()
         found: list[NumberedEvent] = []
         for looked_at, one in enumerate(kept, 1):
-            shown = one.show()
-            if is_wanted(shown):
-                found.append(shown)
+            if one.is_selected(is_wanted):
+                found.append(one.show())
             after = one.number
             if len(found) == limit:
                 break
@@ -157,7 +159,7 @@ class Feed:
                 await trio.lowlevel.checkpoint()
         return FeedPage(tuple(found), after, has_all)
 
-    async def latest(self, limit: int, is_wanted: Callable[[NumberedEvent], bool]) -> FeedPage:
+    async def latest(self, limit: int, is_wanted: IsWanted) -> FeedPage:
         """Return the latest events, the oldest first. This is a checkpoint.
 
         Args:
@@ -168,9 +170,8 @@ class Feed:
         await trio.lowlevel.checkpoint()
         found: list[NumberedEvent] = []
         for looked_at, one in enumerate(reversed(kept), 1):
-            shown = one.show()
-            if is_wanted(shown):
-                found.append(shown)
+            if one.is_selected(is_wanted):
+                found.append(one.show())
             if len(found) == limit:
                 break
             if looked_at % _AT_A_TIME == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from ..http import Send, StreamedResponse
 from ..protocol.limits import MAX_CONNECTION_NAME
 from ..security import ManagementRole
 from .calls import Call
-from .feed import NumberedEvent
+from .feed import IsWanted, NumberedEvent
 from .operations import EVENT_STREAM, Operation
 from .problem_kinds import Problem
 from .problems import problem
@@ -98,7 +98,8 @@ class EventPage(Value, frozen=True):
 async def _list_events(call: Call) -> EventPage:
     query = call.query_as(EventsQuery)
     if query.newest:
-        page = await call.managed.feed.latest(query.limit, _filter(call))
+        async with call.managed.feed_turns.take(_caller(call)):
+            page = await call.managed.feed.latest(query.limit, _filter(call))
         return EventPage(value=tuple(map(EventValue.of, page.events)), last=page.last, has_all=page.has_all)
     position = _Position.of(call, query.since)
     events = await _read(call, position, query.limit)
@@ -126,23 +127,20 @@ class _Position:
         return cls(call.managed.feed.first if since is None else since)
 
 
-def _filter(call: Call) -> Callable[[NumberedEvent], bool]:
+def _filter(call: Call) -> IsWanted:
     """Return the predicate of the events that the query selects and the caller may see."""
     caller, query = call.caller, call.query_as(EventsQuery)
 
-    def is_wanted(event: NumberedEvent) -> bool:
-        return (
-            caller.sees(event.connection)
-            and event.name.startswith(query.name)
-            and query.connection in ("", event.connection)
-        )
+    def is_wanted(name: str, connection: str | None) -> bool:
+        return caller.sees(connection) and name.startswith(query.name) and query.connection in ("", connection)
 
     return is_wanted
 
 
 async def _read(call: Call, position: _Position, limit: int) -> tuple[NumberedEvent, ...]:
     """Return the next events that are wanted, without waiting for any. If cancelled, `position` is unchanged."""
-    page = await call.managed.feed.read(position.after, limit, _filter(call))
+    async with call.managed.feed_turns.take(_caller(call)):
+        page = await call.managed.feed.read(position.after, limit, _filter(call))
     position.after, position.has_all = page.last, position.has_all and page.has_all
     return page.events
 
@@ -244,5 +242,6 @@ EVENT_ROWS: tuple[Operation[Call], ...] = (
         answer=EventPage,
         streams=_stream_events,
         filters=True,
+        waits=True,
     ),
 )

@@ -16,6 +16,7 @@ from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
 from .audit_log import AuditLog
 from .feed import Feed
+from .turns import Turns
 
 __all__ = ["CHANGE_WAIT_SECONDS", "Managed"]
 
@@ -53,6 +54,10 @@ class Managed:
     audit: AuditLog | None = None
     #: Keeps the latest events, once it is subscribed to `events`.
     feed: Feed = attrs.field()
+    #: The turns of callers (`Caller.limit_key`): for requests that read and for pages, and for reading from `feed`. A
+    #: task may take one of the latter while it has one of the former.
+    turns: Turns = attrs.field(factory=Turns)
+    feed_turns: Turns = attrs.field(factory=Turns)
     #: At most one thread at a time uses each store.
     _changing: trio.CapacityLimiter = attrs.field(factory=_one_thread)
     _reading: trio.CapacityLimiter = attrs.field(factory=_one_thread)

@@ -72,6 +72,9 @@ class Operation(Generic[ContextT]):
     #: Whether the handler omits what is outside of the caller's scope (`Caller.sees`). Callers with a scope may then
     #: call the operation although its path names no hybrid connection.
     filters: bool = False
+    #: Whether the handler may wait for something to happen. It then takes turns by itself, and only while it does not
+    #: wait.
+    waits: bool = False
 
     @property
     def is_audited(self) -> bool:

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from hybridrelay.events import Event, InternalError, Level
-from hybridrelay.management.feed import Feed, FeedPage, NumberedEvent
+from hybridrelay.management.feed import Feed, FeedPage
 
 
 @attrs.frozen(kw_only=True)
@@ -30,7 +30,7 @@ class _Detail(Event):
     summary: ClassVar = "A detail"
 
 
-def anything(event: NumberedEvent) -> bool:
+def anything(name: str, connection: str | None) -> bool:
     return True
 
 
@@ -56,7 +56,7 @@ async def test_each_event_is_read_once_and_in_order(feed: Feed) -> None:
     assert (event.name, event.operation, event.level, event.time) == (
         "test.happened", "TestHappened", Level.INFO, 1_000.5,
     )  # fmt: skip
-    assert event.connection == "orders"
+    assert event.fields["connection"] == "orders"
 
 
 async def test_what_is_no_longer_kept_is_known_to_be_missing(feed: Feed) -> None:
@@ -86,7 +86,28 @@ async def test_what_is_not_wanted_is_passed_over_once(feed: Feed) -> None:
     start = feed.last
     feed(_Happened(connection="a"))
     feed(_Happened(connection="b"))
-    assert await feed.read(start, 10, lambda event: False) == FeedPage((), feed.last, has_all=True)
+    assert await feed.read(start, 10, lambda _name, _connection: False) == FeedPage((), feed.last, has_all=True)
+
+
+async def test_only_what_is_wanted_is_formatted(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = feed.last
+    for name in ("a", "", "b"):
+        feed(_Happened(connection=name))
+    asked, formatted = list[tuple[str, str | None]](), list[Event]()
+
+    def is_wanted(name: str, connection: str | None) -> bool:
+        asked.append((name, connection))
+        return connection == "b"
+
+    def fields(event: Event) -> dict[str, str]:
+        formatted.append(event)
+        return {}
+
+    monkeypatch.setattr("hybridrelay.management.feed.event_fields", fields)
+    assert len((await feed.read(start, 10, is_wanted)).events) == 1
+    assert asked == [("test.happened", "a"), ("test.happened", None), ("test.happened", "b")]
+    assert len((await feed.latest(10, is_wanted)).events) == 1
+    assert formatted == [_Happened(connection="b")] * 2
 
 
 async def test_details_and_exceptions_are_not_kept(feed: Feed) -> None:

@@ -69,9 +69,10 @@ def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
             admitted, body = await gate.admit_with_body(request)
             visit = Visit(managed, admitted, request, body)
             visit.require(page.role)
-            shown = await page.show(visit)
-            await trio.lowlevel.checkpoint()  # writing a large page takes milliseconds
-            response = page_response(visit, shown) if isinstance(shown, View) else shown
+            async with managed.turns.take(admitted.limit_key):
+                shown = await page.show(visit)
+                await trio.lowlevel.checkpoint()  # writing a large page takes milliseconds
+                response = page_response(visit, shown) if isinstance(shown, View) else shown
             status = response.status
             return response
         except RequestError as exc:
