@@ -55,6 +55,8 @@ class ManagementCalled(_Call):
     role: str
     #: Whether nothing was changed because everything was already as the call asks. False for calls that were refused.
     unchanged: bool = False
+    #: Whether the caller may call only about some of the hybrid connections.
+    has_scope: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,6 @@
 """The entries of the audit log of the management API, and how they are read from its files.
 
-There are three kinds of files, so that none can displace the entries of another: calls by known callers, calls by
-unknown ones, and changes that commands have made while no relay ran. All functions block.
+There are several kinds of files (`Kind`), so that none can displace the entries of another. All functions block.
 """
 
 from __future__ import annotations
@@ -45,7 +44,12 @@ _MIB = 1024 * 1024
 class Kind(enum.Enum):
     """The kinds of files: the prefix of their names, the size of each (bytes), and how many are kept."""
 
+    #: By callers whose scope is the whole relay.
     CALLS = ("calls", 8 * _MIB, 8)
+    #: By callers with a scope. These cannot displace the entries of the others.
+    SCOPED = ("scoped", 8 * _MIB, 8)
+    #: By known callers, without any effect: refused, impossible, or not needed. They can be repeated without limit.
+    WITHOUT_EFFECT = ("without-effect", _MIB, 4)
     #: Refused before the caller was known.
     REFUSED = ("refused", _MIB, 2)
     #: By commands that have used the store, because no relay ran.

@@ -1,7 +1,8 @@
 """The audit log of the management API: its calls and their callers, in files that the API itself can show.
 
 It subscribes to the events of the API. A task writes the files in a thread, so that no request waits for the disk.
-Calls by unknown callers are in separate files, so that strangers cannot displace the other entries.
+Calls by unknown callers, calls without any effect, and calls by callers with a scope are in separate files, so that
+they cannot displace the other entries.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class AuditLog:
             return
         if not isinstance(event, ManagementCalled | ManagementCallRefused):
             return
-        kind = Kind.CALLS if isinstance(event, ManagementCalled) else Kind.REFUSED
+        kind = _kind_of(event)
         entry = AuditEntry(
             number=0,  # until it is written
             time=round(self._clock(), 3),
@@ -181,7 +182,7 @@ class AuditLog:
             if one.line is None:
                 number, self._next_number = self._next_number, self._next_number + 1
                 one.line = Line(number, msgspec.json.encode(msgspec.structs.replace(one.entry, number=number)))
-        for kind in (Kind.CALLS, Kind.REFUSED):
+        for kind in Kind:
             lines = [one.line for one in batch if one.kind is kind and one.line is not None]
             if lines:
                 files = files_of(self._directory, kind)
@@ -190,18 +191,31 @@ class AuditLog:
                 files.append(line for line in lines if line.number > last)
 
 
+def _kind_of(event: ManagementCalled | ManagementCallRefused) -> Kind:
+    """Return where the entry about a call belongs.
+
+    A call with the status 0 or 5xx may have had an effect.
+    """
+    if isinstance(event, ManagementCallRefused):
+        return Kind.REFUSED
+    if event.unchanged or 400 <= event.status < 500:
+        return Kind.WITHOUT_EFFECT
+    return Kind.SCOPED if event.has_scope else Kind.CALLS
+
+
 def _attempt_to_take(
     event: ClaimTaken | ClaimTakenAgain | ClaimRefused | ClaimUnknown, now: float
 ) -> tuple[Kind, AuditEntry]:
     """Return the entry about an attempt to take a claim, and where it belongs.
 
     Attempts that can be repeated without limit are among what was refused, so that they displace no other entries.
+    The others are among the calls of callers with a scope, because such callers can create any number of claims.
     """
     match event:
         case ClaimTaken():
-            kind, status = Kind.CALLS, 200
+            kind, status = Kind.SCOPED, 200
         case ClaimTakenAgain():
-            kind, status = Kind.CALLS, Problem.CHANGED.status
+            kind, status = Kind.SCOPED, Problem.CHANGED.status
         case ClaimUnknown():
             kind, status = Kind.REFUSED, Problem.NOT_FOUND.status
         case ClaimRefused(reason=Reason.CLAIM_TAKEN | Reason.CLAIM_LOST):

@@ -62,4 +62,5 @@ def audit_event(
         caller=f"{caller.kind} {caller.id}",
         role=caller.role.name.lower(),
         unchanged=effect.is_unchanged and 200 <= status < 400,
+        has_scope=not caller.scope.is_everything,
     )

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.events import Event, EventStream, ManagementCalled, ManagementCallRefused
+from hybridrelay.events import ClaimTaken, Event, EventStream, ManagementCalled, ManagementCallRefused
 from hybridrelay.management import Caller
 from hybridrelay.management.audit_entries import AuditFilter, Kind
 from hybridrelay.management.audit_files import AuditFiles, Line
@@ -128,7 +128,8 @@ async def test_calls_are_written_and_read_back(log: AuditLog, tmp_path: Path) ->
     ]
     assert page.next_before is None
     assert page.entries[0].time > page.entries[1].time
-    assert len(list((tmp_path / "audit").iterdir())) == 2
+    kinds = {path.name.rpartition("-")[0] for path in (tmp_path / "audit").iterdir()}
+    assert kinds == {"calls", "without-effect", "refused"}
     later = AuditLog(tmp_path, clock=Clock(2000), events=EventStream())
     later(called("later"))
     assert [one.operation for one in (await later.read(ALL, 2)).entries] == ["later", "deleteToken"]
@@ -184,6 +185,50 @@ async def test_strangers_do_not_displace_known_callers(log: AuditLog, monkeypatc
     page = await log.read(ALL, 1000)
     assert page.entries[-1].operation == "mine"
     assert len(page.entries) < 60
+
+
+@pytest.mark.parametrize(
+    ("flood", "remains"),
+    [
+        (called(caller="token v", role="viewer", status=403), True),
+        (called(caller="token v", role="viewer", status=403, has_scope=True), True),
+        (called(caller="token o", status=404), True),
+        (called(caller="token o", unchanged=True), True),
+        (called(caller="sas orders", has_scope=True), True),
+        (called(caller="sas orders", has_scope=True, status=500), True),
+        (ClaimTaken(connection="orders", claim="5" * 32, peer="192.0.2.1"), True),
+        (called(caller="token a"), False),
+        (called(caller="token a", status=0), False),
+    ],
+)
+async def test_only_what_may_change_the_whole_relay_displaces_such_calls(
+    log: AuditLog, monkeypatch: pytest.MonkeyPatch, flood: Event, remains: bool
+) -> None:
+    def small(directory: Path, kind: Kind) -> AuditFiles:
+        return AuditFiles(directory, kind.value[0], 2000, 2)
+
+    monkeypatch.setattr("hybridrelay.management.audit_log.files_of", small)
+    log(called("mine"))
+    for _ in range(100):
+        log(flood)
+    await log.flush()
+    page = await log.read(ALL, 1000)
+    assert ("mine" in {entry.operation for entry in page.entries}) is remains
+    assert 5 < len(page.entries) < 60, "the flood displaces its own entries"
+
+
+async def test_what_had_no_effect_displaces_no_call_with_a_scope(
+    log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "hybridrelay.management.audit_log.files_of",
+        lambda directory, kind: AuditFiles(directory, kind.value[0], 2000, 2),
+    )
+    log(called("mine", has_scope=True))
+    for _ in range(100):
+        log(called(status=403, has_scope=True))
+    await log.flush()
+    assert (await log.read(ALL, 1000)).entries[-1].operation == "mine"
 
 
 async def test_a_disk_that_is_full(
