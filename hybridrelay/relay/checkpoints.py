@@ -15,8 +15,8 @@ The rules:
 4. When the room is almost used up, each log to which a checkpoint is added makes room itself: the checkpoints of this
    log and instance are thinned early, but not those of the last hour (`PRESSED`). So a few programs that are busy all
    the time do not use up the room.
-5. No hybrid connection may have more than a part of what is still free in the file (`FREE_PART`). So the file is
-   never full for a hybrid connection that has few checkpoints, however many others have used up their room.
+5. No hybrid connection may have more than a part of what is still free in the file (`FREE_PART`). So it takes many
+   hybrid connections to fill the file: 30 to 60, depending on the length of their names.
 6. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
 """
 
@@ -68,11 +68,12 @@ PRESS_ROWS: Final = 250
 PRESS_SECONDS: Final = 30.0
 #: The maximum size of all checkpoints (bytes): at least 390,000.
 MAX_BYTES: Final = 256 << 20
-#: The size of one checkpoint with its indices (bytes), estimated from above.
+#: The size of one checkpoint with its indices (bytes), for a hybrid connection with a short name. With the longest
+#: name, it is 1,590.
 ROW_BYTES: Final = 700
 #: Of the room that is free in the file, how much a hybrid connection may have used up itself. With a quarter, 20
-#: hybrid connections that use up their part leave a sixth of the file free, and after 1,000 of them there is still
-#: room for 380 checkpoints of another one.
+#: hybrid connections that use up their part leave a sixth of the file free, or less if their names are long
+#: (`ROW_BYTES`).
 FREE_PART: Final = 0.25
 PACE_SECONDS: Final = 10.0
 PACE_BURST: Final = 5

@@ -4,7 +4,8 @@ What has a place, such as a pair, is the *owner* of the place. The rules for key
 
 1. A key may have at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
    single key gets at most half of all places, and a single hybrid connection two thirds, the next one two thirds of
-   the rest, and there are always some left for later requests. While most places are free, this restricts nothing.
+   the rest, and so on: about ten hybrid connections together can take all. While most places are free, this restricts
+   nothing.
 2. An operator may set lower limits for each key and each hybrid connection.
 
 When a newcomer reaches such a limit, it may displace the owner of a place of the same key, or of the key that has the
