@@ -121,4 +121,4 @@ def check_name_server(made: Pod) -> None:
         f"mount --bind {resolver} $(realpath /etc/resolv.conf)\ncurl --silent --show-error http://{NAME}:{made.port}/"
     )
     assert made.application(script) == "reached"
-    made.forward.wait_for_line(r"front\.listening: .* front=dns", where="err")
+    made.forward.wait_for_line(r"name-server\.listening: ", where="err")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import pytest
@@ -464,10 +464,10 @@ async def test_a_session_that_was_being_opened_when_the_policy_changed_is_not_us
     async with open_client(string, events=EventStream(happened.append)) as client:
         open_session = client._sessions.open
 
-        async def open_late() -> ClientSession:
+        async def open_late(*args: Any, **kwargs: Any) -> ClientSession:
             begun.set()
             await goes_on.wait()
-            return await open_session()
+            return await open_session(*args, **kwargs)
 
         monkeypatch.setattr(client._sessions, "open", open_late)
         refused: list[HybridRelayError] = []

@@ -214,7 +214,7 @@ async def test_one_relay_knows_nothing_of_it(
     published = pair.publish(at=(1,))
     with caplog.at_level(logging.INFO):
         await pair.connector(pair.string(published, Role.CONNECTOR))
-        await until(lambda: "this one is tried again after" in caplog.text)
+        await until(lambda: "the relay that has refused is tried again after" in caplog.text)
     assert (
         f"A relay refuses a hybrid connection: connection=db host={HOSTS[0]} reason=unknown-connection" in caplog.text
     )
