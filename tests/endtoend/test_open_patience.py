@@ -55,11 +55,14 @@ async def new_connections(forward: Forward) -> AsyncIterator[None]:
 async def test_connections_made_while_the_relay_is_away_wait_for_it(
     deployment: Deployment, nursery: trio.Nursery, mode: str
 ) -> None:
+    # Without workers, which would keep a native session while the relay is away.
+    assert deployment.programs[0].terminate() == 0
+    relay = deployment.start_relay("--workers", "0")
     published = deployment.create("away", await serve(nursery, echo))
     deployment.start_connector(published)
     forward = deployment.start_forward(published, mode=mode, arguments=PATIENCE)
     await served(forward.port)
-    deployment.programs[0].kill()
+    relay.kill()
     await until_reported(forward.program, "session.interrupted")
     async with new_connections(forward):
         deployment.start_relay()
