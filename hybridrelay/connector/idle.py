@@ -1,4 +1,4 @@
-"""When a flow of datagrams has been idle for so long that it ends. Pure."""
+"""How long a flow of datagrams may be idle before it ends. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The protocol of the SQL Server Browser service ([MC-SQLR], sections 2.2.3 and 2.2.5). Pure.
 
 A client sends the name of an instance, and the service answers with a list of what it knows about the instance. The
-reply comes over UDP, from whoever can send packets in the private network, so nothing in it is believed but the
-number of a port, about which the policy decides.
+reply comes over UDP, and any machine in the private network may have sent it. So only the number of a port is taken
+from it, and the policy decides about this port.
 """
 
 from __future__ import annotations

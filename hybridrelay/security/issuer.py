@@ -327,7 +327,7 @@ def check_issued_untrusted(
 
 
 def _is_issuer(certificate: x509.Certificate) -> bool:
-    """Return whether a certificate is one of an issuer, apart from who has signed it. Raises ValueError."""
+    """Return whether a certificate has the form of an issuer's. Does not check its signature. Raises ValueError."""
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 

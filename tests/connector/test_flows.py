@@ -195,7 +195,7 @@ async def test_an_idle_flow_ends(
     await trio.testing.wait_all_tasks_blocked()
     assert not flow.has_ended
     if not is_dns:
-        await exchange(flow, target)  # begins the time anew
+        await exchange(flow, target)  # the time without datagrams begins again
         mock_clock.jump(seconds - 1)
         await trio.testing.wait_all_tasks_blocked()
         assert not flow.has_ended

@@ -166,7 +166,8 @@ class Fronts:
                 for one in opened.values():
                     one.close()
                 if change is not None:
-                    with contextlib.suppress(DeniedByPolicy):  # since now; whoever watches the policy applies that
+                    # If the policy denies it by now, the task that watches the policy applies that.
+                    with contextlib.suppress(DeniedByPolicy):
                         self._use_names(_names(self.running))
 
     async def change_over(self, options: FrontOptions, change: FrontChange, lent: Collection[int]) -> None:
