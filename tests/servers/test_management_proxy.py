@@ -12,43 +12,10 @@ from urllib.parse import urlencode
 from ..certificates import CertificateAuthority
 from ..deployments import Deployment, Program, free_port, wait_for_port
 from .conftest import find, private_folder
+from .documented_nginx import documented_nginx
 
 DOCS = Path(__file__).parents[2] / "docs" / "management.md"
 NAME = "relay-admin.example.com"
-
-_NGINX = """
-daemon off;
-master_process off;
-pid {folder}/pid;
-error_log stderr;
-events {{ }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-{server}
-}}
-"""
-
-
-def documented_server(port: int, api: int, folder: Path) -> str:
-    """The server block of the docs, with this machine's addresses in the place of its examples."""
-    found = re.search(r"<!-- nginx -->\n```nginx\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert found, "docs/management.md has the configuration"
-    text = found[1]
-    changes = {
-        r"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-        r"ssl_certificate .*;": f"ssl_certificate {folder}/certificate.pem;",
-        r"ssl_certificate_key .*;": f"ssl_certificate_key {folder}/key.pem;",
-        r"127\.0\.0\.1:9180": f"127.0.0.1:{api}",
-    }
-    for pattern, replacement in changes.items():
-        text, count = re.subn(pattern, replacement, text)
-        assert count == 1, pattern
-    return text
 
 
 def documented_options() -> list[str]:
@@ -69,7 +36,13 @@ def test_behind_nginx() -> None:
         (folder / "certificate.pem").write_bytes(certificate)
         (folder / "key.pem").write_bytes(key)
         authority.write(folder / "ca.pem")
-        (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, server=documented_server(port, api, folder)))
+        changes = {
+            r"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+            r"ssl_certificate .*;": f"ssl_certificate {folder}/certificate.pem;",
+            r"ssl_certificate_key .*;": f"ssl_certificate_key {folder}/key.pem;",
+            r"127\.0\.0\.1:9180": f"127.0.0.1:{api}",
+        }
+        (folder / "nginx.conf").write_text(documented_nginx("management.md", folder, changes))
         command: list[str | Path] = [server, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
         with Program(command, name="nginx") as nginx:
             wait_for_port(port, nginx)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -17,44 +16,8 @@ from ..connectivity.proxies import make_certificate
 from ..receiving import receive_all
 from ..system.deployment import HOST, Deployment, serve_target
 from .conftest import find, private_folder, serving
+from .documented_nginx import documented_nginx
 from .test_proxies import digest
-
-DOCS = Path(__file__).parents[2] / "docs" / "connectivity.md"
-
-_NGINX = """
-daemon off;
-master_process off;
-pid {folder}/pid;
-error_log stderr;
-events {{ }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-{server}
-}}
-"""
-
-
-def documented_server(port: int, relay: int, certificate: Path) -> str:
-    """The server block of the docs, with this machine's addresses in the place of its examples."""
-    found = re.search(r"<!-- nginx -->\n```nginx\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert found, "docs/connectivity.md has the configuration"
-    text = found[1]
-    changes = {
-        r"listen 443 ssl;": f"listen {HOST}:{port} ssl;",
-        r"server_name .*;": "server_name _;",
-        r"ssl_certificate .*;": f"ssl_certificate {certificate};",
-        r"ssl_certificate_key .*;": f"ssl_certificate_key {certificate};",
-        r"127\.0\.0\.1:8080": f"{HOST}:{relay}",
-    }
-    for pattern, replacement in changes.items():
-        text, count = re.subn(pattern, replacement, text)
-        assert count == 1, pattern
-    return text
 
 
 @pytest.mark.parametrize("told", [False, True], ids=["a certificate of its own", "the relay knows it"])
@@ -72,8 +35,14 @@ async def test_a_session_behind_nginx(tmp_path: Path, *, told: bool) -> None:
             relay = info.bound["http"][0].port
 
             def command(port: int) -> list[str | Path]:
-                text = documented_server(port, relay, certificate)
-                (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, server=text))
+                changes = {
+                    r"listen 443 ssl;": f"listen {HOST}:{port} ssl;",
+                    r"server_name .*;": "server_name _;",
+                    r"ssl_certificate .*;": f"ssl_certificate {certificate};",
+                    r"ssl_certificate_key .*;": f"ssl_certificate_key {certificate};",
+                    r"127\.0\.0\.1:8080": f"{HOST}:{relay}",
+                }
+                (folder / "nginx.conf").write_text(documented_nginx("connectivity.md", folder, changes))
                 return [server, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
 
             manager = serving(command, "nginx")

@@ -136,7 +136,14 @@ async def test_a_file_that_hangs_holds_up_no_other(
     monkeypatch.setattr(_file_thread, "FILE_SECONDS", 0.05)
     monkeypatch.setattr(watching, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(watching, "stamp_of", look)
-    monkeypatch.setattr(watching, "publish_not_reloaded", lambda exc: reported.append(str(exc)))
+    both_reported = trio.Event()
+
+    def report(exc: Exception) -> None:
+        reported.append(str(exc))
+        if len(reported) == 2:
+            both_reported.set()
+
+    monkeypatch.setattr(watching, "publish_not_reloaded", report)
     try:
         nursery.start_soon(watch.run, changed)
         with trio.fail_after(60):
@@ -145,8 +152,7 @@ async def test_a_file_that_hangs_holds_up_no_other(
                 await tell.receive()
             # What is known is not looked at again, so this does not hang either.
             watch.note(files)
-            while len(reported) < 2:
-                await trio.sleep(0.01)
+            await both_reported.wait()
             hanging.write_text("333")
             answers.set()
             await tell.receive()
