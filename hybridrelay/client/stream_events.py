@@ -5,22 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+import attrs
 import trio
 
 from ..connectivity.activity import session_activity_id, stream_activity_id
 from ..connectivity.counters import EndpointCounters
 from ..errors import HybridRelayError
-from ..events.base import Event
 from ..events.client import StreamNotOpened, StreamRequested
 from ..events.endpoint import StreamClosed
 from ..events.stream import EventStream
 from ..mux import DatagramFlow, FlowEnd, MuxStream, StreamEnd
 from ..protocol.reasons import Reason
 from .outcome import outcome_of_flow, outcome_of_stream
-from .requests import StreamRequests
+from .requests import StreamRequest, StreamRequests
 
 __all__ = ["StreamReports"]
+
+T = TypeVar("T", MuxStream, DatagramFlow)
 
 
 class StreamReports:
@@ -62,112 +65,97 @@ class StreamReports:
 
         If the block raises, which includes cancellation, the stream was not opened.
         """
-        request = self._requests.begin()
-        id_, began = request.id, request.began
-        self._events.publish(StreamRequested(connection=self._connection(), activity_id=id_))
 
-        def not_opened(reason: Reason, detail: str, stream_id: str = "", ended_at: float | None = None) -> Event:
-            return StreamNotOpened(
-                connection=self._connection(),
-                activity_id=id_,
-                reason=reason,
-                detail=detail,
-                seconds=(trio.current_time() if ended_at is None else ended_at) - began,
-                stream_id=stream_id,
-            )
+        def report(request: StreamRequest, stream: MuxStream) -> None:
+            stream.set_end_callback(lambda how: self._ended(request, stream, how, how.ended_at))
 
-        def ended(end: StreamEnd, stream_id: str) -> Event:
-            if not end.was_accepted:
-                return not_opened(end.reason, end.text, stream_id, end.ended_at)
-            outcome = outcome_of_stream(end)
-            return StreamClosed(
-                connection=self._connection(),
-                activity_id=id_,
-                outcome=outcome.kind,
-                reason=outcome.reason,
-                to_target=str(outcome.to_target),
-                to_client=str(outcome.to_client),
-                bytes_to_target=end.sent,
-                bytes_to_client=end.received,
-                seconds=end.ended_at - began,
-                stream_id=stream_id,
-            )
-
-        def follow(stream: MuxStream) -> None:
-            def end(how: StreamEnd) -> None:
-                self._streams.discard(stream)
-                self._requests.end(request, how.reason)
-                self._events.publish(ended(how, self.id_of(stream)))
-                if not how.was_accepted:
-                    self._refused(stream, how.reason)
-
-            self._streams.add(stream)
-            request.stream = stream
-            stream.set_end_callback(end)
-
-        try:
+        with self._requested(self._requests.begin(), report) as follow:
             yield follow
-        except BaseException as exc:
-            self._requests.end(request, _reason_of(exc))
-            self._events.publish(not_opened(_reason_of(exc), str(exc) if isinstance(exc, Exception) else ""))
-            raise
 
     @contextmanager
     def request_flow(self, application: Callable[[], str]) -> Iterator[Callable[[DatagramFlow], None]]:
         """Like `request`, for a flow of datagrams. `application` returns the address of its application."""
-        request = self._requests.begin(application)
-        connection, id_, began = self._connection(), request.id, request.began
-        self._events.publish(StreamRequested(connection=connection, activity_id=id_))
 
-        def not_opened(reason: Reason, detail: str, stream_id: str = "") -> Event:
-            return StreamNotOpened(
-                connection=connection,
-                activity_id=id_,
-                reason=reason,
-                detail=detail,
-                seconds=trio.current_time() - began,
-                stream_id=stream_id,
-            )
+        def report(request: StreamRequest, flow: DatagramFlow) -> None:
+            flow.set_end_callback(lambda how: self._ended(request, flow, how, trio.current_time()))
 
-        def ended(end: FlowEnd, stream_id: str) -> Event:
-            if not end.was_accepted:
-                return not_opened(end.reason, end.text, stream_id)
-            outcome, progress = outcome_of_flow(end), end.progress
-            return StreamClosed(
-                connection=connection,
-                activity_id=id_,
-                outcome=outcome.kind,
-                reason=outcome.reason,
-                to_target=str(outcome.to_target),
-                to_client=str(outcome.to_client),
-                bytes_to_target=progress.bytes_sent,
-                bytes_to_client=progress.bytes_received,
-                datagrams_to_target=progress.sent,
-                datagrams_to_client=progress.received,
-                datagrams_dropped=progress.dropped.queue + progress.dropped.age + progress.dropped.size,
-                seconds=trio.current_time() - began,
-                stream_id=stream_id,
-            )
+        with self._requested(self._requests.begin(application), report) as follow:
+            yield follow
 
-        def follow(flow: DatagramFlow) -> None:
-            def end(how: FlowEnd) -> None:
-                self._streams.discard(flow)
-                self._requests.end(request, how.reason)
-                self._counters.add_flow(how.progress.sent, how.progress.received, how.progress.dropped)
-                self._events.publish(ended(how, self.id_of(flow)))
-                if not how.was_accepted:
-                    self._refused(flow, how.reason)
+    @contextmanager
+    def _requested(
+        self, request: StreamRequest, report: Callable[[StreamRequest, T], None]
+    ) -> Iterator[Callable[[T], None]]:
+        """Publish that `request` was made. `report` sets the callback for the end of what is opened for it."""
+        self._events.publish(StreamRequested(connection=self._connection(), activity_id=request.id))
 
-            self._streams.add(flow)
-            request.stream = flow
-            flow.set_end_callback(end)
+        def follow(stream: T) -> None:
+            self._streams.add(stream)
+            request.stream = stream
+            report(request, stream)
 
         try:
             yield follow
         except BaseException as exc:
-            self._requests.end(request, _reason_of(exc))
-            self._events.publish(not_opened(_reason_of(exc), str(exc) if isinstance(exc, Exception) else ""))
+            reason, detail = _reason_of(exc), str(exc) if isinstance(exc, Exception) else ""
+            self._requests.end(request, reason)
+            self._events.publish(self._not_opened(request, reason, detail, "", trio.current_time()))
             raise
+
+    def _ended(
+        self, request: StreamRequest, stream: MuxStream | DatagramFlow, how: StreamEnd | FlowEnd, ended_at: float
+    ) -> None:
+        self._streams.discard(stream)
+        self._requests.end(request, how.reason)
+        if isinstance(how, FlowEnd):
+            self._counters.add_flow(how.progress.sent, how.progress.received, how.progress.dropped)
+        stream_id = self.id_of(stream)
+        if how.was_accepted:
+            self._events.publish(self._closed(request, how, stream_id, ended_at))
+        else:
+            self._events.publish(self._not_opened(request, how.reason, how.text, stream_id, ended_at))
+            self._refused(stream, how.reason)
+
+    def _not_opened(
+        self, request: StreamRequest, reason: Reason, detail: str, stream_id: str, ended_at: float
+    ) -> StreamNotOpened:
+        return StreamNotOpened(
+            connection=self._connection(),
+            activity_id=request.id,
+            reason=reason,
+            detail=detail,
+            seconds=ended_at - request.began,
+            stream_id=stream_id,
+        )
+
+    def _closed(
+        self, request: StreamRequest, how: StreamEnd | FlowEnd, stream_id: str, ended_at: float
+    ) -> StreamClosed:
+        if isinstance(how, FlowEnd):
+            outcome, sent, received = outcome_of_flow(how), how.progress.bytes_sent, how.progress.bytes_received
+        else:
+            outcome, sent, received = outcome_of_stream(how), how.sent, how.received
+        closed = StreamClosed(
+            connection=self._connection(),
+            activity_id=request.id,
+            outcome=outcome.kind,
+            reason=outcome.reason,
+            to_target=str(outcome.to_target),
+            to_client=str(outcome.to_client),
+            bytes_to_target=sent,
+            bytes_to_client=received,
+            seconds=ended_at - request.began,
+            stream_id=stream_id,
+        )
+        if not isinstance(how, FlowEnd):
+            return closed
+        dropped = how.progress.dropped
+        return attrs.evolve(
+            closed,
+            datagrams_to_target=how.progress.sent,
+            datagrams_to_client=how.progress.received,
+            datagrams_dropped=dropped.queue + dropped.age + dropped.size,
+        )
 
     def id_of(self, stream: MuxStream | DatagramFlow) -> str:
         """Return the id of a stream in the connector's events."""
