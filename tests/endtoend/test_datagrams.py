@@ -72,11 +72,12 @@ async def test_requests_and_answers(deployment: Deployment, nursery: trio.Nurser
 
 async def test_streams_and_datagrams_at_one_port(deployment: Deployment, nursery: trio.Nursery) -> None:
     with bound() as target:
-        await target.bind(("127.0.0.1", 0))
-        number = target.getsockname()[1]
-        nursery.start_soon(echo, target)
-        (listener,) = await trio.open_tcp_listeners(number, host="127.0.0.1")
+        # TCP first: a number that it has to share is less likely to be in use for UDP than the other way round.
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        number = listener.socket.getsockname()[1]
         async with listener:
+            await target.bind(("127.0.0.1", number))
+            nursery.start_soon(echo, target)
             ldap = deployment.create("ldap", f"127.0.0.1:{number}/tcp+udp")
             deployment.start_connector(ldap)
             program, port = start_forward(deployment, ldap.application, "127.0.0.1:0/tcp+udp")
