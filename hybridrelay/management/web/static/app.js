@@ -202,10 +202,10 @@ async function refresh() {
  * that ends without an event is not followed by another one at once: a proxy may end all of them.
  */
 function follow(url, onEvent) {
-  let source = null, last = null, retryAt = 0;
+  let source = null, last = null, retryAt = 0;  // by performance.now()
   const open = () => {
-    if (source || document.hidden || connection.failures || Date.now() < retryAt) return;
-    retryAt = Date.now() + LAST_RETRY_MS;
+    if (source || document.hidden || connection.failures || performance.now() < retryAt) return;
+    retryAt = performance.now() + LAST_RETRY_MS;
     const start = new URL(url, location.href);
     if (last !== null) start.searchParams.set("since", last);
     source = new EventSource(start);

@@ -27,7 +27,7 @@ function formatter(kind, isRelative) {
 function columns(answer, earlier, fields, kind, seconds, isRelative) {
   const step = answer.resolution, known = new Map(answer.value.map((one) => [one.time, one]));
   const minutes = new Map(earlier?.value.map((one) => [one.time, one]));
-  const now = Math.floor(Date.now() / 1000), end = Math.floor(now / step) * step;
+  const end = Math.floor(answer.answeredAt / step) * step;
   const begin = end - Math.floor(seconds / step) * step, start = Math.floor(answer.startedAt / step) * step;
   const change = earlier ? Math.floor(answer.startedAt / earlier.resolution) * earlier.resolution : begin;
   const times = [], lengths = [];
@@ -122,19 +122,20 @@ function show(chart, isNew) {
 }
 
 const PAUSE_MS = Number(seconds) <= 3600 ? 4500 : 60000;
-let loadedAt = 0;
+let nextLoadAt = 0;  // by performance.now()
 
+/** The answer to a request, with the time of the relay's clock: the clock of this machine may be wrong. */
 async function get(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" } });
   if (!response.ok) throw new Error(`status ${response.status}`);
-  return response.json();
+  return { ...await response.json(), answeredAt: Date.parse(response.headers.get("Date")) / 1000 };
 }
 
 let earlierIsUntil = 0;
 
 /** Get the minutes before the relay was started, once. Intervals of ten seconds are only in the memory of the relay. */
 async function loadEarlier() {
-  const { startedAt } = answer, begin = Math.floor(Date.now() / 1000) - Number(seconds);
+  const { startedAt } = answer, begin = answer.answeredAt - Number(seconds);
   if (!minutesUrl || startedAt === earlierIsUntil) return;
   const until = Math.floor(startedAt / 60) * 60;
   earlier = until > begin ? await get(`${minutesUrl}&from=${begin}&to=${until}`) : null;
@@ -143,9 +144,9 @@ async function loadEarlier() {
 
 /** Draw the charts anew, if the drawing is old. */
 async function load() {
-  if (document.hidden || Date.now() - loadedAt < PAUSE_MS) return;
-  const before = loadedAt;
-  loadedAt = Date.now();
+  const now = performance.now(), before = nextLoadAt;
+  if (document.hidden || now < nextLoadAt) return;
+  nextLoadAt = now + PAUSE_MS;
   try {
     answer = await get(url);
     await loadEarlier();
@@ -153,7 +154,7 @@ async function load() {
     page.classList.remove("stale");
   } catch {
     // What is drawn stays, in grey. If the relay is unavailable, the page's banner says so.
-    loadedAt = before;
+    nextLoadAt = before;
     page.classList.add("stale");
   }
 }

@@ -23,7 +23,7 @@ import pytest
 from ....deployments import Deployment, Program, Published
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 PAYLOAD = bytes(200_000)
 
@@ -181,6 +181,11 @@ class Viewer:
         self.complaints.clear()
 
 
+def _complaint_of(message: ConsoleMessage) -> str:
+    """What the browser has written to its console, and the URL that it is about, which is not part of the text."""
+    return f"{message.type}: {message.text} [{message.location['url']}]"
+
+
 @contextmanager
 def viewer_of(dashboard: Dashboard, chromium: Browser, **options: Any) -> Iterator[Viewer]:
     """Look with a browser that has no cookies yet. The browser must have nothing to complain about.
@@ -195,7 +200,7 @@ def viewer_of(dashboard: Dashboard, chromium: Browser, **options: Any) -> Iterat
     ) as context:
         context.set_default_timeout(20_000)
         viewer = Viewer(dashboard, context.new_page())
-        viewer.page.on("console", lambda message: viewer.complaints.append(f"{message.type}: {message.text}"))
+        viewer.page.on("console", lambda message: viewer.complaints.append(_complaint_of(message)))
         viewer.page.on("pageerror", lambda error: viewer.complaints.append(str(error)))
         yield viewer
         assert viewer.complaints == []
