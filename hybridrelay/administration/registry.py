@@ -210,7 +210,7 @@ class ClaimInfo:
     def of(cls, claim: Claim, now: float) -> Self:
         """Make the value for a claim of a store, as it is at `now`."""
         return cls(
-            claim.mailbox,
+            claim.id,
             claim.state(now),
             claim.note,
             claim.created_at,

@@ -226,7 +226,7 @@ class StoreRegistry:
     ) -> ClaimInfo:
         """See `Registry.add_claim`."""
         try:
-            claim = Claim(keys.mailbox, name, keys.proof_digest, sealed, now, now + seconds, note)
+            claim = Claim(keys.id, name, keys.proof_digest, sealed, now, now + seconds, note)
         except ValueError as exc:
             raise ConfigurationError(str(exc)) from None
         self._store.add_claim(claim)

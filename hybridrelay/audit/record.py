@@ -23,6 +23,7 @@ AUDITED_SUBJECTS: Final = frozenset(
         "registration",
         "instance",
         "policy",
+        "deny-list",
         "identity",
         "claim",
         "configuration",

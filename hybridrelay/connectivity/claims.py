@@ -94,7 +94,7 @@ async def take_claim(
             channel = await link.start_control(nursery)
             await trio.lowlevel.checkpoint_if_cancelled()
             scope.shield = True  # also for the channel; `take` has a deadline of its own
-            take = control.Take(channel.next_id(), keys.mailbox, keys.proof.reveal(), attempt())
+            take = control.Take(channel.next_id(), keys.id, keys.proof.reveal(), attempt())
             answer = await channel.take(take)
             if isinstance(answer, control.Failed):
                 raise _refusal(answer)

@@ -405,7 +405,7 @@ class Registrar:
 
     def _accept(self, running: _Running, offer: control.Offer, key: Secret | None) -> None:
         publication = self._publications[offer.connection]
-        newcomer = publication.unproven.admit(offer.sender, MAX_UNPROVEN_CHANNELS)
+        newcomer = publication.unproven.admit(offer.holder, MAX_UNPROVEN_CHANNELS)
         if newcomer is None:
             running.replies.append(control.Failed(offer.id, Reason.LIMIT))
             return

@@ -4,14 +4,14 @@ Anyone with a key that has the right *Send* can make a connector dial data chann
 number of such channels is therefore limited, and channels that never prove an identity do not lock out newcomers:
 
 1. While there is a free place, every newcomer is admitted.
-2. When all places are taken, the oldest channel of the sender that holds the most is displaced: at once if the
-   newcomer's sender would still hold fewer, otherwise only if that channel is `TENURE_SECONDS` old.
+2. When all places are taken, the oldest channel of the holder with the most channels is displaced: at once if the
+   newcomer's holder would still have fewer, otherwise only if that channel is `TENURE_SECONDS` old.
 3. If it is younger, the newcomer is refused. Honest channels need their place for much less time, so this happens
    only while many arrive at once, and clients soon try again.
 
-A sender thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
-Senders are distinguished by the name that the relay gives them (`control.Offer.sender`). If a relay gives no names,
-all senders count as one.
+A holder thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
+Holders are distinguished by the name that the relay gives them (`control.Offer.holder`). If a relay gives no names,
+all holders count as one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections import Counter
 import attrs
 import trio
 
-#: How long a channel keeps its place although its sender wants another one (seconds). One sender can thus make the
+#: How long a channel keeps its place although its holder wants another one (seconds). One holder can thus make the
 #: connector dial at most limit / TENURE_SECONDS times per second.
 TENURE_SECONDS = 1.0
 
@@ -30,27 +30,27 @@ TENURE_SECONDS = 1.0
 class Newcomer:
     """One channel whose peer has not proved an identity yet."""
 
-    sender: str
+    holder: str
     #: When it was admitted, on Trio's clock.
     since: float
     #: Everything before the proof of identity runs inside this scope. It is cancelled when the channel is displaced.
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
-def choose_displaced(present: list[Newcomer], sender: str, now: float) -> Newcomer | None:
+def choose_displaced(present: list[Newcomer], holder: str, now: float) -> Newcomer | None:
     """Return the channel that a newcomer displaces when all places are taken; None if the newcomer is refused.
 
     Args:
         present: the channels, the oldest first; at least one.
-        sender: the sender of the newcomer.
+        holder: the holder of the newcomer.
         now: on the clock of `Newcomer.since`.
     """
-    held = Counter(one.sender for one in present)
+    held = Counter(one.holder for one in present)
     most = max(held.values())
-    own = held[sender] == most
-    oldest = next(one for one in present if (one.sender == sender if own else held[one.sender] == most))
-    # Two senders that hold about the same number must not displace each other repeatedly.
-    return oldest if held[sender] < most - 1 or now - oldest.since >= TENURE_SECONDS else None
+    own = held[holder] == most
+    oldest = next(one for one in present if (one.holder == holder if own else held[one.holder] == most))
+    # Two holders with about the same number must not displace each other repeatedly.
+    return oldest if held[holder] < most - 1 or now - oldest.since >= TENURE_SECONDS else None
 
 
 class Unproven:
@@ -65,21 +65,21 @@ class Unproven:
     def __len__(self) -> int:
         return len(self._present)
 
-    def admit(self, sender: str, limit: int) -> Newcomer | None:
+    def admit(self, holder: str, limit: int) -> Newcomer | None:
         """Admit a newcomer, or return None to refuse it. If another channel is displaced, its scope is cancelled.
 
         Args:
-            sender: the newcomer's sender; "" if it is not known.
+            holder: the newcomer's holder; "" if it is not known.
             limit: how many channels there may be.
         """
         now = trio.current_time()
         while len(self._present) >= limit:
-            displaced = choose_displaced(self._present, sender, now) if self._present else None
+            displaced = choose_displaced(self._present, holder, now) if self._present else None
             if displaced is None:
                 return None
             self.leave(displaced)
             displaced.scope.cancel()
-        newcomer = Newcomer(sender, now)
+        newcomer = Newcomer(holder, now)
         self._present.append(newcomer)
         return newcomer
 

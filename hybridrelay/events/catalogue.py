@@ -40,7 +40,7 @@ _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of identities that are issued", identities),
     ("Events of the connector", connector),
     ("Events of the connector's files and resources", connector_resources),
-    ("Events of the policy", policy),
+    ("Events of the policy and of deny lists", policy),
     ("Events of the client", client),
     ("Events of the fronts and the name server of a forward", fronts),
     ("Events of connector and client", endpoint),

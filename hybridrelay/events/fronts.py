@@ -42,7 +42,7 @@ class FrontOpenToOthers(Event):
     front: str
     addresses: tuple[str, ...]
     #: Whether they need a user name and a password.
-    demands_user: bool
+    requires_password: bool
 
 
 @attrs.frozen(kw_only=True)

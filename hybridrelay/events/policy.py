@@ -1,4 +1,4 @@
-"""Events of the policy: what is in force, and what it refuses."""
+"""Events of the policy and of deny lists: what is in force, and what it refuses."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .base import Event, Level
 __all__ = [
     "ConnectionAllowed",
     "ConnectionDenied",
+    "DenyListAmbiguous",
+    "DenyListLoaded",
     "PolicyInForce",
-    "PolicyLoaded",
     "PolicyNotReloaded",
     "PolicyRefused",
-    "PolicyUnclear",
 ]
 
 
 @attrs.frozen(kw_only=True)
-class PolicyLoaded(Event):
+class DenyListLoaded(Event):
     """The deny list was read: at the start, because the file has changed, or because of SIGHUP.
 
     `denied` and `no_longer_denied` list what has changed since it was last read. Each lists at most 20 entries; if
     there are more, a further element says how many were omitted.
     """
 
-    name: ClassVar = "policy.loaded"
+    name: ClassVar = "deny-list.loaded"
     level: ClassVar = Level.INFO
     summary: ClassVar = "The deny list was read"
 
@@ -61,10 +61,10 @@ class PolicyInForce(Event):
 
 
 @attrs.frozen(kw_only=True)
-class PolicyUnclear(Event):
+class DenyListAmbiguous(Event):
     """A line of the deny list is ambiguous. Identities that match any of its meanings are denied."""
 
-    name: ClassVar = "policy.unclear"
+    name: ClassVar = "deny-list.ambiguous"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A line of the deny list may not mean what was intended"
 

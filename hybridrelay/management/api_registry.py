@@ -279,7 +279,7 @@ class ApiRegistry:
     ) -> ClaimInfo:
         """See `Registry.add_claim`."""
         body = {
-            "id": keys.mailbox,
+            "id": keys.id,
             "proofDigest": keys.proof_digest,
             "sealed": base64.b64encode(sealed).decode("ascii"),
             "expiresInSeconds": round(seconds),
@@ -288,7 +288,7 @@ class ApiRegistry:
         try:
             return _claim(self._call("POST", f"{_path(name)}/claims", ClaimValue, body=body))
         except OutcomeUnknown:
-            found = [one for one in self._look_for_claims(name) if one.id == keys.mailbox]
+            found = [one for one in self._look_for_claims(name) if one.id == keys.id]
             if not found:
                 raise
             return found[0]

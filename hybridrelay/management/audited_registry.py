@@ -177,7 +177,7 @@ class AuditedRegistry:
     ) -> ClaimInfo:
         """See `Registry.add_claim`."""
         with self._recorded("createClaim", 201, connection=name) as effect:
-            effect.claim = keys.mailbox
+            effect.claim = keys.id
             return self._registry.add_claim(name, keys, sealed, seconds=seconds, note=note, now=now)
 
     def revoke_claim(self, name: str, id_: str) -> None:

@@ -54,7 +54,7 @@ class ClaimValue(Value, frozen=True):
     def of(cls, claim: Claim, now: float) -> ClaimValue:
         """Make the value for a claim of a store."""
         return cls(
-            id=claim.mailbox,
+            id=claim.id,
             state=claim.state(now).value,
             note=claim.note,
             created_at=claim.created_at,

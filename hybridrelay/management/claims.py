@@ -40,7 +40,7 @@ async def _create_claim(call: Call) -> ClaimValue:
         )
     except (binascii.Error, ValueError) as exc:
         raise problem(Problem.INVALID, str(exc)) from exc
-    call.effect.claim = claim.mailbox
+    call.effect.claim = claim.id
 
     def add(store: Store) -> None:
         store.add_claim(claim)

@@ -147,10 +147,10 @@ def _of_claim(claim: OpenClaim) -> RelayProblem:
     note = f" ({claim.note})" if claim.note else ""
     return RelayProblem(
         code="claim-expires",
-        detail=f"the claim {claim.mailbox[:8]}{note} of {claim.connection} was not taken, and expires at "
+        detail=f"the claim {claim.id[:8]}{note} of {claim.connection} was not taken, and expires at "
         f"{_date(claim.expires_at)}",
         remedy=f"take it on its machine before that, or revoke it: hybridrelay claims revoke {claim.connection} "
-        f"{claim.mailbox[:8]}",
+        f"{claim.id[:8]}",
         connection=claim.connection,
     )
 

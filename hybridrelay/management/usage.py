@@ -121,7 +121,7 @@ async def _get_usage(call: Call) -> RelayUsage:
     return RelayUsage(
         edition=editions.in_use or None,
         connections=CountedConnections(used=count, allowed=None if edition is None else edition.connections),
-        bytes=CountedBytes(used=total.bytes, allowed=None if edition is None else edition.limits.bytes_per_period),
+        bytes=CountedBytes(used=total.bytes, allowed=None if edition is None else edition.limits.bytes_per_month),
         usage=PeriodUsage.of(period, total),
         earlier=tuple(PeriodUsage.of(one.period, one.usage) for one in earlier),
         value=tuple(value),

@@ -99,7 +99,7 @@ class LimitsBody(Body, frozen=True):
     #: Pairs of data channels that are joined, or about to be.
     sessions: _Count | None = None
     #: Bytes in both directions together, in a calendar month (UTC).
-    bytes_per_period: Annotated[int, msgspec.Meta(ge=1, le=MAX_BYTES)] | None = None
+    bytes_per_month: Annotated[int, msgspec.Meta(ge=1, le=MAX_BYTES)] | None = None
     #: Bytes per second in both directions together. Sessions are slowed down.
     bytes_per_second: Annotated[int, msgspec.Meta(ge=MIN_BYTES_PER_SECOND, le=MAX_BYTES)] | None = None
     #: Whether sessions end when the bytes of a month are used up. Otherwise only new ones are refused.

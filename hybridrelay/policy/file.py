@@ -13,7 +13,7 @@ from .._file_thread import FileThread
 from .._text_files import read_text
 from ..errors import ConfigurationError
 from ..events.base import Event
-from ..events.policy import PolicyLoaded, PolicyUnclear
+from ..events.policy import DenyListAmbiguous, DenyListLoaded
 from .decision import Policy
 from .deny_list import DenyList, parse_deny_list, shorten
 from .document import Entry, IdentityList, Place, Restrictions
@@ -49,13 +49,13 @@ class PolicyReading:
         """The events about this reading: first the changes, then one event for each line that may be a mistake."""
         now = self.deny_list.entries
         before = frozenset[str]() if self.before is None else self.before.entries
-        loaded = PolicyLoaded(
+        loaded = DenyListLoaded(
             file=str(self.path),
             entries=len(now),
             denied=shorten(now - before),
             no_longer_denied=shorten(before - now),
         )
-        return [loaded, *(PolicyUnclear(file=str(self.path), detail=text) for text in self.deny_list.warnings)]
+        return [loaded, *(DenyListAmbiguous(file=str(self.path), detail=text) for text in self.deny_list.warnings)]
 
 
 class PolicyFile:

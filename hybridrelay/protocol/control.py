@@ -64,10 +64,10 @@ MAX_OUTER_PINS = 8
 MAX_PIN = 128
 MAX_TYPE = 64
 #: The length of a sender's name, which the relay assigns. A relay writes 16 characters.
-MAX_SENDER = 64
+MAX_HOLDER = 64
 MAX_CLIENT_ADDRESS = 64
 #: The size of the id and of the proof of a claim (bytes), and how many bytes of its content one message carries.
-CLAIM_MAILBOX_SIZE = 16
+CLAIM_ID_SIZE = 16
 CLAIM_PROOF_SIZE = 32
 #: The size of the id of an attempt to take a claim (bytes).
 CLAIM_ATTEMPT_SIZE = 16
@@ -279,9 +279,9 @@ class Offer:
     connection: str = attrs.field(validator=_connection)
     ticket: bytes = attrs.field(validator=_ticket, repr=False)
     lifetime_seconds: float = attrs.field(converter=_lifetime, validator=_seconds)
-    #: An opaque name of the sender, so that a connector can limit each sender. It is the same for all joins with one
+    #: An opaque name of the holder, so that a connector can limit each holder. It is the same for all joins with one
     #: key from one network address during one run of the relay. Empty if not known.
-    sender: str = attrs.field(default="", validator=_text(MAX_SENDER, empty=True))
+    holder: str = attrs.field(default="", validator=_text(MAX_HOLDER, empty=True))
     #: As in `Joined`.
     rendezvous: str = attrs.field(default="", validator=_rendezvous)
     #: The address of the client, as the relay knows it, for the connector's audit log. Empty if not known.
@@ -325,7 +325,7 @@ class Take:
     """
 
     id: int = attrs.field(validator=_integer)
-    mailbox: str = attrs.field(validator=_hex(CLAIM_MAILBOX_SIZE))
+    claim: str = attrs.field(validator=_hex(CLAIM_ID_SIZE))
     proof: str = attrs.field(validator=_hex(CLAIM_PROOF_SIZE), repr=False)
     #: Random, and the same each time that one taker asks for one claim; or an empty text.
     attempt: str = attrs.field(default="", validator=_attempt, repr=False)

@@ -92,7 +92,7 @@ class Claim:
     """
 
     #: The id: 32 hexadecimal digits.
-    mailbox: str = attrs.field(validator=_check_hex(32))
+    id: str = attrs.field(validator=_check_hex(32))
     #: The hybrid connection.
     connection: str
     #: The SHA-256 of the proof: 64 hexadecimal digits.
@@ -153,7 +153,7 @@ class OpenClaim:
     """What status, metrics and events tell of an open claim: everything but its content, which may have 16 KiB."""
 
     #: See `Claim`.
-    mailbox: str
+    id: str
     connection: str
     created_at: float
     expires_at: float

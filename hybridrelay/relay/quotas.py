@@ -60,10 +60,10 @@ class Limits:
     #: Pairs of data channels that are joined, or about to be.
     sessions: int | None = _optional(1, MAX_COUNT)
     #: Bytes in both directions together, in a calendar month (UTC).
-    bytes_per_period: int | None = _optional(1, MAX_BYTES)
+    bytes_per_month: int | None = _optional(1, MAX_BYTES)
     #: Bytes per second in both directions together. Sessions are slowed down, and never refused or ended.
     bytes_per_second: int | None = _optional(MIN_BYTES_PER_SECOND, MAX_BYTES)
-    #: Whether the sessions end when `bytes_per_period` is reached. Otherwise only new ones are refused.
+    #: Whether the sessions end when `bytes_per_month` is reached. Otherwise only new ones are refused.
     end_at_limit: bool | None = None
 
     def or_else(self, others: Limits) -> Limits:
@@ -101,7 +101,7 @@ class Edition:
     name: str
     #: How many hybrid connections a relay of this edition may have; None: not limited.
     connections: int | None = _optional(0, MAX_COUNT)
-    #: The limits of a hybrid connection that names the edition. If the relay uses the edition, `bytes_per_period` and
+    #: The limits of a hybrid connection that names the edition. If the relay uses the edition, `bytes_per_month` and
     #: `end_at_limit` also apply to all hybrid connections together.
     limits: Limits = NO_LIMITS
     #: Increases with every change.
@@ -111,7 +111,7 @@ class Edition:
 _GB: Final = 10**9
 #: The editions of a new registry. Their limits can be changed.
 PRESETS: Final = tuple(
-    Edition(name=name, connections=connections, limits=Limits(bytes_per_period=gigabytes * _GB))
+    Edition(name=name, connections=connections, limits=Limits(bytes_per_month=gigabytes * _GB))
     for name, connections, gigabytes in (
         ("free", 5, 5),
         ("developer", 5, 5),

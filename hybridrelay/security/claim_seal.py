@@ -2,7 +2,7 @@
 
 From the secret S of 20 bytes, HKDF-SHA256 (RFC 5869, salt ``hybridrelay claim v1``) derives independent values:
 
-    info ``mailbox``   16 bytes: the id of the claim at the relay
+    info ``id``        16 bytes: the id of the claim at the relay
     info ``proof``     32 bytes: proves to the relay that its sender has the code; the relay stores only its SHA-256
     info ``seal``      32 bytes: the key of ChaCha20-Poly1305 (RFC 8439), which the relay never has
     info ``identity``  32 bytes: the Ed25519 private key of a claim certificate
@@ -51,7 +51,7 @@ class ClaimKeys:
     """The values that are derived from the secret of a claim."""
 
     #: 32 lower-case hexadecimal digits.
-    mailbox: str
+    id: str
     #: 64 lower-case hexadecimal digits.
     proof: Secret
     _seal: bytes = attrs.field(repr=False)
@@ -62,7 +62,7 @@ class ClaimKeys:
         """Derive the values from the secret of a code."""
         secret = code.secret_bytes()
         return cls(
-            _derive(secret, b"mailbox", 16).hex(),
+            _derive(secret, b"id", 16).hex(),
             Secret(_derive(secret, b"proof", 32).hex()),
             _derive(secret, b"seal", 32),
             _derive(secret, b"identity", 32),
@@ -114,7 +114,7 @@ def seal_claim(keys: ClaimKeys, content: ClaimContent) -> bytes:
     # The longest content for which there is room is a whole number of paddings, less the tag.
     if len(text) + _TAG > MAX_SEALED:
         raise ClaimError("the connection string is too long for a claim", remedy="name fewer relays in it")
-    return ChaCha20Poly1305(keys._seal).encrypt(_NONCE, text, keys.mailbox.encode("ascii"))
+    return ChaCha20Poly1305(keys._seal).encrypt(_NONCE, text, keys.id.encode("ascii"))
 
 
 def _to_json(content: ClaimContent) -> dict[str, object]:
@@ -141,7 +141,7 @@ def open_claim_untrusted(keys: ClaimKeys, sealed: bytes) -> ClaimContent:
     if not _TAG < len(sealed) <= MAX_SEALED:
         raise ClaimError("what the relay has delivered is not the content of a claim", remedy=_NEW_CLAIM)
     try:
-        content = ChaCha20Poly1305(keys._seal).decrypt(_NONCE, sealed, keys.mailbox.encode("ascii"))
+        content = ChaCha20Poly1305(keys._seal).decrypt(_NONCE, sealed, keys.id.encode("ascii"))
     except InvalidTag:
         raise ClaimError("what the relay has delivered was not sealed for this claim", remedy=_NEW_CLAIM) from None
     try:

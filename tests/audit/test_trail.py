@@ -121,7 +121,7 @@ class TestRecords:
             "stream.opened", "stream.not-connected", "stream.closed", "stream.still-open",
             "session.opened", "session.resumed", "session.ended", "session.refused",
             "registration.succeeded", "registration.ended", "registration.refused",
-            "policy.loaded", "policy.refused", "policy.not-reloaded",
+            "deny-list.loaded", "policy.refused", "policy.not-reloaded",
             "key.in-use", "key.changed", "key.revoked", "connection-string.reloaded", "configuration.reloaded",
             "management.called",
             "program.started", "program.stopping", "program.stopped",

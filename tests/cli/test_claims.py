@@ -46,7 +46,7 @@ def test_a_claim_is_created_for_a_new_identity(run: Run, created: Created) -> No
     with SQLiteStore.open(created.state) as store:
         (claim,) = store.claims("orders")
     keys = ClaimKeys.of(code)
-    assert (claim.mailbox, claim.proof_digest, claim.note) == (keys.mailbox, keys.proof_digest, "for Ann")
+    assert (claim.id, claim.proof_digest, claim.note) == (keys.id, keys.proof_digest, "for Ann")
     assert claim.expires_at - claim.created_at == 2 * 86_400
     assert claim.sealed is not None
     string = open_claim_untrusted(keys, claim.sealed)
@@ -69,7 +69,7 @@ def test_a_claim_for_an_existing_file_and_the_code_in_a_file(run: Run, created: 
     if sys.platform != "win32":
         assert stat.S_IMODE(out.stat().st_mode) == 0o600
     keys = ClaimKeys.of(parse_claim_code_untrusted(out.read_text()))
-    assert shown["id"] == keys.mailbox
+    assert shown["id"] == keys.id
     with SQLiteStore.open(created.state) as store:
         (claim,) = store.claims("orders")
     assert claim.sealed is not None
@@ -209,7 +209,7 @@ def test_with_an_issuer_a_claim_contains_no_private_key(run: Run, created: Creat
         shown = json.loads(result.out)
         keys = ClaimKeys.of(parse_claim_code_untrusted(shown["code"]))
         with SQLiteStore.open(created.state) as store:
-            (sealed,) = [one.sealed for one in store.claims("orders") if one.mailbox == keys.mailbox]
+            (sealed,) = [one.sealed for one in store.claims("orders") if one.id == keys.id]
         assert sealed is not None
         found = open_claim_untrusted(keys, sealed)
         assert shown["has_private_key"] is isinstance(found, ConnectionString)

@@ -45,7 +45,7 @@ def test_possible_times() -> None:
 
 
 def _connection(**other: object) -> dict[str, object]:
-    limits = dict.fromkeys(("listeners", "senders", "sessions", "bytesPerPeriod", "bytesPerSecond", "endAtLimit"))
+    limits = dict.fromkeys(("listeners", "senders", "sessions", "bytesPerMonth", "bytesPerSecond", "endAtLimit"))
     rule = {"name": EVIL, "rights": ["Send"], "keys": []}
     return {
         "name": EVIL, "endpoints": [EVIL], "description": EVIL, "metadata": {}, "disabled": False, "edition": None,

@@ -123,7 +123,7 @@ def test_editions(deployment: Deployment, target: tuple[str, int]) -> None:
     relay = deployment.start_relay()
     deployment.create("orders", target)
     where = ("--state", deployment.state)
-    changed = deployment.run("editions", "set", "free", "--connections", "1", "--bytes-per-period", "1.5GB", *where)
+    changed = deployment.run("editions", "set", "free", "--connections", "1", "--bytes-per-month", "1.5GB", *where)
     assert (changed.returncode, "1.50 GB" in changed.stdout) == (0, True)
     used = deployment.run("editions", "use", "free", *where)
     assert used.stdout == "The relay uses the edition free: 1 hybrid connections (now 1), 1.50 GB per month.\n"

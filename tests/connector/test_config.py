@@ -105,4 +105,4 @@ async def test_the_deny_list_is_reported_when_the_connector_is_made(tmp_path: Pa
     happened: list[Event] = []
     config = ConnectorConfig([published("orders").string], policy=PolicyFile(tmp_path / "deny"))
     Connector(config, events=EventStream(happened.append))
-    assert [event.name for event in happened] == ["policy.loaded", "policy.unclear"]
+    assert [event.name for event in happened] == ["deny-list.loaded", "deny-list.ambiguous"]

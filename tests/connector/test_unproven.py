@@ -14,14 +14,14 @@ from hybridrelay.connector.channels import MAX_UNPROVEN_CHANNELS
 from hybridrelay.connector.unproven import TENURE_SECONDS, Newcomer, Unproven, choose_displaced
 
 
-def present(senders: str, *, ages: list[float] | None = None) -> list[Newcomer]:
+def present(holders: str, *, ages: list[float] | None = None) -> list[Newcomer]:
     """One channel for each letter, the oldest first. All are old unless stated otherwise. The time is 0."""
-    times = [-age for age in ages] if ages else [-100.0 + index for index in range(len(senders))]
-    return [Newcomer(sender, since) for sender, since in zip(senders, times, strict=True)]
+    times = [-age for age in ages] if ages else [-100.0 + index for index in range(len(holders))]
+    return [Newcomer(holder, since) for holder, since in zip(holders, times, strict=True)]
 
 
 @pytest.mark.parametrize(
-    ("senders", "sender", "displaced"),
+    ("holders", "holder", "displaced"),
     [
         ("aaaa", "a", 0),
         ("aaaa", "b", 0),
@@ -34,16 +34,16 @@ def present(senders: str, *, ages: list[float] | None = None) -> list[Newcomer]:
         ("", "a", None),
     ],
 )
-def test_the_oldest_of_the_sender_with_the_most_gives_way(senders: str, sender: str, displaced: int | None) -> None:
-    everyone = present(senders) or present("x")
-    gone = choose_displaced(everyone, sender, 0.0)
+def test_the_oldest_of_the_holder_with_the_most_gives_way(holders: str, holder: str, displaced: int | None) -> None:
+    everyone = present(holders) or present("x")
+    gone = choose_displaced(everyone, holder, 0.0)
     assert gone is everyone[displaced or 0]
 
 
 @pytest.mark.parametrize(
-    ("senders", "sender", "gives_way"),
+    ("holders", "holder", "gives_way"),
     [
-        ("aaaa", "a", False),  # one sender keeps a pace
+        ("aaaa", "a", False),  # one holder keeps a pace
         ("aaaa", "b", True),  # and cannot lock another out
         ("aabb", "a", False),
         ("aaab", "b", True),
@@ -51,27 +51,27 @@ def test_the_oldest_of_the_sender_with_the_most_gives_way(senders: str, sender: 
         ("abcd", "e", False),
     ],
 )
-def test_a_young_one_gives_way_to_senders_with_fewer_only(senders: str, sender: str, gives_way: bool) -> None:
-    young = [TENURE_SECONDS / 2] * len(senders)
-    assert (choose_displaced(present(senders, ages=young), sender, 0.0) is not None) is gives_way
+def test_a_young_one_gives_way_to_holders_with_fewer_only(holders: str, holder: str, gives_way: bool) -> None:
+    young = [TENURE_SECONDS / 2] * len(holders)
+    assert (choose_displaced(present(holders, ages=young), holder, 0.0) is not None) is gives_way
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=60))
 def test_whoever_comes_nobody_is_left_with_less_than_a_share(asking: list[str]) -> None:
-    """A sender that asks for `MAX_UNPROVEN_CHANNELS` / (senders) holds as many, whatever the others do."""
+    """A holder that asks for `MAX_UNPROVEN_CHANNELS` / (holders) holds as many, whatever the others do."""
     limit = 12
     everyone: list[Newcomer] = []
-    for now, sender in enumerate(asking):
+    for now, holder in enumerate(asking):
         if len(everyone) == limit:
-            gone = choose_displaced(everyone, sender, float(now))
+            gone = choose_displaced(everyone, holder, float(now))
             if gone is None:
                 continue
             everyone.remove(gone)
-        everyone.append(Newcomer(sender, float(now)))
+        everyone.append(Newcomer(holder, float(now)))
         assert len(everyone) <= limit
-    asked, held = Counter(asking), Counter(one.sender for one in everyone)
+    asked, held = Counter(asking), Counter(one.holder for one in everyone)
     share = limit // len(asked)
-    assert all(held[sender] >= min(count, share) for sender, count in asked.items())
+    assert all(held[holder] >= min(count, share) for holder, count in asked.items())
 
 
 async def test_a_channel_that_is_displaced_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
@@ -90,7 +90,7 @@ async def test_a_channel_that_is_displaced_is_cancelled(autojump_clock: trio.tes
     assert len(unproven) == 1
 
 
-async def test_a_flood_of_one_sender_is_bounded_in_rate_and_lets_another_in(
+async def test_a_flood_of_one_holder_is_bounded_in_rate_and_lets_another_in(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     unproven = Unproven()

@@ -13,7 +13,7 @@ from .conftest import CONNECTIONS, Api, serve_api
 
 ORDERS = f"{CONNECTIONS}/orders"
 BODY = {"endpoints": ["relay.example.com"]}
-NONE = dict.fromkeys(("listeners", "senders", "sessions", "bytesPerPeriod", "bytesPerSecond", "endAtLimit"))
+NONE = dict.fromkeys(("listeners", "senders", "sessions", "bytesPerMonth", "bytesPerSecond", "endAtLimit"))
 
 
 async def test_limits_of_a_hybrid_connection(api: Api) -> None:
@@ -70,8 +70,8 @@ async def test_editions_are_listed_and_changed(api: Api, viewer: Api) -> None:
         ("premium", 100, False),
     ]  # fmt: skip
     answer, before = await viewer.call("GET", "/v1/editions/basic")
-    assert before["limits"] == {**NONE, "bytesPerPeriod": 50 * 10**9}
-    body = {"connections": 1, "limits": {"bytesPerPeriod": 10**9, "endAtLimit": True}}
+    assert before["limits"] == {**NONE, "bytesPerMonth": 50 * 10**9}
+    body = {"connections": 1, "limits": {"bytesPerMonth": 10**9, "endAtLimit": True}}
     assert (await viewer.call("PUT", "/v1/editions/basic", body))[0].status == 403
     changed, after = await api.call("PUT", "/v1/editions/basic", body, If_Match=answer.headers["etag"])
     assert (changed.status, after["connections"]) == (200, 1)

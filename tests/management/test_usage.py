@@ -24,7 +24,7 @@ async def test_the_usage_of_a_hybrid_connection(api: Api, viewer: Api) -> None:
         "begin": 1793491200, "end": 1796083200, "bytesToClient": 10, "bytesToConnector": 20, "bytes": 30, "joins": 3,
     }  # fmt: skip
     assert found["limits"] == {
-        "listeners": 25, "senders": None, "sessions": 5, "bytesPerPeriod": 5 * 10**9, "bytesPerSecond": None,
+        "listeners": 25, "senders": None, "sessions": 5, "bytesPerMonth": 5 * 10**9, "bytesPerSecond": None,
         "endAtLimit": False,
     }  # fmt: skip
     assert (found["listeners"], found["senders"], found["sessions"]) == (1, 1, 1)

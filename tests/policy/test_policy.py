@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from hybridrelay.errors import ConfigurationError
-from hybridrelay.events import PolicyLoaded, PolicyUnclear, event_text
+from hybridrelay.events import DenyListAmbiguous, DenyListLoaded, event_text
 from hybridrelay.policy import Action, Policy, PolicyFile, PolicyReading, Resource
 from hybridrelay.policy.deny_list import MAX_SHOWN, DenyList, parse_deny_list
 from hybridrelay.protocol.reasons import Reason
@@ -168,15 +168,15 @@ def test_the_number_of_warnings_is_bounded() -> None:
 def test_a_change_says_who_is_newly_denied_and_who_no_longer_is() -> None:
     before, now = parse_deny_list("billing\nreporting\n"), parse_deny_list(f"reporting\n{'7B' * 20}\n")
 
-    def loaded(deny_list: DenyList, before: DenyList | None = None) -> PolicyLoaded:
+    def loaded(deny_list: DenyList, before: DenyList | None = None) -> DenyListLoaded:
         (event,) = PolicyReading(Path("file"), deny_list, before).events()
-        assert isinstance(event, PolicyLoaded)
+        assert isinstance(event, DenyListLoaded)
         return event
 
-    assert loaded(before) == PolicyLoaded(file="file", entries=2, denied=("billing", "reporting"))
-    assert loaded(parse_deny_list("")) == PolicyLoaded(file="file", entries=0)
-    assert loaded(before, before) == PolicyLoaded(file="file", entries=2)
-    assert loaded(now, before) == PolicyLoaded(
+    assert loaded(before) == DenyListLoaded(file="file", entries=2, denied=("billing", "reporting"))
+    assert loaded(parse_deny_list("")) == DenyListLoaded(file="file", entries=0)
+    assert loaded(before, before) == DenyListLoaded(file="file", entries=2)
+    assert loaded(now, before) == DenyListLoaded(
         file="file", entries=2, denied=(f"serial {'7B' * 20}",), no_longer_denied=("billing",)
     )
     many = loaded(parse_deny_list("".join(f"label{number}\n" for number in range(100))), before)
@@ -195,7 +195,7 @@ def test_the_docs_show_what_the_log_shows() -> None:
 def test_a_line_that_may_be_a_mistake_is_an_event_of_its_own() -> None:
     (_, unclear) = PolicyReading(Path("file"), parse_deny_list("fine\nbilling, x\n")).events()
 
-    assert isinstance(unclear, PolicyUnclear)
+    assert isinstance(unclear, DenyListAmbiguous)
     assert "line 2 looks like a list" in unclear.detail
     assert "'billing', 'x' are denied" in unclear.detail
 

@@ -122,7 +122,7 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
             "connection": "sql",
             "ticket": TICKET_HEX,
             "lifetime_seconds": 30,
-            "sender": "",
+            "holder": "",
             "rendezvous": "",
             "client_address": "",
         },
@@ -135,7 +135,7 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
             "connection": "sql",
             "ticket": TICKET_HEX,
             "lifetime_seconds": 30,
-            "sender": "0f",
+            "holder": "0f",
             "rendezvous": "4" * 32,
             "client_address": "192.0.2.7",
         },
@@ -152,7 +152,7 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
     ),
     (
         Take(1, "ab" * 16, "cd" * 32, "ef" * 16),
-        {"type": "take", "id": 1, "mailbox": "ab" * 16, "proof": "cd" * 32, "attempt": "ef" * 16},
+        {"type": "take", "id": 1, "claim": "ab" * 16, "proof": "cd" * 32, "attempt": "ef" * 16},
     ),
     (
         Taken(1, 0, 2, "00ff"),
@@ -273,7 +273,7 @@ def test_fields_with_a_default_may_be_missing() -> None:
     data = framed(type="register", id=1, connection="c", token="t")
     assert decoder.receive_data_untrusted(data) == [Register(1, "c", "t")]
     data = framed(type="offer", id=1, connection="c", ticket=TICKET_HEX, lifetime_seconds=30)
-    assert decoder.receive_data_untrusted(data) == [Offer(1, "c", TICKET, 30, sender="")]
+    assert decoder.receive_data_untrusted(data) == [Offer(1, "c", TICKET, 30, holder="")]
 
 
 def test_detail_is_cut_and_cleaned_and_never_refused() -> None:
@@ -337,7 +337,7 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("register", "connection", value) for value in NOT_NAMES],
     *[("register", "token", value) for value in NOT_TOKENS],
     *[("hello", "secret", value) for value in NOT_SECRETS],
-    *[("take", "mailbox", value) for value in ["ab" * 15, "AB" * 16, "ab" * 17, None, 5]],
+    *[("take", "claim", value) for value in ["ab" * 15, "AB" * 16, "ab" * 17, None, 5]],
     *[("take", "proof", value) for value in ["ab" * 31, "xy" * 32, 5, None]],
     *[("take", "attempt", value) for value in ["ab" * 15, "xy" * 16, 5, None]],
     *[("taken", "sealed", value) for value in ["", "a", "zz", "ab" * 3073, None]],
@@ -357,7 +357,7 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("joined", "ticket", value) for value in NOT_TICKETS],
     *[("joined", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[("offer", "ticket", value) for value in NOT_TICKETS],
-    *[("offer", "sender", value) for value in ["x" * 65, "a\nb", *NOT_TEXTS]],
+    *[("offer", "holder", value) for value in ["x" * 65, "a\nb", *NOT_TEXTS]],
     *[("offer", "client_address", value) for value in ["x" * 65, "a\nb", *NOT_TEXTS]],
     *[("offer", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[
@@ -411,7 +411,7 @@ def test_every_field_without_a_default_is_needed(fields: dict[str, object]) -> N
         "avoid",
         "detail",
         "outer_pins",
-        "sender",
+        "holder",
         "rendezvous",
         "client_address",
         "attempt",

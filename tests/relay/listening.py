@@ -24,7 +24,7 @@ class FakeListener:
         self.offers = 0
         #: Values of the last offer.
         self.ticket = b""
-        self.sender = ""
+        self.holder = ""
         self.rendezvous = ""
         self.client_address = ""
         #: Reports that the sender of the last offer has proved its identity.
@@ -37,13 +37,13 @@ class FakeListener:
         lifetime_seconds: float,
         withdraw: Callable[[], None],
         proved: Callable[[], None],
-        sender: str = "",
+        holder: str = "",
         rendezvous: str = "",
         client_address: str = "",
     ) -> Answer:
         self.offers += 1
         self.client_address = client_address
-        self.ticket, self.sender, self.rendezvous, self.prove = ticket, sender, rendezvous, proved
+        self.ticket, self.holder, self.rendezvous, self.prove = ticket, holder, rendezvous, proved
         if self.answer is None:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()

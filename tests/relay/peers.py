@@ -30,7 +30,7 @@ def make_broker(
     *,
     pairs: Places[str] | None = None,
     control_channels: Places[ListenerHandle] | None = None,
-    sender_secret: bytes | None = None,
+    holder_secret: bytes | None = None,
 ) -> BrokerService:
     """A broker that knows what is in the registry now; see `BrokerService` for the arguments."""
 
@@ -43,7 +43,7 @@ def make_broker(
         events=events,
         pairs=pairs,
         control_channels=control_channels,
-        sender_secret=sender_secret,
+        holder_secret=holder_secret,
     )
 
 

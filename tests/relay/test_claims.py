@@ -92,8 +92,8 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_open_never() -> None:
     assert to_forget([CLAIM], 199.0) == []
     assert to_forget([CLAIM], 200.0 + KEPT_SECONDS) == []
     assert to_forget([CLAIM], 201.0 + KEPT_SECONDS) == [CLAIM]
-    opened = [attrs.evolve(CLAIM, mailbox=f"{n:032x}", expires_at=1e9) for n in range(MAX_CLAIMS_PER_CONNECTION)]
-    ended = [attrs.evolve(CLAIM, mailbox=f"{n:032x}", taken_at=100.0 + n) for n in range(5000, 5003)]
+    opened = [attrs.evolve(CLAIM, id=f"{n:032x}", expires_at=1e9) for n in range(MAX_CLAIMS_PER_CONNECTION)]
+    ended = [attrs.evolve(CLAIM, id=f"{n:032x}", taken_at=100.0 + n) for n in range(5000, 5003)]
     assert to_forget(opened, 300.0) == []
     assert to_forget([*opened[:-1], *ended], 6000.0) == ended[:2]
 
@@ -101,8 +101,8 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_open_never() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"mailbox": "AB" * 16},
-        {"mailbox": "ab"},
+        {"id": "AB" * 16},
+        {"id": "ab"},
         {"proof_digest": "0" * 63},
         {"sealed": b""},
         {"sealed": bytes(16 * 1024 + 1)},

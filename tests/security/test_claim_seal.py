@@ -51,7 +51,7 @@ def hkdf(secret: bytes, info: bytes, size: int) -> bytes:
 
 def test_the_derivation_is_hkdf() -> None:
     secret = bytes(range(100, 120))
-    assert KEYS.mailbox == hkdf(secret, b"mailbox", 16).hex() == "b62f5c1e50a55e1ac3d57d8620941940"
+    assert KEYS.id == hkdf(secret, b"id", 16).hex() == "b136e647c48e57c24d04e57f44e7383b"
     proof = hkdf(secret, b"proof", 32)
     assert KEYS.proof.reveal() == proof.hex()
     assert KEYS.proof_digest == hashlib.sha256(proof).hexdigest()
@@ -71,7 +71,7 @@ def test_what_is_sealed_can_be_opened() -> None:
     assert STRING.key.reveal().encode() not in sealed
     # Anyone who follows the description can open it.
     key = hkdf(bytes(range(100, 120)), b"seal", 32)
-    content = ChaCha20Poly1305(key).decrypt(bytes(12), sealed, KEYS.mailbox.encode())
+    content = ChaCha20Poly1305(key).decrypt(bytes(12), sealed, KEYS.id.encode())
     assert json.loads(content) == {"version": 1, "connectionString": STRING.format()}
 
 
@@ -95,7 +95,7 @@ def test_the_contents_of_two_claims_cannot_be_exchanged() -> None:
     other = ClaimKeys.of(ClaimCode.generate(Endpoint("relay"), PIN))
     with pytest.raises(ClaimError, match="not sealed for this claim"):
         open_claim_untrusted(other, seal_claim(KEYS, STRING))
-    moved = attrs.evolve(KEYS, mailbox=other.mailbox)
+    moved = attrs.evolve(KEYS, id=other.id)
     with pytest.raises(ClaimError, match="not sealed for this claim"):
         open_claim_untrusted(moved, seal_claim(KEYS, STRING))
 
@@ -127,7 +127,7 @@ def test_any_bytes_raise_this_error(data: bytes) -> None:
     ],
 )
 def test_a_content_of_another_kind_is_refused(content: bytes, says: str) -> None:
-    sealed = ChaCha20Poly1305(KEYS._seal).encrypt(bytes(12), content, KEYS.mailbox.encode())
+    sealed = ChaCha20Poly1305(KEYS._seal).encrypt(bytes(12), content, KEYS.id.encode())
     with pytest.raises(ClaimError, match=says) as caught:
         open_claim_untrusted(KEYS, sealed)
     assert "geheim" not in str(caught.value)
@@ -147,7 +147,7 @@ def test_a_content_without_a_private_key_can_be_opened() -> None:
     made = bundle()
     sealed = seal_claim(KEYS, made)
     assert open_claim_untrusted(KEYS, sealed) == made
-    content = ChaCha20Poly1305(KEYS._seal).decrypt(bytes(12), sealed, KEYS.mailbox.encode())
+    content = ChaCha20Poly1305(KEYS._seal).decrypt(bytes(12), sealed, KEYS.id.encode())
     value = json.loads(content)
     assert (value["version"], sorted(value)) == (
         2, ["authority", "claimCertificate", "connectionString", "version"],
@@ -177,7 +177,7 @@ def test_a_damaged_content_without_a_private_key_is_refused(changes: dict[str, o
         **changes,
     }
     content = json.dumps(value).encode()
-    sealed = ChaCha20Poly1305(KEYS._seal).encrypt(bytes(12), content, KEYS.mailbox.encode())
+    sealed = ChaCha20Poly1305(KEYS._seal).encrypt(bytes(12), content, KEYS.id.encode())
     with pytest.raises(ClaimError):
         open_claim_untrusted(KEYS, sealed)
 

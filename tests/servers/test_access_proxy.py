@@ -96,7 +96,7 @@ def site(*, strips: bool) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("strips", [True, False])
-def test_bytes_arrive_through_a_proxy_that_demands_a_header_field(strips: bool) -> None:
+def test_bytes_arrive_through_a_proxy_that_requires_a_header_field(strips: bool) -> None:
     with site(strips=strips) as found:
         string = "--connection-string-file"
         connector = found.start("connector", string, found.published.connector)

@@ -48,7 +48,7 @@ def create(
     keys, now = ClaimKeys.of(code), time.time()
     sealed = seal_claim(keys, string) if seal is None else seal(keys)
     with SQLiteStore.open(deployment.state_dir) as store:
-        store.add_claim(Claim(keys.mailbox, "db", keys.proof_digest, sealed, now, now + seconds))
+        store.add_claim(Claim(keys.id, "db", keys.proof_digest, sealed, now, now + seconds))
     return code, string
 
 
@@ -105,7 +105,7 @@ async def test_two_processes_with_the_same_store_deliver_it_once(deployment: Dep
 
     def take_many() -> None:
         with SQLiteStore.open(deployment.state_dir) as store:
-            takes = [store.take_claim(keys.mailbox, proof, "x") for _ in range(10)]
+            takes = [store.take_claim(keys.id, proof, "x") for _ in range(10)]
         delivered.extend(take.sealed for take in takes if take.sealed is not None)
 
     async with trio.open_nursery() as nursery:
@@ -138,7 +138,7 @@ async def test_a_guess_learns_nothing(deployment: Deployment, guess: str) -> Non
     other = ClaimCode.generate(code.endpoint, deployment.info.pin)
     wrong = ClaimKeys.of(other)
     if guess == "proof":
-        wrong = attrs.evolve(wrong, mailbox=ClaimKeys.of(code).mailbox)
+        wrong = attrs.evolve(wrong, id=ClaimKeys.of(code).id)
     answer = await ask(deployment, wrong)
     assert answer == control.Failed(1, Reason.CLAIM_UNKNOWN)
     assert claim_of(deployment) == before
@@ -154,7 +154,7 @@ async def ask(deployment: Deployment, keys: ClaimKeys, times: int = 1) -> bytes 
     async with trio.open_nursery() as nursery:
         channel = await link.start_control(nursery)
         for _ in range(times):
-            answer = await channel.take(control.Take(channel.next_id(), keys.mailbox, keys.proof.reveal()))
+            answer = await channel.take(control.Take(channel.next_id(), keys.id, keys.proof.reveal()))
         channel.close()
         nursery.cancel_scope.cancel()
     return answer

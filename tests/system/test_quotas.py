@@ -80,7 +80,7 @@ async def test_bytes_that_are_used_up_refuse_what_is_new(tmp_path: Path, ends: b
         async with deployment.client(string, resume_deadline=1.0) as client, await client.open_stream() as stream:
             scene = Scene(relay.live, stream, events)
             await scene.echoes(b"x" * 100_000)
-            limit(tmp_path, Limits(bytes_per_period=200_000, end_at_limit=ends))
+            limit(tmp_path, Limits(bytes_per_month=200_000, end_at_limit=ends))
 
             async def is_refused() -> bool:
                 # The relay adds up the bytes every few seconds.

@@ -29,11 +29,11 @@ _UPGRADE_MISSING = (
     "configure it for WebSocket"
 )
 _CREDENTIALS_MISSING = (
-    "something in front of the relay demands credentials: give the header fields that it expects with "
+    "something in front of the relay requires credentials: give the header fields that it expects with "
     "--websocket-headers-file, or let it pass {path} without any"
 )
 #: The statuses with which access proxies answer: refusals, and redirects to a login page.
-_DEMANDS_CREDENTIALS = frozenset({b"301", b"302", b"303", b"307", b"308", b"401", b"403"})
+_REQUIRES_CREDENTIALS = frozenset({b"301", b"302", b"303", b"307", b"308", b"401", b"403"})
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 _HTTP = b"HTTP/1."
 _NO_HANDSHAKE = "the answer is not a WebSocket handshake"
@@ -145,7 +145,7 @@ def _with_user_agent(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, by
 def _remedy(status: bytes, path: str) -> str:
     if status == b"426":
         return _UPGRADE_MISSING
-    return (_CREDENTIALS_MISSING if status in _DEMANDS_CREDENTIALS else _PATH_MISSING).format(path=path)
+    return (_CREDENTIALS_MISSING if status in _REQUIRES_CREDENTIALS else _PATH_MISSING).format(path=path)
 
 
 async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:

@@ -36,7 +36,7 @@ EVENT_IDS: Mapping[str, int] = {
     "registration.ended": 1011,
     "session.opened": 1012,
     "session.ended": 1013,
-    "policy.loaded": 1020,
+    "deny-list.loaded": 1020,
     "policy.not-reloaded": 1021,
     "key.changed": 1030,
     "key.revoked": 1031,

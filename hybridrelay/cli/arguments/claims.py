@@ -195,7 +195,7 @@ COMMAND = Command(
             "revoke",
             "revoke a claim that was not taken",
             _REVOKE,
-            "example:\n  hybridrelay claims revoke orders b62f5c1e --state /var/lib/hybridrelay\n",
+            "example:\n  hybridrelay claims revoke orders b136e647 --state /var/lib/hybridrelay\n",
             _add_revoke_arguments,
             run="claims:run_revoke",
         ),

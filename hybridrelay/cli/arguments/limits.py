@@ -23,7 +23,7 @@ _LIMITS_EXAMPLES = """\
 examples:
   hybridrelay connections limits orders --state /var/lib/hybridrelay
   hybridrelay connections limits orders --sessions 50 \\
-      --bytes-per-period 200GB --bytes-per-second 5MB \\
+      --bytes-per-month 200GB --bytes-per-second 5MB \\
       --state /var/lib/hybridrelay
 """
 _EDITIONS = """\
@@ -53,7 +53,7 @@ def _add_limits(parser: Parser) -> None:
             "the maximum number of sessions that run at the same time (pairs of data channels)",
         ),
         (
-            "--bytes-per-period",
+            "--bytes-per-month",
             values.size_or_none,
             "the maximum number of bytes in both directions together in a calendar month (UTC), such as 200GB",
         ),
@@ -139,7 +139,7 @@ COMMAND = Command(
             "set",
             "change the limits of an edition",
             _SET,
-            "example:\n  hybridrelay editions set standard --bytes-per-period 1TB \\\n"
+            "example:\n  hybridrelay editions set standard --bytes-per-month 1TB \\\n"
             "      --state /var/lib/hybridrelay\n",
             _add_set_arguments,
             run="limits:run_set",

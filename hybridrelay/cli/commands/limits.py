@@ -15,7 +15,7 @@ from ..relay_access import open_registry
 from ..status_text import size
 
 _COUNTS = ("listeners", "senders", "sessions")
-_SIZES = ("bytes_per_period", "bytes_per_second")
+_SIZES = ("bytes_per_month", "bytes_per_second")
 
 
 def run_limits(args: argparse.Namespace) -> int:
@@ -66,7 +66,7 @@ def run_use(args: argparse.Namespace) -> int:
     allowed = "any number of" if edition.connections is None else str(edition.connections)
     output.say(
         f"The relay uses the edition {edition.name}: {allowed} hybrid connections (now {now.connections}), "
-        f"{_text('bytes_per_period', edition.limits.bytes_per_period)} per month."
+        f"{_text('bytes_per_month', edition.limits.bytes_per_month)} per month."
     )
     return exits.OK
 
@@ -100,12 +100,12 @@ def _row(edition: Edition, editions: Editions) -> tuple[str, ...]:
     others = [
         f"{name.replace('_', ' ')} {_text(name, value)}"
         for name, value in attrs.asdict(edition.limits).items()
-        if value is not None and name != "bytes_per_period"
+        if value is not None and name != "bytes_per_month"
     ]
     return (
         edition.name + (" (in use)" if edition.name == editions.in_use else ""),
         "unlimited" if edition.connections is None else str(edition.connections),
-        _text("bytes_per_period", edition.limits.bytes_per_period),
+        _text("bytes_per_month", edition.limits.bytes_per_month),
         ", ".join(others),
     )
 

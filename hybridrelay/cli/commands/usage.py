@@ -71,14 +71,14 @@ def _relay_text(usage: RelayUsage) -> str:
 
 
 def _row(one: NamedUsage) -> tuple[str, ...]:
-    allowed = one.limits.bytes_per_period
+    allowed = one.limits.bytes_per_month
     return (one.name, size(one.usage.bytes), "" if allowed is None else size(allowed), *_parts(one.usage))
 
 
 def _connection_text(usage: ConnectionUsage) -> str:
     limits = usage.limits
     rows = [
-        (f"bytes in {_month(usage.usage)} (UTC)", size(usage.usage.bytes), _size(limits.bytes_per_period)),
+        (f"bytes in {_month(usage.usage)} (UTC)", size(usage.usage.bytes), _size(limits.bytes_per_month)),
         ("listeners", str(usage.listeners), _count(limits.listeners)),
         ("senders", str(usage.senders), _count(limits.senders)),
         ("sessions", str(usage.sessions), _count(limits.sessions)),

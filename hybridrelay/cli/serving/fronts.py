@@ -194,7 +194,7 @@ class Fronts:
             kind,
             port,
             partial(self._handshake, kind),
-            demands_user=lambda: self._users is not None,
+            requires_password=lambda: self._users is not None,
             find=self._find,
             events=self._events,
         )

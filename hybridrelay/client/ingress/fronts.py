@@ -58,7 +58,7 @@ class Front:
         kind: its name in events: ``socks`` or ``http-proxy``.
         port: from `open_port`. The caller closes it after `run` has returned.
         make_handshake: makes the protocol for one connection.
-        demands_user: returns whether a user name and a password are demanded.
+        requires_password: returns whether a user name and a password are required.
         find: finds what is published.
         events: the stream to which events are published.
     """
@@ -69,14 +69,14 @@ class Front:
         port: OpenPort,
         make_handshake: Callable[[], FrontHandshake],
         *,
-        demands_user: Callable[[], bool],
+        requires_password: Callable[[], bool],
         find: FindConnections,
         events: EventStream,
     ) -> None:
         self._kind = kind
         self._port = port
         self._make_handshake = make_handshake
-        self._demands_user = demands_user
+        self._requires_password = requires_password
         self._find = find
         self._events = events
         #: The handshakes in progress, the oldest first.
@@ -89,7 +89,7 @@ class Front:
         others = tuple(format_address(host, port) for host, port in self._port.bound if not is_loopback(host))
         if others:
             self._events.publish(
-                FrontOpenToOthers(front=self._kind, addresses=others, demands_user=self._demands_user())
+                FrontOpenToOthers(front=self._kind, addresses=others, requires_password=self._requires_password())
             )
         async with trio.open_nursery() as nursery:
 

@@ -1,5 +1,5 @@
 """HTTP CONNECT for applications (RFC 9110, section 9.3.6), with Basic authentication (RFC 7617) if a user is
-demanded. Pure.
+required. Pure.
 
 The reply to a request that cannot be carried out says why: by its status, by a line of text, and by Proxy-Status
 (RFC 9209). One request is served on each connection.
@@ -32,7 +32,7 @@ class HttpConnectHandshake:
     """See `FrontHandshake`.
 
     Args:
-        check_user: checks user name and password; None if no user is demanded.
+        check_user: checks user name and password; None if no user is required.
     """
 
     def __init__(self, check_user: CheckUser | None = None) -> None:

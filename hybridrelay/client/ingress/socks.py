@@ -1,7 +1,7 @@
-"""SOCKS5 for applications (RFC 1928), with user name and password if they are demanded (RFC 1929). Pure.
+"""SOCKS5 for applications (RFC 1928), with user name and password if they are required (RFC 1929). Pure.
 
 1. Of the commands, there is only CONNECT. Names are not resolved here, so applications have to send them (socks5h).
-2. The application offers methods of authentication. If a user is demanded, it has to offer user name and password
+2. The application offers methods of authentication. If a user is required, it has to offer user name and password
    (RFC 1929). Otherwise the method without authentication is chosen, or, if it is not offered, user name and
    password, which are then not checked: some applications offer only what they are configured for.
 3. After a reply that refuses, the connection is closed.
@@ -61,7 +61,7 @@ class SocksHandshake:
     """See `FrontHandshake`.
 
     Args:
-        check_user: checks user name and password; None if no user is demanded.
+        check_user: checks user name and password; None if no user is required.
     """
 
     def __init__(self, check_user: CheckUser | None = None) -> None:

@@ -88,7 +88,7 @@ def _figures(found: ConnectionValue, usage: ConnectionUsage) -> Element:
         figure("Listeners", count(found.listener_count), href=f"{api}/listeners"),
         figure("Senders", count(found.sender_count), href=f"{api}/senders"),
         figure("Sessions", count(found.session_count), href=f"{api}/sessions"),
-        month_figure(usage.usage, usage.limits.bytes_per_period, href=f"{api}/usage"),
+        month_figure(usage.usage, usage.limits.bytes_per_month, href=f"{api}/usage"),
         id_="figures",
     )
 

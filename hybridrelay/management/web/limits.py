@@ -70,7 +70,7 @@ _LIMITS = (
     _Limit("senders", "Senders", "Control channels of clients.", 1, 1, MAX_COUNT),
     _Limit("sessions", "Sessions", "Pairs of data channels that are joined.", 1, 1, MAX_COUNT),
     _Limit(
-        "bytesPerPeriod", "GB per month", "In both directions together, in a calendar month (UTC).", _GB, 1, MAX_BYTES
+        "bytesPerMonth", "GB per month", "In both directions together, in a calendar month (UTC).", _GB, 1, MAX_BYTES
     ),
     _Limit("bytesPerSecond", "MB per second", _RATE_HINT, _MB, MIN_BYTES_PER_SECOND, MAX_BYTES),
 )
@@ -197,7 +197,7 @@ def limit_cells(limits: LimitsBody) -> list[str]:
             cells.append(f"{LISTENERS_PER_CONNECTION} (default)")
         elif value is None:
             cells.append("no limit")
-        elif name == "bytesPerPeriod":
+        elif name == "bytesPerMonth":
             cells.append(bytes_of(value))
         else:
             cells.append(f"{bytes_of(value)}/s" if name == "bytesPerSecond" else count(value))

@@ -63,7 +63,7 @@ def connection_usage_section(visit: Visit, found: ConnectionUsage) -> Element:
     limits = found.limits
     return section(
         "Usage",
-        _bar(f"Data in {_month(found.usage)}", found.usage.bytes, limits.bytes_per_period, is_bytes=True),
+        _bar(f"Data in {_month(found.usage)}", found.usage.bytes, limits.bytes_per_month, is_bytes=True),
         _bar("Listeners", found.listeners, limits.listeners),
         _bar("Senders", found.senders, limits.senders),
         _bar("Sessions", found.sessions, limits.sessions),
@@ -88,7 +88,7 @@ def relay_usage_section(visit: Visit, found: RelayUsage) -> Element:
                     bytes_of(one.usage.bytes_to_client),
                     bytes_of(one.usage.bytes_to_connector),
                     bytes_of(one.usage.bytes),
-                    "no limit" if one.limits.bytes_per_period is None else bytes_of(one.limits.bytes_per_period),
+                    "no limit" if one.limits.bytes_per_month is None else bytes_of(one.limits.bytes_per_month),
                 )
             ),
         ]

@@ -93,7 +93,7 @@ class Broker(Generic[HandleT]):
         control_channels: places for control channels that a key has authorized.
         listeners: the registered listeners.
         rendezvous: the rendezvous, with their tickets and data channels.
-        sender_secret: 32 random bytes, from which the names of senders are computed.
+        holder_secret: 32 random bytes, from which the names of holders are computed.
         max_asked: how many listeners are asked for one join at most.
         quotas: the limits that administrators have set. None means those of the hybrid connections in
             `authorization`, without editions.
@@ -106,7 +106,7 @@ class Broker(Generic[HandleT]):
         listeners: ListenerTable[HandleT],
         rendezvous: RendezvousTable,
         *,
-        sender_secret: bytes,
+        holder_secret: bytes,
         max_asked: int = MAX_ASKED,
         quotas: Quotas | None = None,
     ) -> None:
@@ -114,7 +114,7 @@ class Broker(Generic[HandleT]):
         self.control_channels = control_channels
         self.listeners = listeners
         self.rendezvous = rendezvous
-        self._sender_secret = sender_secret
+        self._holder_secret = holder_secret
         self._max_asked = max_asked
         #: Whether the relay is draining.
         self.is_draining = False
@@ -406,7 +406,7 @@ class Broker(Generic[HandleT]):
         join.apply(Answer.CHOSEN)
         join.asked += 1
         join.listener, join.rendezvous_id, join.sender_ticket = listener, made.id, made.sender_ticket
-        return AskListener(join, listener, made.id, made.listener_ticket, self._sender_name(join.sender))
+        return AskListener(join, listener, made.id, made.listener_ticket, self._holder_name(join.sender))
 
     def _fail(self, join: Join[HandleT], reason: Reason, detail: str = "") -> JoinFailed:
         join.apply(Answer.NO_LISTENER)
@@ -419,11 +419,11 @@ class Broker(Generic[HandleT]):
         successor = self.listeners.find(listener.connection, listener.instance)
         return successor is not None and successor.handle is not listener.handle
 
-    def _sender_name(self, sender: Holder) -> str:
-        """Return the name for `control.Offer.sender`. It reveals neither the key nor the address."""
-        key = sender.key
-        text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{sender.address}"
-        return hashlib.blake2b(text.encode(), key=self._sender_secret, digest_size=8).hexdigest()
+    def _holder_name(self, holder: Holder) -> str:
+        """Return the name for `control.Offer.holder`. It reveals neither the key nor the address."""
+        key = holder.key
+        text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{holder.address}"
+        return hashlib.blake2b(text.encode(), key=self._holder_secret, digest_size=8).hexdigest()
 
     # --- control channels
 

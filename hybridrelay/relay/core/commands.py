@@ -78,8 +78,8 @@ class AskListener(Generic[HandleT]):
     listener: Listener[HandleT]
     rendezvous_id: str
     ticket: bytes = attrs.field(repr=False)
-    #: `control.Offer.sender`: distinguishes senders, without revealing anything else about them.
-    sender: str
+    #: `control.Offer.holder`: distinguishes holders, without revealing anything else about them.
+    holder: str
 
 
 @attrs.frozen

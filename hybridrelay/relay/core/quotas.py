@@ -216,7 +216,7 @@ class Quotas:
         edition = self._editions.of_relay
         if edition is None:
             return None
-        return edition.connections if key.kind is QuotaKind.CONNECTIONS else edition.limits.bytes_per_period
+        return edition.connections if key.kind is QuotaKind.CONNECTIONS else edition.limits.bytes_per_month
 
     def _limit(self, connection: str, kind: QuotaKind) -> int | None:
         limits = self.limits(connection)
@@ -228,7 +228,7 @@ class Quotas:
             case QuotaKind.SESSIONS:
                 return limits.sessions
             case QuotaKind.BYTES:
-                return limits.bytes_per_period
+                return limits.bytes_per_month
             case QuotaKind.CONNECTIONS:
                 return None
 
@@ -236,11 +236,11 @@ class Quotas:
         """Yield the quotas of bytes that apply to a session: the used bytes, the limit, whether sessions end, and
         whether it is the quota of the relay for all hybrid connections."""
         limits = self.limits(connection)
-        if limits.bytes_per_period is not None:
-            yield self._bytes.get(connection, 0), limits.bytes_per_period, limits.end_at_limit is True, False
+        if limits.bytes_per_month is not None:
+            yield self._bytes.get(connection, 0), limits.bytes_per_month, limits.end_at_limit is True, False
         edition = self._editions.of_relay
-        if edition is not None and edition.limits.bytes_per_period is not None:
-            yield self._all_bytes, edition.limits.bytes_per_period, edition.limits.end_at_limit is True, True
+        if edition is not None and edition.limits.bytes_per_month is not None:
+            yield self._all_bytes, edition.limits.bytes_per_month, edition.limits.end_at_limit is True, True
 
     def _note(self, key: _Key, used: int, limit: int | None, now: float) -> None:
         use = Use.LITTLE if limit is None else classify(used, limit)

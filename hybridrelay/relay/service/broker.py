@@ -94,7 +94,7 @@ class BrokerService:
         workers: worker processes that move bytes; None means that this process moves all of them.
         relay_id: the relay's id; None makes a new one.
         events: the stream to which events are published; None means the log.
-        sender_secret: 32 random bytes, from which `control.Offer.sender` is computed; None generates them.
+        holder_secret: 32 random bytes, from which `control.Offer.holder` is computed; None generates them.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class BrokerService:
         workers: Workers | None = None,
         relay_id: bytes | None = None,
         events: EventStream | None = None,
-        sender_secret: bytes | None = None,
+        holder_secret: bytes | None = None,
     ) -> None:
         self.events = logged_events() if events is None else events
         self._refresh = refresh
@@ -136,7 +136,7 @@ class BrokerService:
             self.listeners,
             self._rendezvous,
             quotas=Quotas(connections, editions),
-            sender_secret=secrets.token_bytes(32) if sender_secret is None else sender_secret,
+            holder_secret=secrets.token_bytes(32) if holder_secret is None else holder_secret,
         )
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
         self._paces = Paces(lambda name: self.core.quotas.limits(name).bytes_per_second)
@@ -285,7 +285,7 @@ class BrokerService:
 
         listener = ask.listener
         offer = partial(listener.handle.offer, listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS)
-        asks = partial(offer, withdraw, proved, ask.sender, ask.rendezvous_id, client_address=client_address)
+        asks = partial(offer, withdraw, proved, ask.holder, ask.rendezvous_id, client_address=client_address)
         try:
             answer = await in_time(asks, OFFER_SECONDS)
         except trio.BrokenResourceError:

@@ -78,7 +78,7 @@ class ClaimService:
         proof, attempt = bytes.fromhex(request.proof), bytes.fromhex(request.attempt)
         try:
             take = await run_in_thread(
-                self._store.take_claim, request.mailbox, proof, peer, attempt, limiter=self._limiter
+                self._store.take_claim, request.claim, proof, peer, attempt, limiter=self._limiter
             )
         except StateError:  # the watcher of the registry has published this already
             return [control.Failed(request.id, Reason.BUSY, "the relay cannot use its registry now; nothing changed")]
@@ -96,7 +96,7 @@ class ClaimService:
         if claim is None:
             self._events.publish(ClaimUnknown(peer=peer))
             return
-        connection, id_ = claim.connection, claim.mailbox
+        connection, id_ = claim.connection, claim.id
         if take.reason is Reason.NO_ERROR:
             self._events.publish(ClaimTaken(connection=connection, claim=id_, peer=peer))
         elif take.reason is Reason.CLAIM_TAKEN and not claim.taken_again:
@@ -132,16 +132,16 @@ class ClaimService:
         now = self._clock()
         ending = [claim for claim in claims if claim.ends_soon(now)]
         for claim in ending:
-            if claim.mailbox not in self._reported:
+            if claim.id not in self._reported:
                 self._events.publish(
                     ClaimExpiresSoon(
                         connection=claim.connection,
-                        claim=claim.mailbox,
+                        claim=claim.id,
                         note=claim.note,
                         expires_at=claim.expires_at,
                     )
                 )
-        self._reported = frozenset(claim.mailbox for claim in ending)
+        self._reported = frozenset(claim.id for claim in ending)
 
 
 def _detail(take: Take) -> str:

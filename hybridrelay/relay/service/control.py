@@ -82,7 +82,7 @@ class ControlPeer:
         early: the session before `attach`; None if `attach` follows at once.
         relay_instance: identifies this run of the relay: 32 hexadecimal digits.
         outer_pins: see `control.Welcome`.
-        address: the peer's address group (`address_group`), by which connectors distinguish senders.
+        address: the peer's address group (`address_group`), by which connectors distinguish holders.
         client_address: what connectors are told about the peer's address (`ClientAddresses.stated`).
         transport: the name of the transport.
         claims: answers takers; None means that there are no claims.
@@ -383,7 +383,7 @@ class ControlPeer:
         lifetime_seconds: float,
         withdraw: Callable[[], None],
         proved: Callable[[], None],
-        sender: str = "",
+        holder: str = "",
         rendezvous: str = "",
         client_address: str = "",
     ) -> control.Accept | control.Failed:
@@ -399,7 +399,7 @@ class ControlPeer:
                     connection,
                     ticket,
                     lifetime_seconds,
-                    sender,
+                    holder,
                     rendezvous,
                     printable(client_address)[: control.MAX_CLIENT_ADDRESS],
                 )

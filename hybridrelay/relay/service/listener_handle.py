@@ -25,7 +25,7 @@ class ListenerHandle(Protocol):
         lifetime_seconds: float,
         withdraw: Callable[[], None],
         proved: Callable[[], None],
-        sender: str = "",
+        holder: str = "",
         rendezvous: str = "",
         client_address: str = "",
     ) -> control.Accept | control.Failed:
@@ -37,7 +37,7 @@ class ListenerHandle(Protocol):
             lifetime_seconds: how long the ticket is valid.
             withdraw: called if the listener accepts but later reports that it cannot open a data channel.
             proved: called if the listener accepts, and later reports that the sender has proved its identity.
-            sender: see `control.Offer.sender`.
+            holder: see `control.Offer.holder`.
             rendezvous: the id of the rendezvous.
             client_address: the address of the sender, for the listener's audit log.
 

@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 _COLUMNS = (
-    "mailbox, connection, proof_digest, sealed, created_at, expires_at, note, taken_at, taken_by, revoked_at, "
+    "id, connection, proof_digest, sealed, created_at, expires_at, note, taken_at, taken_by, revoked_at, "
     "taken_again, taken_again_at, taken_again_by, taken_attempt"
 )
 #: With one byte in place of the content.
@@ -39,20 +39,20 @@ def read_open_claims(database: sqlite3.Connection, now: float) -> Iterator[OpenC
     """Read the open claims of all hybrid connections, without their contents, those that end first before the
     others. Raises as `read_claims`."""
     rows = database.execute(
-        "SELECT mailbox, connection, created_at, expires_at, note FROM claims "
-        "WHERE sealed IS NOT NULL AND expires_at > ? ORDER BY expires_at, mailbox",
+        "SELECT id, connection, created_at, expires_at, note FROM claims "
+        "WHERE sealed IS NOT NULL AND expires_at > ? ORDER BY expires_at, id",
         (now,),
     )
     return (OpenClaim(*row) for row in rows.fetchall())
 
 
-def read_claim(database: sqlite3.Connection, mailbox: str) -> tuple[Claim, bool] | None:
+def read_claim(database: sqlite3.Connection, claim_id: str) -> tuple[Claim, bool] | None:
     """Read a claim, and whether its hybrid connection is disabled; None if there is none. Raises as
     `read_claims`."""
     row = database.execute(
         f"SELECT {_COLUMNS}, (SELECT disabled FROM connections WHERE name = connection) "  # noqa: S608
-        "FROM claims WHERE mailbox = ?",
-        (mailbox,),
+        "FROM claims WHERE id = ?",
+        (claim_id,),
     ).fetchone()
     return None if row is None else (Claim(*row[:-1]), bool(row[-1]))
 
@@ -66,7 +66,7 @@ def insert_claim(database: sqlite3.Connection, claim: Claim) -> None:
 def update_claim(database: sqlite3.Connection, claim: Claim) -> None:
     """Replace what is stored of a claim. Raises sqlite3.Error."""
     settings = ", ".join(f"{column} = ?" for column in _COLUMNS.split(", "))
-    database.execute(f"UPDATE claims SET {settings} WHERE mailbox = ?", (*_values(claim), claim.mailbox))  # noqa: S608
+    database.execute(f"UPDATE claims SET {settings} WHERE id = ?", (*_values(claim), claim.id))  # noqa: S608
 
 
 def claims_to_sweep(database: sqlite3.Connection, now: float) -> list[str]:
@@ -81,7 +81,7 @@ def sweep_claims(database: sqlite3.Connection, connection: str, now: float) -> N
     expired, forgotten = _to_sweep(database, connection, now)
     for claim in expired:
         update_claim(database, claim.without_content())
-    database.executemany("DELETE FROM claims WHERE mailbox = ?", [(claim.mailbox,) for claim in forgotten])
+    database.executemany("DELETE FROM claims WHERE id = ?", [(claim.id,) for claim in forgotten])
 
 
 def _to_sweep(database: sqlite3.Connection, connection: str, now: float) -> tuple[list[Claim], list[Claim]]:
@@ -92,7 +92,7 @@ def _to_sweep(database: sqlite3.Connection, connection: str, now: float) -> tupl
 
 def _read(database: sqlite3.Connection, connection: str, columns: str) -> Iterator[Claim]:
     rows = database.execute(
-        f"SELECT {columns} FROM claims WHERE connection = ? ORDER BY created_at DESC, mailbox",  # noqa: S608
+        f"SELECT {columns} FROM claims WHERE connection = ? ORDER BY created_at DESC, id",  # noqa: S608
         (connection,),
     )
     return (Claim(*row) for row in rows.fetchall())

@@ -129,17 +129,17 @@ class MemoryStore:
         """See `Store.open_claims`."""
         now = self._clock()
         found = [
-            OpenClaim(claim.mailbox, claim.connection, claim.created_at, claim.expires_at, claim.note)
+            OpenClaim(claim.id, claim.connection, claim.created_at, claim.expires_at, claim.note)
             for claim in self._claims.values()
             if claim.state(now) is ClaimState.OPEN
         ]
-        return tuple(sorted(found, key=lambda claim: (claim.expires_at, claim.mailbox)))
+        return tuple(sorted(found, key=lambda claim: (claim.expires_at, claim.id)))
 
     def claims(self, name: str) -> tuple[Claim, ...]:
         """See `Store.claims`."""
         self.get(name)
         found = [claim for claim in self._claims.values() if claim.connection == name]
-        return tuple(sorted(found, key=lambda claim: (-claim.created_at, claim.mailbox)))
+        return tuple(sorted(found, key=lambda claim: (-claim.created_at, claim.id)))
 
     def updates(self, name: str | None = None) -> tuple[StoredUpdate, ...]:
         """See `Store.updates`."""
@@ -245,7 +245,7 @@ class MemoryStore:
     def delete(self, name: str, *, version: int | None = None) -> None:
         """See `Store.delete`."""
         self._get(name, version)
-        self._claims = {mailbox: one for mailbox, one in self._claims.items() if one.connection != name}
+        self._claims = {claim_id: one for claim_id, one in self._claims.items() if one.connection != name}
         self._updates = {at: one for at, one in self._updates.items() if one.connection != name}
         self._replace({key: one for key, one in self._connections.items() if key != name})
 
@@ -316,23 +316,23 @@ class MemoryStore:
         now = self._clock()
         open_ = [one for one in self._claims.values() if one.state(now) is ClaimState.OPEN]
         ours = sum(one.connection == claim.connection for one in open_)
-        is_taken = claim.mailbox in self._claims
+        is_taken = claim.id in self._claims
         check_new_claim(claim, is_taken=is_taken, open_=len(open_), open_of_connection=ours, now=now)
         self._set_claim(claim)
         self._forget_claims(claim.connection, now)
 
-    def take_claim(self, mailbox: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
+    def take_claim(self, claim_id: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
         """See `Store.take_claim`."""
-        claim = self._claims.get(mailbox)
+        claim = self._claims.get(claim_id)
         disabled = claim is not None and self.get(claim.connection).disabled
         take = decide_take(claim, proof, taker, self._clock(), attempt=attempt, disabled=disabled)
         if take.changed is not None:
             self._set_claim(take.changed)
         return take
 
-    def revoke_claim(self, name: str, mailbox: str) -> bool:
+    def revoke_claim(self, name: str, claim_id: str) -> bool:
         """See `Store.revoke_claim`."""
-        claim, now = self._claims.get(mailbox), self._clock()
+        claim, now = self._claims.get(claim_id), self._clock()
         if claim is None or claim.connection != name:
             raise no_claim(name)
         if claim.state(now) is not ClaimState.OPEN:
@@ -357,11 +357,11 @@ class MemoryStore:
 
     def _forget_claims(self, name: str, now: float) -> None:
         for claim in to_forget(self.claims(name), now):
-            del self._claims[claim.mailbox]
+            del self._claims[claim.id]
             self._changes += 1
 
     def _set_claim(self, claim: Claim) -> None:
-        self._claims[claim.mailbox] = claim
+        self._claims[claim.id] = claim
         self._changes += 1
 
     def _get(self, name: str, version: int | None) -> HybridConnection:

@@ -29,7 +29,7 @@ __all__ = [
     "transaction",
 ]
 
-SCHEMA_VERSION: Final = 10
+SCHEMA_VERSION: Final = 11
 
 #: Management tokens: digest is SHA-256 of the token's text, which is not stored.
 _TOKENS: Final = """
@@ -51,8 +51,8 @@ _PRESETS: Final = tuple(
     for edition in PRESETS
 )
 
-#: Claims: mailbox is the id, proof_digest SHA-256 of the proof, both in hexadecimal. sealed: NULL after the claim has
-#: ended.
+#: Claims: mailbox is the id, and is renamed below. proof_digest: SHA-256 of the proof. Both are in hexadecimal.
+#: sealed: NULL after the claim has ended.
 _CLAIMS: Final = """
     CREATE TABLE claims (
         mailbox TEXT PRIMARY KEY, connection TEXT NOT NULL REFERENCES connections ON DELETE CASCADE,
@@ -63,6 +63,7 @@ _CLAIMS: Final = """
     """
 #: The SHA-256 of the attempt that was answered with the content, in hexadecimal; or an empty text.
 _CLAIM_ATTEMPTS: Final = "ALTER TABLE claims ADD COLUMN taken_attempt TEXT NOT NULL DEFAULT ''"
+_CLAIM_IDS: Final = "ALTER TABLE claims RENAME COLUMN mailbox TO id"
 #: Rolls of keys: slot is that of the new key. waits: whether the old key stays valid until ends_at in any case.
 _ROLLS: Final = """
     CREATE TABLE rolls (
@@ -117,6 +118,7 @@ SCHEMA: Final[Sequence[str]] = (
     *_PRESETS,
     _CLAIMS,
     _CLAIM_ATTEMPTS,
+    _CLAIM_IDS,
     _CLAIMS_BY_CONNECTION,
     _ROLLS,
     _UPDATES,
@@ -145,6 +147,13 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
     7: (_ROLLS,),
     8: (_CLAIM_ATTEMPTS,),
     9: (_UPDATES,),
+    10: (
+        _CLAIM_IDS,
+        *(
+            f"UPDATE {table} SET limits = replace(limits, '\"bytes_per_period\"', '\"bytes_per_month\"')"  # noqa: S608
+            for table in ("connections", "editions")
+        ),
+    ),
 }
 
 

@@ -467,39 +467,39 @@ class SQLiteStore:
             is_open = "SELECT count(*) FROM claims WHERE sealed IS NOT NULL AND expires_at > ?"
             (open_,) = database.execute(is_open, (now,)).fetchone()
             (ours,) = database.execute(f"{is_open} AND connection = ?", (now, claim.connection)).fetchone()
-            is_taken = claim_rows.read_claim(database, claim.mailbox) is not None
+            is_taken = claim_rows.read_claim(database, claim.id) is not None
             check_new_claim(claim, is_taken=is_taken, open_=open_, open_of_connection=ours, now=now)
             claim_rows.insert_claim(database, claim)
             claim_rows.sweep_claims(database, claim.connection, now)
 
-    def take_claim(self, mailbox: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
+    def take_claim(self, claim_id: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
         """See `Store.take_claim`. Reading comes first, so that a wrong guess costs one lookup, and locks nothing."""
         with self._reading():
-            take = self._decide_take(mailbox, proof, taker, attempt)
+            take = self._decide_take(claim_id, proof, taker, attempt)
         if take.changed is None:
             return take
-        return self._with_reserve(lambda: self._take_claim(mailbox, proof, taker, attempt))
+        return self._with_reserve(lambda: self._take_claim(claim_id, proof, taker, attempt))
 
-    def _take_claim(self, mailbox: str, proof: bytes, taker: str, attempt: bytes) -> Take:
+    def _take_claim(self, claim_id: str, proof: bytes, taker: str, attempt: bytes) -> Take:
         with self._change() as database:
             # Again, because another taker may have come meanwhile, at this process or another one.
-            take = self._decide_take(mailbox, proof, taker, attempt)
+            take = self._decide_take(claim_id, proof, taker, attempt)
             if take.changed is not None:
                 claim_rows.update_claim(database, take.changed)
         return take
 
-    def _decide_take(self, mailbox: str, proof: bytes, taker: str, attempt: bytes) -> Take:
-        claim, disabled = claim_rows.read_claim(self._database, mailbox) or (None, False)
+    def _decide_take(self, claim_id: str, proof: bytes, taker: str, attempt: bytes) -> Take:
+        claim, disabled = claim_rows.read_claim(self._database, claim_id) or (None, False)
         return decide_take(claim, proof, taker, self._clock(), attempt=attempt, disabled=disabled)
 
-    def revoke_claim(self, name: str, mailbox: str) -> bool:
+    def revoke_claim(self, name: str, claim_id: str) -> bool:
         """See `Store.revoke_claim`. Works on a full disk, too."""
-        return self._with_reserve(lambda: self._revoke_claim(name, mailbox))
+        return self._with_reserve(lambda: self._revoke_claim(name, claim_id))
 
-    def _revoke_claim(self, name: str, mailbox: str) -> bool:
+    def _revoke_claim(self, name: str, claim_id: str) -> bool:
         now = self._clock()
         with self._change() as database:
-            claim, _ = claim_rows.read_claim(database, mailbox) or (None, False)
+            claim, _ = claim_rows.read_claim(database, claim_id) or (None, False)
             if claim is None or claim.connection != name:
                 raise no_claim(name)
             if claim.state(now) is not ClaimState.OPEN:

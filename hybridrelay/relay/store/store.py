@@ -326,20 +326,20 @@ class Store(Protocol):
             ConfigurationError: it is open for too long, or too many are open already.
         """
 
-    def take_claim(self, mailbox: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
+    def take_claim(self, claim_id: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
         """Decide about an attempt to take a claim, and make the change that follows (`decide_take`).
 
         When this returns the content, the claim is already stored as taken, and the content deleted: nobody gets it
         again, even after a crash.
 
         Args:
-            mailbox: the id of the claim.
+            claim_id: the id of the claim.
             proof: the 32 bytes that the taker has shown.
             taker: the address of the taker.
             attempt: the 16 random bytes that the taker has stated; empty if none.
         """
 
-    def revoke_claim(self, name: str, mailbox: str) -> bool:
+    def revoke_claim(self, name: str, claim_id: str) -> bool:
         """Revoke an open claim. Its content is deleted.
 
         Returns:

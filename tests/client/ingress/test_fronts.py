@@ -38,7 +38,7 @@ class Scene:
         def find(wanted: object) -> None:
             self.wanted.append(str(wanted))
 
-        front = Front(kind, port, make, demands_user=lambda: True, find=find, events=events)
+        front = Front(kind, port, make, requires_password=lambda: True, find=find, events=events)
         self.port = port.bound[0][1]
         try:
             async with trio.open_nursery() as nursery:
@@ -132,4 +132,4 @@ async def test_an_address_that_other_machines_can_reach() -> None:
     listening, others = scene.published
     address = (f"0.0.0.0:{scene.port}",)
     assert listening == FrontListening(front="socks", addresses=address)
-    assert others == FrontOpenToOthers(front="socks", addresses=address, demands_user=True)
+    assert others == FrontOpenToOthers(front="socks", addresses=address, requires_password=True)

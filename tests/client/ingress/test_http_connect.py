@@ -162,7 +162,7 @@ def test_every_reason_makes_a_valid_response(reason: Reason) -> None:
 @given(
     st.lists(st.binary(max_size=60)), st.booleans(), st.sampled_from([b"", b"CONNECT a:1 HTTP/1.1\r\n", PLAIN[:-2]])
 )
-def test_any_bytes_are_a_step_or_a_refusal(pieces: list[bytes], demands_user: bool, begin: bytes) -> None:
-    outcome = run([begin, *pieces], check if demands_user else None)
+def test_any_bytes_are_a_step_or_a_refusal(pieces: list[bytes], requires_password: bool, begin: bytes) -> None:
+    outcome = run([begin, *pieces], check if requires_password else None)
     if outcome.reply:
         assert parse(outcome.reply)[0] >= 400

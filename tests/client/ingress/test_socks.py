@@ -134,11 +134,12 @@ def test_nothing_is_decided_before_everything_has_arrived(sent: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=40)), st.booleans(), st.sampled_from([b"", NO_USER, BOTH, BOTH + USER]))
-def test_any_bytes_are_a_step_or_a_refusal(pieces: list[bytes], demands_user: bool, begin: bytes) -> None:
-    outcome = run([begin, *pieces], check if demands_user else None)
+def test_any_bytes_are_a_step_or_a_refusal(pieces: list[bytes], requires_password: bool, begin: bytes) -> None:
+    check_user = check if requires_password else None
+    outcome = run([begin, *pieces], check_user)
     assert outcome.wanted is None or 1 <= outcome.wanted.port <= 65535
     assert len(outcome.replies) <= 14
-    assert outcome == run(in_bytes(b"".join([begin, *pieces])), check if demands_user else None) or not outcome.wanted
+    assert outcome == run(in_bytes(b"".join([begin, *pieces])), check_user) or not outcome.wanted
 
 
 @pytest.mark.parametrize(

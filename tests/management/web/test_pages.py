@@ -461,7 +461,7 @@ async def test_limits_of_a_hybrid_connection(relay: Relay, admin: Browser) -> No
     form = fields | {
         "edition": "basic",
         "sessions": "50",
-        "bytesPerPeriod": "1.5",
+        "bytesPerMonth": "1.5",
         "bytesPerSecond": "2",
         "endAtLimit": "true",
     }
@@ -469,11 +469,11 @@ async def test_limits_of_a_hybrid_connection(relay: Relay, admin: Browser) -> No
     assert answer.headers["location"] == f"{at}?done=limits-changed"
     quota = relay.store.get("orders").quota
     assert (quota.edition, quota.limits.sessions, quota.limits.listeners) == ("basic", 50, None)
-    assert (quota.limits.bytes_per_period, quota.limits.bytes_per_second) == (1_500_000_000, 2_000_000)
+    assert (quota.limits.bytes_per_month, quota.limits.bytes_per_second) == (1_500_000_000, 2_000_000)
     assert quota.limits.end_at_limit is True
     page = page_of(await admin.get(at))
     shown = {one["name"]: one["value"] for one in page.all("input")}
-    assert (shown["sessions"], shown["bytesPerPeriod"], shown["listeners"]) == ("50", "1.5", None)
+    assert (shown["sessions"], shown["bytesPerMonth"], shown["listeners"]) == ("50", "1.5", None)
     assert (await admin.post(f"{at}/limits", **form)).status == 412, "the version of the form is out of date"
     for name, value in (("sessions", "many"), ("sessions", "0"), ("bytesPerSecond", "0.001"), ("listeners", "1e999")):
         answer = await admin.post(f"{at}/limits", **{"version": shown["version"] or "", name: value})
@@ -488,11 +488,11 @@ async def test_editions(relay: Relay, admin: Browser) -> None:
     assert "/scale/editions/standard" in page.links
     page = page_of(await admin.get("/scale/editions/standard"))
     fields = page.fields
-    assert (fields["connections"], fields["bytesPerPeriod"]) == ("50", "250")
-    answer = await admin.post("/scale/editions/standard", **(fields | {"connections": "60", "bytesPerPeriod": ""}))
+    assert (fields["connections"], fields["bytesPerMonth"]) == ("50", "250")
+    answer = await admin.post("/scale/editions/standard", **(fields | {"connections": "60", "bytesPerMonth": ""}))
     assert answer.headers["location"] == "/scale?done=edition-changed"
     edition = relay.store.editions().by_name["standard"]
-    assert (edition.connections, edition.limits.bytes_per_period) == (60, None)
+    assert (edition.connections, edition.limits.bytes_per_month) == (60, None)
     assert (await admin.post("/scale/editions/standard", **fields)).status == 412
     assert (await admin.post("/scale/edition", edition="standard")).status == 303
     assert "This relay uses standard" in page_of(await admin.get("/scale")).text
@@ -845,7 +845,7 @@ async def test_claims_key_rolls_and_updates(relay: Relay, admin: Browser) -> Non
     answer = await admin.post(revoke)
     assert (answer.status, answer.headers["location"]) == (303, f"{at}?done=claim-revoked")
     assert "The claim was revoked." in page_of(await admin.get(f"{at}?done=claim-revoked")).text
-    states = {claim.mailbox: claim.state(NOW) for claim in relay.store.claims("orders")}
+    states = {claim.id: claim.state(NOW) for claim in relay.store.claims("orders")}
     assert states == {f"{1:032x}": ClaimState.REVOKED, f"{2:032x}": ClaimState.TAKEN}
     for claim in (1, 2, 3):
         assert (await admin.get(f"{at}/claims/{claim:032x}/revoke")).status == 404

@@ -86,7 +86,7 @@ class Scene:
                 places=pairs,
                 open_places=make_places("open", 100),
             ),
-            sender_secret=bytes(32),
+            holder_secret=bytes(32),
         )
         scene = cls(store, broker, pairs)
         return scene
@@ -276,7 +276,7 @@ def test_listeners_are_asked_one_after_the_other(scene: Scene) -> None:
     assert isinstance(made, JoinMade)
     assert made.instance == "c"
     assert scene.broker.take() == []
-    assert len({first.sender, second.sender, third.sender}) == 1
+    assert len({first.holder, second.holder, third.holder}) == 1
     assert len(scene.pairs) == 1
 
 
@@ -321,7 +321,7 @@ def test_only_a_join_that_names_its_listener_may_be_for_an_existing_session(
     else:
         scene.broker.quotas.lenient_until = scene.now + 50.0
         assert isinstance(scene.answer(scene.ask(), Answer.ACCEPTED), JoinMade)
-    limits = Limits(senders=1, sessions=1) if kind is not QuotaKind.BYTES else Limits(bytes_per_period=100)
+    limits = Limits(senders=1, sessions=1) if kind is not QuotaKind.BYTES else Limits(bytes_per_month=100)
     scene.store.change(NAME, quota=Quota(limits=limits))
     scene.update()
     scene.broker.senders[NAME] = 1

@@ -76,7 +76,7 @@ class BrokerMachine(RuleBasedStateMachine):
             make_places("control channels", 100),
             ListenerTable(randbelow=randomness.randrange, clock=lambda: self.now, max_per_connection=2),
             self.table,
-            sender_secret=bytes(32),
+            holder_secret=bytes(32),
         )
         self.handles = 0
         self.registered: dict[tuple[str, str], Listener[int]] = {}

@@ -117,7 +117,7 @@ def scene() -> Scene:
             places=make_places("data channels", 100),
             open_places=make_places("open", 100),
         ),
-        sender_secret=bytes(32),
+        holder_secret=bytes(32),
     )
     return Scene(store, broker, ControlChannelCore(broker, "this channel", WELCOME, PEER), places)
 

@@ -95,7 +95,7 @@ def test_the_limits_of_the_edition_are_used_where_none_is_set() -> None:
 @pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("whose", ["connection", "relay"])
 def test_bytes_that_are_used_up(whose: str, ends: bool) -> None:
-    limits = Limits(bytes_per_period=100, end_at_limit=ends)
+    limits = Limits(bytes_per_month=100, end_at_limit=ends)
     if whose == "connection":
         made = quotas(limits)
     else:
@@ -117,7 +117,7 @@ def test_bytes_that_are_used_up(whose: str, ends: bool) -> None:
 
 
 def test_a_refusal_because_of_the_whole_relay_says_nothing_about_others() -> None:
-    made = quotas(editions=Editions([Edition(name="small", limits=Limits(bytes_per_period=100))], "small"))
+    made = quotas(editions=Editions([Edition(name="small", limits=Limits(bytes_per_month=100))], "small"))
     made.count_bytes({"other": 12345}, 12345, 0.0)
     with pytest.raises(RendezvousError, match="edition of the relay") as caught:
         made.admit_session("db", 0, 0.0, for_session=False)
@@ -182,7 +182,7 @@ def test_what_was_deleted_is_forgotten() -> None:
 
 @given(st.integers(1, 2**53 - 1), st.lists(st.integers(0, 2**54), max_size=30))
 def test_the_level_says_what_is_admitted(limit: int, uses: list[int]) -> None:
-    made = quotas(Limits(bytes_per_period=limit))
+    made = quotas(Limits(bytes_per_month=limit))
     for number, used in enumerate(uses):
         made.count_bytes({"db": used}, used, number * LATER)
         events = made.take()
@@ -197,8 +197,8 @@ def test_the_level_says_what_is_admitted(limit: int, uses: list[int]) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"listeners": 0}, {"listeners": 1001}, {"senders": 0}, {"sessions": 10**6 + 1}, {"bytes_per_period": 0},
-        {"bytes_per_period": 2**53}, {"bytes_per_second": 65535},
+        {"listeners": 0}, {"listeners": 1001}, {"senders": 0}, {"sessions": 10**6 + 1}, {"bytes_per_month": 0},
+        {"bytes_per_month": 2**53}, {"bytes_per_second": 65535},
     ],
 )  # fmt: skip
 def test_limits_that_cannot_be(wrong: dict[str, Any]) -> None:
@@ -209,7 +209,7 @@ def test_limits_that_cannot_be(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("kind", "limits", "raised"),
     [
-        (QuotaKind.BYTES, Limits(bytes_per_period=100), Limits(bytes_per_period=130)),
+        (QuotaKind.BYTES, Limits(bytes_per_month=100), Limits(bytes_per_month=130)),
         (QuotaKind.SESSIONS, Limits(sessions=100), Limits(sessions=130)),
         (QuotaKind.SENDERS, Limits(senders=100), Limits(senders=130)),
         (QuotaKind.LISTENERS, Limits(listeners=100), Limits(listeners=130)),
@@ -229,7 +229,7 @@ def test_a_limit_that_is_removed_is_nearly_used_no_longer(kind: QuotaKind, limit
 
 
 def test_the_limits_of_an_edition_that_the_relay_no_longer_uses_are_nearly_used_no_longer() -> None:
-    editions = Editions([Edition(name="small", connections=1, limits=Limits(bytes_per_period=100))], in_use="small")
+    editions = Editions([Edition(name="small", connections=1, limits=Limits(bytes_per_month=100))], in_use="small")
     made = quotas(editions=editions)
     made.count_bytes({"db": 120}, 120, 0.0)
     assert {kind for _, kind, _, _ in made.most_used()} == {QuotaKind.BYTES, QuotaKind.CONNECTIONS}

@@ -53,7 +53,7 @@ def swap_rights(scene: Scene) -> None:
 
 
 def use_up(scene: Scene) -> None:
-    quota = Quota(limits=Limits(bytes_per_period=1000, end_at_limit=True))
+    quota = Quota(limits=Limits(bytes_per_month=1000, end_at_limit=True))
     scene.store.change(NAME, quota=quota)
     scene.broker.quotas.update(scene.store.snapshot(), scene.broker.quotas._editions, scene.now)
     scene.broker.quotas.count_bytes({NAME: 1000}, 1000, scene.now)

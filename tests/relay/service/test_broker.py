@@ -186,7 +186,7 @@ async def test_a_listener_learns_that_the_sender_has_left(registry: SQLiteStore,
     assert await listener_far.receive_some() == b""
 
 
-async def test_a_listener_can_distinguish_senders_and_learns_nothing_else_about_them(
+async def test_a_listener_can_distinguish_holders_and_learns_nothing_else_about_them(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     broker = make_broker(registry)
@@ -198,27 +198,27 @@ async def test_a_listener_can_distinguish_senders_and_learns_nothing_else_about_
     names = []
     for grant, address in [(primary, "192.0.2.1"), (primary, "192.0.2.2"), (secondary, "192.0.2.1")]:
         await broker.join(grant, None, address, client_address=f"{address} as stated")
-        names.append(handle.sender)
+        names.append(handle.holder)
         assert handle.client_address == f"{address} as stated"
         await broker.join(grant, None, address)
-        assert handle.sender == names[-1]
+        assert handle.holder == names[-1]
     assert len(set(names)) == 3
     assert all(len(name) == 16 and "192.0" not in name for name in names)
 
 
-async def test_a_connector_cannot_compute_the_names_of_senders(
+async def test_a_connector_cannot_compute_the_names_of_holders(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     """It knows the names of keys, and can guess addresses. But the names also depend on a secret of the relay."""
     names = set()
     for secret in (b"1" * 32, b"2" * 32, None, None):
-        broker = make_broker(registry, sender_secret=secret)
+        broker = make_broker(registry, holder_secret=secret)
         listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
         send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
         handle = willing()
         broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
         await broker.join(send, None, "192.0.2.1")
-        names.add(handle.sender)
+        names.add(handle.holder)
     assert len(names) == 4
 
 

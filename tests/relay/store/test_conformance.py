@@ -451,7 +451,7 @@ def test_tokens_are_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_limits_and_editions(store: Store, rules: Rules) -> None:
-    limits = Limits(listeners=3, sessions=5, bytes_per_period=10**12, bytes_per_second=10**6, end_at_limit=True)
+    limits = Limits(listeners=3, sessions=5, bytes_per_month=10**12, bytes_per_second=10**6, end_at_limit=True)
     quota = Quota("basic", limits)
     assert store.create("sql", ["a"], rules).quota == NO_QUOTA
     assert store.change("sql", quota=quota).quota == store.get("sql").quota == quota
@@ -467,7 +467,7 @@ def test_limits_and_editions(store: Store, rules: Rules) -> None:
             wrong()
         assert "standard" in str(caught.value.remedy)
     presets = store.editions().by_name.values()
-    assert [(one.name, one.connections, one.limits.bytes_per_period) for one in presets] == [
+    assert [(one.name, one.connections, one.limits.bytes_per_month) for one in presets] == [
         ("developer", 5, 5 * 10**9), ("free", 5, 5 * 10**9), ("basic", 10, 50 * 10**9), ("standard", 50, 250 * 10**9),
         ("premium", 100, 500 * 10**9),
     ]  # fmt: skip
@@ -534,15 +534,15 @@ def test_a_claim_is_delivered_once(store: Store, rules: Rules) -> None:
     assert store.claims("sql") == (new_claim(),)
 
     assert store.take_claim("0" * 32, PROOF, "192.0.2.1").reason is Reason.CLAIM_UNKNOWN
-    assert store.take_claim(new_claim().mailbox, bytes(32), "192.0.2.1").reason is Reason.CLAIM_UNKNOWN
+    assert store.take_claim(new_claim().id, bytes(32), "192.0.2.1").reason is Reason.CLAIM_UNKNOWN
     assert store.claims("sql") == (new_claim(),)
 
-    take = store.take_claim(new_claim().mailbox, PROOF, "192.0.2.1")
+    take = store.take_claim(new_claim().id, PROOF, "192.0.2.1")
     assert (take.reason, take.sealed) == (Reason.NO_ERROR, b"sealed")
     (left,) = store.claims("sql")
     assert left == attrs.evolve(new_claim(), sealed=None, taken_at=1234.5, taken_by="192.0.2.1")
 
-    again = store.take_claim(new_claim().mailbox, PROOF, "192.0.2.2")
+    again = store.take_claim(new_claim().id, PROOF, "192.0.2.2")
     assert (again.reason, again.sealed) == (Reason.CLAIM_TAKEN, None)
     (left,) = store.claims("sql")
     assert (left.taken_again, left.taken_again_at, left.taken_again_by) == (1, 1234.5, "192.0.2.2")
@@ -562,42 +562,42 @@ def test_the_open_claims_of_all(store: Store, rules: Rules) -> None:
     )
     for claim in (late, soon, taken, revoked):
         store.add_claim(claim)
-    store.take_claim(taken.mailbox, PROOF, "192.0.2.1")
-    store.revoke_claim("orders", revoked.mailbox)
+    store.take_claim(taken.id, PROOF, "192.0.2.1")
+    store.revoke_claim("orders", revoked.id)
     assert store.open_claims() == tuple(
-        OpenClaim(one.mailbox, one.connection, one.created_at, one.expires_at, one.note) for one in (soon, late)
+        OpenClaim(one.id, one.connection, one.created_at, one.expires_at, one.note) for one in (soon, late)
     )
 
 
 def test_the_attempt_to_which_a_claim_was_delivered_is_stored(store: Store, rules: Rules) -> None:
     store.create("sql", ["relay.example.com"], rules)
     store.add_claim(new_claim())
-    mailbox = new_claim().mailbox
-    assert store.take_claim(mailbox, PROOF, "192.0.2.1", b"a" * 16).sealed == b"sealed"
-    assert store.take_claim(mailbox, PROOF, "192.0.2.1", b"a" * 16).reason is Reason.CLAIM_LOST
+    claim_id = new_claim().id
+    assert store.take_claim(claim_id, PROOF, "192.0.2.1", b"a" * 16).sealed == b"sealed"
+    assert store.take_claim(claim_id, PROOF, "192.0.2.1", b"a" * 16).reason is Reason.CLAIM_LOST
     (left,) = store.claims("sql")
     assert (left.taken_attempt, left.taken_again) == (hashlib.sha256(b"a" * 16).hexdigest(), 0)
-    assert store.take_claim(mailbox, PROOF, "192.0.2.1", b"b" * 16).reason is Reason.CLAIM_TAKEN
+    assert store.take_claim(claim_id, PROOF, "192.0.2.1", b"b" * 16).reason is Reason.CLAIM_TAKEN
 
 
 def test_a_disabled_connection_keeps_its_claims(store: Store, rules: Rules) -> None:
     store.create("sql", ["relay.example.com"], rules, disabled=True)
     store.add_claim(new_claim())
-    assert store.take_claim(new_claim().mailbox, PROOF, "x").reason is Reason.CONNECTION_DISABLED
+    assert store.take_claim(new_claim().id, PROOF, "x").reason is Reason.CONNECTION_DISABLED
     store.change("sql", disabled=False)
-    assert store.take_claim(new_claim().mailbox, PROOF, "x").sealed == b"sealed"
+    assert store.take_claim(new_claim().id, PROOF, "x").sealed == b"sealed"
 
 
 def test_a_claim_is_revoked(store: Store, rules: Rules) -> None:
     store.create("sql", ["relay.example.com"], rules)
     store.create("other", ["relay.example.com"], rules)
     store.add_claim(new_claim())
-    for name, mailbox in (("sql", "f" * 32), ("other", new_claim().mailbox)):
+    for name, claim_id in (("sql", "f" * 32), ("other", new_claim().id)):
         with pytest.raises(NotFound, match="has no such claim"):
-            store.revoke_claim(name, mailbox)
-    assert store.revoke_claim("sql", new_claim().mailbox)
-    assert not store.revoke_claim("sql", new_claim().mailbox)
-    assert store.take_claim(new_claim().mailbox, PROOF, "x").reason is Reason.CLAIM_REVOKED
+            store.revoke_claim(name, claim_id)
+    assert store.revoke_claim("sql", new_claim().id)
+    assert not store.revoke_claim("sql", new_claim().id)
+    assert store.take_claim(new_claim().id, PROOF, "x").reason is Reason.CLAIM_REVOKED
     (left,) = store.claims("sql")
     assert (left.sealed, left.revoked_at) == (None, 1234.5)
 
@@ -621,7 +621,7 @@ def test_claims_go_with_their_connection(store: Store, rules: Rules) -> None:
     store.create("sql", ["relay.example.com"], rules)
     store.add_claim(new_claim())
     store.delete("sql")
-    assert store.take_claim(new_claim().mailbox, PROOF, "x").reason is Reason.CLAIM_UNKNOWN
+    assert store.take_claim(new_claim().id, PROOF, "x").reason is Reason.CLAIM_UNKNOWN
     store.create("sql", ["relay.example.com"], rules)
     assert store.claims("sql") == ()
 
@@ -637,7 +637,7 @@ def test_too_many_claims(store: Store, rules: Rules) -> None:
         store.add_claim(new_claim(number, "abcde"[number // 200]))
     with pytest.raises(ConfigurationError, match="at most 1000 claims"):
         store.add_claim(new_claim(5000, "f"))
-    store.revoke_claim("b", new_claim(200).mailbox)
+    store.revoke_claim("b", new_claim(200).id)
     store.add_claim(new_claim(5000, "f"))
 
 
@@ -660,7 +660,7 @@ def test_expired_claims_lose_their_content_and_are_forgotten(kind: str, rules: R
     version = store.data_version()
     store.sweep_claims()
     assert store.data_version() == version
-    assert store.take_claim(new_claim().mailbox, PROOF, "x").reason is Reason.CLAIM_EXPIRED
+    assert store.take_claim(new_claim().id, PROOF, "x").reason is Reason.CLAIM_EXPIRED
     now[0] += 31 * 86_400
     store.sweep_claims()
     assert store.claims("sql") == ()

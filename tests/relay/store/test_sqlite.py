@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from hybridrelay.errors import StateError
+from hybridrelay.relay.claims import Claim
 from hybridrelay.relay.model import HybridConnection, KeyId, diff
 from hybridrelay.relay.quotas import NO_QUOTA, Limits, Quota
 from hybridrelay.relay.store import sqlite as registry_module
@@ -116,6 +117,25 @@ def test_limits_that_this_program_does_not_write_are_damage(tmp_path: Path, rule
     change(tmp_path / REGISTRY_FILE, "UPDATE connections SET limits = ?", text)
     with SQLiteStore.open(tmp_path) as registry, pytest.raises(StateError, match="damaged"):
         registry.get("sql")
+
+
+def test_a_migration_keeps_claims_and_limits(tmp_path: Path, rules: Rules) -> None:
+    """Version 11 has other names for the id of a claim, and for the limit of bytes per month."""
+    limits, claim = Limits(bytes_per_month=5), Claim("ab" * 16, "sql", "cd" * 32, b"sealed", 1.0, 1e12)
+    with SQLiteStore.open(tmp_path) as registry:
+        registry.create("sql", ["a"], rules)
+        registry.change("sql", quota=Quota("basic", limits))
+        registry.add_claim(claim)
+        editions = registry.editions()
+    path = tmp_path / REGISTRY_FILE
+    change(path, "ALTER TABLE claims RENAME COLUMN id TO mailbox")
+    for table in ("connections", "editions"):
+        change(path, f"UPDATE {table} SET limits = replace(limits, 'bytes_per_month', 'bytes_per_period')")
+    change(path, "UPDATE meta SET value = '10' WHERE name = 'schema_version'")
+    with SQLiteStore.open(tmp_path) as registry:
+        assert registry.get("sql").quota == Quota("basic", limits)
+        assert registry.claims("sql") == (claim,)
+        assert registry.editions() == editions
 
 
 def test_many_may_migrate_at_the_same_moment(tmp_path: Path) -> None:
