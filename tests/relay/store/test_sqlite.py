@@ -121,8 +121,8 @@ def test_limits_that_this_program_does_not_write_are_damage(tmp_path: Path, rule
 
 def test_a_migration_keeps_claims_and_limits(tmp_path: Path, rules: Rules) -> None:
     """Version 11 has other names for the id of a claim, and for the limit of bytes per month."""
-    limits, claim = Limits(bytes_per_month=5), Claim("ab" * 16, "sql", "cd" * 32, b"sealed", 1.0, 1e12)
-    with SQLiteStore.open(tmp_path) as registry:
+    limits, claim = Limits(bytes_per_month=5), Claim("ab" * 16, "sql", "cd" * 32, b"sealed", 1.0, 60.0)
+    with SQLiteStore.open(tmp_path, clock=lambda: 1.0) as registry:
         registry.create("sql", ["a"], rules)
         registry.change("sql", quota=Quota("basic", limits))
         registry.add_claim(claim)
