@@ -15,7 +15,8 @@ from .._shortage import shortage_of
 from ..policy.decision import Decision
 from ..protocol.reasons import Reason
 from ..security import HostPort, NamedInstance, StreamTarget
-from ..streams.connecting import AddressInfo, resolve_host
+from ..streams.connecting import resolve_host
+from ..streams.name_lookups import AddressInfo, Purpose
 from .sql_browser import BROWSER_PORT, MAX_REPLY, BadReply, instance_request, parse_instance_reply_untrusted
 from .targets import DIAL_SECONDS, TargetDenied, TargetError, name_error, open_target
 
@@ -79,7 +80,7 @@ class NamedInstances:
             await trio.lowlevel.checkpoint()
             return cached[0]
         try:
-            addresses = await resolve_host(instance.host, self._port, socket.SOCK_DGRAM)
+            addresses = await resolve_host(instance.host, self._port, socket.SOCK_DGRAM, purpose=Purpose.TARGET)
         except OSError as exc:
             raise name_error(exc) from exc
         allowed = _allowed(addresses, permit)[:_MAX_ADDRESSES]

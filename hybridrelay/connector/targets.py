@@ -16,7 +16,8 @@ from ..failure import causes
 from ..policy.decision import ALLOWED, Decision
 from ..protocol.reasons import Reason
 from ..security import HostPort, StreamTarget, Target, UnixSocket
-from ..streams.connecting import AddressInfo, open_tcp, resolve_host
+from ..streams.connecting import open_tcp, resolve_host
+from ..streams.name_lookups import AddressInfo, Purpose
 from ..streams.path_threads import PathSilent
 from ..streams.sockets import abort_stream, reset_on_close, tune_socket
 from ..streams.unix_sockets import UnixSocketFile, has_unix_sockets
@@ -124,7 +125,12 @@ async def open_target(
                 stream = await _open_unix(target, permit)
             else:
                 stream = await open_tcp(
-                    at or target.host, target.port, keep_reset=True, choose=choose, in_parallel=in_parallel
+                    at or target.host,
+                    target.port,
+                    keep_reset=True,
+                    choose=choose,
+                    in_parallel=in_parallel,
+                    purpose=Purpose.TARGET,
                 )
         except OSError as exc:
             raise _target_error(exc) from exc
@@ -145,7 +151,9 @@ async def open_datagram_target(
     """
     with trio.move_on_after(seconds):
         try:
-            found = _permitted(await resolve_host(target.host, target.port, socket.SOCK_DGRAM), permit)
+            found = _permitted(
+                await resolve_host(target.host, target.port, socket.SOCK_DGRAM, purpose=Purpose.TARGET), permit
+            )
             sock = _connect_datagrams(found)
         except OSError as exc:
             raise _target_error(exc) from exc

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import trio
 
-from .._threads import thread_errors
+from .name_lookups import AddressInfo, Purpose, lookups_for
 from .sockets import reset_on_close
 
 #: The next address is tried when the previous one has failed, or after this time (seconds), as RFC 8305 recommends.
@@ -23,8 +23,6 @@ STAGGER_SECONDS = 0.25
 #: To how many addresses to connect at the same time, if not in a staggered race.
 MAX_PARALLEL = 8
 
-#: An element of the result of `socket.getaddrinfo`: family, type, protocol, canonical name, socket address.
-AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
 #: Connects to an address, and returns whether that has succeeded. If so, the nursery of all attempts is cancelled.
 _Attempt: TypeAlias = Callable[[AddressInfo], Awaitable[bool]]
 #: Begins the attempts at several addresses, in a nursery.
@@ -42,6 +40,7 @@ async def open_tcp(
     keep_reset: bool = False,
     choose: Callable[[Sequence[AddressInfo]], Sequence[AddressInfo]] = _all,
     in_parallel: bool = False,
+    purpose: Purpose = Purpose.RELAY,
 ) -> trio.SocketStream:
     """Open a TCP connection to a name or an address.
 
@@ -55,6 +54,7 @@ async def open_tcp(
         choose: returns those of the name's addresses that are to be connected to, at least one, or raises.
         in_parallel: whether to try up to `MAX_PARALLEL` addresses at once, and each further one when an attempt has
             failed, instead of in a staggered race: one after the other, without waiting long for any of them.
+        purpose: what the name is looked up for.
 
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
@@ -64,7 +64,7 @@ async def open_tcp(
 
     The caller sets the deadline. If cancelled, nothing stays open.
     """
-    addresses = choose(await resolve_host(host, port))
+    addresses = choose(await resolve_host(host, port, purpose=purpose))
     if len(addresses) == 1:
         sock = await _connect(addresses[0])
     else:
@@ -75,7 +75,9 @@ async def open_tcp(
     return stream
 
 
-async def resolve_host(host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> Sequence[AddressInfo]:
+async def resolve_host(
+    host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM, *, purpose: Purpose = Purpose.RELAY
+) -> Sequence[AddressInfo]:
     """Return the addresses of a name, at least one, in the order in which to try them. If `host` is an address,
     return it.
 
@@ -90,8 +92,7 @@ async def resolve_host(host: str, port: int, kind: socket.SocketKind = socket.SO
     try:
         found: Sequence[AddressInfo] = _parse_address(host, port, kind)
         if not found:
-            with thread_errors():
-                found = await trio.socket.getaddrinfo(host, port, type=kind)
+            found = await lookups_for(purpose).find(host, port, kind)
     except ValueError as error:
         # A name that is invalid in DNS (an empty or overlong label) is treated like a name that does not exist.
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error

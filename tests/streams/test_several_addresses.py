@@ -21,7 +21,8 @@ from hybridrelay.policy.decision import ALLOWED, Decision
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort
 from hybridrelay.streams import connecting
-from hybridrelay.streams.connecting import MAX_PARALLEL, STAGGER_SECONDS, AddressInfo, open_tcp
+from hybridrelay.streams.connecting import MAX_PARALLEL, STAGGER_SECONDS, open_tcp
+from hybridrelay.streams.name_lookups import AddressInfo
 
 from ..resolving import FixedResolver
 from ..silent import silent_listener

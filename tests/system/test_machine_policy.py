@@ -35,6 +35,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, Role
 from hybridrelay.streams import connecting
 from hybridrelay.streams.exact import receive_exactly
+from hybridrelay.streams.name_lookups import AddressInfo, Purpose
 
 from ..resets import reset_reason
 from ..waiting import async_wait_until
@@ -170,7 +171,7 @@ async def test_the_address_is_checked_that_is_dialed(
     answers = [["192.0.2.1"], ["127.0.0.1", "192.0.2.1"], ["127.0.0.1"]]
     asked = 0
 
-    async def resolve(host: str, port: int) -> list[connecting.AddressInfo]:
+    async def resolve(host: str, port: int, **_options: Purpose) -> list[AddressInfo]:
         nonlocal asked
         asked += 1
         found = answers.pop(0)
