@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import argparse
 import copy
+import enum
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from .._file_thread import FileThread
+from ..errors import ConfigurationError
 from ..events.plain_log import plainly_logged_events
 from ..events.program import RelayOptionsReloaded, RestartNeeded
 from .config_file import apply_config_file, changed_options, use_config_file
+from .reloading import publish_not_reloaded
 
-__all__ = ["RelayConfiguration"]
+__all__ = ["PARTS", "Part", "RelayConfiguration"]
 
-#: The options that can be changed while the relay runs.
-_CHANGEABLE = ("proxy_protocol_from", "trusted_proxies", "client_addresses")
+
+class Part(enum.Enum):
+    """Options that are changed together: either all of them, or none."""
+
+    RELAY = enum.auto()
+
+
+#: The options that can be changed while the relay runs. All others need a restart.
+PARTS: Mapping[Part, frozenset[str]] = {
+    Part.RELAY: frozenset(
+        {"host", "ports", "public_ports", "websocket_path_prefix", "tls_certificate", "tls_key"}
+        | {"proxy_protocol_from", "trusted_proxies", "client_addresses"}
+    ),
+}
 
 
 class RelayConfiguration:
@@ -30,35 +46,47 @@ class RelayConfiguration:
     def __init__(self, args: argparse.Namespace) -> None:
         self._given = copy.copy(args)
         use_config_file(args)
-        #: The options with which the relay was started, except those that were changed since.
+        #: The options that are in use: those with which the relay was started, except those that were changed since.
         self.args = args
         self._file: Path | None = args.config
         self._thread = FileThread(str(args.config))
 
-    async def read_again(self) -> bool:
-        """Read the file again, and change in `args` what can be changed while the relay runs. What needs a restart is
-        reported each time, because somebody has asked for the reload.
+    async def read_again(self, use: Mapping[Part, Callable[[argparse.Namespace], Awaitable[None]]]) -> None:
+        """Read the file again, and use what can be changed while the relay runs. What needs a restart is reported
+        each time, because somebody has asked for the reload.
 
-        Returns:
-            Whether `args` has changed.
+        Args:
+            use: for each part of the options, changes over to other options, or raises `ConfigurationError` and has
+                changed nothing. The failure is then reported, and the next reload tries again.
 
         Raises:
             ConfigurationError: the file cannot be used. Nothing was changed.
         """
         if self._file is None:
-            return False
+            return
         again = await self._thread.run(self._read, self._file)
-        every = changed_options(self.args, again)
-        needs_restart = changed_options(self.args, again, but=_CHANGEABLE)
-        changed = tuple(name for name in every if name not in needs_restart)
-        for dest in _CHANGEABLE:
-            setattr(self.args, dest, getattr(again, dest))
         events = plainly_logged_events()
+        changed: list[str] = []
+        for part, dests in PARTS.items():
+            wanted = copy.copy(self.args)
+            for dest in dests:
+                setattr(wanted, dest, getattr(again, dest))
+            names = changed_options(self.args, wanted)
+            if not names:
+                continue
+            try:
+                await use[part](wanted)
+            except ConfigurationError as exc:
+                publish_not_reloaded(exc)
+                continue
+            for dest in dests:
+                setattr(self.args, dest, getattr(again, dest))
+            changed += names
         if changed:
-            events.publish(RelayOptionsReloaded(file=str(self._file), changed=changed))
-        if needs_restart:
+            events.publish(RelayOptionsReloaded(file=str(self._file), changed=tuple(changed)))
+        every = frozenset().union(*PARTS.values())
+        if needs_restart := changed_options(self.args, again, but=every):
             events.publish(RestartNeeded(file=str(self._file), changed=tuple(needs_restart)))
-        return bool(changed)
 
     def _read(self, file: Path) -> argparse.Namespace:
         args = copy.copy(self._given)

@@ -20,6 +20,8 @@ __all__ = [
     "KeyRollAnswered",
     "KeyRollEnded",
     "KeyRollStarted",
+    "PortClosed",
+    "PortOpened",
     "UpdateAnswered",
 ]
 
@@ -177,3 +179,29 @@ class UpdateAnswered(Event):
     #: yet) or ``refused``.
     state: str
     detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class _Port(Event):
+    #: ``control``, ``data``, ``http``, ...
+    port: str
+    #: Such as ``203.0.113.7:443``; more than one if the name of a host has several.
+    address: str
+
+
+@attrs.frozen(kw_only=True)
+class PortOpened(_Port):
+    """After a reload, the relay listens on one more address."""
+
+    name: ClassVar = "port.opened"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The relay listens on one more address"
+
+
+@attrs.frozen(kw_only=True)
+class PortClosed(_Port):
+    """After a reload, the relay no longer listens on an address. Connections that were accepted there continue."""
+
+    name: ClassVar = "port.closed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The relay no longer listens on an address; open connections continue"

@@ -40,7 +40,8 @@ class Managed:
     #: The store through which content is read: a second `Store` with the same content, so that reading does not wait
     #: for changes.
     reader: Store
-    info: RelayInfo
+    #: Returns where the relay can be reached now.
+    get_info: Callable[[], RelayInfo]
     #: The relay's state at run time.
     relay: LiveRelay
     events: EventStream
@@ -69,6 +70,11 @@ class Managed:
     @feed.default
     def _make_feed(self) -> Feed:
         return Feed(self.clock)
+
+    @property
+    def info(self) -> RelayInfo:
+        """Where the relay can be reached now."""
+        return self.get_info()
 
     async def read_store(self, function: Callable[[Store], T]) -> T:
         """Call a function that reads the store, in a thread. It does not wait for changes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
 
 async def serve_management(
     state_dir: Path,
-    info: RelayInfo,
+    info: Callable[[], RelayInfo],
     relay: LiveRelay,
     *,
     stop: trio.Event,
@@ -89,7 +90,7 @@ async def serve_management(
 
     Args:
         state_dir: the state directory of the relay.
-        info: the properties of the relay that do not change while it runs.
+        info: returns where the relay can be reached now.
         relay: the current state of the relay.
         stop: set this to stop gracefully: running requests may continue for two seconds.
         tcp: serves the API over TCP as well; None means only on the socket.

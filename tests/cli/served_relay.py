@@ -78,7 +78,9 @@ def served(state: Path, *, over_tcp: bool, relay: FakeRelay | None = None) -> It
 
     async def main() -> None:
         info = RelayInfo({}, relay_pin(state / "relay.pem"), {"http": 8080})
-        serve = partial(serve_management, state, info, relay or FakeRelay(), stop=stop, tcp=tcp, events=stream)
+        serve = partial(
+            serve_management, state, lambda: info, relay or FakeRelay(), stop=stop, tcp=tcp, events=stream
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
             started.put(trio.lowlevel.current_trio_token())

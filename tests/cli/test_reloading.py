@@ -16,7 +16,7 @@ import pytest
 from hybridrelay.security import load_connection_string
 
 from ..certificates import CertificateAuthority
-from ..deployments import HYBRIDRELAY, PORT_NAMES, Deployment, Program, Published
+from ..deployments import HYBRIDRELAY, PORT_NAMES, Deployment, Program, Published, free_port
 from ..waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP there")
@@ -96,6 +96,59 @@ def test_a_relay_reloads_its_certificate(deployment: Deployment) -> None:
 def test_a_relay_without_anything_to_reload(deployment: Deployment) -> None:
     relay = deployment.start("relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS)
     hang_up(relay, "no --config or --tls-certificate to reload")
+    assert relay.terminate() == 0
+
+
+def test_a_relay_listens_elsewhere_and_streams_continue(deployment: Deployment) -> None:
+    """The ports, the host and a first certificate, in its configuration file."""
+    folder = deployment.folder
+    certificate, config = folder / "fullchain.pem", folder / "relay.toml"
+    certificate.write_bytes(b"".join(CertificateAuthority().issue("relay.example.com")))
+    config.write_text("")
+    relay = deployment.start_relay("--config", str(config))
+    relay.terminate()
+    deployment.programs.remove(relay)
+    ports = dict(deployment.ports)
+    free, taken = free_port(), socket.create_server(("127.0.0.1", 0))
+
+    def write(more: str = "", **changed: object) -> None:
+        found = "\n".join(f'{name} = "{value}"' for name, value in {**ports, **changed}.items())
+        config.write_text(f'state = "{deployment.state}"\n{more}\n[ports]\n{found}\n')
+
+    # The target is a socket of this test, which answers what it gets.
+    with taken, socket.create_server(("127.0.0.1", 0)) as target:
+        write('host = "127.0.0.1"')
+        relay = deployment.start("relay", "--config", config)
+        published = deployment.create("orders", target.getsockname())
+        deployment.start_connector(published)
+        forward = deployment.start_forward(published)
+        with (
+            socket.create_connection(("127.0.0.1", forward.port), timeout=SECONDS) as stream,
+            target.accept()[0] as reached,
+        ):
+
+            def echoes() -> None:
+                for one, other in ((stream, reached), (reached, stream)):
+                    one.sendall(b"hello")
+                    assert other.recv(5, socket.MSG_WAITALL) == b"hello"
+
+            reached.settimeout(SECONDS)
+            echoes()
+            first = serial_shown(ports["https"])
+            write('host = ["127.0.0.1", "127.0.0.2"]\ntls-certificate = "fullchain.pem"', probe="off", http=free)
+            hang_up(relay, "relay-options.reloaded.*changed=host,ports,tls-certificate")
+            assert serial_shown(ports["https"]) != first
+            socket.create_connection(("127.0.0.2", ports["data"]), timeout=SECONDS).close()
+            socket.create_connection(("127.0.0.1", free), timeout=SECONDS).close()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", ports["probe"]), timeout=SECONDS)
+            echoes()
+            write('host = ["127.0.0.1", "127.0.0.2"]\ntls-certificate = "fullchain.pem"\nworkers = 0',
+                  http=taken.getsockname()[1])  # fmt: skip
+            hang_up(relay, "reload.failed: .*port http cannot listen on .*in use")
+            relay.wait_for_line("restart.needed: .*changed=workers", where="err")
+            socket.create_connection(("127.0.0.1", free), timeout=SECONDS).close()
+            echoes()
     assert relay.terminate() == 0
 
 

@@ -92,7 +92,7 @@ async def api(nursery: trio.Nursery) -> AsyncIterator[Api]:
     caller = Caller("test", "admin", ManagementRole.ADMIN)
     store, relay, events = MemoryStore(lambda: 1234.5), FakeRelay.with_one_of_each(), list[Event]()
     stream = EventStream(events.append)
-    managed = Managed(store, store, RelayInfo({}, "sha256:pin"), relay, stream)
+    managed = Managed(store, store, lambda: RelayInfo({}, "sha256:pin"), relay, stream)
     stream.subscribe(managed.feed)
     yield await _serve(store, relay, events, managed, caller, nursery)
     nursery.cancel_scope.cancel()

@@ -63,7 +63,7 @@ class Relay:
     def __attrs_post_init__(self) -> None:
         stream = EventStream(self.events.append)
         self.managed = Inline(
-            self.store, self.store, RelayInfo({}, ""), self.live, stream, clock=lambda: self.now,
+            self.store, self.store, lambda: RelayInfo({}, ""), self.live, stream, clock=lambda: self.now,
             state_dir=Path("/srv/my relay"),
         )  # fmt: skip
         self.gate = Gate(self.managed, self.authenticators)

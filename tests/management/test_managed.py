@@ -18,7 +18,7 @@ from .live import FakeRelay
 
 async def test_a_change_waits_for_others_only_so_long(autojump_clock: trio.testing.MockClock) -> None:
     store = MemoryStore()
-    managed = Managed(store, MemoryStore(), RelayInfo({}, ""), FakeRelay(), EventStream())
+    managed = Managed(store, MemoryStore(), lambda: RelayInfo({}, ""), FakeRelay(), EventStream())
     may_end, changed = threading.Event(), []
 
     def slow_change(store: Store) -> str:

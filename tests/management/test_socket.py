@@ -47,7 +47,7 @@ async def start(nursery: trio.Nursery, state: Path, events: list[Event] | None =
     stop, stream = trio.Event(), EventStream()
     if events is not None:
         stream.subscribe(events.append)
-    serve = partial(serve_management, state, RelayInfo({}, "pin"), FakeRelay(), stop=stop, events=stream)
+    serve = partial(serve_management, state, lambda: RelayInfo({}, "pin"), FakeRelay(), stop=stop, events=stream)
     await nursery.start(serve)
     return stop
 

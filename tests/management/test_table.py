@@ -30,7 +30,7 @@ DOCUMENT = openapi_document(OPERATIONS, version="1.2.3")
 
 async def test_nothing_is_served_outside_of_the_tables() -> None:
     store = MemoryStore()
-    router = make_router(Managed(store, store, RelayInfo({}, ""), FakeRelay(), EventStream()))
+    router = make_router(Managed(store, store, lambda: RelayInfo({}, ""), FakeRelay(), EventStream()))
     served = {(route.method, route.pattern) for route in router.routes}
     described = {(row.method, row.path) for row in OPERATIONS} | {("GET", "/openapi.json")}
     pages = {(page.method, page.path) for page in PAGES}

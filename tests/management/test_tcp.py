@@ -87,7 +87,9 @@ async def served(state: Path, options: TcpOptions = LOOPBACK) -> AsyncIterator[S
         store.add_token(token)
     tcp = ManagementTcp(options, authenticators=(), events=stream)
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_management, state, RelayInfo({}, "pin"), FakeRelay(), stop=stop, tcp=tcp, events=stream)
+        serve = partial(
+            serve_management, state, lambda: RelayInfo({}, "pin"), FakeRelay(), stop=stop, tcp=tcp, events=stream
+        )
         await nursery.start(serve)
         (listening,) = (event for event in events if isinstance(event, ManagementListening))
         host, _, port = listening.address.rpartition(":")
@@ -302,7 +304,7 @@ async def test_an_address_that_is_taken_is_an_error_at_start(state: Path) -> Non
         tcp = ManagementTcp(TcpOptions(addresses=[taken.getsockname()]), authenticators=(), events=EventStream())
         with pytest.raises(ConfigurationError, match="cannot listen on"):
             await serve_management(
-                state, RelayInfo({}, ""), FakeRelay(), stop=trio.Event(), tcp=tcp, events=EventStream()
+                state, lambda: RelayInfo({}, ""), FakeRelay(), stop=trio.Event(), tcp=tcp, events=EventStream()
             )
     assert not (state / "management.sock").exists()
 

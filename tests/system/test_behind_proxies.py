@@ -260,11 +260,10 @@ async def test_the_proxies_can_be_changed_while_the_relay_runs(tmp_path: Path) -
             trusted_proxies=parse_networks_untrusted(OTHER),
             client_addresses=ClientAddresses.NONE,
             max_pairs=7,
-            bindings={"probe": (Binding("127.0.0.1", 0),)},
         )
         async with relay.connect("probe") as stream:
             await probe(stream)
-        assert relay.relay.update(changed) == ("bindings", "max_pairs")
+        assert await relay.relay.update(changed) == ("max_pairs",)
         async with relay.connect("probe") as stream:
             await probe(stream, V1)
         async with relay.connect("probe") as stream:
@@ -274,7 +273,7 @@ async def test_the_proxies_can_be_changed_while_the_relay_runs(tmp_path: Path) -
         assert isinstance(refused, ProxyHeaderRefused)
         async with relay.connect("probe", OTHER) as stream:
             await probe(stream)
-        assert relay.relay.update(relay.config) == ()
+        assert await relay.relay.update(relay.config) == ()
         async with relay.connect("probe") as stream:
             await probe(stream)
         await probe(earlier)

@@ -25,9 +25,9 @@ When it is ready, the relay prints a line (the ready line), which ends with its 
 recognize the relay. 'connections create' reads the pin from the state directory, or takes it from --relay-pin.
 
 {RELOADS.format(what="the certificates of --tls-certificate and --management-tls-certificate", unless="")}
-The relay notices a renewed certificate within half a minute. At SIGHUP, the relay also uses changed
-values of proxy-protocol-from, trusted-proxies and client-addresses in the file of --config. The log names other
-settings that have changed, because they need a restart.
+The relay notices a renewed certificate within half a minute. At SIGHUP, the relay also uses what has changed in
+the file of --config: where it listens, its certificate, public-ports, websocket-path-prefix, proxy-protocol-from,
+trusted-proxies and client-addresses. The log names other settings that have changed, because they need a restart.
 
 {WHAT_IT_DOES}
 """

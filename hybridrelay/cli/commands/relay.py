@@ -14,13 +14,13 @@ from ...events.plain_log import plainly_logged_events
 from ...events.program import ReloadSkipped
 from ...events.stream import EventStream
 from ...management import ManagementTcp, TcpOptions, serve_management
-from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
+from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig, RelayInfo
 from ...relay.config import ClientAddresses, default_workers
 from ...security import NO_NETWORKS, Networks
 from .. import exits
 from ..arguments import values
 from ..auditing import audited, make_audit
-from ..relay_configuration import RelayConfiguration
+from ..relay_configuration import Part, RelayConfiguration
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
 
@@ -34,15 +34,17 @@ def run(args: argparse.Namespace) -> int:
     audit = make_audit(args)
     stop = GracefulStop(DRAIN_SECONDS)
 
+    async def use_relay_options(wanted: argparse.Namespace) -> None:
+        await relay.update(make_config(wanted))
+        if tcp is not None:
+            tcp.use_proxies(*_proxies(wanted))
+
     async def reload() -> None:
         if args.tls_certificate is None and args.management_tls_certificate is None and args.config is None:
             detail = "there is no --config or --tls-certificate to reload; changes to the registry need no signal"
             plainly_logged_events().publish(ReloadSkipped(detail=detail))
         try:
-            if await configuration.read_again():
-                relay.update(make_config(args))
-                if tcp is not None:
-                    tcp.use_proxies(*_proxies(args))
+            await configuration.read_again({Part.RELAY: use_relay_options})
         except ConfigurationError as exc:
             publish_not_reloaded(exc)
         for reload_certificates in (relay.reload_certificates, *([] if tcp is None else [tcp.reload])):
@@ -50,18 +52,27 @@ def run(args: argparse.Namespace) -> int:
                 await reload_certificates()
             except ConfigurationError as exc:
                 publish_not_reloaded(exc)
+        stop.say_changed("relay", _fields(relay.info))
 
     async def main() -> None:
         async with audited(audit, "relay", events), FlatNursery() as nursery:
             info = await nursery.start(partial(relay.run, stop=stop.event))
-            manage = partial(serve_management, args.state, info, relay.live, stop=stop.event, tcp=tcp, events=events)
+            now = lambda: relay.info or info  # noqa: E731
+            manage = partial(serve_management, args.state, now, relay.live, stop=stop.event, tcp=tcp, events=events)
             await nursery.start(manage)
-            fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
-            await stop.say_ready("relay", [*fields, ("pin", info.pin)])
+            await stop.say_ready("relay", _fields(info))
 
     reloads = partial(args.reload_requests.serve, stop.unless_stopping(reload))
     run_until_stopped(main, stop=stop, on_abort=relay.kill_workers, reloads=reloads)
     return exits.OK
+
+
+def _fields(info: RelayInfo | None) -> Sequence[tuple[str, str]]:
+    """Return what the ready line says."""
+    if info is None:
+        return ()
+    fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
+    return [*fields, ("pin", info.pin)]
 
 
 def make_config(args: argparse.Namespace) -> RelayConfig:

@@ -72,7 +72,7 @@ async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
         relay, events = Relay(config), logged_events()
         info: RelayInfo = await nursery.start(relay.run)
         tcp, logins = ManagementTcp(TcpOptions(addresses=[(HOST, 0)]), authenticators=()), Logins()
-        manage = partial(serve_management, state_dir, info, relay.live, tcp=tcp, events=events, logins=logins)
+        manage = partial(serve_management, state_dir, lambda: info, relay.live, tcp=tcp, events=events, logins=logins)
         await nursery.start(partial(manage, stop=trio.Event()))
         endpoints = (Endpoint(HOST, {name: bound[0].port for name, bound in info.bound.items()}),)
         connector = attrs.evolve(made.connector, endpoints=endpoints)

@@ -1,6 +1,6 @@
-"""The relay's certificates, one of which an administrator may renew while the relay is running.
+"""The relay's certificates. An administrator may renew, add, replace or remove one of them while the relay runs.
 
-A connection uses the certificate that is in force when its handshake begins. A renewal does not affect open
+A connection uses the certificate that is in force when its handshake begins. A change does not affect open
 connections.
 """
 
@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import trio
 
+from ..._file_thread import thread_of_file
 from ...events.log import logged_events
+from ...events.program import CertificateRenewed
 from ...events.stream import EventStream
 from ...security import (
     certificate_expires_at,
@@ -64,6 +67,36 @@ class _Public:
     expires_at: float
 
 
+@attrs.frozen
+class _Made:
+    """The self-signed certificate for port 443, ready for use."""
+
+    outer: ssl.SSLContext = attrs.field(repr=False)
+    pin: str
+
+    @classmethod
+    def load(cls, make: Callable[[], Path]) -> _Made:
+        """Make it at first use, and read it. Blocks."""
+        path = make()
+        return cls(outer_server_context(path), relay_pin(path))
+
+
+@attrs.frozen
+class _Outer:
+    """Where the outer certificates come from: the files of the administrator's, or the relay itself."""
+
+    files: CertificateFiles | None = None
+    renewal: Renewal[_Public] | None = None
+    made: _Made | None = None
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """The pins of the current certificate and of the previous one."""
+        if self.renewal is None:
+            return () if self.made is None else (self.made.pin,)
+        return tuple(one.pin for one in (self.renewal.current, self.renewal.previous) if one is not None)
+
+
 class RelayCertificates:
     """The TLS contexts of one relay.
 
@@ -71,8 +104,9 @@ class RelayCertificates:
         own: a PEM file with the relay's own certificate and key, whose pin is in connection strings.
         public: the administrator's certificate, for port 443 and for control channels of connection strings without a
             pin; None if there is none.
-        made_outer: returns the file of the self-signed certificate for port 443, which is used without a public one;
-            None if no port with outer TLS is open.
+        make_outer: returns the file of the self-signed certificate for port 443, which is used without a public one,
+            and creates it if there is none.
+        outer_needed: whether a port with outer TLS is open.
         events: the stream to which events are published; None means the log.
 
     Raises:
@@ -83,27 +117,64 @@ class RelayCertificates:
         self,
         own: Path,
         public: CertificateFiles | None,
-        made_outer: Callable[[], Path] | None,
+        make_outer: Callable[[], Path],
         *,
+        outer_needed: bool,
         events: EventStream | None = None,
     ) -> None:
         #: The pin for connection strings.
         self.own_pin = relay_pin(own)
         self._control = control_server_context(own)
-        self._renewal: Renewal[_Public] | None = None
-        self._outer: ssl.SSLContext | None = None
-        self._made_pins: tuple[str, ...] = ()
+        self._make_outer = make_outer
+        self._events = logged_events() if events is None else events
+        self._outer = self._load_outer(public, outer_needed=outer_needed)
+        #: The pins of the certificates before the last call of `use`.
+        self._earlier_pins: tuple[str, ...] = ()
+        #: Cancelled when the files to be watched are others.
+        self._watching = trio.CancelScope()
+
+    def _load_outer(self, public: CertificateFiles | None, *, outer_needed: bool) -> _Outer:
+        """Blocks.
+
+        Raises:
+            ConfigurationError: a certificate cannot be used.
+        """
         if public is not None:
-            self._renewal = Renewal(
-                public.paths,
-                public.load,
-                pin=lambda loaded: loaded.pin,
-                events=logged_events() if events is None else events,
-            )
-        elif made_outer is not None:
-            path = made_outer()
-            self._outer = outer_server_context(path)
-            self._made_pins = (relay_pin(path),)
+            renewal = Renewal(public.paths, public.load, pin=lambda loaded: loaded.pin, events=self._events)
+            return _Outer(public, renewal)
+        return _Outer(made=_Made.load(self._make_outer)) if outer_needed else _Outer()
+
+    async def prepare(self, public: CertificateFiles | None, *, outer_needed: bool) -> Callable[[], None]:
+        """Read other certificates than those that are in use.
+
+        Args:
+            public, outer_needed: see the class. If they are what they were, nothing is read.
+
+        Returns:
+            A function that puts them into force for connections that begin afterwards.
+
+        Raises:
+            ConfigurationError: a certificate cannot be used. Nothing was changed.
+        """
+        now = self._outer
+        # Connections on a port that is no longer open may be waiting for their handshake.
+        outer_needed = outer_needed or self.outer_context is not None
+        if public == now.files and (public is not None or not outer_needed or now.made is not None):
+            await trio.lowlevel.checkpoint()
+            return lambda: None
+        thread = thread_of_file("outer certificate" if public is None else public.certificate)
+        outer = await thread.run(lambda: self._load_outer(public, outer_needed=outer_needed))
+
+        def use() -> None:
+            self._earlier_pins = self._outer.pins
+            self._outer = outer
+            self._watching.cancel()
+            if outer.renewal is not None:
+                assert public is not None
+                pin = outer.renewal.current.pin
+                self._events.publish(CertificateRenewed(file=str(public.certificate), pin=pin))
+
+        return use
 
     @classmethod
     def load(
@@ -133,31 +204,31 @@ class RelayCertificates:
         def made_outer() -> Path:
             return load_or_create_relay_certificate(state_dir, now=now, name="outer")
 
-        return cls(own, public, made_outer if outer_needed else None, events=events)
+        return cls(own, public, made_outer, outer_needed=outer_needed, events=events)
 
     @property
     def _public(self) -> _Public | None:
-        return None if self._renewal is None else self._renewal.current
+        return None if self._outer.renewal is None else self._outer.renewal.current
 
     @property
     def outer_context(self) -> ssl.SSLContext | None:
         """The context for port 443; None if no such port is open and there is no public certificate."""
-        return self._outer if self._public is None else self._public.outer
+        if self._public is not None:
+            return self._public.outer
+        return None if self._outer.made is None else self._outer.made.outer
 
     @property
     def outer_pins(self) -> tuple[str, ...]:
         """Pins of the outer certificates: the current one first, then the previous one, which was presented to
         connections that began a moment ago."""
-        if self._renewal is None:
-            return self._made_pins
-        pins = (one.pin for one in (self._renewal.current, self._renewal.previous) if one is not None)
-        return tuple(dict.fromkeys(pins))
+        return tuple(dict.fromkeys((*self._outer.pins, *self._earlier_pins)))
 
     def snapshot(self) -> tuple[CertificateSnapshot, ...]:
         """Return the certificates that expire. The relay's self-signed ones do not."""
-        if self._renewal is None:
+        renewal = self._outer.renewal
+        if renewal is None:
             return ()
-        public, error = self._renewal.current, self._renewal.error
+        public, error = renewal.current, renewal.error
         failure, remedy = ("", "") if error is None else (str(error), error.remedy or "")
         return (CertificateSnapshot("public", public.pin, public.expires_at, failure, remedy),)
 
@@ -173,9 +244,14 @@ class RelayCertificates:
 
     async def reload(self) -> bool:
         """Read the public certificate again and put it into force. See `Renewal.reload`."""
-        return self._renewal is not None and await self._renewal.reload()
+        renewal = self._outer.renewal
+        return renewal is not None and await renewal.reload()
 
     async def watch(self) -> None:
-        """Load renewed certificates, until cancelled. Returns at once if there is no public certificate."""
-        if self._renewal is not None:
-            await self._renewal.watch()
+        """Load renewed certificates, until cancelled."""
+        while True:
+            with trio.CancelScope() as self._watching:
+                if self._outer.renewal is None:
+                    await trio.sleep_forever()
+                else:
+                    await self._outer.renewal.watch()

@@ -19,6 +19,7 @@ from ..._descriptors import descriptor_limit
 from ..._log_limit import report_left_out
 from ..._nursery import FlatNursery, wait_stop
 from ..._statistics import reporting
+from ..._threads import run_in_thread
 from ..._version import __version__
 from ...abc import Transport
 from ...connectivity.discovery import all_ports, discover
@@ -69,7 +70,15 @@ __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
 #: How long a relay that is stopping lets open connections continue (seconds).
 DRAIN_SECONDS = 1.0
 #: The fields of `RelayConfig` that can be changed while the relay runs.
-_UPDATED = ("proxy_protocol_from", "trusted_proxies", "client_addresses")
+_UPDATED = (
+    "bindings",
+    "public_ports",
+    "tls_certificate",
+    "tls_key",
+    "proxy_protocol_from",
+    "trusted_proxies",
+    "client_addresses",
+)
 
 
 @attrs.frozen
@@ -85,6 +94,7 @@ class _Parts:
     running: RunningRelay
     claims: ClaimService
     checkpoints: CheckpointService
+    ports: Ports
 
     def statistics(self) -> dict[str, int]:
         """Return their current statistics, with the names in docs/operating.md."""
@@ -133,19 +143,25 @@ class Relay:
         transports = discover() if transports is None else transports
         self._transports = transports
         self._ports = all_ports(transports)
-        for name in (*config.bindings, *config.public_ports):
-            if name not in self._ports:
-                known = ", ".join(self._ports)
-                raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
+        self._check_ports(config)
         if config.workers and sys.platform != "linux":
             raise ConfigurationError("only Linux has worker processes", remedy="leave out --workers, or use 0")
-        if not any(config.bindings.values()):
-            raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
         #: The parts of the relay while it runs, otherwise None.
         self._parts: _Parts | None = None
         self._workers: Workers | None = None
         #: The current state of the relay, and what an administrator can end.
         self.live = MaybeRunningRelay()
+        #: Where the relay can be reached now; None until it serves.
+        self.info: RelayInfo | None = None
+        self._updating = trio.Lock()
+
+    def _check_ports(self, config: RelayConfig) -> None:
+        for name in (*config.bindings, *config.public_ports):
+            if name not in self._ports:
+                known = ", ".join(self._ports)
+                raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
+        if not any(config.bindings.values()):
+            raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
 
     async def run(
         self, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED
@@ -171,7 +187,8 @@ class Relay:
                     self._workers = workers
                     watcher = StoreWatcher(store, events=self._events)
                     await nursery.start(watcher.run, self._changed)
-                    parts = self._parts = self._assemble(watcher, certificates, relay_id, workers, own_store)
+                    ports = Ports(self._transports, self._events)
+                    parts = self._parts = self._assemble(watcher, certificates, relay_id, workers, own_store, ports)
                     try:
                         with (
                             reporting(parts),
@@ -179,10 +196,10 @@ class Relay:
                             self._events.subscribed(parts.running.history),
                             self._events.subscribed(parts.running.usage),
                         ):
-                            async with Ports(self._transports, self._events) as ports:
-                                await self._serve(nursery, parts, ports, stop, listener, task_status)
+                            async with ports:
+                                await self._serve(nursery, parts, stop, listener, task_status)
                     finally:
-                        self._parts = self.live.running = None
+                        self._parts = self.live.running = self.info = None
                         parts.broker.close()
                         await parts.running.history.finish()
                         await parts.running.usage.finish()
@@ -228,6 +245,7 @@ class Relay:
         relay_id: bytes,
         workers: Workers,
         own_store: SQLiteStore,
+        ports: Ports,
     ) -> _Parts:
         """Make the parts of the relay, each with its share of the descriptors."""
         descriptors = descriptor_limit()
@@ -300,7 +318,7 @@ class Relay:
             checkpoints,
             clock=self._clock,
         )
-        return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims, checkpoints)
+        return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims, checkpoints, ports)
 
     def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places[str]:
         config = self._config
@@ -316,7 +334,6 @@ class Relay:
         self,
         nursery: trio.Nursery,
         parts: _Parts,
-        ports: Ports,
         stop: trio.Event | None,
         workers_listener: socket.socket | None,
         task_status: trio.TaskStatus[RelayInfo],
@@ -337,6 +354,7 @@ class Relay:
         if sys.platform == "linux":
             await nursery.start(parts.connections.watch_unauthenticated, nursery)
             take = parts.connections.take
+        ports = parts.ports
         await ports.open(self._config.bindings, self._config.state_dir)
         await parts.running.usage.load()
         nursery.start_soon(parts.running.usage.run)
@@ -349,8 +367,7 @@ class Relay:
         # The tasks that accept connections end before their sockets are closed.
         async with FlatNursery() as accepting:
             await accepting.start(partial(ports.accept, parts.connections.accepted, nursery, take=take))
-            bound = MappingProxyType(dict(ports.bound))
-            info = RelayInfo(bound, parts.certificates.own_pin, self._public_ports(bound))
+            self.info = info = self._info(parts)
             save_public_ports(self._config.state_dir, info.public_ports, events=self._events)
             addresses = tuple(str(one) for bindings in info.bound.values() for one in bindings)
             self._events.publish(ProgramReady(role="relay", addresses=addresses))
@@ -364,6 +381,10 @@ class Relay:
             await self._workers.keep_pairs()
         nursery.cancel_scope.cancel()
 
+    def _info(self, parts: _Parts) -> RelayInfo:
+        bound = MappingProxyType(dict(parts.ports.bound))
+        return RelayInfo(bound, parts.certificates.own_pin, self._public_ports(bound))
+
     def _public_ports(self, bound: Mapping[str, tuple[Binding, ...]]) -> dict[str, int | None]:
         """Return the ports for connection strings: those that differ from the defaults."""
         ports: dict[str, int | None] = {}
@@ -376,11 +397,17 @@ class Relay:
 
     def _load_certificates(self) -> RelayCertificates:
         config = self._config
-        public = None if config.tls_certificate is None else CertificateFiles(config.tls_certificate, config.tls_key)
-        outer_needed = any(self._ports[name].outer_tls for name, bindings in config.bindings.items() if bindings)
         return RelayCertificates.load(
-            config.state_dir, public, now=self._clock(), outer_needed=outer_needed, events=self._events
+            config.state_dir,
+            _public_files(config),
+            now=self._clock(),
+            outer_needed=self._outer_needed(config),
+            events=self._events,
         )
+
+    def _outer_needed(self, config: RelayConfig) -> bool:
+        """Return whether a port with outer TLS is open."""
+        return any(self._ports[name].outer_tls for name, bindings in config.bindings.items() if bindings)
 
     async def reload_certificates(self) -> bool:
         """Read `RelayConfig.tls_certificate` and its key again, and use them for new connections.
@@ -398,22 +425,44 @@ class Relay:
         """
         return self._parts is not None and await self._parts.certificates.reload()
 
-    def update(self, config: RelayConfig) -> tuple[str, ...]:
-        """Use a changed configuration from now on, as far as that is possible without a restart: the proxies in front
-        of the relay, and what connectors are told about the addresses of clients. Open connections are not affected.
+    async def update(self, config: RelayConfig) -> tuple[str, ...]:
+        """Use a changed configuration from now on, as far as that is possible without a restart: the ports, the
+        certificate, the proxies in front of the relay, and what connectors are told about the addresses of clients.
+        Open connections are not affected, not even those that arrived on a port that is closed.
+
+        What is new is opened before what is gone is closed. `info` says where the relay can be reached afterwards.
 
         Returns:
             The names of the other fields that have changed, and take effect only after a restart.
 
         Raises:
+            ConfigurationError: a port cannot be opened, or a certificate cannot be used. Nothing was changed.
             TypeError: `config` is not a `RelayConfig`.
+
+        If cancelled, either nothing was changed, or the relay listens on old and new addresses. Several calls run one
+        after the other.
         """
         check_type(config, RelayConfig, "RelayConfig(...)")
+        self._check_ports(config)
         used = {name: getattr(config, name) for name in _UPDATED}
-        now = self._config = attrs.evolve(self._config, **used)
-        if self._parts is not None:
-            self._parts.connections.use_proxies(now.proxy_protocol_from, now.trusted_proxies)
-            self._parts.peers.client_addresses = now.client_addresses
+        async with self._updating:
+            now = attrs.evolve(self._config, **used)
+            parts = self._parts
+            if parts is not None and self.info is not None:
+                outer_needed = self._outer_needed(now)
+                use_certificates = await parts.certificates.prepare(_public_files(now), outer_needed=outer_needed)
+                if outer_needed and parts.certificates.outer_context is None:
+                    # The first connections on the new port may arrive before it is certain that all ports are open.
+                    (await parts.certificates.prepare(None, outer_needed=True))()
+                await parts.ports.change(now.bindings)
+                use_certificates()
+                self._config = now
+                self.info = info = self._info(parts)
+                await run_in_thread(save_public_ports, now.state_dir, info.public_ports)
+                parts.connections.use_proxies(now.proxy_protocol_from, now.trusted_proxies)
+                parts.peers.client_addresses = now.client_addresses
+            else:
+                self._config = now
         return tuple(
             one.name for one in attrs.fields(RelayConfig) if getattr(now, one.name) != getattr(config, one.name)
         )
@@ -426,6 +475,10 @@ class Relay:
             for peer in peers:
                 peer.expire(now)
                 peer.check_reading()
+
+
+def _public_files(config: RelayConfig) -> CertificateFiles | None:
+    return None if config.tls_certificate is None else CertificateFiles(config.tls_certificate, config.tls_key)
 
 
 async def run_relay(

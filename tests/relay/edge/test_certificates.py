@@ -232,7 +232,6 @@ async def test_without_a_public_certificate(tmp_path: Path) -> None:
     before = state(certificates)
 
     assert not await certificates.reload()
-    await certificates.watch()
     assert state(certificates) == before
     assert certificates.control_context(by_authority=True) is certificates.control_context(by_authority=False)
     assert RelayCertificates.load(tmp_path, None, now=0.0, outer_needed=False).outer_pins == ()

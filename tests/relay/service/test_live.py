@@ -60,7 +60,7 @@ def calls_of(function: Callable[[], object]) -> int:
 @pytest.fixture
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> RelayCertificates:
     own = load_or_create_relay_certificate(tmp_path_factory.mktemp("state"), now=time.time())
-    return RelayCertificates(own, None, None)
+    return RelayCertificates(own, None, lambda: own, outer_needed=False)
 
 
 def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
