@@ -109,8 +109,7 @@ class StoreRegistry:
         """See `Registry.find`. Creates nothing."""
         if self._create and self._state_dir is not None and not (self._state_dir / REGISTRY_FILE).exists():
             return None
-        found = self._store.snapshot().get(name)
-        return None if found is None else ConnectionInfo.of(found)
+        return ConnectionInfo.of(self._store.get(name)) if self._store.exists(name) else None
 
     def connection(self, name: str) -> ConnectionInfo:
         """See `Registry.connection`."""

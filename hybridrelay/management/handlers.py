@@ -147,7 +147,7 @@ def _put(
     quota: Quota,
 ) -> tuple[bool, HybridConnection]:
     """Create or change a hybrid connection, in a thread. Returns whether it was created, and the result."""
-    if call.name not in store.disabled_by_name():
+    if not store.exists(call.name):
         if call.caller.scope.only is not None:  # the caller is a key of a hybrid connection that no longer exists
             raise NotFound("there is no such hybrid connection")
         if call.must_exist:

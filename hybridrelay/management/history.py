@@ -70,12 +70,13 @@ async def _get_connection_history(call: Call) -> HistoryValue:
 
 
 async def _get_history(call: Call) -> HistoryValue:
-    if call.caller.scope.is_everything:
+    scope = call.caller.scope
+    if scope.is_everything:
         return await _history(call, None)
-    sees = call.caller.sees
 
     def seen(store: Store) -> frozenset[Subject]:
-        return frozenset(Subject(one.name, one.created_at) for one in store.list() if sees(one.name))
+        found = store.created_at_by_name(scope.prefix if scope.only is None else scope.only)
+        return frozenset(Subject(name, created_at) for name, created_at in found.items() if scope.covers(name))
 
     return await _history(call, await call.managed.read_store(seen))
 

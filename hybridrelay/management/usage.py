@@ -108,7 +108,7 @@ async def _get_usage(call: Call) -> RelayUsage:
         editions = store.editions()
         found = store.list(after=after, limit=query.limit + 1)
         limits = [(one.name, LimitsBody.of(editions.limits(one.quota))) for one in found]
-        return limits, len(store.disabled_by_name()), editions
+        return limits, store.count(), editions
 
     found, count, editions = await call.managed.read_store(read)
     period, edition, total = relay.period(), editions.of_relay, relay.usage(TOTAL)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
+from typing import Final
 
 from ...errors import ConfigurationError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, check_hosts, check_rules
@@ -18,6 +20,7 @@ from ..updates import MAX_UPDATES_PER_CONNECTION, StoredUpdate
 from .store import MAX_TOKENS, ChangedMeanwhile, NameTaken, NoConnection, NotFound, QuotaReached
 
 __all__ = [
+    "SHOWN_NAMES",
     "changed_edition",
     "check_edition",
     "check_generation",
@@ -40,7 +43,7 @@ __all__ = [
 ]
 
 #: How many names an error lists.
-_MAX_NAMES = 20
+SHOWN_NAMES: Final = 20
 
 
 def valid_record(name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> RelayRecord:
@@ -102,10 +105,10 @@ def name_is_taken(name: str) -> NameTaken:
     )
 
 
-def no_connection(name: str, known: Iterable[str]) -> NoConnection:
-    """Return the error for an unknown hybrid connection. `known` contains the names of those that exist."""
-    names = tuple(known)
-    shown, more = ", ".join(names[:_MAX_NAMES]), len(names) - _MAX_NAMES
+def no_connection(name: str, known: Iterable[str], count: int) -> NoConnection:
+    """Return the error for an unknown hybrid connection. `known` has the names of some of the `count` that exist."""
+    names = tuple(itertools.islice(known, SHOWN_NAMES))
+    shown, more = ", ".join(names), count - len(names)
     return NoConnection(
         f"there is no hybrid connection {name!r}",
         remedy=f"the hybrid connections of this relay are: {shown}{f' and {more} more' if more > 0 else ''}"

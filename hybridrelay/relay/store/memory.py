@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from ..claims import Claim, ClaimState, OpenClaim, Take, decide_take, to_forget
 from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, PRESETS, Edition, Editions, Limits, Quota
 from ..updates import StoredUpdate
+from .changes import KEPT_DELETIONS, Changes, Mark
 from .checks import (
     changed_edition,
     check_edition,
@@ -58,6 +60,9 @@ class MemoryStore:
         self._closed = False
         #: Sorted by name. Every change replaces it, so that a snapshot never changes.
         self._connections: Mapping[str, HybridConnection] = MappingProxyType({})
+        #: The names of the latest hybrid connections that were deleted, and how many were deleted.
+        self._deleted: deque[str] = deque(maxlen=KEPT_DELETIONS)
+        self._deletions = 0
         self._tokens: dict[str, ManagementToken] = {}
         self._editions = Editions(PRESETS)
         self._claims: dict[str, Claim] = {}
@@ -86,6 +91,27 @@ class MemoryStore:
         """See `Store.snapshot`."""
         return self._read()
 
+    def changes(self, since: Mark | None, limit: int) -> Changes:
+        """See `Store.changes`."""
+        everything = tuple(self._read().values())
+        now = Mark(self._changes, self._deletions)
+        if since is None or self._deletions - since.deletion > len(self._deleted):
+            return Changes(everything, (), now, is_everything=True)
+        changed = sorted((one for one in everything if one.version > since.version), key=lambda one: one.version)
+        deleted = list(self._deleted)[len(self._deleted) - (self._deletions - since.deletion) :]
+        names = {one.name: one for one in changed[:limit]} | {
+            name: self._connections.get(name) for name in deleted[:limit]
+        }
+        return Changes(
+            tuple(one for one in names.values() if one is not None),
+            tuple(name for name, one in names.items() if one is None),
+            Mark(
+                changed[limit - 1].version if len(changed) > limit else now.version,
+                min(since.deletion + limit, now.deletion),
+            ),
+            has_more=len(changed) > limit or len(deleted) > limit,
+        )
+
     def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
         """See `Store.list`."""
         found = (one for one in self._read().values() if one.name > after and one.name.startswith(prefix))
@@ -95,11 +121,23 @@ class MemoryStore:
         """See `Store.disabled_by_name`."""
         return {one.name: one.disabled for one in self.list(after=after, prefix=prefix, limit=limit)}
 
+    def exists(self, name: str) -> bool:
+        """See `Store.exists`."""
+        return name in self._read()
+
+    def count(self, prefix: str = "") -> int:
+        """See `Store.count`."""
+        return sum(name.startswith(prefix) for name in self._read())
+
+    def created_at_by_name(self, prefix: str = "") -> Mapping[str, float]:
+        """See `Store.created_at_by_name`."""
+        return {one.name: one.created_at for one in self.list(prefix=prefix)}
+
     def get(self, name: str) -> HybridConnection:
         """See `Store.get`."""
         found = self._read().get(name)
         if found is None:
-            raise no_connection(name, self._connections)
+            raise no_connection(name, self._connections, len(self._connections))
         return found
 
     def rule(self, name: str, rule: str) -> Rule:
@@ -248,6 +286,8 @@ class MemoryStore:
         self._claims = {claim_id: one for claim_id, one in self._claims.items() if one.connection != name}
         self._updates = {at: one for at, one in self._updates.items() if one.connection != name}
         self._replace({key: one for key, one in self._connections.items() if key != name})
+        self._deleted.append(name)
+        self._deletions += 1
 
     def regenerate_key(
         self,

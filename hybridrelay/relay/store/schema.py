@@ -29,7 +29,7 @@ __all__ = [
     "transaction",
 ]
 
-SCHEMA_VERSION: Final = 11
+SCHEMA_VERSION: Final = 12
 
 #: Management tokens: digest is SHA-256 of the token's text, which is not stored.
 _TOKENS: Final = """
@@ -84,6 +84,19 @@ _UPDATES: Final = """
         PRIMARY KEY (connection, role, serial)
     ) WITHOUT ROWID
     """
+#: What readers need to find out what has changed: the names of the latest hybrid connections that were deleted, with
+#: increasing numbers, and an index of the versions. The trigger also works for earlier versions of this program that
+#: have the file open.
+_CHANGES: Final = (
+    "CREATE TABLE deletions (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL)",
+    """
+    CREATE TRIGGER connection_deleted AFTER DELETE ON connections BEGIN
+        INSERT INTO deletions (name) VALUES (OLD.name);
+        DELETE FROM deletions WHERE number <= (SELECT max(number) FROM deletions) - 1000;
+    END
+    """,
+    "CREATE INDEX connections_by_version ON connections (version)",
+)
 _CLAIMS_BY_CONNECTION: Final = "CREATE INDEX claims_by_connection ON claims (connection)"
 
 #: hosts: all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata and
@@ -122,6 +135,7 @@ SCHEMA: Final[Sequence[str]] = (
     _CLAIMS_BY_CONNECTION,
     _ROLLS,
     _UPDATES,
+    *_CHANGES,
 )
 
 #: By schema version: the statements that convert it to the next version.
@@ -154,6 +168,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
             for table in ("connections", "editions")
         ),
     ),
+    11: _CHANGES,
 }
 
 

@@ -5,7 +5,8 @@ The rules:
 1. One process at a time makes changes, each in one transaction. Readers never wait for it (write-ahead log).
 2. A key's generation is an AUTOINCREMENT row id. SQLite never uses it again, so a key that was replaced, or deleted
    and created again, can be distinguished from its successor.
-3. Deleted data is overwritten (`secure_delete`), in the log as well. On a file system without shared memory (some
+3. Deleted data is overwritten (`secure_delete`), in the log as well. Only the names of the latest deleted hybrid
+   connections are kept, so that readers need not compare everything. On a file system without shared memory (some
    network and emulated ones), there can be no write-ahead log: SQLite then keeps the replaced pages in a rollback
    journal, which it deletes afterwards, and readers wait for changes.
 4. Revoking a key or deleting a hybrid connection works even on a full disk, with space that is reserved for this
@@ -25,8 +26,6 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
-from ..._descriptors import missing_descriptors
-from ..._shortage import OUT_OF_DESCRIPTORS
 from ...errors import ConfigurationError, StateError
 from ...events.plain_log import plainly_logged_events
 from ...events.relay_resources import StoreDiskFull
@@ -37,7 +36,10 @@ from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, Rela
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from ..updates import StoredUpdate
 from . import claim_rows
+from .change_rows import read_changes
+from .changes import Changes, Mark
 from .checks import (
+    SHOWN_NAMES,
     changed_edition,
     check_edition,
     check_generation,
@@ -59,6 +61,7 @@ from .checks import (
     without_rule,
 )
 from .edition_rows import read_editions, set_edition, set_edition_in_use
+from .failures import BUSY_TIMEOUT_SECONDS, DAMAGED, state_errors, with_reserve
 from .reserve import Reserve, is_disk_full
 from .rows import (
     delete_roll,
@@ -74,7 +77,6 @@ from .rows import (
 )
 from .schema import prepare_database, transaction
 from .state_dir import REGISTRY_FILE, can_share_memory, ensure_private_file, prepare_state_directory
-from .store import StoreBusy
 from .token_rows import delete_token, insert_token, read_tokens, set_last_use
 from .update_rows import put_update, read_updates
 
@@ -82,25 +84,12 @@ __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
-#: How long a change waits for the change of another process (seconds). A change takes milliseconds, or longer on a
-#: busy disk.
-_BUSY_TIMEOUT_SECONDS = 5.0
-
-#: The most files that SQLite has open at a time: the registry, its log, the index of the log, and the directory.
-_DESCRIPTORS = 4
-
 # A part of all hybrid connections, in order of their names. `_range` makes the parameters.
 _NAMES = "SELECT name FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
+_CREATED = "SELECT name, created_at FROM connections WHERE name >= ? AND name < ? ORDER BY name"
+_COUNT = "SELECT count(*) FROM connections WHERE name >= ? AND name < ?"
+_EXISTS = "SELECT 1 FROM connections WHERE name = ?"
 _DISABLED = "SELECT name, disabled FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
-
-_LOCKED = (
-    "try again; if it stays locked, another program keeps it open in the middle of a change: a database tool or a "
-    "command that was stopped, for example. `fuser` or `lsof` shows which"
-)
-_DAMAGED = (
-    "check the disk's space and the permissions, and that the directory is on a local file system; if the file is "
-    "damaged, restore it from a backup"
-)
 
 
 class SQLiteStore:
@@ -149,7 +138,7 @@ class SQLiteStore:
         prepare_state_directory(state_dir, create=create)
         reserve = Reserve(state_dir)
         stream = plainly_logged_events() if events is None else events
-        registry = _with_reserve(
+        registry = with_reserve(
             reserve, lambda: cls._open(state_dir, create, clock, reserve, stream), state_dir / REGISTRY_FILE, stream
         )
         if create:
@@ -173,14 +162,14 @@ class SQLiteStore:
                 f"the registry {path} cannot be opened: {exc.strerror}",
                 remedy="run the command as the user who owns the state directory",
             ) from exc
-        with _state_errors(path):
+        with state_errors(path):
             # Autocommit, because `_change` begins transactions. The relay does not always use the same worker thread.
             database = sqlite3.connect(
-                path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+                path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
                 prepare_database(
-                    database, path, write_ahead=can_share_memory(state_dir), seconds=_BUSY_TIMEOUT_SECONDS
+                    database, path, write_ahead=can_share_memory(state_dir), seconds=BUSY_TIMEOUT_SECONDS
                 )
             except BaseException:
                 database.close()
@@ -205,7 +194,7 @@ class SQLiteStore:
 
     def data_version(self) -> tuple[int, int]:
         """See `Store.data_version`. Costs tens of microseconds."""
-        with _state_errors(self._path):
+        with state_errors(self._path):
             # SQLite counts the commits of other connections and our own changes separately.
             (others,) = self._database.execute("PRAGMA data_version").fetchone()
             return others, self._database.total_changes
@@ -213,6 +202,11 @@ class SQLiteStore:
     def snapshot(self) -> Mapping[str, HybridConnection]:
         """See `Store.snapshot`."""
         return MappingProxyType({connection.name: connection for connection in self._read("")})
+
+    def changes(self, since: Mark | None, limit: int) -> Changes:
+        """See `Store.changes`."""
+        with self._reading():
+            return read_changes(self._database, since, limit)
 
     def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
         """See `Store.list`."""
@@ -223,6 +217,22 @@ class SQLiteStore:
         with self._reading():
             rows = self._database.execute(_DISABLED, _range(after, prefix, limit))
             return {name: bool(disabled) for name, disabled in rows}
+
+    def exists(self, name: str) -> bool:
+        """See `Store.exists`."""
+        with self._reading():
+            return self._database.execute(_EXISTS, (name,)).fetchone() is not None
+
+    def count(self, prefix: str = "") -> int:
+        """See `Store.count`."""
+        with self._reading():
+            (count,) = self._database.execute(_COUNT, _range("", prefix, None)[1:3]).fetchone()
+        return int(count)
+
+    def created_at_by_name(self, prefix: str = "") -> Mapping[str, float]:
+        """See `Store.created_at_by_name`."""
+        with self._reading():
+            return dict(self._database.execute(_CREATED, _range("", prefix, None)[1:3]).fetchall())
 
     def get(self, name: str) -> HybridConnection:
         """See `Store.get`."""
@@ -292,11 +302,10 @@ class SQLiteStore:
 
     def _add(self, record: RelayRecord, description: Description, disabled: bool, quota: Quota) -> HybridConnection:
         with self._change() as database:
-            if database.execute("SELECT 1 FROM connections WHERE name = ?", (record.name,)).fetchone():
+            if database.execute(_EXISTS, (record.name,)).fetchone():
                 raise name_is_taken(record.name)
             editions = read_editions(database)
-            (count,) = database.execute("SELECT count(*) FROM connections").fetchone()
-            check_new_connection(editions, count)
+            check_new_connection(editions, self.count())
             check_edition(editions, quota.edition)
             database.execute(
                 "INSERT INTO connections (name, hosts, created_at) VALUES (?, ?, ?)",
@@ -462,7 +471,7 @@ class SQLiteStore:
         """See `Store.add_claim`."""
         now = self._clock()
         with self._change() as database:
-            if not database.execute("SELECT 1 FROM connections WHERE name = ?", (claim.connection,)).fetchone():
+            if not database.execute(_EXISTS, (claim.connection,)).fetchone():
                 raise self._unknown_connection(claim.connection)
             is_open = "SELECT count(*) FROM claims WHERE sealed IS NOT NULL AND expires_at > ?"
             (open_,) = database.execute(is_open, (now,)).fetchone()
@@ -525,7 +534,7 @@ class SQLiteStore:
     # --- private
 
     def _with_reserve(self, change: Callable[[], T]) -> T:
-        return _with_reserve(self._reserve, change, self._path, self._events)
+        return with_reserve(self._reserve, change, self._path, self._events)
 
     def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None, generation: int | None) -> None:
         with self._change_of(name, None) as (database, connection):
@@ -569,7 +578,7 @@ class SQLiteStore:
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """Run the block as one transaction: all of it, or nothing."""
-        with _state_errors(self._path):
+        with state_errors(self._path):
             with transaction(self._database):
                 yield self._database
             # Truncate the log, which still has the old pages, with deleted keys. If a reader prevents this, the next
@@ -592,52 +601,16 @@ class SQLiteStore:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            with _state_errors(self._path):
+            with state_errors(self._path):
                 yield
         except ValueError as exc:
-            raise StateError(f"the registry {self._path} is damaged: {exc}", remedy=_DAMAGED) from exc
+            raise StateError(f"the registry {self._path} is damaged: {exc}", remedy=DAMAGED) from exc
 
     def _unknown_connection(self, name: str) -> ConfigurationError:
-        return no_connection(name, (connection.name for connection in self.list()))
+        return no_connection(name, self.disabled_by_name(limit=SHOWN_NAMES), self.count())
 
 
 def _range(after: str, prefix: str, limit: int | None) -> tuple[str | int, ...]:
     """Return the parameters of `_NAMES` and `_DISABLED` for those of `Store.list`."""
     # All characters of a name come before the last one of ASCII, and SQLite takes -1 for no limit.
     return after, prefix, f"{prefix}\x7f", -1 if limit is None else limit
-
-
-def _with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events: EventStream) -> T:
-    """Do something that must work on a full disk. If it fails, release the reserved space and try again."""
-    try:
-        return change()
-    except StateError as exc:
-        if not is_disk_full(exc.__cause__) or not reserve.release():
-            raise
-    events.publish(StoreDiskFull(file=str(path), detail="trying again with the space that was reserved for this"))
-    try:
-        return change()
-    except BaseException:
-        reserve.restore()
-        raise
-
-
-@contextmanager
-def _state_errors(path: Path) -> Iterator[None]:
-    """Translate SQLite's errors. Their texts contain names of tables and columns, but no values."""
-    try:
-        yield
-    except (sqlite3.Error, UnicodeDecodeError) as exc:  # SQLite's message may quote what is damaged
-        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-            raise StoreBusy(
-                f"the registry {path} is locked: another process has been changing it for "
-                f"{_BUSY_TIMEOUT_SECONDS:g} seconds; nothing was changed",
-                remedy=_LOCKED,
-            ) from exc
-        shortage = missing_descriptors(_DESCRIPTORS)
-        if shortage is not None:  # SQLite says only that it cannot open a file, or that reading it failed
-            raise StateError(
-                f"the registry {path} cannot be used: this machine {OUT_OF_DESCRIPTORS.text}",
-                remedy=OUT_OF_DESCRIPTORS.remedy,
-            ) from shortage
-        raise StateError(f"the registry {path} cannot be used: {exc}", remedy=_DAMAGED) from exc

@@ -15,6 +15,7 @@ from ..claims import Claim, OpenClaim, Take
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from ..updates import StoredUpdate
+from .changes import Changes, Mark
 
 __all__ = [
     "MAX_TOKENS",
@@ -77,6 +78,15 @@ class Store(Protocol):
     def snapshot(self) -> Mapping[str, HybridConnection]:
         """Return all hybrid connections by name, as an immutable and consistent mapping."""
 
+    def changes(self, since: Mark | None, limit: int) -> Changes:
+        """Return what has changed since a mark. Takes time in proportion to the changes, not to the content.
+
+        Args:
+            since: from an earlier call. If it is None, or if the store does not know all changes since then, all
+                hybrid connections are returned.
+            limit: how many changes, and how many deletions, are returned at most.
+        """
+
     def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
         """Return hybrid connections, sorted by name.
 
@@ -92,6 +102,16 @@ class Store(Protocol):
         Args:
             after, prefix, limit: which hybrid connections; see `list`.
         """
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is a hybrid connection with this name."""
+
+    def count(self, prefix: str = "") -> int:
+        """Return how many hybrid connections there are whose names begin with this."""
+
+    def created_at_by_name(self, prefix: str = "") -> Mapping[str, float]:
+        """Return when each hybrid connection whose name begins with this was created (seconds since 1970), sorted by
+        name. Much cheaper than `list`."""
 
     def get(self, name: str) -> HybridConnection:
         """Return a hybrid connection.

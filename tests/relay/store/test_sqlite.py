@@ -17,7 +17,7 @@ import pytest
 
 from hybridrelay.errors import StateError
 from hybridrelay.relay.claims import Claim
-from hybridrelay.relay.model import HybridConnection, KeyId, diff
+from hybridrelay.relay.model import Description, HybridConnection, KeyId, diff
 from hybridrelay.relay.quotas import NO_QUOTA, Limits, Quota
 from hybridrelay.relay.store import sqlite as registry_module
 from hybridrelay.relay.store.schema import MIGRATIONS, SCHEMA_VERSION, set_journal_mode
@@ -165,14 +165,14 @@ def test_there_is_a_migration_from_every_version() -> None:
     assert set(MIGRATIONS) == set(range(1, SCHEMA_VERSION))
 
 
-def test_deleting_keeps_nothing(tmp_path: Path, rules: Rules) -> None:
+def test_deleting_keeps_nothing_but_the_name(tmp_path: Path, rules: Rules) -> None:
     state = tmp_path / "state"
     with SQLiteStore.open(state) as registry:
-        registry.create("very-secret-name", ["relay.example.com"], rules)
-        registry.regenerate_key("very-secret-name", "sender", PRIMARY)
-        registry.delete("very-secret-name")
+        registry.create("db", ["very-secret-host.example.com"], rules, Description("very-secret-description"))
+        registry.regenerate_key("db", "sender", PRIMARY)
+        registry.delete("db")
         on_disk = b"".join(path.read_bytes() for path in state.iterdir())
-    assert b"very-secret-name" not in on_disk
+    assert b"very-secret" not in on_disk
     for rule in rules:
         for slot in KeySlot:
             key = rule.key(slot)
@@ -281,7 +281,7 @@ def test_a_lock_that_sqlite_does_not_wait_for_is_waited_for() -> None:
 def test_a_locked_registry_is_not_called_damaged_and_can_be_read(
     tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(registry_module, "BUSY_TIMEOUT_SECONDS", 0.01)
     with SQLiteStore.open(tmp_path) as registry:
         registry.create("sql", ["relay.example.com"], rules)
         with contextlib.closing(sqlite3.connect(tmp_path / REGISTRY_FILE, isolation_level=None)) as other:
@@ -297,7 +297,7 @@ def test_a_change_that_has_waited_too_long_for_a_reader_can_be_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without shared memory, and so without a write-ahead log, a change cannot be committed beside a reader."""
-    monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(registry_module, "BUSY_TIMEOUT_SECONDS", 0.01)
     monkeypatch.setattr(registry_module, "can_share_memory", lambda directory: False)
     with SQLiteStore.open(tmp_path) as registry:
         with contextlib.closing(sqlite3.connect(tmp_path / REGISTRY_FILE, isolation_level=None)) as reader:
