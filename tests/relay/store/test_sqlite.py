@@ -131,6 +131,8 @@ def test_a_migration_keeps_claims_and_limits(tmp_path: Path, rules: Rules) -> No
     change(path, "ALTER TABLE claims RENAME COLUMN id TO mailbox")
     for table in ("connections", "editions"):
         change(path, f"UPDATE {table} SET limits = replace(limits, 'bytes_per_month', 'bytes_per_period')")
+    for later in ("TRIGGER connection_deleted", "TABLE deletions", "INDEX connections_by_version"):
+        change(path, f"DROP {later}")
     change(path, "UPDATE meta SET value = '10' WHERE name = 'schema_version'")
     with SQLiteStore.open(tmp_path) as registry:
         assert registry.get("sql").quota == Quota("basic", limits)
