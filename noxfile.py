@@ -6,7 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import BinaryIO
 
 import nox
 
@@ -14,7 +17,7 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "contracts", "tests", "schema", "reach", "other-python"]
+nox.options.sessions = ["check"]
 
 #: The drivers that the Java program of tests/reach uses, at Maven Central.
 DRIVERS = ("org.postgresql:postgresql:42.7.7", "org.mariadb.jdbc:mariadb-java-client:3.5.3")
@@ -28,7 +31,18 @@ VERSIONS = range(11, 15)
 #: The files are distributed in the given order, and not, as otherwise, those with the fewest tests last.
 WORKERS = ("--numprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 #: The directories with the longest files come first, so that no worker is left alone with one of them at the end.
-LONGEST_FIRST = ("tests/network", "tests/endtoend", "tests/servers", "tests/system", "tests/cli", "tests")
+#: No path may contain another one: pytest would keep only the outer one, and its order.
+LONG = ("tests/network", "tests/endtoend", "tests/servers", "tests/system", "tests/cli", "tests/management")
+LONGEST_FIRST = (
+    *LONG,
+    *sorted(
+        str(path)
+        for path in Path("tests").iterdir()
+        if str(path) not in LONG and (path.name.startswith("test_") or any(path.rglob("test_*.py")))
+    ),
+)
+#: What `nox` runs while the tests wait.
+BESIDE_TESTS = ("lint", "types", "contracts", "schema", "reach", "other-python")
 #: The modules that programs import.
 PUBLIC = ("hybridrelay", *(f"hybridrelay.{name}" for name in ("abc", "aio", "errors", "events", "http", "testing")))
 #: The tests that depend on the version of Python rather than on the system.
@@ -108,6 +122,43 @@ def use_long_paths(session: nox.Session) -> None:
     session.env["TMPDIR"] = str(folder)
 
 
+def compile_tests(session: nox.Session) -> None:
+    """Compile all tests once, and not in each of the workers, also where Python is told to store no bytecode."""
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
+    if not session.posargs:
+        session.run("pytest", "--collect-only", "-qq", *LONGEST_FIRST, silent=True)
+
+
+@nox.session(python=False)
+def check(session: nox.Session) -> None:
+    """What a change has to pass: the session ``tests`` and, at the same time, the others one after another.
+
+    The output of the tests is shown when the others have ended.
+    """
+    run = (sys.executable, "-m", "nox", "--noxfile", __file__, "--sessions")
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "tests.txt"
+        with output.open("wb") as written, output.open("rb") as read:
+            command = [*run, "tests"]
+            tests = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT)
+            try:
+                session.run(*run, *BESIDE_TESTS, external=True)
+            finally:
+                show_until_it_ends(tests, read)
+    if tests.returncode:
+        session.error("the session tests has failed")
+
+
+def show_until_it_ends(process: subprocess.Popen[bytes], output: BinaryIO) -> None:
+    """Copy the process's output to standard output, from a file that the process writes."""
+    has_ended = False
+    while not has_ended:
+        has_ended = process.poll() is not None
+        sys.stdout.buffer.write(output.read())
+        sys.stdout.flush()
+        time.sleep(0 if has_ended else 0.5)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Format and lint."""
@@ -149,6 +200,7 @@ def tests(session: nox.Session) -> None:
     install_wheel(session)
     group(session, "test")
     group(session, "recipes")
+    compile_tests(session)
     use_long_paths(session)
     session.run("pytest", "-m", "not slow", "--durations=60", *WORKERS, *(session.posargs or LONGEST_FIRST))
 
