@@ -33,6 +33,8 @@ _MAX_MESSAGES = 64
 _MAX_TURNS = 64
 #: How long a worker whose main process no longer sends may take for its last messages to it (seconds).
 _LAST_MESSAGES_SECONDS = 1.0
+#: Attributes of `select`, which is searched for them at each use otherwise. Only Linux has them.
+_IN, _OUT, _ERR = (getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLOUT", "EPOLLERR"))
 #: What is reported once, and may be preceded by bytes, after which a read stops: an end, an error, or urgent data.
 _SHORTENS_READS = (
     select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI if hasattr(select, "EPOLLRDHUP") else 0
@@ -46,19 +48,15 @@ class _Holder:
 
     def __init__(self) -> None:
         #: Directions that have just become ready.
-        self.fresh: deque[tuple[Pair, Direction]] = deque()
+        self.fresh: deque[Direction] = deque()
         #: Directions that were served already, and have more to do.
-        self.served: deque[tuple[Pair, Direction]] = deque()
+        self.served: deque[Direction] = deque()
         self.is_queued = False
         #: How many pairs it has.
         self.pairs = 0
         self._steps = 0
 
-    @property
-    def has_work(self) -> bool:
-        return bool(self.fresh or self.served)
-
-    def take(self) -> tuple[Pair, Direction]:
+    def take(self) -> Direction:
         """Take the next direction, usually one that has just become ready, so that a small message does not wait for
         the bulk data of all other pairs."""
         self._steps += 1
@@ -94,8 +92,8 @@ class Worker:
         self._pairs: dict[int, Pair] = {}
         self._holders: dict[int, _Holder] = {}
         self._holder_of: dict[int, int] = {}
-        #: The pairs by descriptor.
-        self._by_descriptor: dict[int, tuple[Pair, Channel]] = {}
+        #: The channels by descriptor, with the holder of the pair.
+        self._by_descriptor: dict[int, tuple[Channel, _Holder]] = {}
         #: Holders with something to do.
         self._ready: deque[_Holder] = deque()
         #: Messages that did not fit into the socket yet.
@@ -122,10 +120,10 @@ class Worker:
             due = self._alone.timeout
             timeout = due if timeout < 0 else min(timeout, due)
         for descriptor, events in self._epoll.poll(0 if self._ready else timeout, _MAX_EVENTS):
-            if descriptor == self._control.fileno():
+            if (known := self._by_descriptor.get(descriptor)) is not None:
+                self._note(*known, events)
+            elif descriptor == self._control.fileno():  # otherwise, it has ended in this round
                 self._talk(events)
-            elif descriptor in self._by_descriptor:  # it may have ended in this round
-                self._note(*self._by_descriptor[descriptor], events)
         for _ in range(min(len(self._ready), _MAX_TURNS)):
             self._serve(self._ready.popleft())
         if self._alone is not None:
@@ -149,36 +147,35 @@ class Worker:
 
     # --- the sockets
 
-    def _note(self, pair: Pair, channel: Channel, events: int) -> None:
-        if events & select.EPOLLERR and (end := pair.broken()) is not None:
-            self._end(pair, end)
-            return
+    def _note(self, channel: Channel, holder: _Holder, events: int) -> None:
         if events & _SHORTENS_READS:
-            channel.reads_may_be_short = True
-        if events & (select.EPOLLIN | _SHORTENS_READS):
+            pair = channel.incoming.pair
+            if events & _ERR and (end := pair.broken()) is not None:
+                self._end(pair, end)
+                return
+            channel.reads_may_be_short = channel.is_readable = True
+        if events & _IN:
             channel.is_readable = True
-        if events & select.EPOLLOUT:
+        if events & _OUT:
             channel.is_writable = True
-        self._queue(pair)
-
-    def _queue(self, pair: Pair) -> None:
-        holder = self._holders[self._holder_of[pair.slot]]
-        for direction in pair.directions:
-            if not direction.is_queued and direction.can_move:
+        for direction in (channel.incoming, channel.outgoing):
+            if not direction.is_queued and direction.can_move():
                 direction.is_queued = True
-                holder.fresh.append((pair, direction))
-        if holder.has_work and not holder.is_queued:
-            holder.is_queued = True
-            self._ready.append(holder)
+                holder.fresh.append(direction)
+                if not holder.is_queued:
+                    holder.is_queued = True
+                    self._ready.append(holder)
 
     def _serve(self, holder: _Holder) -> None:
         """Give a holder one turn."""
         holder.is_queued = False
+        fresh, served = holder.fresh, holder.served
         steps = size = 0
-        while holder.has_work and steps < TURN_STEPS and size < TURN_BYTES:
-            pair, direction = holder.take()
+        while (fresh or served) and steps < TURN_STEPS and size < TURN_BYTES:
+            direction = holder.take()
             direction.is_queued = False
-            if self._pairs.get(pair.slot) is not pair:
+            pair = direction.pair
+            if pair.is_over:
                 continue  # it has ended while the direction waited
             steps += 1
             try:
@@ -186,15 +183,14 @@ class Worker:
             except Broken as exc:
                 self._end(pair, exc.end)
                 continue
-            if pair.is_finished:
+            if direction.has_ended and pair.is_finished:
                 self._end(pair, Ended.FINISHED)
             elif pair.is_returning and pair.can_return:
                 self._return(pair)
-            else:
-                if direction.can_move:
-                    direction.is_queued = True
-                    holder.served.append((pair, direction))
-        if holder.has_work:
+            elif direction.can_move():
+                direction.is_queued = True
+                served.append(direction)
+        if fresh or served:
             holder.is_queued = True
             self._ready.append(holder)
 
@@ -250,13 +246,14 @@ class Worker:
         pair = Pair(message.slot, a, b, self._counts, self._pipes)
         self._pairs[message.slot] = pair
         self._holder_of[message.slot] = message.value
-        self._holders.setdefault(message.value, _Holder()).pairs += 1
+        holder = self._holders.setdefault(message.value, _Holder())
+        holder.pairs += 1
         wanted = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
         try:
             for channel in (pair.a, pair.b):
                 # The first event says what the socket is ready for already.
-                self._epoll.register(channel.sock, wanted)
-                self._by_descriptor[channel.sock.fileno()] = pair, channel
+                self._epoll.register(channel.descriptor, wanted)
+                self._by_descriptor[channel.descriptor] = channel, holder
         except OSError:
             self._end(pair, Ended.ABORTED)
 
@@ -271,6 +268,7 @@ class Worker:
         self._say(Kind.RETURNED, pair.slot, passed_on, (pair.a.sock, pair.b.sock))
 
     def _forget(self, pair: Pair) -> None:
+        pair.is_over = True
         del self._pairs[pair.slot]
         number = self._holder_of.pop(pair.slot)
         holder = self._holders[number]
@@ -278,8 +276,8 @@ class Worker:
         if not holder.pairs:
             del self._holders[number]
         for channel in (pair.a, pair.b):
-            if self._by_descriptor.pop(channel.sock.fileno(), None) is not None:
-                self._epoll.unregister(channel.sock)
+            if self._by_descriptor.pop(channel.descriptor, None) is not None:
+                self._epoll.unregister(channel.descriptor)
 
     def _lost(self) -> None:
         """Go on without a main process, because it has ended, or stopped sending. If that is not wanted, end."""

@@ -5,7 +5,10 @@ continues; an error resets both connections, so that neither peer can mistake it
 before everything that was read earlier has been passed on.
 
 Small messages are received and sent through a buffer. After a read that has filled the buffer, bytes go through a
-pipe and stay in the kernel (`os.splice`), until a read finds less than the size of the buffer.
+pipe and stay in the kernel (`os.splice`), until a step moves less than the size of the buffer.
+
+A third of the processor time that bulk data takes here is Python's: at each wake-up, the processor's caches no longer
+have this code and its data. So what runs at each of them is written with few calls, and without exceptions.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import time
 from collections.abc import Callable
 
 from .messages import Counts, Ended
-from .splicing import HAS_SPLICE, PIPE_BYTES, SPLICE_FLAGS, SPLICE_RETRY_SECONDS, is_of_socket, open_pipe
+from .splicing import HAS_SPLICE, PIPE_BYTES, SPLICE_FLAGS, SPLICE_RETRY_SECONDS, has_unread, is_of_socket, open_pipe
 
 __all__ = ["BUFFER_BYTES", "Broken", "Channel", "Direction", "Pair", "Pipes"]
 
@@ -94,10 +97,15 @@ class Pipes:
 class Channel:
     """One of the two sockets of a pair, and what the kernel last said about it (edge-triggered)."""
 
-    __slots__ = ("is_readable", "is_writable", "reads_may_be_short", "sock")
+    __slots__ = ("descriptor", "incoming", "is_readable", "is_writable", "outgoing", "reads_may_be_short", "sock")
+
+    #: The direction that reads from this channel, and the one that writes to it.
+    incoming: Direction
+    outgoing: Direction
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.descriptor = sock.fileno()
         self.is_readable = self.is_writable = False
         #: Whether there may be more to read after a read that has not filled the buffer: the end of file, an error or
         #: urgent data has arrived, and a read stops there.
@@ -119,13 +127,16 @@ class Direction:
         "_pipe",
         "_pipes",
         "has_ended",
+        "has_something_left",
         "is_queued",
+        "pair",
         "sink",
         "source",
     )
 
     def __init__(
         self,
+        pair: Pair,
         source: Channel,
         sink: Channel,
         breaks: tuple[Ended, Ended],
@@ -134,17 +145,21 @@ class Direction:
         pipes: Pipes,
     ) -> None:
         """See `Pair`. `breaks`: how the pair ends if the source fails, and if the sink fails."""
+        self.pair = pair
         self.source = source
         self.sink = sink
+        source.incoming = sink.outgoing = self
         #: Whether the end of file was passed on.
         self.has_ended = False
+        #: Whether something was read that has not been passed on.
+        self.has_something_left = False
         #: For the event loop: whether this direction waits to be served.
         self.is_queued = False
         self._breaks_at_source, self._breaks_at_sink = breaks
         self._counts = counts
         self._index = index
         self._pipes = pipes
-        #: Whether bulk data flows: the last read found at least as many bytes as the buffer holds.
+        #: Whether bulk data flows: the last step found at least as many bytes as the buffer holds.
         self._is_bulk = False
         #: Whether the kernel cannot splice between these two sockets.
         self._never_splices = False
@@ -154,20 +169,13 @@ class Direction:
         #: How many bytes are in the pipe.
         self._held = 0
 
-    @property
-    def has_something_left(self) -> bool:
-        """Whether something was read that has not been passed on."""
-        return bool(self._held or self._left)
-
-    @property
     def can_move(self) -> bool:
-        """Whether there probably is something to do."""
-        if self.has_ended:
-            return False
-        return self.sink.is_writable and (self.source.is_readable or self.has_something_left)
+        """Return whether there probably is something to do."""
+        return self.sink.is_writable and (self.source.is_readable or self.has_something_left) and not self.has_ended
 
     def move(self, buffer: memoryview) -> int:
-        """Do one step: pass on what is left, or read once and pass that on. Returns the number of bytes.
+        """Do one step: pass on what is left, or read and pass that on. Bulk data is read until nothing is left, or as
+        much as a pipe holds has been passed on. Returns the number of bytes that were passed on.
 
         Args:
             buffer: for what is read; overwritten by the next call.
@@ -175,8 +183,11 @@ class Direction:
         Raises:
             Broken: a channel has failed.
         """
-        if self._held or self._left:
-            return self._pass_on()
+        if self.has_something_left:
+            sent = self._pass_on()
+            if self._pipe is not None and not self._held:
+                self.close()
+            return sent
         if self._is_bulk and not self._never_splices:
             moved = self._splice()
             if moved is not None:
@@ -215,35 +226,55 @@ class Direction:
         if sent < size:
             self.sink.is_writable = False
             self._left = bytes(buffer[sent:size])
+            self.has_something_left = True
         self._counts[self._index] += sent
         return sent
 
     def _splice(self) -> int | None:
-        """Move what fits into a pipe. Returns None if that is not possible."""
+        """Move bytes through a pipe. Returns None if that is not possible."""
         assert sys.platform == "linux"
-        pipe = self._pipes.borrow()
+        pipe = self._pipe = self._pipes.borrow()
         if pipe is None:
             return None
-        self._pipe = pipe
+        source = self.source
+        found = moved = 0
+        while True:
+            try:
+                taken = os.splice(source.descriptor, pipe[1], PIPE_BYTES, None, None, SPLICE_FLAGS)
+            except BlockingIOError:
+                source.is_readable = False
+                break
+            except OSError as exc:
+                self.close()
+                if is_of_socket(exc, source.sock):
+                    raise Broken(self._breaks_at_source) from exc
+                self._cannot_splice(exc)
+                return moved or None
+            if not taken:
+                self.close()
+                self._end()
+                return moved
+            self._held = taken
+            self.has_something_left = True
+            found += taken
+            moved += self._pass_on()
+            if self.has_something_left or moved >= PIPE_BYTES:
+                break
+            # A splice ends not only if nothing is left, but also if all buffers of the pipe are in use.
+            if not self._has_unread():
+                source.is_readable = source.reads_may_be_short
+                break
+        if found:
+            self._is_bulk = found >= BUFFER_BYTES
+        if not self.has_something_left:
+            self.close()
+        return moved
+
+    def _has_unread(self) -> bool:
         try:
-            taken = os.splice(self.source.sock.fileno(), pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
-        except BlockingIOError:
-            self.source.is_readable = False
-            self.close()
-            return 0
+            return has_unread(self.source.descriptor)
         except OSError as exc:
-            self.close()
-            if is_of_socket(exc, self.source.sock):
-                raise Broken(self._breaks_at_source) from exc
-            self._cannot_splice(exc)
-            return None
-        if not taken:
-            self.close()
-            self._end()
-            return 0
-        self._is_bulk = taken >= BUFFER_BYTES
-        self._held = taken
-        return self._pass_on()
+            raise Broken(self._breaks_at_source) from exc
 
     def _pass_on(self) -> int:
         try:
@@ -257,6 +288,7 @@ class Direction:
             return 0
         except OSError as exc:
             raise Broken(self._breaks_at_sink) from exc
+        self.has_something_left = bool(self._left or self._held)
         self._counts[self._index] += sent
         return sent
 
@@ -264,18 +296,15 @@ class Direction:
         assert sys.platform == "linux"
         assert self._pipe is not None
         try:
-            sent = os.splice(self._pipe[0], self.sink.sock.fileno(), self._held, flags=SPLICE_FLAGS)
+            sent = os.splice(self._pipe[0], self.sink.descriptor, self._held, None, None, SPLICE_FLAGS)
         except OSError as exc:
             if exc.errno == errno.EAGAIN or is_of_socket(exc, self.sink.sock):
                 raise
             self._cannot_splice(exc)
             self._left = os.read(self._pipe[0], self._held)
             self._held -= len(self._left)
-            sent = 0
-        else:
-            self._held -= sent
-        if not self._held:
-            self.close()
+            return 0
+        self._held -= sent
         return sent
 
     def _cannot_splice(self, error: OSError) -> None:
@@ -307,11 +336,13 @@ class Pair:
         self.slot = slot
         #: Whether the sockets are to be returned to the main process.
         self.is_returning = False
+        #: For the event loop: whether the pair has ended or was returned.
+        self.is_over = False
         for sock in (a, b):
             sock.setblocking(False)
         self.a, self.b = Channel(a), Channel(b)
-        self.a_to_b = Direction(self.a, self.b, (Ended.A_BROKE, Ended.B_BROKE), counts, 2 * slot, pipes)
-        self.b_to_a = Direction(self.b, self.a, (Ended.B_BROKE, Ended.A_BROKE), counts, 2 * slot + 1, pipes)
+        self.a_to_b = Direction(self, self.a, self.b, (Ended.A_BROKE, Ended.B_BROKE), counts, 2 * slot, pipes)
+        self.b_to_a = Direction(self, self.b, self.a, (Ended.B_BROKE, Ended.A_BROKE), counts, 2 * slot + 1, pipes)
 
     @property
     def directions(self) -> tuple[Direction, Direction]:
