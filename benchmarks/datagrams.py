@@ -130,7 +130,10 @@ def stage(folder: Path, forwards: int) -> Iterator[Stage]:
             "--application-file", application, "--authority-file", folder / "authority",
         ])  # fmt: skip
         strings = "--connection-string-file"
-        served = start("connector", "connector", strings, connector, "--mode", "tcp")
+        policy = folder / "policy"
+        policy.mkdir()
+        (policy / "10-udp.toml").write_text("AllowUdp = true\n")
+        served = start("connector", "connector", strings, connector, "--mode", "tcp", "--policy-dir", policy)
         found, local = [], []
         for number in range(forwards):
             local.append(free_port())

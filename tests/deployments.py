@@ -350,6 +350,13 @@ class Deployment:
         files = [one if isinstance(one, Path) else one.connector for one in published]
         return self.start("connector", "--connection-string-file", *files, *arguments, wrapper=wrapper)
 
+    def datagrams_allowed(self) -> tuple[str, str]:
+        """Return the arguments of a connector with a policy that allows datagrams."""
+        folder = self.folder / "datagrams-allowed"
+        folder.mkdir(exist_ok=True)
+        (folder / "10-udp.toml").write_text("AllowUdp = true\n")
+        return "--policy-dir", str(folder)
+
     def start_forward(
         self,
         *published: Published | Path,

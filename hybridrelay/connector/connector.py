@@ -187,6 +187,7 @@ class Connector:
         return [(one.name, first_target(one.target)) for one in self._published.values() if one.denial is None]
 
     def _targets_changed(self) -> None:
+        self._policies.report_datagrams((one.name, one.target) for one in self._published.values())
         if self._nursery is not None:  # otherwise `run` begins to watch them
             self._monitor.targets_changed()
 
@@ -557,7 +558,7 @@ class Connector:
                 self._release(published)
             elif published.denial is not None:
                 published.denial = decision  # another rule may deny it now
-        self._monitor.targets_changed()
+        self._targets_changed()
         self._registration_changed()
 
     def _require_audit(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 import trio
 
 from ..errors import ConfigurationError
-from ..events.policy import PolicyNotReloaded
+from ..events.policy import DatagramsDenied, PolicyNotReloaded
 from ..events.stream import EventStream
 from ..policy import (
     Action,
@@ -19,7 +19,9 @@ from ..policy import (
     Resource,
     WatchedPolicy,
 )
-from ..security import StreamTarget
+from ..policy.machine import machine_policy_place
+from ..security import StreamTarget, Target
+from ..security.targets import has_datagrams
 from .config import ConnectorConfig
 
 __all__ = ["Policies"]
@@ -67,6 +69,8 @@ class Policies:
         self._watched = WatchedPolicy(config.policy_directories)
         #: The deny lists of single hybrid connections, by the numbers of these.
         self._own: dict[int, _OwnDenyList] = {}
+        #: The hybrid connections whose datagrams were reported as denied.
+        self._without_datagrams = frozenset[str]()
         #: Watches the files; None while that does not run.
         self._nursery: trio.Nursery | None = None
         self._combine()
@@ -153,6 +157,28 @@ class Policies:
     def permit_check(self, target: StreamTarget, address: str) -> Decision:
         """Return whether an address of a target may be dialed for a health check."""
         return self.policy.decide(None, Action.PUBLISH, Resource("", target, address=address))
+
+    def report_datagrams(self, connections: Iterable[tuple[str, Target]]) -> None:
+        """Publish for which hybrid connections the policy does not allow datagrams, unless that was published before.
+
+        Args:
+            connections: the names and targets of all hybrid connections.
+        """
+        decision = self.policy.decide_datagrams()
+        denied = {name: target for name, target in connections if has_datagrams(target)}
+        if decision.reason is None:
+            denied = {}
+        where = machine_policy_place()
+        for name in denied.keys() - self._without_datagrams:
+            self._events.publish(
+                DatagramsDenied(
+                    connection=name,
+                    target=str(denied[name]),
+                    detail=decision.rule,
+                    remedy=f"to allow them, set AllowUdp = true in the policy of this machine, {where}",
+                )
+            )
+        self._without_datagrams = frozenset(denied)
 
     def _policy_read(self) -> None:
         self._publish_change()

@@ -13,6 +13,7 @@ from ..connectivity.new_keys import NewKeys
 from ..connectivity.updates import Updates
 from ..policy import Action, Decision, Policy, Resource, resource_of
 from ..security import ConnectionString, Target
+from ..security.targets import has_datagrams
 from .registration import Registration, RelayIdentity
 from .targets import check_supported
 from .unproven import Unproven
@@ -63,8 +64,11 @@ class Published:
         far as this is known."""
         if self.denial is not None:
             return self.denial
-        decision = policy.decide(None, Action.PUBLISH, self.resource())
-        return self.target_denial if decision.reason is None else decision
+        if (decision := policy.decide(None, Action.PUBLISH, self.resource())).reason is not None:
+            return decision
+        if has_datagrams(self.target) and (decision := policy.decide_datagrams()).reason is not None:
+            return decision
+        return self.target_denial
 
     def use(self, string: ConnectionString) -> None:
         """Continue with a changed connection string (from `update_string`), which has the same identity."""

@@ -12,6 +12,7 @@ from .base import Event, Level
 __all__ = [
     "ConnectionAllowed",
     "ConnectionDenied",
+    "DatagramsDenied",
     "DenyListAmbiguous",
     "DenyListLoaded",
     "PolicyInForce",
@@ -117,6 +118,22 @@ class ConnectionDenied(Event):
     #: The rule, with file and line.
     detail: str
     rule: str
+
+
+@attrs.frozen(kw_only=True)
+class DatagramsDenied(Event):
+    """The target of a hybrid connection is written with ``/udp`` or ``/tcp+udp``, but the policy allows no datagrams.
+    The connector refuses them. Streams are not affected."""
+
+    name: ClassVar = "policy.datagrams-denied"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The policy does not allow datagrams (UDP), so the connector refuses them"
+
+    connection: str
+    target: str
+    #: The rule, with file and line if there is one.
+    detail: str
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)

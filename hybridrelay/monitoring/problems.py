@@ -56,7 +56,9 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
 
 def why_denied(connection: ConnectionSnapshot) -> tuple[str, str]:
     """Return which rule of the policy is against a hybrid connection, and what to do."""
-    effect = "its streams are refused" if connection.is_registered else "it is not registered at any relay"
+    effect = (
+        "its streams or datagrams are refused" if connection.is_registered else "it is not registered at any relay"
+    )
     return f"{connection.name} is denied by policy, so {effect}: {connection.denial}", _CHANGE_POLICY
 
 

@@ -10,11 +10,13 @@ Rules:
 2. Within a file, a denial wins over everything that allows.
 3. A list of what is allowed denies everything of its kind that is not in it. Without the list, a file does not
    restrict that kind.
-4. A hybrid connection whose target has several ports may be published only if all of them are allowed, and a session
+4. Datagrams are the exception to rules 1 and 3: they are denied unless a file says ``AllowUdp = true``. A further
+   file counts for this only if the machine has no policy of its own. And as everywhere, no file may deny them.
+5. A hybrid connection whose target has several ports may be published only if all of them are allowed, and a session
    may begin if one of them is. For a stream or flow, only its own port counts.
-5. The port of a named instance of SQL Server is not known before its host has been asked. Until then, entries deny
+6. The port of a named instance of SQL Server is not known before its host has been asked. Until then, entries deny
    the instance only if together they cover every port of the host, and allow it if they cover at least one.
-6. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
+7. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
    it is known, before it has any effect.
 """
 
@@ -156,6 +158,20 @@ class Policy:
             if file.connection in ("", resource.connection):
                 for denial in _denials(file, subject, action, resource):
                     return denial
+        if action is Action.OPEN_DATAGRAMS:
+            return self.decide_datagrams()
+        return ALLOWED
+
+    def decide_datagrams(self) -> Decision:
+        """Decide whether there may be datagrams at all, whatever the target is."""
+        files = [file for file in self.files if not file.is_deny_list]
+        for file in files:
+            if file.allow_udp is not None and not file.allow_udp.value:
+                return _denial("AllowUdp", f"AllowUdp = false ({file.allow_udp.place})")
+        of_machine = [file for file in files if not file.is_further]
+        if all(file.allow_udp is None for file in of_machine or files):
+            where = " in the policy of the machine" if of_machine else ""
+            return _denial("AllowUdp", f"AllowUdp is not set{where} (datagrams need AllowUdp = true)")
         return ALLOWED
 
     def only_for(self, connection: str) -> Policy:
@@ -197,8 +213,6 @@ def _denials(
             yield from _denied_targets(file, resource, one_is_enough=action is Action.OPEN_SESSION)
     if action in (Action.OPEN_SESSION, Action.OPEN_STREAM, Action.OPEN_DATAGRAMS):
         yield from _other_hours(file, resource)
-    if action is Action.OPEN_DATAGRAMS and (allow_udp := file.allow_udp) is not None and not allow_udp.value:
-        yield _denial("AllowUdp", f"AllowUdp = false ({allow_udp.place})")
     if action in (Action.OPEN_STREAM, Action.OPEN_DATAGRAMS):
         yield from _too_many(file, resource)
 

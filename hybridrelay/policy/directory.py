@@ -96,7 +96,7 @@ class PolicyDirectory:
         if self.owner is not None:
             check_owner(path, self.owner)
         text = read_text(path, what="the policy file", limit=MAX_FILE_BYTES, regular=True)
-        return parse_policy_file(str(path), text)
+        return attrs.evolve(parse_policy_file(str(path), text), is_further=self.owner is None)
 
 
 def check_owner(path: Path, owner: int) -> None:

@@ -174,6 +174,8 @@ class Restrictions:
     file: str
     #: Whether it is a deny list, which has nothing but `denied_identities`.
     is_deny_list: bool = False
+    #: Whether it is not part of the machine's policy, but of a further directory, which can only restrict that.
+    is_further: bool = False
     #: The only hybrid connection to which it applies; empty: it applies to all.
     connection: str = ""
     allow_hybrid_connections: Entry[bool] | None = None

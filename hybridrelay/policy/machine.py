@@ -20,7 +20,15 @@ from .directory import PolicyDirectory, Stamp, check_owner
 from .document import Restrictions
 from .managed import RegistryValue, parse_property_list, parse_registry
 
-__all__ = ["DIRECTORY", "ManagedPreferences", "PolicySource", "RegistrySource", "policy_sources", "read_policy"]
+__all__ = [
+    "DIRECTORY",
+    "ManagedPreferences",
+    "PolicySource",
+    "RegistrySource",
+    "machine_policy_place",
+    "policy_sources",
+    "read_policy",
+]
 
 #: The machine-wide policy on Linux and other systems, and on macOS in addition to the managed preferences. These
 #: three are variables only for the project's own tests.
@@ -147,6 +155,11 @@ def policy_sources(directories: Sequence[Path] = ()) -> tuple[PolicySource, ...]
         directories: the directories of ``--policy-dir``. Anybody may own them, and they have to exist.
     """
     return (*_machine_sources(), *map(PolicyDirectory, directories))
+
+
+def machine_policy_place() -> str:
+    """Return where the administrator of this machine writes its policy, for people."""
+    return _machine_sources()[0].describe()
 
 
 def _machine_sources() -> tuple[PolicySource, ...]:

@@ -149,9 +149,9 @@ _ALL = (
         Kind.FLAG,
         "allow-udp",
         "Allow datagrams",
-        "false: connectors open no flows of datagrams (UDP) to their targets. Without this key, they are allowed "
-        "where the target is written with /udp or /tcp+udp.",
-        "false",
+        "true: connectors may open flows of datagrams (UDP) to targets that are written with /udp or /tcp+udp. "
+        "Without this key, they refuse them.",
+        "true",
     ),
     Key(
         "AllowedForwardAddresses",

@@ -218,6 +218,11 @@ Target: TypeAlias = HostTarget | NamedInstance | UnixSocket
 StreamTarget: TypeAlias = HostPort | NamedInstance | UnixSocket
 
 
+def has_datagrams(target: Target) -> bool:
+    """Return whether a target is written with ``/udp`` or ``/tcp+udp``."""
+    return isinstance(target, HostPort | HostPorts) and target.protocols.has_datagrams
+
+
 def each_stream_target(target: Target) -> Iterator[StreamTarget]:
     """Yield everything to which a stream or a flow of datagrams may be connected. Each has only one protocol."""
     if isinstance(target, UnixSocket | NamedInstance):

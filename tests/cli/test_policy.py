@@ -14,6 +14,8 @@ from hybridrelay.security import load_connection_string
 
 from .conftest import Created, Run
 
+NO_DATAGRAMS = "AllowUdp is not set in the policy of the machine (datagrams need AllowUdp = true)"
+
 
 @pytest.fixture
 def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -27,7 +29,10 @@ def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_show(run: Run, policy: Path, tmp_path: Path) -> None:
-    assert run("policy", "show").out == f"there are no rules, so everything is allowed\n\nread: {policy.parent}\n"
+    assert run("policy", "show").out == (
+        "there are no rules, so everything but datagrams (UDP) is allowed\n\n"
+        f"Datagrams (UDP) are denied: {NO_DATAGRAMS}.\n\nread: {policy.parent}\n"
+    )
     policy.write_text("MaxStreams = 5\nDeniedTargets = [\n  '*:22',\n  '[::1]:*',\n]\n")
     (policy.parent / "20.conf").touch()
     more = tmp_path / "more"
@@ -44,6 +49,8 @@ def test_show(run: Run, policy: Path, tmp_path: Path) -> None:
         f"MaxStreams     5        {policy}:1",
         f"MaxStreams     9        {more}/a.toml:1",
         "",
+        f"Datagrams (UDP) are denied: {NO_DATAGRAMS}.",
+        "",
         f"read: {policy.parent} (not read: 20.conf)",
         f"read: {more}",
         "Only what all files allow is allowed.",
@@ -51,6 +58,7 @@ def test_show(run: Run, policy: Path, tmp_path: Path) -> None:
     shown = json.loads(run("policy", "show", "--json").out)
     assert shown == {
         "sources": [{"place": str(policy.parent), "exists": True, "ignored": ["20.conf"]}],
+        "datagrams_allowed": False,
         "rules": [
             {"key": key, "value": value, "file": str(policy), "line": line, "place": f"{policy}:{line}"}
             for key, value, line in (
@@ -114,6 +122,10 @@ def test_a_policy_that_cannot_be_used_is_an_error(run: Run, policy: Path, comman
             "denied: unix:/nowhere/../x at /x: AllowedTargets ({policy}:1) does not allow unix:/nowhere/../x at /x",
         ),
         ("AllowedTargets = ['*:*']", "unix:/nowhere/a", 3, "AllowedTargets ({policy}:1) does not allow"),
+        ("", "10.1.2.3:53/udp", 3, "denied: 10.1.2.3:53/udp: AllowUdp is not set in the policy of the machine"),
+        ("", "10.1.2.3:53/tcp+udp", 3, "allowed: 10.1.2.3:53\ndenied: 10.1.2.3:53/udp: AllowUdp is not set"),
+        ("AllowUdp = false", "10.1.2.3:53/udp", 3, "denied: 10.1.2.3:53/udp: AllowUdp = false ({policy}:1)"),
+        ("AllowUdp = true", "10.1.2.3:53/tcp+udp", 0, "allowed: 10.1.2.3:53\nallowed: 10.1.2.3:53/udp\n"),
     ],
 )
 def test_check(run: Run, policy: Path, text: str, arguments: str, code: int, says: str) -> None:

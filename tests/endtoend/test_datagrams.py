@@ -61,7 +61,7 @@ async def test_requests_and_answers(deployment: Deployment, nursery: trio.Nurser
         await target.bind(("127.0.0.1", 0))
         nursery.start_soon(echo, target)
         dns = deployment.create("dns", f"127.0.0.1:{target.getsockname()[1]}/udp")
-        connector = deployment.start_connector(dns, arguments=["--mode", mode])
+        connector = deployment.start_connector(dns, arguments=["--mode", mode, *deployment.datagrams_allowed()])
         _, port = start_forward(deployment, dns.application, "127.0.0.1:0/udp", mode=mode)
         requests = [b"hello", b"", b"x" * 60_000]
         for _ in range(3):
@@ -79,7 +79,7 @@ async def test_streams_and_datagrams_at_one_port(deployment: Deployment, nursery
             await target.bind(("127.0.0.1", number))
             nursery.start_soon(echo, target)
             ldap = deployment.create("ldap", f"127.0.0.1:{number}/tcp+udp")
-            deployment.start_connector(ldap)
+            deployment.start_connector(ldap, arguments=deployment.datagrams_allowed())
             program, port = start_forward(deployment, ldap.application, "127.0.0.1:0/tcp+udp")
             assert f"ldap=127.0.0.1:{port},127.0.0.1:{port}/udp" in program.out
             assert await ask(port, b"ping") == [b"re: ping"]
@@ -89,7 +89,7 @@ async def test_streams_and_datagrams_at_one_port(deployment: Deployment, nursery
         nursery.cancel_scope.cancel()
 
 
-async def test_a_policy_that_forbids_them(deployment: Deployment, nursery: trio.Nursery, tmp_path: Path) -> None:
+async def test_only_a_policy_allows_them(deployment: Deployment, nursery: trio.Nursery, tmp_path: Path) -> None:
     """A change of the policy also ends those that are open."""
     policies = tmp_path / "policies"
     policies.mkdir()
@@ -98,7 +98,13 @@ async def test_a_policy_that_forbids_them(deployment: Deployment, nursery: trio.
         nursery.start_soon(echo, target)
         dns = deployment.create("dns", f"127.0.0.1:{target.getsockname()[1]}/udp")
         connector = deployment.start_connector(dns, arguments=["--policy-dir", str(policies)])
+        await connector.logs(r"policy\.datagrams-denied: .*set AllowUdp = true in the policy of this machine, /etc/")
         _, port = start_forward(deployment, dns.application, "127.0.0.1:0/udp")
+        with bound() as application:
+            await application.sendto(b"too early", ("127.0.0.1", port))
+            await connector.logs(r"policy\.refused: .*AllowUdp is not set")
+        (policies / "udp.toml").write_text("AllowUdp = true\n")
+        await connector.logs(r"policy\.in-force: .*AllowUdp true")
         assert await ask(port, b"allowed") == [b"re: allowed"]
         (policies / "udp.toml").write_text("AllowUdp = false\n")
         await connector.logs(r"policy\.refused: .*allow-udp")
@@ -114,7 +120,7 @@ async def test_a_relay_that_restarts(deployment: Deployment, nursery: trio.Nurse
         await target.bind(("127.0.0.1", 0))
         nursery.start_soon(echo, target)
         dns = deployment.create("dns", f"127.0.0.1:{target.getsockname()[1]}/udp")
-        connector = deployment.start_connector(dns)
+        connector = deployment.start_connector(dns, arguments=deployment.datagrams_allowed())
         _, port = start_forward(deployment, dns.application, "127.0.0.1:0/udp")
         await application.connect(("127.0.0.1", port))
 

@@ -69,7 +69,7 @@ def test_a_problem_says_why_and_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     ("relays", "says"),
-    [((failed("a"),), "not registered at any relay"), ((relay("a"),), "its streams are refused")],
+    [((failed("a"),), "not registered at any relay"), ((relay("a"),), "its streams or datagrams are refused")],
 )
 def test_what_the_policy_denies_is_named_with_its_rule(relays: tuple[RelaySnapshot, ...], says: str) -> None:
     rule = 'DeniedTargets "*:22" (/etc/hybridrelay/policy.d/10.toml:3) denies db:22'

@@ -12,6 +12,7 @@ from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import DenyListAmbiguous, DenyListLoaded, event_text
 from hybridrelay.policy import Action, Policy, PolicyFile, PolicyReading, Resource
 from hybridrelay.policy.deny_list import MAX_SHOWN, DenyList, parse_deny_list
+from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 
@@ -24,6 +25,7 @@ def _peer(label: str, serial: str = "7E00") -> PeerIdentity:
 
 
 def _refuses(policy: Policy, label: str, serial: str = "7E00") -> bool:
+    policy = Policy(files=(parse_policy_file("udp.toml", "AllowUdp = true"),)).and_also(policy)
     decisions = [policy.decide(_peer(label, serial), action, RESOURCE).reason for action in Action]
     assert len(set(decisions)) == 1
     return decisions[0] is Reason.IDENTITY_DENIED

@@ -43,7 +43,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 def forwarded(deployment: Deployment, name: str, target: int, protocols: str) -> Iterator[int]:
     """The local port that leads to a port of this machine, for datagrams and perhaps streams."""
     published = deployment.create(name, f"127.0.0.1:{target}/{protocols}")
-    deployment.start_connector(published)
+    deployment.start_connector(published, arguments=deployment.datagrams_allowed())
     forward = deployment.start(
         "forward", "--connection-string-file", published.application, "--listen", f"127.0.0.1:0/{protocols}"
     )

@@ -21,6 +21,7 @@ from hybridrelay.errors import ConfigurationError, DeniedByPolicy, HybridRelayEr
 from hybridrelay.events import (
     ConnectionAllowed,
     ConnectionDenied,
+    DatagramsDenied,
     Event,
     EventStream,
     PolicyInForce,
@@ -32,7 +33,7 @@ from hybridrelay.events import (
 )
 from hybridrelay.mux import MuxStream
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, Role
+from hybridrelay.security import HostPort, Protocols, Role
 from hybridrelay.streams import connecting
 from hybridrelay.streams.exact import receive_exactly
 from hybridrelay.streams.name_lookups import AddressInfo, Purpose
@@ -505,4 +506,30 @@ async def test_a_client_may_not_use_what_is_denied(scene: Scene, nursery: trio.N
     with pytest.raises(DeniedByPolicy, match="does not allow"):
         async with scene.client():
             pass
+    nursery.cancel_scope.cancel()
+
+
+async def test_datagrams_that_are_denied_are_reported_once(nursery: trio.Nursery, scene: Scene) -> None:
+    """Streams to the same target are allowed all the time."""
+    scene.target = attrs.evolve(scene.target, protocols=Protocols.BOTH)
+    scene.write("MaxStreams = 9\n")
+    connector = await scene.start()
+
+    def denial() -> str:
+        (one,) = connector.snapshot().connections
+        return one.denial
+
+    (denied,) = scene.of(DatagramsDenied)
+    assert (denied.connection, denied.target) == ("db", str(scene.target))
+    assert denied.remedy == f"to allow them, set AllowUdp = true in the policy of this machine, {scene.directory}"
+    assert denial() == denied.detail
+    scene.write("MaxStreams = 8\n")
+    await scene.until(lambda: len(scene.of(PolicyInForce)) == 2)
+    scene.write("AllowUdp = true\n")
+    await scene.until(lambda: not denial())
+    assert len(scene.of(DatagramsDenied)) == 1
+    scene.write("AllowUdp = false\n")
+    await scene.until(lambda: len(scene.of(DatagramsDenied)) == 2)
+    assert scene.of(DatagramsDenied)[1].detail == f"AllowUdp = false ({scene.directory}/10.toml:1)"
+    assert all(one.is_registered for one in connector.snapshot().connections)
     nursery.cancel_scope.cancel()

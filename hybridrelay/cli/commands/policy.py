@@ -49,10 +49,12 @@ def run_show(args: argparse.Namespace) -> int:
     sources = policy_sources(args.policy_dirs)
     policy = read_policy(sources)
     rules = [rule for file in policy.files for rule in file.stated()]
+    datagrams = policy.decide_datagrams()
     if args.json:
         output.say_json(
             {
                 "sources": list(map(_source_as_dict, sources)),
+                "datagrams_allowed": datagrams.reason is None,
                 "rules": [
                     {"key": key, "value": value, "file": place.file, "line": place.line, "place": str(place)}
                     for key, value, place in rules
@@ -63,7 +65,10 @@ def run_show(args: argparse.Namespace) -> int:
     if rules:
         output.say(output.table(("KEY", "VALUE", "WHERE"), [(key, value, str(place)) for key, value, place in rules]))
     else:
-        output.say("there are no rules, so everything is allowed")
+        output.say("there are no rules, so everything but datagrams (UDP) is allowed")
+    if datagrams.reason is not None:
+        output.say()
+        output.say(f"Datagrams (UDP) are denied: {datagrams.rule}.")
     output.say()
     for one in sources:
         state = "" if one.stamp() else " (does not exist)"
