@@ -45,7 +45,7 @@ class StreamRequests:
 
     def __init__(self, connection: Callable[[], str], counters: EndpointCounters) -> None:
         self._connection = connection
-        self._counters = counters
+        self.counters = counters
         #: The prefix of the ids of all requests, which is different in each run of a client.
         self._run_id = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -72,4 +72,4 @@ class StreamRequests:
             reason = Reason.NO_ERROR
         elif reason is Reason.NO_ERROR:
             reason = Reason.CANCELLED
-        self._counters.stream_opened(self._connection(), reason)
+        self.counters.stream_opened(self._connection(), reason)

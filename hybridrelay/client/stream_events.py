@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from ..connectivity.activity import session_activity_id, stream_activity_id
-from ..connectivity.counters import EndpointCounters
+from ..connectivity.counters import CountedDatagrams, EndpointCounters
 from ..errors import HybridRelayError
 from ..events.client import StreamNotOpened, StreamRequested
 from ..events.endpoint import StreamClosed
@@ -77,6 +77,7 @@ class StreamReports:
         """Like `request`, for a flow of datagrams. `application` returns the address of its application."""
 
         def report(request: StreamRequest, flow: DatagramFlow) -> None:
+            self._counters.datagrams_began(flow, lambda: _counted(flow))
             flow.set_end_callback(lambda how: self._ended(request, flow, how, trio.current_time()))
 
         with self._requested(self._requests.begin(application), report) as follow:
@@ -108,7 +109,7 @@ class StreamReports:
         self._streams.discard(stream)
         self._requests.end(request, how.reason)
         if isinstance(how, FlowEnd):
-            self._counters.add_flow(how.progress.sent, how.progress.received, how.progress.dropped)
+            self._counters.datagrams_ended(stream)
         stream_id = self.id_of(stream)
         if how.was_accepted:
             self._events.publish(self._closed(request, how, stream_id, ended_at))
@@ -149,12 +150,11 @@ class StreamReports:
         )
         if not isinstance(how, FlowEnd):
             return closed
-        dropped = how.progress.dropped
         return attrs.evolve(
             closed,
             datagrams_to_target=how.progress.sent,
             datagrams_to_client=how.progress.received,
-            datagrams_dropped=dropped.queue + dropped.age + dropped.size,
+            datagrams_dropped=how.progress.dropped.total,
         )
 
     def id_of(self, stream: MuxStream | DatagramFlow) -> str:
@@ -166,6 +166,11 @@ class StreamReports:
         """Publish the ends of all streams that were never closed, because the client and its sessions have ended."""
         for stream in list(self._streams):
             stream.reset(Reason.GOING_AWAY)
+
+
+def _counted(flow: DatagramFlow) -> CountedDatagrams:
+    progress = flow.so_far()
+    return CountedDatagrams(progress.sent, progress.received, progress.dropped)
 
 
 def _reason_of(error: BaseException) -> Reason:

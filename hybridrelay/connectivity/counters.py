@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+
+import attrs
 
 from .._histogram import Histogram
 from ..events.base import Event
@@ -10,12 +13,24 @@ from ..events.endpoint import SessionRefused, SessionResumed
 from ..protocol.datagrams import Dropped
 from ..protocol.reasons import Reason
 
-__all__ = ["CONNECT_BUCKETS", "SUCCESS", "EndpointCounters"]
+__all__ = ["CAUSES", "CONNECT_BUCKETS", "SUCCESS", "CountedDatagrams", "EndpointCounters"]
 
 #: The result if something has succeeded.
 SUCCESS = "success"
 #: Upper bounds of the histogram of connecting to targets (seconds). The last one is the deadline.
 CONNECT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+#: Why datagrams are dropped: the fields of `Dropped`.
+CAUSES = tuple(attrs.fields_dict(Dropped))
+
+
+@attrs.frozen
+class CountedDatagrams:
+    """What a flow, or a local port for datagrams, has passed on and dropped so far."""
+
+    to_target: int
+    to_client: int
+    dropped: Dropped
 
 
 class EndpointCounters:
@@ -33,10 +48,12 @@ class EndpointCounters:
         self.target_connect = Histogram(CONNECT_BUCKETS)
         #: By result: `SUCCESS`, or the slug of a reason.
         self.session_resumes: Counter[str] = Counter()
-        #: Datagrams of flows that have ended: ``to_target`` and ``to_client``.
+        #: Datagrams that were passed on, ``to_target`` and ``to_client``, and by cause (`CAUSES`) those that were
+        #: dropped here: of flows that have ended, and in a copy also of those that were open.
         self.datagrams: Counter[str] = Counter()
-        #: Datagrams of such flows that were dropped here: ``queue``, ``age`` and ``size``.
         self.datagrams_dropped: Counter[str] = Counter()
+        #: By the open flow or local port: returns what it has counted.
+        self._open: dict[object, Callable[[], CountedDatagrams]] = {}
         #: By the kind of the rule, never by the identity that the rule denies.
         self.policy_refusals: Counter[str] = Counter()
 
@@ -44,12 +61,26 @@ class EndpointCounters:
         """Count a stream that was opened, or with a `reason`, one that was not."""
         self.streams_opened[connection, SUCCESS if reason is Reason.NO_ERROR else reason.slug] += 1
 
-    def add_flow(self, to_target: int, to_client: int, dropped: Dropped) -> None:
-        """Count the datagrams of a flow that has ended."""
-        self.datagrams["to_target"] += to_target
-        self.datagrams["to_client"] += to_client
-        for cause in ("queue", "age", "size"):
-            self.datagrams_dropped[cause] += getattr(dropped, cause)
+    def datagrams_began(self, owner: object, counted: Callable[[], CountedDatagrams]) -> None:
+        """Count the datagrams of a flow or of a local port from now on.
+
+        Args:
+            owner: the flow or port.
+            counted: returns what it has counted so far. It must not raise.
+        """
+        self._open[owner] = counted
+
+    def datagrams_ended(self, owner: object) -> None:
+        """Count the datagrams of a flow or port for the last time. Idempotent."""
+        counted = self._open.pop(owner, None)
+        if counted is not None:
+            self._count(counted())
+
+    def _count(self, counted: CountedDatagrams) -> None:
+        self.datagrams["to_target"] += counted.to_target
+        self.datagrams["to_client"] += counted.to_client
+        for cause in CAUSES:
+            self.datagrams_dropped[cause] += getattr(counted.dropped, cause)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -63,6 +94,8 @@ class EndpointCounters:
         """Return the current counts."""
         copied = EndpointCounters()
         copied.add(self)
+        for counted in self._open.values():
+            copied._count(counted())
         return copied
 
     def add(self, other: EndpointCounters) -> None:

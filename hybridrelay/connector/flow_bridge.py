@@ -8,12 +8,12 @@ import socket
 import attrs
 import trio
 
-from ..connectivity.counters import EndpointCounters
+from ..connectivity.counters import CountedDatagrams, EndpointCounters
 from ..mux import DatagramFlow
 from ..protocol.config import MAX_DATAGRAM
 from ..protocol.datagrams import MAX_QUEUED_DATAGRAMS
 from ..protocol.reasons import Reason
-from ..streams.datagrams import TOO_LONG, has_no_room
+from ..streams.datagrams import TOO_LONG, has_no_room, lost_in_buffer
 from .idle import IdleRule
 
 __all__ = ["FlowBridge", "FlowCarried"]
@@ -45,7 +45,7 @@ class FlowBridge:
         flow: the flow, which was accepted.
         sock: a UDP socket that is connected to the target and does not block. It is closed at the end of `run`.
         port: the target's port.
-        counters: counts the datagrams when the flow has ended.
+        counters: counts the datagrams.
     """
 
     def __init__(self, flow: DatagramFlow, sock: socket.socket, port: int, counters: EndpointCounters) -> None:
@@ -62,20 +62,23 @@ class FlowBridge:
 
     def so_far(self) -> FlowCarried:
         """Return what was carried so far, or in all if the flow has ended."""
-        dropped = self.flow.dropped
         return FlowCarried(
             self._datagrams_to_target,
             self._datagrams_to_client,
             self._bytes_to_target,
             self._bytes_to_client,
-            dropped.queue + dropped.age + dropped.size,
+            self.flow.dropped.total,
         )
+
+    def _counted(self) -> CountedDatagrams:
+        return CountedDatagrams(self._datagrams_to_target, self._datagrams_to_client, self.flow.dropped)
 
     async def run(self) -> None:
         """Serve the flow until it ends: because either side ends it, it is idle, or the target cannot be reached.
 
         If cancelled, the flow is reset.
         """
+        self._counters.datagrams_began(self, self._counted)
         try:
             self.flow.set_watcher(self._deliver)
             self._deliver()
@@ -87,9 +90,10 @@ class FlowBridge:
         finally:
             self.flow.set_watcher(None)
             self.cut_off(Reason.GOING_AWAY)
+            self.flow.dropped.system += lost_in_buffer(self._socket)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
-            self._counters.add_flow(self._datagrams_to_target, self._datagrams_to_client, self.flow.dropped)
+            self._counters.datagrams_ended(self)
 
     def cut_off(self, reason: Reason) -> None:
         """End the flow now. Has no effect if it has ended."""

@@ -3,6 +3,8 @@
 ``activity_id`` is the session's id in events of sessions. In events of streams, it identifies the application's
 request, which may have to wait for a session. Once there is a session, ``stream_id`` is the stream's id in the
 connector's events.
+
+This module is long because it has a class for each event, and all that the client publishes is in one place.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ __all__ = [
     "ConnectionsCutOff",
     "ConnectorPassedOver",
     "ConnectorReplaced",
+    "DatagramsDropped",
     "FlowsUsedUp",
     "ForwardOpenToOthers",
     "ForwardPortClosed",
@@ -293,6 +296,33 @@ class FlowsUsedUp(Event):
     connection: str
     #: How many flows a local port may have.
     limit: int
+
+
+@attrs.frozen(kw_only=True)
+class DatagramsDropped(Event):
+    """A forward has dropped datagrams of programs before they belonged to a flow of a session. Published at most
+    every 30 seconds for each local port. What a flow drops later is in its `StreamClosed`.
+
+    The numbers are those since the last such event.
+    """
+
+    name: ClassVar = "forward.datagrams-dropped"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A forward has dropped datagrams before they belonged to a flow"
+
+    connection: str
+    #: The local address and port.
+    address: str
+    #: There was no room: too many datagrams, or flows, waited for a session.
+    queue: int
+    #: They waited for a session for more than half a second.
+    age: int
+    #: They were too long.
+    size: int
+    #: This process did not receive them fast enough, so that the buffer of the socket was full.
+    system: int
+    #: Their flow could not be opened, or has failed less than a second ago.
+    refused: int
 
 
 @attrs.frozen(kw_only=True)

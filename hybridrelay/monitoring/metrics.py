@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .._histogram import HistogramSnapshot
+from ..connectivity.counters import CAUSES
 from ..connectivity.snapshot import EndpointSnapshot, RelayState
 from ..management.exposition import Sample, counter, gauge, histogram
 from ..protocol.control_states import TargetHealth
@@ -127,14 +128,14 @@ def _of_counters(snapshot: EndpointSnapshot, labels: dict[str, str], role: Role)
     )
     yield counter(
         "hybridrelay_datagrams_total",
-        "Datagrams that were passed on, by direction, counted when their flow has ended.",
+        "Datagrams that were passed on, by direction.",
         [({"direction": one}, counters.datagrams[one]) for one in ("to_target", "to_client")],
     )
     yield counter(
         "hybridrelay_datagrams_dropped_total",
-        "Datagrams that this program has dropped, by cause, counted when their flow has ended: no room (queue), late "
-        "(age), or too long (size).",
-        [({"cause": one}, counters.datagrams_dropped[one]) for one in ("queue", "age", "size")],
+        "Datagrams that this program has dropped, by cause: no room (queue), late (age), too long (size), a full "
+        "buffer of a socket (system), or a flow that could not be opened or has failed (refused).",
+        [({"cause": one}, counters.datagrams_dropped[one]) for one in CAUSES],
     )
     if role == "connector":
         connecting = counters.target_connect.snapshot()

@@ -47,6 +47,15 @@ class Dropped:
     age: int = 0
     #: Because they were too long, for this protocol or for a network.
     size: int = 0
+    #: Because the buffer of a socket was full, as the system has counted. Owners of sockets add them.
+    system: int = 0
+    #: Because their flow could not be opened, or has failed. Owners of local ports add them.
+    refused: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.queue + self.age + self.size + self.system + self.refused
 
 
 class _Memory(Protocol):

@@ -328,5 +328,5 @@ async def test_datagrams_that_the_system_does_not_take_are_counted(
     await exchange(flow, target)
     await flow.aclose()
     assert (await scene.ended()).datagrams_dropped == 3
-    assert scene.counters.datagrams_dropped == {"queue": 2, "size": 1, "age": 0}
+    assert scene.counters.datagrams_dropped == {"queue": 2, "size": 1, "age": 0, "system": 0, "refused": 0}
     nursery.cancel_scope.cancel()

@@ -11,13 +11,14 @@ import attrs
 import trio
 
 from ..._unexpected_failure import unexpected_failure
+from ...connectivity.counters import CountedDatagrams
 from ...connectivity.endpoint import format_address
 from ...errors import HybridRelayError
-from ...events.client import FlowsUsedUp
+from ...events.client import DatagramsDropped, FlowsUsedUp
 from ...mux import DatagramFlow
 from ...protocol.config import KIB, MAX_DATAGRAM
 from ...protocol.datagrams import MAX_QUEUED_DATAGRAMS, MAX_WAIT_SECONDS, DatagramQueue, Dropped
-from ...streams.datagrams import TOO_LONG
+from ...streams.datagrams import TOO_LONG, enlarge_buffer, lost_in_buffer
 from ..client import Client
 
 __all__ = ["MAX_LOCAL_FLOWS", "serve_datagrams"]
@@ -43,6 +44,8 @@ OPEN_SECONDS = 30.0
 PAUSE_SECONDS = 1.0
 #: The pause after an error of the socket that concerns no single datagram (seconds).
 _ERROR_SECONDS = 0.1
+#: How often to report datagrams that were dropped before they belonged to a flow (seconds).
+REPORT_SECONDS = 30.0
 
 #: The source address of datagrams, as the socket module has it.
 _Source: TypeAlias = tuple[Any, ...]
@@ -75,9 +78,16 @@ async def serve_datagrams(client: Client, sock: socket.socket) -> None:
         client: opens the flows.
         sock: is bound, and does not block.
     """
+    enlarge_buffer(sock)
+    counters = client.requests.counters
     async with trio.open_nursery() as nursery:
         port = _Port(client, sock, nursery)
-        await port.receive()
+        counters.datagrams_began(port, port.counted)
+        nursery.start_soon(port.report)
+        try:
+            await port.receive()
+        finally:
+            counters.datagrams_ended(port)
 
 
 class _Port:
@@ -91,8 +101,27 @@ class _Port:
         self._is_full = False
         #: Counts the datagrams that wait for a session.
         self.early_memory = _EarlyMemory()
+        #: What was dropped before it belonged to a flow of a session.
+        self.dropped = Dropped()
         #: Whether `_drop_late` runs.
         self._is_dropping = False
+
+    def counted(self) -> CountedDatagrams:
+        """Return what no flow of a session counts: what was dropped before it belonged to one."""
+        self.dropped.system = lost_in_buffer(self.socket)
+        return CountedDatagrams(0, 0, self.dropped)
+
+    async def report(self) -> None:
+        """Publish from time to time what was dropped before it belonged to a flow, until cancelled."""
+        address, before = format_address(*self.socket.getsockname()[:2]), Dropped()
+        while True:
+            await trio.sleep(REPORT_SECONDS)
+            now = attrs.evolve(self.counted().dropped)
+            if now != before:
+                more = {name: getattr(now, name) - getattr(before, name) for name in attrs.asdict(now)}
+                event = DatagramsDropped(connection=self.client.connection, address=address, **more)
+                self.client.events.publish(event)
+            before = now
 
     async def receive(self) -> None:
         while True:
@@ -117,7 +146,9 @@ class _Port:
             flow = self._begin(source)
         else:
             self._flows.move_to_end(source)
-        if flow is not None:
+        if flow is None:
+            self.dropped.queue += 1
+        else:
             flow.send(data)
 
     def _begin(self, source: _Source) -> _LocalFlow | None:
@@ -170,7 +201,7 @@ class _LocalFlow:
         #: None until there is a session.
         self._flow: DatagramFlow | None = None
         #: What was received before there was a session.
-        self._early = DatagramQueue(port.early_memory, Dropped())
+        self._early = DatagramQueue(port.early_memory, port.dropped)
         self._has_ended = False
         #: The scope in which `_serve` waits for the idle deadline; cancelled when the flow has ended.
         self._waiting = trio.CancelScope()
@@ -189,7 +220,11 @@ class _LocalFlow:
         self.sent_at = self._last = trio.current_time()
         if self._flow is not None and not self._flow.has_ended:
             self._flow.send_nowait(data)
-        elif not self._has_ended and len(data) <= MAX_DATAGRAM:
+        elif self._has_ended:
+            self._port.dropped.refused += 1
+        elif len(data) > MAX_DATAGRAM:
+            self._port.dropped.size += 1
+        else:
             self._early.put(data, self._last)
             self._port.drop_late_soon()
 
@@ -204,6 +239,7 @@ class _LocalFlow:
                 try:
                     await self._serve()
                 finally:
+                    self._port.dropped.refused += len(self._early)
                     self._early.clear()
                 if self._has_failed:
                     await trio.sleep(PAUSE_SECONDS)

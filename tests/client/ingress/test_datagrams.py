@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -19,6 +20,7 @@ from hybridrelay.client.stream_events import StreamReports
 from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.errors import ConfigurationError, RelayUnreachable, StreamRefused
 from hybridrelay.events import (
+    DatagramsDropped,
     Event,
     EventStream,
     FlowsUsedUp,
@@ -134,6 +136,53 @@ class Scene:
 
     async def accept(self) -> DatagramFlow:
         return (await self.connector.offers.receive()).accept_flow()
+
+
+def send_at_once(scene: Scene, count: int, size: int) -> None:
+    """Send datagrams while the forward does not run."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(count):
+            sock.sendto(bytes(size), scene.bound)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what each socket has lost")
+async def test_a_burst_is_received_and_what_the_system_drops_is_counted(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    """Without a larger buffer, 280 datagrams would be kept."""
+    scene = await Scene.start(nursery)
+    scene.client.has_session = trio.Event()
+
+    def dropped() -> dict[str, int]:
+        return scene.client.counters.copy().datagrams_dropped
+
+    send_at_once(scene, 500, 10)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert dropped() == {"queue": 500 - 64, "age": 0, "size": 0, "system": 0, "refused": 0}
+    send_at_once(scene, 5000, 1400)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert (lost := dropped()["system"]) > 1000
+    mock_clock.jump(datagrams.REPORT_SECONDS)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    (event,) = [one for one in scene.client.published if isinstance(one, DatagramsDropped)]
+    assert event.address == f"127.0.0.1:{scene.bound[1]}"
+    assert (event.system, event.queue + event.system + 2 * 64) == (lost, 5500)
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_dropped_for_a_flow_that_was_not_opened_is_counted(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    scene = await Scene.start(nursery)
+    program = scene.program()
+    await program.send(b"request")
+    (await scene.connector.offers.receive()).refuse(Reason.TARGET_REFUSED)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    for _ in range(3):
+        await program.send(b"again")
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert scene.client.counters.copy().datagrams_dropped["refused"] == 3
+    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
