@@ -6,6 +6,9 @@ several sessions, and the memory of the connector is measured.
 
 Less than 5 % may be lost, and no datagram may be later than the queues allow in which it can wait: two on each way,
 for half a second each (docs/concepts.md). The exit code is 1 if that is not so.
+
+For each measurement, the datagrams are counted at each program that they pass, and so are those that each program and
+the buffers of sockets have dropped. This shows where the others were lost.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import resource
 import selectors
 import socket
@@ -22,6 +26,8 @@ import struct
 import sys
 import tempfile
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,12 +49,13 @@ _FLOWS_PER_SESSION = 900
 _AFTER_SECONDS = 3.0
 
 
-def _echo(port: int) -> None:
+def _echo(port: int, count: Any) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         sock.bind((HOST, port))
         while True:
             data, source = sock.recvfrom(65_536)
+            count.value += 1
             sock.sendto(data, source)
 
 
@@ -104,6 +111,40 @@ class Stage:
     forwards: list[Program]
     #: The local ports, one of each forward.
     ports: list[int]
+    #: By program: where it serves its metrics.
+    status: dict[str, int]
+    #: How many datagrams have reached the target.
+    echoed: Any
+
+    def counts(self) -> Counter[str]:
+        """Return how many datagrams have passed each program, in the order of their way, and how many were dropped
+        where; all forwards together."""
+        found = Counter({"at the target": self.echoed.value})
+        for name, port in self.status.items():
+            program = name.partition("-")[0]
+            with urllib.request.urlopen(f"http://{HOST}:{port}/metrics") as answer:
+                for what, label, value in _METRIC.findall(answer.read().decode()):
+                    if what == "_dropped":
+                        found[f"dropped by {program} ({label})"] += int(value)
+                    else:
+                        found[f"{label.replace('_', ' ')} at {program}"] += int(value)
+        found["lost in buffers of sockets"] = _lost_in_buffers()
+        return found
+
+
+#: A count of datagrams in the metrics of a program.
+_METRIC = re.compile(r'^hybridrelay_datagrams(_dropped|)_total\{\w+="(\w+)"\} (\d+)$', re.MULTILINE)
+
+
+def _lost_in_buffers() -> int:
+    """Return how many datagrams the buffers of all UDP sockets of this machine have lost; 0 if it is not known."""
+    try:
+        names, values = (
+            line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line[:4] == "Udp:"
+        )
+    except OSError:
+        return 0
+    return int(dict(zip(names, values, strict=True))["RcvbufErrors"])
 
 
 @contextlib.contextmanager
@@ -118,8 +159,9 @@ def stage(folder: Path, forwards: int) -> Iterator[Stage]:
             return program
 
         target, state = free_port(), folder / "state"
-        for function in (_echo, _flood):
-            stack.enter_context(_process(function, target))
+        echoed = multiprocessing.get_context("spawn").Value("Q", 0)
+        stack.enter_context(_process(_echo, target, echoed))
+        stack.enter_context(_process(_flood, target))
         ports = {name: free_port() for name in ("probe", "control", "data")}
         text = ",".join(f"{name}={port}" for name, port in ports.items()) + ",http=off,https=off"
         start("relay", "relay", "--state", state, "--host", HOST, "--ports", text)
@@ -133,14 +175,17 @@ def stage(folder: Path, forwards: int) -> Iterator[Stage]:
         policy = folder / "policy"
         policy.mkdir()
         (policy / "10-udp.toml").write_text("AllowUdp = true\n")
-        served = start("connector", "connector", strings, connector, "--mode", "tcp", "--policy-dir", policy)
+        status = {"connector": free_port()}
+        common = ("--mode", "tcp", "--status", f"{HOST}:{status['connector']}")
+        served = start("connector", "connector", strings, connector, *common, "--policy-dir", policy)
         found, local = [], []
         for number in range(forwards):
             local.append(free_port())
             listen = f"{HOST}:{local[-1]}/tcp+udp"
+            own = status[f"forward-{number}"] = free_port()
             options: list[str | Path] = [strings, application, "--listen", listen, "--mode", "tcp"]
-            found.append(start(f"forward-{number}", "forward", *options))
-        yield Stage(served, found, local)
+            found.append(start(f"forward-{number}", "forward", *options, "--status", f"{HOST}:{own}"))
+        yield Stage(served, found, local, status, echoed)
 
 
 @attrs.define
@@ -160,6 +205,15 @@ class Result:
             "median ms": 1e3 * times[len(times) // 2] if times else 0.0,
             "latest ms": 1e3 * times[-1] if times else 0.0,
         }
+
+
+def counted(stage: Stage, flows: int, seconds: float, interval: float, size: int) -> tuple[Result, dict[str, int]]:
+    """Like `exchange`. Also return what `Stage.counts` has counted meanwhile, if anything was lost."""
+    before = stage.counts()
+    result = exchange(stage.ports, flows, seconds, interval, size)
+    more = stage.counts()
+    more.subtract(before)
+    return result, {name: more[name] for name in sorted(more)} if result.received < result.sent else {}
 
 
 def exchange(ports: list[int], flows: int, seconds: float, interval: float, size: int) -> Result:
@@ -216,8 +270,8 @@ def main() -> int:
     kept = True
     with tempfile.TemporaryDirectory() as name, stage(Path(name), 1) as one:
         for size in (100, 1400):
-            result = exchange(one.ports, args.flows, args.seconds, 0.1, size)
-            found[f"{args.flows} flows of {size} bytes, alone"] = result.shown()
+            result, counts = counted(one, args.flows, args.seconds, 0.1, size)
+            found[f"{args.flows} flows of {size} bytes, alone"] = {**result.shown(), **counts}
             kept = kept and result.received >= (1 - MOST_LOST) * result.sent and max(result.late) < LATEST_SECONDS
         moved = multiprocessing.get_context("spawn").Value("Q", 0)
         with contextlib.ExitStack() as stack:
@@ -225,20 +279,25 @@ def main() -> int:
                 stack.enter_context(_process(_drain, one.ports[0], moved))
             time.sleep(2)
             before, began = moved.value, time.perf_counter()
-            result = exchange(one.ports, args.flows, args.seconds, 0.1, 100)
+            result, counts = counted(one, args.flows, args.seconds, 0.1, 100)
             rate = (moved.value - before) / (time.perf_counter() - began)
-        found[f"{args.flows} flows beside {args.bulk} connections"] = {**result.shown(), "bulk MB/s": rate / 1e6}
+        found[f"{args.flows} flows beside {args.bulk} connections"] = {
+            **result.shown(),
+            "bulk MB/s": rate / 1e6,
+            **counts,
+        }
         kept = kept and result.received >= (1 - MOST_LOST) * result.sent and max(result.late) < LATEST_SECONDS
     if args.many:
         sessions = -(-args.many // _FLOWS_PER_SESSION)
         with tempfile.TemporaryDirectory() as name, stage(Path(name), sessions) as several:
             before = memory_bytes(several.connector.pid)
-            result = exchange(several.ports, args.many, 2 * args.interval, args.interval, 100)
+            result, counts = counted(several, args.many, 2 * args.interval, args.interval, 100)
             grown = memory_bytes(several.connector.pid) - before
             found[f"{args.many} flows over {sessions} sessions"] = {
                 **result.shown(),
                 "MiB more at the connector": grown / 2**20,
                 "KiB for each": grown / args.many / 1024,
+                **counts,
             }
     if args.json:
         print(json.dumps({"load": os.getloadavg(), "kept": kept, "found": found}))
