@@ -135,21 +135,25 @@ class ListenerDisplaced(Event):
 
 @attrs.frozen(kw_only=True)
 class ControlChannelDisplaced(Event):
-    """A key had all the control channels that it may have, and one of them was displaced by another.
+    """A control channel was closed, because another one needed its place.
 
-    Provisional ones are displaced first.
+    Either its key or hybrid connection had as many as it may have; or no place was left, and another hybrid
+    connection had fewer. Provisional ones are displaced first.
     """
 
     name: ClassVar = "control.displaced"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A key has as many control channels as it may have, and one was displaced by another"
+    summary: ClassVar = "A control channel was closed, because another one needed its place"
 
     connection: str
     rule: str
     #: The address of the control channel that was closed.
     peer: str
-    #: The address of the one that has taken its place.
+    #: The address of the one that has taken its place; empty if that belongs to another hybrid connection, about
+    #: which a reader of this event may not know anything.
     successor: str
+    #: Whether it belongs to another hybrid connection.
+    by_other: bool
 
 
 @attrs.frozen(kw_only=True)

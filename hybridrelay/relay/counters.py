@@ -46,6 +46,9 @@ _SERVER_ERRORS = frozenset(
     }
 )
 
+#: Outcomes of a rendezvous whose place was needed for another one.
+_DISPLACED = frozenset({"displaced", "displaced by another hybrid connection"})
+
 
 class RelayCounters:
     """Counts the events of one relay, as a subscriber. The keys of the counters are the labels of metrics."""
@@ -98,7 +101,7 @@ class RelayCounters:
                     self.sender_disconnects[self._known(name), reason.slug] += 1
                 else:
                     self.rendezvous[outcome.replace(" ", "_")] += 1
-                self.displaced["pairs"] += outcome == "displaced"
+                self.displaced["pairs"] += outcome in _DISPLACED
             case TokenInvalid(connection=name, right=right) | TokenRefused(connection=name, right=right):
                 counter = self.listener_connections if right == "listen" else self.sender_connections
                 counter[self._known(name), "client_error"] += 1

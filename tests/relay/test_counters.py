@@ -46,7 +46,7 @@ def test_what_is_counted() -> None:
         ended("dropped", Reason.ADMINISTRATOR_DROPPED, 1.5),
         ended("both absent", Reason.PEER_ABSENT, 0.0),
         ended("displaced", Reason.LIMIT, 0.0),
-        ControlChannelDisplaced(connection="db", rule="r", peer="a", successor="b"),
+        ControlChannelDisplaced(connection="db", rule="r", peer="a", successor="b", by_other=False),
     ):
         counters(event)
     assert counters.listener_connections == {

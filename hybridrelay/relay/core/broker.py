@@ -442,10 +442,17 @@ class Broker(Generic[HandleT]):
         """
         if (displaced := self.control_channels.choose_displaced(holder, instance)) is not None:
             self.control_channels.leave(displaced)
-            name, rule, address = displaced.holder.key.connection, displaced.holder.key.rule, displaced.holder.address
+            key = displaced.holder.key
+            by_other = key.connection != holder.key.connection
             self._outputs += [
                 EndControlChannel(displaced.owner, Reason.LIMIT),
-                ControlChannelDisplaced(connection=name, rule=rule, peer=address, successor=holder.address),
+                ControlChannelDisplaced(
+                    connection=key.connection,
+                    rule=key.rule,
+                    peer=displaced.holder.address,
+                    successor="" if by_other else holder.address,
+                    by_other=by_other,
+                ),
             ]
         return self.control_channels.take(holder, handle)
 

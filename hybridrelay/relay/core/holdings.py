@@ -27,9 +27,11 @@ class Place(Generic[OwnerT]):
     #: Distinguishes the owner from others of the same holder; see `Places.choose_displaced`.
     name: str = ""
     is_established: bool = False
+    #: Whether it counts as idle; see rule 8 of `Places`.
+    is_idle: bool = False
     #: Whether the owner has ended, and the place is kept for its holder.
     is_kept: bool = False
-    #: When an established place becomes provisional again, or when a kept place ends.
+    #: When an established place becomes provisional again, a provisional one becomes established, or a kept one ends.
     until: float = math.inf
     #: How far `until` was ahead when it was set (seconds).
     term: float = math.inf
@@ -44,6 +46,9 @@ class Holdings(Generic[OwnerT]):
         self._by_network: Tally[Place[OwnerT]] = Tally()
         #: For each network.
         self._by_address: dict[str, Tally[Place[OwnerT]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.in_order)
 
     def add(self, place: Place[OwnerT]) -> None:
         """Add a place that is not there."""
@@ -99,6 +104,11 @@ class Holdings(Generic[OwnerT]):
             network = self._by_network.largest()
         addresses = self._by_address[network]
         return addresses.oldest(address if addresses.count(address) == addresses.most else addresses.largest())
+
+    def newest_of_largest(self) -> Place[OwnerT]:
+        """Return the newest place of the holder that has the most. There must be one."""
+        addresses = self._by_address[self._by_network.largest()]
+        return addresses.newest(addresses.largest())
 
     def of_largest_networks(self) -> list[Place[OwnerT]]:
         """Return the places of all networks that have the most."""

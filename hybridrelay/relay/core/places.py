@@ -3,16 +3,15 @@
 What has a place, such as a pair, is the *owner* of the place. The rules for keys and hybrid connections:
 
 1. A key may have at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
-   single key gets at most half of all places, and a single hybrid connection two thirds, the next one two thirds of
-   the rest, and so on: about ten hybrid connections together can take all. While most places are free, this restricts
-   nothing.
+   single key gets at most half of all places, and a single hybrid connection two thirds. While most places are free,
+   this restricts nothing. When few are free, rules 8 and 9 say what others get.
 2. An operator may set lower limits for each key and each hybrid connection.
 
-When a newcomer reaches such a limit, it may displace the owner of a place of the same key, or of the key that has the
-most places of that hybrid connection. A place is *provisional* at first, and *established* once it has proved useful;
-the code that uses `Places` decides when. Holders are compared by network (IPv4 /24, IPv6 /48), and those in one
-network by address. Where these rules say that the newcomer's holder has fewer places, the place that the newcomer
-would get is already counted:
+When a newcomer reaches such a limit, and rules 8 and 9 do not admit it, it may displace the owner of a place of the
+same key, or of the key that has the most places of that hybrid connection. A place is *provisional* at first, and
+*established* once it has proved useful; the code that uses `Places` decides when. Holders are compared by network
+(IPv4 /24, IPv6 /48), and those in one network by address. Where these rules say that the newcomer's holder has fewer
+places, the place that the newcomer would get is already counted:
 
 3. The newcomer gets the oldest provisional place of the holder that has the most of them: at once if the newcomer's
    holder has fewer, otherwise when the place is `TENURE_SECONDS` old. If the newcomer's own holder has the most, it
@@ -38,6 +37,32 @@ session asks for another one. Such a place is *kept* for its holder (`Places.kee
 7. A kept place ends at a fixed time. A newcomer that gets it must establish it before that time. If the newcomer ends
    first, the place is kept again, until the same time.
 
+By rule 1 alone, about ten hybrid connections together could take all places, because each takes two thirds of the
+rest. So when rule 1 (but not rule 2) would refuse a newcomer, its hybrid connection is compared with the others.
+Again, the new place is already counted for it:
+
+8. *Idle places are shared equally.* A place is idle once it has been provisional for `TENURE_SECONDS`. If another
+   hybrid connection has more idle places than the newcomer's would have places of both kinds, the newcomer gets a
+   free place; or if there is none, the oldest idle place of the hybrid connection that has the most of these.
+9. *A few places are guaranteed, even if all others are in use.* If the newcomer's hybrid connection would have at
+   most `GUARANTEED` places, and another one has more than it would have, the newcomer gets a free place; or if there
+   is none, a place of the hybrid connection that has the most: its oldest provisional one, or if it has none, its
+   newest established one. Each hybrid connection loses a place in this way only once every `ROTATION_SECONDS`; if
+   newcomers of several hybrid connections wait for that, one of these is drawn at random, so that asking more often
+   does not help.
+
+The *share* of a hybrid connection is the number of all places, divided by the number of hybrid connections that have
+some. Whatever the others do, one that has fewer than its share, and fewer than `GUARANTEED`, gets a place: the first
+at once, unless others wait, too. If the others have only idle places, it gets its whole share at once. So while there
+are fewer hybrid connections than places, another one always gets in.
+
+Nobody can do much harm with these rules. No hybrid connection is left with fewer places than the one to which it has
+lost one, so a single place is never lost, and no two hybrid connections keep displacing each other. Somebody with
+keys of many hybrid connections gains, with each of them, at most `GUARANTEED` places that others use. That is why the
+guarantee is small, and why places in use are not shared equally. Taking and returning places displaces no more than
+one place in use every `ROTATION_SECONDS` of the same hybrid connection, and idle places, which are not needed at the
+moment.
+
 This module is long because the rules depend on each other: a change to one has to be checked against the others.
 """
 
@@ -55,12 +80,13 @@ from .holders import Holder
 from .holdings import Holdings, Place
 from .kept import Kept
 from .lottery import ROTATION_SECONDS, Lottery
+from .tally import Tally
 
-__all__ = ["FAR_MORE", "TENURE_SECONDS", "Place", "Places"]
+__all__ = ["FAR_MORE", "GUARANTEED", "TENURE_SECONDS", "Place", "Places"]
 
-#: How long a provisional place is safe from newcomers of its own holder, and from those of holders that have the same
-#: number of provisional places (seconds). An honest program proves within this time that its place is useful, unless
-#: the path to it is very slow.
+#: How long a provisional place is safe from newcomers of its own holder, from those of holders that have the same
+#: number of provisional places, and from those of hybrid connections with at least `GUARANTEED` places (seconds). An
+#: honest program proves within this time that its place is useful, unless the path to it is very slow.
 TENURE_SECONDS = 3.0
 
 #: With `spares_established`, a holder that already has places gets an established one of another holder only if that
@@ -69,7 +95,15 @@ TENURE_SECONDS = 3.0
 #: places of a key keeps about two thirds of them.
 FAR_MORE = 2
 
+#: How many places a hybrid connection gets even if all places are in use: enough for two connectors and a few
+#: programs that use them. Each session has one pair, whatever the number of its streams.
+GUARANTEED = 8
+
 OwnerT = TypeVar("OwnerT")
+
+
+def _make_rotation(randbelow: Callable[[int], int]) -> Lottery:
+    return Lottery(randbelow, delay=0.0, kept_seconds=ROTATION_SECONDS)
 
 
 class _Limit(enum.Enum):
@@ -87,10 +121,10 @@ class _Pool(Generic[OwnerT]):
         self.established: Holdings[OwnerT] = Holdings()
         self.lottery = Lottery(randbelow)
         #: Decides who gets an established place, once every `ROTATION_SECONDS`, if `spares_established` is set.
-        self.rotation = Lottery(randbelow, delay=0.0, kept_seconds=ROTATION_SECONDS)
+        self.rotation = _make_rotation(randbelow)
 
     def __len__(self) -> int:
-        return len(self.provisional.in_order) + len(self.established.in_order)
+        return len(self.provisional) + len(self.established)
 
     def holdings(self, place: Place[OwnerT]) -> Holdings[OwnerT]:
         """Return the holdings, of provisional or of established places, to which the place belongs."""
@@ -138,9 +172,16 @@ class Places(Generic[OwnerT]):
         self._established_after = established_after
         self._connections: dict[str, dict[KeyId, _Pool[OwnerT]]] = {}
         self._taken = 0
+        #: All places, grouped by hybrid connection; and those that are idle (rule 8).
+        self._held: Tally[Place[OwnerT]] = Tally()
+        self._idle: Tally[Place[OwnerT]] = Tally()
+        #: The provisional places that are not idle yet, in the order in which they become idle.
+        self._young: dict[Place[OwnerT], None] = {}
+        #: Decides which hybrid connection gets a place of another one, by the one that loses it (rule 9).
+        self._rotations: dict[str, Lottery] = {}
         self._kept: Kept[OwnerT] = Kept()
-        #: Places that end or become provisional at the time `Place.until`. They are grouped by `Place.term`, so that
-        #: each group is in order of time.
+        #: Places that end, or become provisional or established, at the time `Place.until`. They are grouped by
+        #: `Place.term`, so that each group is in order of time.
         self._ending: dict[float, dict[Place[OwnerT], None]] = {}
 
     def __len__(self) -> int:
@@ -166,7 +207,7 @@ class Places(Generic[OwnerT]):
 
     def held_by_connection(self, connection: str) -> int:
         """Return how many places a hybrid connection has."""
-        return sum(map(len, self._connections.get(connection, {}).values()))
+        return self._held.count(connection)
 
     def choose_displaced(self, newcomer: Holder, name: str = "") -> Place[OwnerT] | None:
         """Choose the place that a newcomer displaces. Returns None if there is a free place, or one that is kept for
@@ -184,22 +225,26 @@ class Places(Generic[OwnerT]):
                 part in the next draw.
         """
         self._pass_time()
-        reached = self._reached_limit(newcomer.key) if self._kept.find(newcomer, name) is None else None
+        key, free = newcomer.key, self.total - self._taken
+        reached = self._reached_limit(key, free) if self._kept.find(newcomer, name) is None else None
         if reached is None:
             return None
-        pool = self._find_pool(newcomer.key)
-        if reached is _Limit.CONNECTION:
-            greatest = max(self._connections.get(newcomer.key.connection, {}).values(), key=len, default=None)
-            if greatest is not None and self.held(newcomer.key) < len(greatest) - 1:
+        fixed = self._reached_limit(key, math.inf)
+        if fixed is None and (displaced := self._choose_elsewhere(newcomer)) is not None:
+            return None if free > 0 else displaced
+        pool = self._find_pool(key)
+        if fixed is not _Limit.KEY:
+            greatest = max(self._connections.get(key.connection, {}).values(), key=len, default=None)
+            if greatest is not None and self.held(key) < len(greatest) - 1:
                 pool = greatest
         displaced = None if pool is None else self._choose(pool, newcomer, name)
         if displaced is None:
-            who = f"the key {newcomer.key.rule!r}" if reached is _Limit.KEY else "this hybrid connection"
+            who = f"the key {key.rule!r}" if reached is _Limit.KEY else "this hybrid connection"
             raise RendezvousError(f"{who} has as many {self._what} as the relay has room for", reason=Reason.LIMIT)
         return displaced
 
-    def _reached_limit(self, key: KeyId) -> _Limit | None:
-        free = self.total - self._taken
+    def _reached_limit(self, key: KeyId, free: float) -> _Limit | None:
+        """Return which limit a newcomer has reached if so many places are free; None if none."""
         if self.held(key) >= min(free, self._per_key):
             return _Limit.KEY
         if self.held_by_connection(key.connection) >= min(2 * free, self._per_connection):
@@ -240,9 +285,27 @@ class Places(Generic[OwnerT]):
 
     def _add(self, holder: Holder, owner: OwnerT) -> Place[OwnerT]:
         place = Place(holder, owner, self._clock())
-        self._make_pool(holder.key).provisional.add(place)
+        self._enter(place)
         self._taken += 1
+        self._end_at(place, place.since + self._established_after, self._established_after)
         return place
+
+    def _enter(self, place: Place[OwnerT]) -> None:
+        """Count a place for its holder, according to its state."""
+        self._make_pool(place.holder.key).holdings(place).add(place)
+        self._held.add(place.holder.key.connection, place)
+        if not place.is_established:
+            self._young[place] = None
+
+    def _remove(self, place: Place[OwnerT]) -> None:
+        """Undo `_enter`, before the holder or the state changes."""
+        key = place.holder.key
+        self._connections[key.connection][key].holdings(place).remove(place)
+        self._held.remove(key.connection, place)
+        if place.is_idle:
+            place.is_idle = False
+            self._idle.remove(key.connection, place)
+        self._young.pop(place, None)
 
     def _make_pool(self, key: KeyId) -> _Pool[OwnerT]:
         pools = self._connections.setdefault(key.connection, {})
@@ -252,22 +315,26 @@ class Places(Generic[OwnerT]):
 
     def leave(self, place: Place[OwnerT]) -> None:
         """Give a place back. Idempotent."""
-        key = place.holder.key
-        pool = self._find_pool(key)
-        if pool is None or place not in pool.holdings(place).in_order:
+        if not self._has(place):
             return
-        pool.holdings(place).remove(place)
+        self._remove(place)
+        self._forget_if_empty(place.holder.key)
         self._end_at(place, math.inf)
         self._kept.discard(place)
         self._taken -= 1
-        self._forget_if_empty(key, pool)
 
-    def _forget_if_empty(self, key: KeyId, pool: _Pool[OwnerT]) -> None:
-        if not len(pool):
-            pools = self._connections[key.connection]
+    def _has(self, place: Place[OwnerT]) -> bool:
+        """Return whether a place has not been given back."""
+        pool = self._find_pool(place.holder.key)
+        return pool is not None and place in pool.holdings(place).in_order
+
+    def _forget_if_empty(self, key: KeyId) -> None:
+        pools = self._connections[key.connection]
+        if not len(pools[key]):
             del pools[key]
             if not pools:
                 del self._connections[key.connection]
+                self._rotations.pop(key.connection, None)
 
     def keep(self, place: Place[OwnerT], seconds: float) -> None:
         """Give a place back, and keep it for its holder if it is established; see rules 6 and 7.
@@ -280,10 +347,8 @@ class Places(Generic[OwnerT]):
                 then applies.
         """
         self._pass_time()
-        pool = self._find_pool(place.holder.key)
-        if pool is None or place.is_kept or place not in pool.holdings(place).in_order:
+        if place.is_kept or not self._has(place):
             return
-        self._establish_old(pool)
         if not place.is_established or (place.until == math.inf and seconds <= 0):
             self.leave(place)
             return
@@ -291,8 +356,9 @@ class Places(Generic[OwnerT]):
             self._end_at(place, self._clock() + seconds, seconds)
         self._kept.add(place)
         # Make it the newest, so that it is the first place of this holder to be displaced.
-        pool.established.remove(place)
-        pool.established.add(place)
+        established = self._connections[place.holder.key.connection][place.holder.key].established
+        established.remove(place)
+        established.add(place)
 
     def drop_kept(self, key: KeyId) -> None:
         """End the places that are kept for this key, because the key is no longer valid."""
@@ -302,17 +368,16 @@ class Places(Generic[OwnerT]):
 
     def pass_on(self, place: Place[OwnerT], holder: Holder) -> None:
         """Transfer a place to another holder, whatever the limits are. Does nothing if it was given back."""
-        key = place.holder.key
-        pool = self._find_pool(key)
-        if pool is None or place not in pool.holdings(place).in_order:
+        if not self._has(place):
             return
         # It stays the same object, so that its position in `_ending` is still in order of time.
-        pool.holdings(place).remove(place)
-        self._forget_if_empty(key, pool)
+        self._remove(place)
+        self._forget_if_empty(place.holder.key)
         place.holder = holder
         if not place.is_established:
             place.since = self._clock()  # it is now the newest of the provisional places
-        self._make_pool(holder.key).holdings(place).add(place)
+            self._end_at(place, place.since + self._established_after, self._established_after)
+        self._enter(place)
 
     def establish(self, place: Place[OwnerT], seconds: float = math.inf) -> None:
         """Make a place established, because it has proved useful. Does nothing if it was given back.
@@ -321,35 +386,33 @@ class Places(Generic[OwnerT]):
             place: the place.
             seconds: after this time it becomes provisional again.
         """
-        now = self._clock()
-        if self._set_state(place, established=True, now=now):
+        if self._has(place):
+            now = self._clock()
+            self._set_state(place, established=True, now=now)
             self._end_at(place, now + seconds, seconds)
 
     def make_provisional(self, place: Place[OwnerT]) -> None:
         """Make a place provisional, because it is no longer useful. Does nothing if it was given back."""
-        if place.is_established and self._set_state(place, established=False, now=self._clock()):
-            self._end_at(place, math.inf)
+        if self._has(place):
+            self._set_state(place, established=False, now=self._clock())
 
     def is_provisional(self, place: Place[OwnerT], seconds: float) -> bool:
         """Return whether a place has been provisional for at least this many seconds."""
         self._pass_time()
-        if (pool := self._find_pool(place.holder.key)) is not None:
-            self._establish_old(pool)
         return not place.is_established and self._clock() - place.since >= seconds
 
     def _find_pool(self, key: KeyId) -> _Pool[OwnerT] | None:
         return self._connections.get(key.connection, {}).get(key)
 
-    def _set_state(self, place: Place[OwnerT], *, established: bool, now: float) -> bool:
-        """Make a place established or provisional. Returns False if it was given back."""
-        pool = self._find_pool(place.holder.key)
-        if pool is None or place not in pool.holdings(place).in_order:
-            return False
-        if place.is_established != established:
-            pool.holdings(place).remove(place)
-            place.is_established, place.since = established, now
-            pool.holdings(place).add(place)
-        return True
+    def _set_state(self, place: Place[OwnerT], *, established: bool, now: float) -> None:
+        """Make a place established or provisional. Does nothing if it is that already."""
+        if place.is_established == established:
+            return
+        self._remove(place)
+        place.is_established, place.since = established, now
+        self._enter(place)
+        term = math.inf if established else self._established_after
+        self._end_at(place, now + term, term)
 
     def _end_at(self, place: Place[OwnerT], until: float, term: float = math.inf) -> None:
         if (ending := self._ending.get(place.term)) is not None:
@@ -361,27 +424,45 @@ class Places(Generic[OwnerT]):
             self._ending.setdefault(term, {})[place] = None
 
     def _pass_time(self) -> None:
-        """Make the changes whose time has come, except those that `_establish_old` makes."""
+        """Make the changes whose time has come."""
         now = self._clock()
         for ending in list(self._ending.values()):
             for place in _while(ending, lambda one: one.until <= now):
                 if place.is_kept:
                     self.leave(place)
                 else:
-                    self._set_state(place, established=False, now=place.until)
-                    self._end_at(place, math.inf)
+                    self._set_state(place, established=not place.is_established, now=place.until)
+        for place in _while(self._young, lambda one: one.since + TENURE_SECONDS <= now):
+            del self._young[place]
+            place.is_idle = True
+            self._idle.add(place.holder.key.connection, place)
 
-    def _establish_old(self, pool: _Pool[OwnerT]) -> None:
-        """Establish the places that have been provisional for `established_after` seconds."""
-        if self._established_after < math.inf:
-            now = self._clock()
-            for place in _while(pool.provisional.in_order, lambda one: one.since + self._established_after <= now):
-                self._set_state(place, established=True, now=now)
+    def _choose_elsewhere(self, newcomer: Holder) -> Place[OwnerT] | None:
+        """Choose among the places of other hybrid connections; see rules 8 and 9.
+
+        Returns None if these rules do not admit the newcomer.
+        """
+        connection = newcomer.key.connection
+        own = self._held.count(connection) + 1
+        if self._idle.most > own:
+            return self._idle.oldest(self._idle.largest())
+        if own > GUARANTEED or self._held.most <= own:
+            return None
+        loser = self._held.largest()
+        if self._taken >= self.total:
+            if (rotation := self._rotations.get(loser)) is None:
+                rotation = self._rotations[loser] = _make_rotation(self._randbelow)
+            if not rotation.ask(connection, "", self._clock()):
+                return None
+        pools = self._connections[loser].values()
+        provisional = max((pool.provisional for pool in pools), key=len)
+        if len(provisional):
+            return provisional.oldest_for(newcomer)
+        return max((pool.established for pool in pools), key=len).newest_of_largest()
 
     def _choose(self, pool: _Pool[OwnerT], newcomer: Holder, name: str) -> Place[OwnerT] | None:
         """Choose among the places of one key: the newcomer's own key, or another key that has more."""
         now = self._clock()
-        self._establish_old(pool)
         if (chosen := self._by_share(pool, newcomer, now)) is not None:
             return chosen
         if not pool.lottery.ask(newcomer.network, f"{newcomer.address}\n{name}", now):

@@ -11,10 +11,10 @@ The rules:
    places for open rendezvous, and until it ends, it also has one of the places for pairs of data channels. Both count
    for its sender's key.
 4. The place of a pair is *established* when the listener reports that the sender has proved its identity. A
-   rendezvous may be displaced by another one of its hybrid connection; those with established places are displaced
-   last (`places.py` has the rules). When a pair with an established place ends without the relay having ended it, the
-   place is kept for a while for the next rendezvous of the same key from the same instance or address, so that the
-   session can be resumed.
+   rendezvous may be displaced by another one of its hybrid connection; or, if the relay has no place left, by one of
+   a hybrid connection that has fewer. Those with established places are displaced last (`places.py` has the rules).
+   When a pair with an established place ends without the relay having ended it, the place is kept for a while for the
+   next rendezvous of the same key from the same instance or address, so that the session can be resumed.
 5. The relay may not know yet that a pair has ended, because its data channel broke silently. So when an instance is
    refused a rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks
    again after `SILENT_SECONDS`, and one of the senders has sent nothing meanwhile, its pair is ended, and the place
@@ -268,7 +268,8 @@ class RendezvousTable:
     def _make_room(self, sender: Holder, instance: str, now: float) -> list[Ended | Stopping]:
         """End what has the places that a rendezvous of this sender needs. Raises the same as `create`."""
         displaced: list[Ended | Stopping] = []
-        freed: set[KeyId] = set()
+        #: The keys of the places that were given back; None stands for those of other hybrid connections.
+        freed: set[KeyId | None] = set()
         # Choose before ending anything, because choosing may raise.
         chosen = [self._open_places.choose_displaced(sender, instance)]
         try:
@@ -278,17 +279,21 @@ class RendezvousTable:
                 raise
             displaced.append(self._give_place(silent, now))
         for place in chosen:
+            if place is None:
+                continue
+            is_other = place.holder.key.connection != sender.key.connection
             # An open rendezvous that was ended also had a place for pairs, so there is already room for its key.
-            if place is None or place.holder.key in freed:
+            if (whose := None if is_other else place.holder.key) in freed:
                 continue
             if place.is_kept:  # only places for pairs are ever kept
                 self._places.leave(place)
             else:
                 entry = self._entries[place.owner]
-                if (ended := self._end(entry, Input.DISPLACED, now)) is not None:  # None: it is being stopped
+                happened = Input.DISPLACED_BY_OTHER if is_other else Input.DISPLACED
+                if (ended := self._end(entry, happened, now)) is not None:  # None: it is being stopped
                     displaced.append(ended)
                 self._places.leave(entry.place)  # at once, because stopping it takes only a moment
-            freed.add(place.holder.key)
+            freed.add(whose)
         return displaced
 
     def _find_silent(self, key: KeyId, instance: str, now: float) -> _Entry | None:

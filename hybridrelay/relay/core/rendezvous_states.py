@@ -62,8 +62,10 @@ class Input(enum.Enum):
     CANCELLED = "cancelled"
     #: The relay ends, and a worker keeps the pair for the next one.
     KEPT = "kept"
-    #: Its place is needed for another rendezvous.
+    #: Its place is needed for another rendezvous of the same hybrid connection.
     DISPLACED = "displaced"
+    #: Its place is needed for another hybrid connection.
+    DISPLACED_BY_OTHER = "displaced by other"
     #: An administrator has ended it.
     DROPPED = "dropped"
     #: The relay is stopping.
@@ -85,6 +87,7 @@ class Outcome(enum.Enum):
     OVERDRAWN = "quota used up"
     CANCELLED = "cancelled"
     DISPLACED = "displaced"
+    DISPLACED_BY_OTHER = "displaced by another hybrid connection"
     DROPPED = "dropped"
     SHUT_DOWN = "shut down"
     #: Not an end: the next relay goes on with it.
@@ -106,6 +109,7 @@ REASONS = {
     Outcome.OVERDRAWN: Reason.TRANSFER_QUOTA,
     Outcome.CANCELLED: Reason.CANCELLED,
     Outcome.DISPLACED: Reason.LIMIT,
+    Outcome.DISPLACED_BY_OTHER: Reason.LIMIT,
     Outcome.DROPPED: Reason.ADMINISTRATOR_DROPPED,
     Outcome.SHUT_DOWN: Reason.GOING_AWAY,
     Outcome.KEPT: Reason.GOING_AWAY,
@@ -121,6 +125,7 @@ _FORCES = {
     Input.DISABLED: Outcome.DISABLED,
     Input.OVERDRAWN: Outcome.OVERDRAWN,
     Input.DISPLACED: Outcome.DISPLACED,
+    Input.DISPLACED_BY_OTHER: Outcome.DISPLACED_BY_OTHER,
     Input.DROPPED: Outcome.DROPPED,
     Input.SHUTDOWN: Outcome.SHUT_DOWN,
 }

@@ -465,6 +465,53 @@ def test_one_rendezvous_is_displaced_if_both_limits_are_reached() -> None:
     assert (rendezvous.open, len(places)) == (3, 3)
 
 
+def of_another(connection: str) -> tuple[KeyId, Holder]:
+    """A listener's key and a sender of another hybrid connection."""
+    listener, sender = (KeyId(connection, name, KeySlot.PRIMARY, 1) for name in ("listener", "sender"))
+    return listener, Holder(sender, "198.51.100.7")
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_rendezvous_is_displaced_by_another_hybrid_connection_if_no_place_is_left(joined: bool) -> None:
+    now = 0.0
+    places = make_places("data channels", 6, clock=lambda: now, spares_established=True)
+    rendezvous = table(places=places)
+    for name in ("sql", "web", "ftp", "sql", "web", "ldap"):
+        listener, sender = of_another(name)
+        made = rendezvous.create(name, listener, sender, now)
+        if joined:
+            join_both(rendezvous, made)
+            rendezvous.establish(made.id)
+    now = 5.0
+    listener, sender = of_another("new")
+    new = rendezvous.create("new", listener, sender, now)
+    (ended,) = new.displaced
+    assert len(places) == 6
+    assert places.held_by_connection("new") == 1
+    if isinstance(ended, Stopping):
+        stopped = rendezvous.end(ended.rendezvous_id, Input.CANCELLED, now)
+        assert stopped is not None
+        ended = stopped
+    assert isinstance(ended, Ended)
+    assert (ended.outcome, ended.reason) == (Outcome.DISPLACED_BY_OTHER, Reason.LIMIT)
+    assert ended.connection == "sql"
+    with pytest.raises(RendezvousError):
+        rendezvous.create("new", listener, sender, now)
+
+
+def test_one_rendezvous_of_another_hybrid_connection_is_displaced_if_no_place_of_either_kind_is_left() -> None:
+    now = 0.0
+    places, open_places = (make_places(what, 4, clock=lambda: now) for what in ("data channels", "open"))
+    rendezvous = table(places=places, open_places=open_places)
+    for name in ("sql", "web", "sql", "ldap"):
+        listener, sender = of_another(name)
+        rendezvous.create(name, listener, sender, now)
+    now = 5.0
+    listener, sender = of_another("new")
+    assert len(rendezvous.create("new", listener, sender, now).displaced) == 1
+    assert len(places) == len(open_places) == 4
+
+
 def test_nothing_ends_if_one_of_the_limits_leaves_no_place() -> None:
     places = make_places("data channels", 100, per_key=2)
     rendezvous = table(places=places, open_places=make_places("open", 1000, per_key=2))
