@@ -43,9 +43,9 @@ def no_collections() -> Iterator[None]:
 def short_collections() -> Iterator[None]:
     """Let each full collection examine only the objects that were created since the previous one.
 
-    A full collection examines all objects, and nothing else runs meanwhile: in a relay with 10,000 listeners, this
-    takes 0.15 s every two minutes. With this function, the objects that survive one collection are exempted from the
-    next (`gc.freeze`). Nearly all objects are freed with their last reference; only cycles need the collector. So
+    A full collection examines all objects, and nothing else runs in the meantime: in a relay with 10,000 listeners,
+    this takes 0.15 s every two minutes. With this function, the objects that survive one collection are exempted from
+    the next (`gc.freeze`). Nearly all objects are freed with their last reference; only cycles need the collector. So
     that cycles of old objects do not fill the memory, all objects are examined again when the program has grown: when
     the number of its memory blocks has increased by half, or its resident memory by a quarter.
     """

@@ -131,7 +131,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         "check that the relay serves this port; a firewall or proxy may be closing it: " + _ASK,
     ),
     FailureKind.NOT_A_RELAY: (
-        "whatever answered is not a relay",
+        "something other than a relay answered",
         "check the Endpoint and its ports in the connection string; a proxy may be answering instead of the relay",
     ),
     FailureKind.VERSION_MISMATCH: (

@@ -186,7 +186,7 @@ def import_connection(
 
     Raises:
         ConfigurationError: the registry has a different hybrid connection of this name, and the message says how it
-            differs; or somebody else has created one of this name meanwhile (`NameTaken`).
+            differs; or somebody else has created one of this name in the meantime (`NameTaken`).
     """
     known = registry.find(record.name)
     differences = () if known is None else known.differences(record)
@@ -196,7 +196,7 @@ def import_connection(
     try:
         registry.import_(record)  # if the name is taken, this fails, but the audit log has the attempt
     except NameTaken:
-        if not differences:  # somebody else has created it meanwhile
+        if not differences:  # somebody else has created it in the meantime
             raise
     else:
         return True
@@ -221,7 +221,8 @@ def disable_connection(
         The hosts of all its relays. It was changed at only one of them.
 
     Raises:
-        ConfigurationError: there is no such hybrid connection, or it was changed meanwhile. Nothing was changed.
+        ConfigurationError: there is no such hybrid connection, or it was changed in the meantime. Nothing was
+            changed.
     """
     with attempted(lambda: registry.change(ConnectionInfo.missing(name), disabled=disabled)):
         known = registry.connection(name)
@@ -234,7 +235,8 @@ def delete_connection(registry: Registry, name: str, *, before_change: Callable[
     """Delete a hybrid connection with its rules and keys. Everything that uses it ends.
 
     Raises:
-        ConfigurationError: there is no such hybrid connection, or it was changed meanwhile. Nothing was changed.
+        ConfigurationError: there is no such hybrid connection, or it was changed in the meantime. Nothing was
+            changed.
     """
     with attempted(lambda: registry.delete(ConnectionInfo.missing(name))):
         known = registry.connection(name)

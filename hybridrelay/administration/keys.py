@@ -106,7 +106,8 @@ def regenerate_key(
 
     Raises:
         ConfigurationError: there is no such hybrid connection or rule; a file is for another one, or contains neither
-            of its keys; `out` exists; the rule has this key already, or was changed meanwhile. Nothing was changed.
+            of its keys; `out` exists; the rule has this key already, or was changed in the meantime. Nothing was
+            changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
         OutcomeUnknown: the relay did not answer. `out` was written, and no other file was changed. The remedy says
             how to find out whether the relay has the new key, and how to continue in both cases.

@@ -375,7 +375,7 @@ class Registry(Protocol):
 
     def refuse_import(self, known: ConnectionInfo) -> None:
         """Refuse to add a hybrid connection, because there is one with its name: `known`. Changes nothing, even if
-        that one has been deleted meanwhile. This is for the audit log of the relay.
+        that one has been deleted in the meantime. This is for the audit log of the relay.
 
         Raises:
             NameTaken: always, if the relay can be reached.

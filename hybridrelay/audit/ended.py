@@ -117,7 +117,7 @@ class EndedFiles:
             if f"{name}.gz" not in names:
                 try:
                     self._disk.compress(name)
-                except FileNotFoundError:  # it was deleted meanwhile
+                except FileNotFoundError:  # it was deleted in the meantime
                     return True
             with self._lock:
                 if f"{name}.gz" not in names:

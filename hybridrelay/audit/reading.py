@@ -106,7 +106,7 @@ def _verified(directory: Path, verifier: Verifier) -> Verdict:
     names = _files(directory)
     for line in _earlier_keys(directory):
         verifier.earlier_key(line)
-    while names:  # the program may begin another file meanwhile
+    while names:  # the program may begin another file in the meantime
         for name in names:
             verifier.begin_file(name)
             line_number = 0

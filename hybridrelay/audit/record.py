@@ -90,7 +90,7 @@ class SinkProblem:
     #: The name of the sink, or ``witness`` and the relay.
     sink: str
     detail: str
-    #: Whether new streams are refused meanwhile.
+    #: Whether new streams are refused in the meantime.
     is_required: bool
 
     @property

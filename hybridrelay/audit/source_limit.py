@@ -1,13 +1,13 @@
 """How many records the peers of one hybrid connection may cause at a relay. Pure.
 
-Whoever has a key of a hybrid connection can register and join as often as they want. Each time causes records at the
+A peer that has a key of a hybrid connection can register and join without limit. Each time causes records at the
 relay, which would fill the audit log, and make it delete older records that matter more. The rules:
 
 1. Only the records in `LIMITED_SUBJECTS` count, except for those of what an administrator does (`_ADMINISTRATORS`).
    That, and what a connector or client records about streams and sessions, is always recorded.
 2. Each hybrid connection may cause `BURST` records at once, and `RATE` a second in the long run. Records above that
    are left out, and counted.
-3. `take_left_out` returns the counts, for a record about each hybrid connection of which some were left out.
+3. `take_left_out` returns the counts, for a record about each hybrid connection with omitted records.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class AuditTrail:
         return (*failed, *(SinkProblem(kind, NOT_THERE, is_required=True) for kind in sorted(self._missing())))
 
     def _missing(self) -> frozenset[str]:
-        """Return the kinds that the policy requires, and of which there is no sink."""
+        """Return the kinds that the policy requires and for which there is no sink."""
         return self._required_by_policy - {one.kind for one in self._sinks if one.notices_loss}
 
     def require(self, kinds: Collection[str]) -> None:

@@ -150,7 +150,7 @@ class Verifier:
     _is_torn: bool = attrs.field(default=False, init=False)
     #: The checkpoints of the witness by the number of the last record that they cover.
     _by_seq: dict[int, list[Checkpoint]] = attrs.field(factory=dict, init=False)
-    #: The logs of which the witness has checkpoints with a signature.
+    #: The logs for which the witness has checkpoints with a signature.
     _signed_logs: set[str] = attrs.field(factory=set, init=False)
     _witnessed_up_to: int = attrs.field(default=0, init=False)
     #: How many checkpoints contradict the lines, and are not signed with a key of this log.

@@ -64,7 +64,7 @@ class Witnesses:
         """Note that a relay has confirmed a checkpoint that it was sent."""
         relay = self._of(host, now)
         relay.confirmed, relay.why = checkpoint, ""
-        # If another one was signed meanwhile, the relay has as much time for it as for any other.
+        # If another one was signed in the meantime, the relay has as much time for it as for any other.
         relay.pending_since = None if checkpoint == self.latest else now
 
     def failed(self, host: str, why: str, now: float) -> None:

@@ -8,7 +8,7 @@ __all__ = ["not_counted"]
 
 
 def not_counted(began_at: float, seen_since: float | None) -> str:
-    """Return a sentence for people; empty if the relay knows of all programs.
+    """Return a sentence for people; empty if the relay knows about all programs.
 
     Args:
         began_at: when the update was pushed, or the roll began (seconds since 1970).

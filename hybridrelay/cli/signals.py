@@ -75,7 +75,7 @@ class Signals:
             is_service: whether the command runs until it is stopped, and reloads at SIGHUP.
 
         Returns:
-            Whether a reload was requested meanwhile.
+            Whether a reload was requested in the meantime.
 
         Raises:
             SystemExit, KeyboardInterrupt: a signal has ended the command.

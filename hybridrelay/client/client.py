@@ -313,7 +313,7 @@ class Client:
         return trio.current_time() + (self._open_patience if patience is None else check_patience(patience))
 
     async def _aclose(self) -> None:
-        self._renewal_scope.cancel()  # it may wait for a session, of which there will be none
+        self._renewal_scope.cancel()  # it may be waiting for a session, and there will not be one
         self._opener.close()
         try:
             await self._sessions.aclose()
@@ -379,7 +379,7 @@ class Client:
         except OSError as exc:  # OpenSSL reads the private key from a file
             raise HybridRelayError(f"it cannot be given to OpenSSL: {exc}") from exc
         opened = await self._open_session(end_to_end)
-        # From here on nothing can fail. The key may have changed meanwhile.
+        # From here on nothing can fail. The key may have changed in the meantime.
         self._string = attrs.evolve(self._string, identity=identity)
         self._credentials = credentials_of(self._string)
         self._sessions.use(end_to_end)
@@ -599,7 +599,7 @@ class Client:
         with self._follower.opening():
             opened = await self._sessions.open(end_to_end, other_than=other_than)
         try:
-            # The policy may have changed meanwhile, which has ended only the sessions that there were.
+            # The policy may have changed in the meantime, which has ended only the sessions that there were.
             self._permission.check(self._string, self._listening)
         except DeniedByPolicy:
             opened.session.close(Reason.DENIED_BY_POLICY)

@@ -12,7 +12,7 @@ rules:
 3. If there is none, the current session is kept, and streams that are refused cause no other search for a while,
    which grows up to `MAX_RETRY_SECONDS`. So as long as the only connector does not reach the target, the relay gets a
    join from time to time, which it refuses at once.
-4. There is one search at a time. Every stream that is refused meanwhile waits for it, for up to `WAIT_SECONDS`.
+4. There is one search at a time. Every stream that is refused in the meantime waits for it, for up to `WAIT_SECONDS`.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ _REMEDIES = {
 
 def _refusal(reason: Reason) -> RendezvousError | RelayUnreachable:
     # Only the authenticated control channel may report LISTENER_GONE (the connector will never come back). In a
-    # status it is a fault of whatever answered.
+    # status it is a fault of the peer that answered.
     if reason.category in (Category.RENDEZVOUS, Category.QUOTA) and reason is not Reason.LISTENER_GONE:
         return RendezvousError(reason.describe, reason=reason, remedy=_REMEDIES.get(reason))
     failure = Failure.from_status(reason).at(Step.STATUS)

@@ -155,7 +155,7 @@ class ControlChannel:
         A relay of an earlier version does not answer. Errors and cancellation are as for `register`.
 
         Args:
-            connection: a hybrid connection of which the relay has accepted a token over this channel.
+            connection: a hybrid connection for which the relay has accepted a token over this channel.
             checkpoint: the checkpoint, with its signature.
         """
         message = control.Witness(

@@ -1,4 +1,4 @@
-"""Reporting that an identity or an issuer is about to expire, once for each threshold. Pure, but for `watch_expiry`.
+"""Reporting that an identity or an issuer is about to expire, once for each threshold. Only `watch_expiry` does I/O.
 
 | what | thresholds: days before its end |
 |---|---|

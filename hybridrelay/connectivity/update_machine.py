@@ -197,7 +197,7 @@ class UpdateMachine:
         """Continue after `TryRelays`.
 
         Args:
-            string: the connection string in use now, which may have got another key meanwhile.
+            string: the connection string in use now, which may have got another key in the meantime.
             why_not: why no relay can be reached; empty if one can.
         """
         assert self._update is not None

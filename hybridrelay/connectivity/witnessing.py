@@ -27,7 +27,7 @@ async def send_checkpoints(
     Args:
         channel: the control channel.
         host: the relay's host name.
-        connections: returns the hybrid connections of which the relay has accepted a token over the channel. If it
+        connections: returns the hybrid connections for which the relay has accepted a token over the channel. If it
             has no room for more checkpoints under the name of one, it is asked to keep them under the next one.
         witnessing: knows what is to be sent, and what was confirmed.
     """

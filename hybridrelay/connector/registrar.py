@@ -76,7 +76,7 @@ class Registrar:
         channels: serves the data channels that the relay offers.
         sessions: the connector's sessions, through all relays.
         instances: the instances of this connector; earlier ones are declared dead to the relay.
-        monitor: the health of the targets, of which the relay is told.
+        monitor: the health of the targets, which is reported to the relay.
         clock: returns seconds since 1970.
         events: the stream to which events are published.
         changed: called when a hybrid connection was registered, refused or lost at this relay.

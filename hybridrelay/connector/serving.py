@@ -190,7 +190,7 @@ class StreamService:
                 of_label[label] += 1
 
     def publish_refusal(self, served: ServedStream, denial: Decision) -> None:
-        """Publish that the policy does not allow a stream, or not any more."""
+        """Publish that the policy does not allow a stream, or no longer allows it."""
         assert denial.reason is not None
         self.events.publish(
             PolicyRefused(

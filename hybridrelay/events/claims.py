@@ -40,7 +40,7 @@ class ClaimTaken(Event):
 class ClaimTakenAgain(Event):
     """Somebody has the code of a claim that was taken before. One of the two takers should not have it.
 
-    Published once for each claim: whoever has a code that was used could otherwise fill the logs. Further attempts
+    Published once for each claim: otherwise, somebody with a used code could fill the logs. Further attempts
     are `ClaimRefused`."""
 
     name: ClassVar = "claim.taken-again"

@@ -2,7 +2,7 @@
 
 The name of a file contains the number of its first line. Files are never renamed or changed, except that lines are
 appended to the last one. So a reader that goes back in time can continue at a number, whatever was appended or
-deleted meanwhile. All functions block, and have to be called in a thread.
+deleted in the meantime. All functions block, and have to be called in a thread.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class AuditFiles:
                 continue
             try:
                 file = path.open("rb")
-            except FileNotFoundError:  # it was deleted meanwhile, and so were all earlier ones
+            except FileNotFoundError:  # it was deleted in the meantime, and so were all earlier ones
                 return
             with file:
                 yield from _lines_before(file, number)

@@ -49,7 +49,7 @@ class AuditedRegistry:
     """Implements `Registry` with another one, and records each change and each display of keys, even if it fails.
 
     The entries have the operations and the statuses that the same calls of the management API would have. They are in
-    separate files, which a relay only reads, so that a relay that starts meanwhile cannot lose or repeat one.
+    separate files, which a relay only reads, so that a relay that starts in the meantime cannot lose or repeat one.
 
     Args:
         registry: the store of the relay.

@@ -140,7 +140,7 @@ class Gate:
         """Return the caller of the request, and its body, which may take seconds to arrive.
 
         Raises:
-            RequestError: the same as in `admit`; or 401, because the credentials have become invalid meanwhile.
+            RequestError: the same as in `admit`; or 401, because the credentials have become invalid in the meantime.
         """
         caller, began = await self.admit(request), trio.current_time()
         body = await request.body.read()

@@ -332,7 +332,7 @@ async def _revoke_key(call: Call) -> None:
 def _keys(call: Call, connection: HybridConnection) -> AccessKeys:
     rule = connection.rule(call.rule)
     if rule is None:  # deleted a moment ago
-        raise problem(Problem.NOT_FOUND, "the rule was deleted meanwhile")
+        raise problem(Problem.NOT_FOUND, "the rule was deleted in the meantime")
     return AccessKeys.of(connection, rule)
 
 

@@ -24,7 +24,7 @@ _AT_A_TIME = 100
 
 
 async def relay_metrics(relay: LiveRelay, claims: Sequence[OpenClaim]) -> str:
-    """Return all metrics in the text format. Other tasks run meanwhile, so the numbers may have been taken at
+    """Return all metrics in the text format. Other tasks run in the meantime, so the numbers may have been taken at
     different times.
 
     Args:

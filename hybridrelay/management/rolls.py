@@ -45,7 +45,7 @@ async def _roll_key(call: Call) -> AccessKeys:
     connection = await call.managed.change_store(roll)
     rule = connection.rule(call.rule)
     if rule is None:  # deleted a moment ago
-        raise problem(Problem.NOT_FOUND, "the rule was deleted meanwhile")
+        raise problem(Problem.NOT_FOUND, "the rule was deleted in the meantime")
     return AccessKeys.of(connection, rule)
 
 

@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 #: (seconds).
 _LAST_BYTES_SECONDS = 30.0
 #: How long the peer's answer to OPEN may take (seconds): 10 s for connecting to the target, and the rest for a
-#: session that resumes meanwhile.
+#: session that resumes in the meantime.
 _OPENING_SECONDS = 30.0
 
 

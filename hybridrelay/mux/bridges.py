@@ -234,7 +234,7 @@ class RunningBridge:
     async def _open_again(self) -> None:
         bridge, reopen = self._bridge, self._reopen
         if bridge is None or reopen is None or bridge.refusal is None:
-            return  # cut off meanwhile
+            return  # cut off in the meantime
         self._reopen = None
         try:
             await bridge.wait_unregistered()

@@ -199,7 +199,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                     await self._wait_for_room()
                     turn = Turn()
                 if position < end:
-                    self._check_can_send()  # the channel, and with it the session, may have been lost meanwhile
+                    self._check_can_send()  # the channel, and with it the session, may have been lost in the meantime
             await cancel_shielded_checkpoint()
 
     async def send_whole(self, data: bytes) -> None:

@@ -103,8 +103,8 @@ def check_owner(path: Path, owner: int) -> None:
     """Check that nobody but root and one user can change a file or directory, or anything that leads to it.
 
     Args:
-        path: the file or directory. Symbolic links are followed, and checked as well: whoever can change one of them
-            can change what is read.
+        path: the file or directory. Symbolic links are followed, and checked as well: a user who can change one of
+            them can change what is read.
         owner: the id of that user.
 
     Raises:

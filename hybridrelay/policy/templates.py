@@ -14,7 +14,7 @@ __all__ = ["TEMPLATES"]
 
 _REGISTRY_KEY = r"SOFTWARE\Policies\HybridRelay"
 _DOMAIN = "org.hybridrelay"
-#: The identifiers of the profile and of its payload. Whoever installs a profile may replace them.
+#: The identifiers of the profile and of its payload. They may be replaced when a profile is installed.
 _PROFILE_ID, _PAYLOAD_ID = "5C3E4B0A-6E0C-4E77-9C1F-0B4F6A2B7D11", "9D7A2C58-3F46-4C0B-8B1E-7A5D0E9C4F22"
 _NAMESPACE = "http://schemas.microsoft.com/GroupPolicy/2006/07/PolicyDefinitions"
 

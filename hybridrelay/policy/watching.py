@@ -23,7 +23,7 @@ from .machine import PolicySource, policy_sources
 __all__ = ["PolicyChange", "WatchedPolicy"]
 
 #: How often to look for changes (seconds). A change is in force after at most three times this time, unless the
-#: source changes again meanwhile.
+#: source changes again in the meantime.
 POLL_SECONDS = 0.25
 #: A source that changes all the time is read although it may change while it is read, after this time (seconds).
 RESTLESS_SECONDS = 2.0

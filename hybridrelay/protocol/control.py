@@ -420,7 +420,7 @@ class Witness:
     """
 
     id: int = attrs.field(validator=_integer)
-    #: A hybrid connection of which the peer has presented a valid token over this channel.
+    #: A hybrid connection for which the peer has presented a valid token over this channel.
     connection: str = attrs.field(validator=_connection)
     #: The id of the audit log.
     log: str = attrs.field(validator=_hex(AUDIT_LOG_SIZE))

@@ -98,13 +98,13 @@ def decode_status_untrusted(data: bytes) -> Reason:
     """Parse exactly `STATUS_SIZE` bytes.
 
     Raises:
-        RemoteProtocolError: it is not a status, so whatever has answered is not a relay.
+        RemoteProtocolError: it is not a status, so the answer is not from a relay.
     """
     if len(data) != STATUS_SIZE:
         raise RemoteProtocolError("the connection ended before the relay's status")
     magic, version, _, code = _STATUS.unpack(data)
     if magic != _STATUS_MAGIC:
-        raise RemoteProtocolError("whatever answered is not a hybridrelay relay")
+        raise RemoteProtocolError("the answer is not from a hybridrelay relay")
     if version != PREAMBLE_VERSION:
         raise RemoteProtocolError(f"status version {version}", reason=Reason.VERSION_MISMATCH)
     return Reason.from_wire(code)

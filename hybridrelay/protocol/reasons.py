@@ -158,7 +158,7 @@ class Reason(enum.IntEnum):
     BUSY = 0x51
     #: No connection to the relay could be opened. Determined locally and never sent.
     RELAY_UNREACHABLE = 0x52
-    #: Whatever answers is not the relay: its certificate is another one. Determined locally and never sent.
+    #: Something other than the relay answers: its certificate is another one. Determined locally and never sent.
     WRONG_IDENTITY = 0x53
     REFUSED_BY_RELAY = 0x5F
 

@@ -2,13 +2,13 @@
 
 The rules:
 
-1. Whoever shows the proof of an open claim gets its content. It is deleted in the same change of the store that notes
-   when it was taken, and from where. So it is delivered at most once, even if two takers come at the same moment, or
-   the relay is killed.
+1. The first taker with the proof of an open claim gets its content. The content is deleted in the same transaction
+   that records when the claim was taken, and from where. So it is delivered at most once, even if two takers come at
+   the same moment, or the relay is killed.
 2. A further taker with the right proof is told when the claim was taken, and the relay raises the alarm: one of the
    two should not have had the code.
-3. A taker may state a random number, its *attempt*. Whoever states the attempt to which the content was delivered is
-   the same taker, which did not receive the answer. It gets nothing, but there is no alarm.
+3. A taker may state a random number, its *attempt*. A taker that states the attempt to which the content was
+   delivered is the same one, and did not receive the answer. It gets nothing, but there is no alarm.
 4. An unknown claim and a wrong proof have the same answer, so that a guess reveals nothing.
 5. A claim that is still open in the last quarter of its time *ends soon*: perhaps its machine was forgotten.
 6. What is left of a claim that was taken, was revoked or has expired is kept for `KEPT_SECONDS`.

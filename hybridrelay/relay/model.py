@@ -222,7 +222,7 @@ def diff(old: Mapping[str, HybridConnection], new: Mapping[str, HybridConnection
     """Return the keys that gave a right in `old` and no longer give it in `new`.
 
     These are all keys that were revoked or regenerated, whose rule has lost a right, or whose hybrid connection was
-    deleted (even if it was created again meanwhile).
+    deleted (even if it was created again in the meantime).
     """
     ended = set()
     for connection in old.values():

@@ -184,7 +184,7 @@ class FileProblem:
 
 @attrs.frozen
 class QuotaSnapshot:
-    """A quota of which four fifths or more are used."""
+    """A quota that is at least four fifths used."""
 
     #: The hybrid connection; None for a quota of the relay as a whole.
     connection: str | None
@@ -220,7 +220,7 @@ class RelaySnapshot:
     certificates: tuple[CertificateSnapshot, ...] = ()
     #: The usage of all hybrid connections in the current period.
     usage: Usage = NO_USAGE
-    #: Quotas of which four fifths or more are used, at most 100.
+    #: Quotas that are at least four fifths used; at most 100.
     quotas: tuple[QuotaSnapshot, ...] = ()
     #: Whether the relay is running.
     is_running: bool = False

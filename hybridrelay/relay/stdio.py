@@ -50,7 +50,7 @@ async def connect_stdio(state_dir: Path, *, stdin: int = 0, stdout: int = 1) -> 
             remedy="check that a relay uses this state directory, and that this user runs it",
         ) from exc
     # Duplicates, so that closing them here does not close the descriptors of the process. FdStream makes both
-    # non-blocking meanwhile.
+    # non-blocking in the meantime.
     async with relay, trio.lowlevel.FdStream(os.dup(stdin)) as source, trio.lowlevel.FdStream(os.dup(stdout)) as sink:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_copy_to_relay, source, relay, nursery.cancel_scope)

@@ -245,7 +245,7 @@ def _unverified_context() -> ssl.SSLContext:
 
 
 def _create(path: Path, now: float) -> None:
-    """Write a new certificate to `path`, unless another process has done so meanwhile."""
+    """Write a new certificate to `path`, unless another process has done so in the meantime."""
     create_file_once(path, _self_signed(now))
 
 

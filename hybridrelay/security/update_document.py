@@ -8,7 +8,7 @@ A relay stores an update and delivers it. It can neither make nor change nor rea
 - The update is encrypted with ChaCha20-Poly1305 (RFC 8439), with a key that all recipients of one side share. It is
   derived from the authority's private key with HKDF-SHA256 (RFC 5869), and is in each connection string that the
   authority issues (``UpdateKey``). So the administrator needs no list of the identities, and no relay ever has it.
-  The encryption only hides the content from relays: whoever has a connection string of that side can read an update,
+  The encryption only hides the content from relays: anyone with a connection string of that side can read an update,
   but cannot forge one.
 
 The plain content is the signature (64 bytes), then JSON (UTF-8), padded with spaces. The document is a random nonce

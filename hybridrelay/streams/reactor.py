@@ -401,7 +401,7 @@ class Reactor:
 
     @property
     def is_running(self) -> bool:
-        """Whether handlers are being called. What is written meanwhile should be collected; see `write_later`."""
+        """Whether handlers are being called. What is written then should be collected; see `write_later`."""
         return self._is_running
 
     def register(self, stream: NowaitStream, handler: Handler, turns: SharedTurns) -> Registration:

@@ -118,7 +118,7 @@ async def close_forcefully(*resources: trio.abc.AsyncResource) -> None:
 
 
 async def wait_reset(stream: trio.SocketStream) -> None:
-    """Wait until the peer resets a connection. Reads nothing, and nothing else may read or write meanwhile.
+    """Wait until the peer resets a connection. Reads nothing, and nothing else may read or write in the meantime.
 
     End of file is not a reset, because the peer may still wait for data. A peer that closes its socket also sends
     only an end of file, so this is not detected.

@@ -138,7 +138,7 @@ class SharedTurns:
             turns._left = min(TURN_BYTES, turns._left + TURN_BYTES)
 
     async def next(self) -> None:
-        """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first. If
+        """Wait for another turn. Other tasks run in the meantime, and those that have waited longer come first. If
         cancelled, the task no longer waits."""
         queue, number = self._choose_queue(), next(self._numbers)
         self._waiting[number] = None

@@ -53,7 +53,7 @@ class SocketFile:
     def remove(self) -> None:
         """Remove the file, so that no program can connect. Idempotent.
 
-        If another program has replaced the file meanwhile, its socket is not removed.
+        If another program has replaced the file in the meantime, its socket is not removed.
         """
         with contextlib.suppress(OSError):
             if self._identity is not None and _identify(self.path) == self._identity:
@@ -142,7 +142,8 @@ class UnixSocketFile:
     """The file of a Unix socket of another program, which was found at a path, and stays the same.
 
     Use it as a context manager. On Linux, it keeps the file open: `connect` leads to exactly this file, even if
-    somebody replaces a part of the path meanwhile. On other systems, `connect` uses the path without symbolic links.
+    somebody replaces a part of the path in the meantime. On other systems, `connect` uses the path without symbolic
+    links.
 
     Attributes:
         path: the path of the file without symbolic links and ``..``.
@@ -234,7 +235,7 @@ def _find_socket(path: str) -> tuple[str, int | None]:
         status = os.fstat(descriptor)
         _check_socket(status, path)
         real = os.readlink(f"/proc/self/fd/{descriptor}")
-        if not status.st_nlink or not real.startswith("/"):  # it was removed meanwhile
+        if not status.st_nlink or not real.startswith("/"):  # it was removed in the meantime
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     except BaseException:
         os.close(descriptor)

@@ -20,7 +20,7 @@ from .test_trail import Recorder
 
 
 def test_the_key_of_a_file_that_has_ended_is_no_longer_on_the_disk(tmp_path: Path) -> None:
-    """Otherwise whoever finds it there could sign other lines for that file."""
+    """Otherwise, somebody who finds it there could sign other lines for that file."""
     clock = Clock()
     directory = AuditDirectory(Disk(tmp_path / "audit"), clock=clock)
     directory.open()

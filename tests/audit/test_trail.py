@@ -129,7 +129,7 @@ class TestRecords:
         assert not {"token.invalid", "management.authentication-failed", "unauthenticated.closed"} & recorded
 
     def test_attempts_to_take_a_claim_that_can_be_repeated_without_end_are_not(self) -> None:
-        """Strangers, and whoever has a code that was used, could fill the disk with them."""
+        """Strangers, and anyone with a used code, could fill the disk with them."""
         taken = ClaimTakenAgain(connection="orders", claim="ab" * 16, peer="192.0.2.1", taken_at=1.0, taken_by="x")
         refused = ClaimRefused(connection="orders", claim="ab" * 16, peer="192.0.2.1", reason=Reason.CLAIM_TAKEN)
         assert record_of(taken, 0.0) is not None

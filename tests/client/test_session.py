@@ -686,7 +686,7 @@ async def test_it_is_known_while_the_connector_is_not_there(
 async def test_nothing_that_is_not_authenticated_ends_a_session(
     error: HybridRelayError, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """Whatever answers on the way to the connector may pass, and the session resumes after it."""
+    """What answers between client and connector may do so only for a time: the session resumes later."""
     scene = Scene(count=1)
     await scene.start(nursery)
     (relay,) = scene.relays

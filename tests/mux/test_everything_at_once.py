@@ -2,7 +2,7 @@
 
 What is drawn at random: sizes, who reads slowly, who ends which direction when, who resets, and when the channel is
 cut. What has to hold: an end of file comes after every byte and after nothing else, what was received is the start
-of what was sent, whoever was not reset gets all of it, and every bridge ends exactly once.
+of what was sent, a side that was not reset gets all of it, and every bridge ends exactly once.
 """
 
 from __future__ import annotations

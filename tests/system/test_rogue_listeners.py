@@ -1,4 +1,4 @@
-"""Whoever has a Listen key can register. A listener without an acceptable identity keeps nobody from the others."""
+"""Anyone with a Listen key can register. One without an acceptable identity keeps no client from the others."""
 
 from __future__ import annotations
 

@@ -36,11 +36,11 @@ claim and its expiry. With --with-private-key, the claim contains a whole connec
 instead, which is valid for --valid-years, and no connector is needed.
 
 The code has about 110 characters, and can be typed: case and hyphens do not matter, and mistakes are noticed. It can
-be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: whoever uses it
-first gets the connection string.
+be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: the first person who
+uses it gets the connection string.
 
-The relay sees the name of the hybrid connection, the times and the --note, and nothing of the connection string. At
-most 200 claims of a hybrid connection, and 1,000 of all, can be open at a relay.
+The relay sees the name of the hybrid connection, the times and the --note, but not the connection string. A relay
+keeps up to 200 open claims for each hybrid connection, and up to 1,000 in total.
 """
 _CREATE_EXAMPLES = """\
 examples:
@@ -137,7 +137,7 @@ def _add_create_arguments(parser: Parser) -> None:
         help="if the connection string names several relays: the one that keeps the claim",
     )
     parser.add_argument(
-        "--out", metavar="F", type=values.path, help="write the code to this new file, and do not show it"
+        "--out", metavar="F", type=values.path, help="write the code to this new file instead of showing it"
     )
     parser.add_argument("--qr", action="store_true", help="also show the code as a QR code (needs the package segno)")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
@@ -152,7 +152,7 @@ def _add_list_arguments(parser: Parser) -> None:
 
 def _add_revoke_arguments(parser: Parser) -> None:
     add_name(parser)
-    parser.add_argument("which", metavar="ID", help="the id of the claim, or its first six characters or more")
+    parser.add_argument("which", metavar="ID", help="the id of the claim, or at least its first six characters")
     add_relay(parser, role="admin")
 
 

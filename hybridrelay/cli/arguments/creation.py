@@ -52,7 +52,7 @@ examples:
       --target [fd00::5]:5432 --endpoint relay.example.com \\
       --connector-file orders.connector --application-file orders.application \\
       --state /var/lib/hybridrelay
-  two relays, of which the second serves http on 8080 and has no probe port:
+  two relays; the second serves http on 8080 and has no probe port:
     hybridrelay connections create orders --target db.internal:5432 \\
       --endpoint a.example.com --relay-pin sha256:... --public-ports '' \\
       --endpoint b.example.com --relay-pin sha256:... \\

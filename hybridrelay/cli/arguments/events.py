@@ -11,8 +11,8 @@ _EVENTS = """\
 Show the latest events of a running relay, the oldest first: registrations, sessions, changed keys, refused tokens and
 others. docs/events.md describes all of them. The relay keeps the latest 10,000.
 
-With --follow, events are shown as they happen, until Ctrl-C. If the relay is restarted meanwhile, the command waits
-for it and continues.
+With --follow, events are shown as they happen, until Ctrl-C. If the relay is restarted in the meantime, the command
+waits for it and continues.
 
 With --json, each event is a JSON object in a line of its own. To continue later, give --since the 'number' of the
 last one.

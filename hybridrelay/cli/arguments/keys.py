@@ -72,7 +72,7 @@ old key; at the latest, it does so after --grace. 'keys list' shows which progra
 A program that is not connected while the key is rolled does not get the new key. If there are such programs, give
 --wait-for-grace, and connect them within this time, or write the new key into their files ('keys use').
 
-If a key may have been stolen, do not roll it: whoever holds the old key would get the new one. 'keys regenerate' and
+If a key may have been stolen, do not roll it: anyone with the old key would get the new one. 'keys regenerate' and
 'keys revoke' end its use at once.
 
 If the hybrid connection has several relays, roll the key at each of them: write the new key to a file at the first

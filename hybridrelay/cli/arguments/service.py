@@ -24,9 +24,9 @@ which is replaced.
                   to the user, so that changed keys can be written
   state           /var/lib/hybridrelay (relay), /var/lib/hybridrelay-ROLE
 
-The service starts with the machine, when the network is configured. It is not started now: first complete its
-configuration. The systemd unit is hardened: it has no privileges, except that a relay may listen on ports below 1024,
-and can write only to its own directories.
+The service will start at boot, once the network is configured. It is not started now: complete its configuration
+first. The systemd unit is hardened: the service can write only to its own directories and has no privileges, except
+that a relay may listen on ports below 1024.
 """
 _UNINSTALL = """\
 Stop a service and remove its file. Its user, configuration, connection strings and state stay.

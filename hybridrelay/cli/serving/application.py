@@ -181,10 +181,10 @@ class ApplicationService:
         if earlier.client is None:
             return
         served = Served(earlier.entry, read)
-        self._others.add(served)  # so that it ends if the application ends meanwhile
+        self._others.add(served)  # so that it ends if the application ends in the meantime
         assert self._nursery is not None
         await self._nursery.start(self._serve, served, used)
-        if self._served[key].client is None:  # it has ended meanwhile, and its listeners are closed
+        if self._served[key].client is None:  # it has ended in the meantime, and its listeners are closed
             served.end(0)
             return
         self._others.discard(served)

@@ -1,7 +1,7 @@
 """What a forward serves: a client for each hybrid connection, and its local ports.
 
-A port belongs to one client at a time, and can be handed over to another one. Its listeners stay open meanwhile, so
-that no application finds the port closed.
+A port belongs to one client at a time, and can be handed over to another one. Its listeners stay open in the
+meantime, so that no application finds the port closed.
 
 This module is long because starting, changing over and ending share the table of what is served.
 """
@@ -304,7 +304,7 @@ class ForwardService:
                 case Renew(key, identity):
                     earlier = self._served.get(key)
                     if earlier is None or earlier.client is None:
-                        return False  # it has ended meanwhile, or not begun
+                        return False  # it has ended in the meantime, or not begun
                     # `Served.string` stays what was read, with which the next reload compares what it reads.
                     read = attrs.evolve(earlier.string, identity=identity)
                     used = attrs.evolve(earlier.client.connection_string, identity=identity)
@@ -359,7 +359,7 @@ class ForwardService:
         """
         key = served.entry.key
         earlier = self._still_served(key)
-        self._ending.add(served)  # so that it ends if the program stops meanwhile
+        self._ending.add(served)  # so that it ends if the program stops in the meantime
         await self._start(served, string)
         self._ending.discard(served)
         self._served[key] = served

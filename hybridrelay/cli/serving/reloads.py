@@ -175,7 +175,7 @@ class Reloads:
         async with self._lock:
             for key, running in list(self._service.running.items()):
                 string = running.string
-                # Its key or its relays may have changed meanwhile.
+                # Its key or its relays may have changed in the meantime.
                 is_earlier = (string.entity_path, string.identity) == (before.entity_path, before.identity)
                 if is_earlier and not self._stop.event.is_set():
                     is_done = await self._renew(Renew(key, after.identity)) and is_done

@@ -211,7 +211,7 @@ class _Interception:
             copied = linux.take_descriptor(process, notification.descriptor)
         finally:
             os.close(process)
-        # If the thread still waits in its call, its id cannot have been reused for another one meanwhile.
+        # If the thread still waits in its call, its id cannot have been reused for another one in the meantime.
         if not linux.notification_is_valid(self._descriptor, notification.identifier):
             os.close(copied)
             return None

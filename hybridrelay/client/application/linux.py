@@ -250,7 +250,8 @@ def receive_notification(descriptor: int) -> bytes:
     """Return the next notification, a struct seccomp_notif. Waits if there is none.
 
     Raises:
-        OSError: ENOENT, EINTR: the process has ended or was interrupted meanwhile, so there is nothing to answer.
+        OSError: ENOENT, EINTR: the process has ended or was interrupted in the meantime, so there is nothing to
+        answer.
     """
     buffer = bytearray(_NOTIFICATION_BYTES)
     fcntl.ioctl(descriptor, _SECCOMP_IOCTL_NOTIF_RECV, buffer)

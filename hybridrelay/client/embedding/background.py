@@ -175,7 +175,7 @@ class Background:
                 result = await function()
                 try:
                     future.set_result(result)
-                except InvalidStateError:  # cancelled meanwhile
+                except InvalidStateError:  # cancelled in the meantime
                     dispose(result)
         except Exception as exc:  # noqa: BLE001 - raised in the caller
             _set_exception(future, exc)

@@ -373,7 +373,7 @@ class _Connection:
     # --- waiting for a session
 
     async def _open_stream_unless_reset(self, *, wait_opened: bool = False) -> MuxStream | None:
-        """Like `_open_stream`, but None if the application resets its connection meanwhile."""
+        """Like `_open_stream`, but None if the application resets its connection in the meantime."""
         if self._client.is_connected and not wait_opened:  # nothing to wait for
             return await self._open_stream()
         stream: MuxStream | None = None

@@ -51,8 +51,8 @@ def apply_lines(path: Path, lines: Sequence[HostsLine]) -> bool:
     """Write these lines into a hosts file, instead of those that this program has written before.
 
     The file keeps its owner, mode and attributes. It is replaced in one step, or overwritten in place if it is a
-    mount point, as in containers. It is read immediately before that; if another program changes it meanwhile, this
-    begins again.
+    mount point, as in containers. It is read immediately before that; if another program changes it in the meantime,
+    this begins again.
 
     Returns:
         Whether the file has changed.

@@ -32,8 +32,8 @@ from .sender import DataChannel, Peer, Sender
 #: packets are dropped. A working relay seldom takes longer, and if it does, trying another does no harm.
 NEXT_RELAY_SECONDS = 3.0
 #: How long a relay that failed is tried after the others (seconds). If packets to it are dropped, each attempt takes
-#: 2.5 s, which must not delay every new session. Using another relay meanwhile costs nothing, because all relays are
-#: equivalent.
+#: 2.5 s, which must not delay every new session. Using another relay in the meantime costs nothing, because all
+#: relays are equivalent.
 SET_BACK_SECONDS = 60.0
 
 

@@ -202,14 +202,14 @@ def resolve_dialer(dialer: Dialer | None) -> Dialer:
 
 def proxy_of(dialer: Dialer, host: str, port: int) -> Proxy | None:
     """Return the proxy that `dialer` uses for this address. None if it uses none, or if it is an application's own
-    `Dial`, of which this is unknown."""
+    `Dial`, for which this is unknown."""
     return dialer.tcp.settings.proxy_for(host, port) if isinstance(dialer.tcp, ProxyDial) else None
 
 
 def resolves_here(dialer: Dialer, host: str, port: int) -> bool:
     """Return whether `dialer` resolves this name on this machine, so that its addresses can be tried one by one.
 
-    False for a proxy, which resolves names itself, and for an application's own `Dial`, of which this is unknown.
+    False for a proxy, which resolves names itself, and for an application's own `Dial`, for which this is unknown.
     """
     return _resolves_here(dialer.tcp, host, port)
 

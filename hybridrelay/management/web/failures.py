@@ -13,8 +13,8 @@ _TITLES = {
     401: "You have to log in",
     403: "This is not allowed",
     404: "There is nothing here",
-    409: "It has changed meanwhile",
-    412: "It has changed meanwhile",
+    409: "It has changed in the meantime",
+    412: "It has changed in the meantime",
     429: "Too many requests",
     503: "Not available at the moment",
 }

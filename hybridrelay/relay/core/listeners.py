@@ -174,7 +174,7 @@ class ListenerTable(Generic[HandleT]):
         """Remove a registration that was withdrawn, or whose control channel has ended.
 
         Returns:
-            Whether it was in the table. If it was replaced meanwhile, nothing is removed.
+            Whether it was in the table. If it was replaced in the meantime, nothing is removed.
         """
         known = self._connections.get(listener.connection)
         if known is None or known.listeners.get(listener.instance) is not listener:

@@ -17,8 +17,8 @@ The rules:
    next rendezvous of the same key from the same instance or address, so that the session can be resumed.
 5. The relay may not know yet that a pair has ended, because its data channel broke silently. So when an instance is
    refused a rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks
-   again after `SILENT_SECONDS`, and one of the senders has sent nothing meanwhile, its pair is ended, and the place
-   is used for the new one. An instance does not get more places in this way.
+   again after `SILENT_SECONDS`, and one of the senders has sent nothing in the meantime, its pair is ended, and the
+   place is used for the new one. An instance does not get more places in this way.
 6. The two data channels may become ready in an order other than that in which their tickets were used: after a
    channel has presented its ticket, it may still have to wait for its handshake.
 7. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
@@ -208,12 +208,12 @@ class RendezvousTable:
 
     @property
     def open(self) -> int:
-        """The number of rendezvous of which at least one ticket has not been used."""
+        """The number of rendezvous with at least one unused ticket."""
         return len(self._open)
 
     @property
     def joined(self) -> int:
-        """The number of rendezvous of which both tickets have been used."""
+        """The number of rendezvous whose tickets have both been used."""
         return len(self._entries) - len(self._open)
 
     def count(self, connection: str) -> int:

@@ -42,7 +42,7 @@ HandleT = TypeVar("HandleT")
 #: How often a program that has not kept the key is given it again (seconds).
 REPEAT_SECONDS = 20.0
 #: For how long the condition of rule 3 must hold before the old key is revoked (seconds): programs that lose their
-#: channel meanwhile return within this time.
+#: channel in the meantime return within this time.
 SETTLED_SECONDS = 5.0
 #: After a start of the relay during a roll, the old key is revoked at the earliest after this time (seconds).
 #: Programs that were connected before return within it, and get the new key if they do not have it.

@@ -190,7 +190,7 @@ class Distribution(Generic[ChannelT]):
             del self._recipients[at]
 
     def _forget(self, now: float) -> None:
-        """Forget programs that have left long ago, or of which there are too many."""
+        """Forget programs that left long ago, and the earliest of the others if there are too many."""
         if len(self._recipients) == len(self._open):
             return
         departed = [(one.departed_on, at) for at, one in self._recipients.items() if one.departed_at is not None]

@@ -115,7 +115,7 @@ class ClaimService:
     async def run(self) -> None:
         """Call `sweep` every minute, until cancelled."""
         while True:
-            with contextlib.suppress(StateError):  # claims that have expired are not delivered meanwhile
+            with contextlib.suppress(StateError):  # claims that have expired are not delivered in the meantime
                 await self.sweep()
             await trio.sleep(_SWEEP_SECONDS)
 

@@ -117,7 +117,7 @@ class DataChannels(Generic[HandleT]):
         """Serve one data channel of a rendezvous until its end. Always closes `stream`, even if cancelled.
 
         The channels may arrive in a different order than their tickets were used, and the rendezvous may have ended
-        meanwhile.
+        in the meantime.
         """
         state = self._core.ready(arrival, trio.current_time())
         if state is State.ENDED:

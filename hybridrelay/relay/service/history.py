@@ -190,7 +190,7 @@ class HistoryService:
             self._tables.close()
 
     async def _sample(self) -> None:
-        """Take a sample of all hybrid connections. Other tasks run meanwhile."""
+        """Take a sample of all hybrid connections. Other tasks run in the meantime."""
         self._machine.begin(self._clock(), trio.current_time())
         connections = self._broker.authorization.connections
         if connections is not self._seen:

@@ -23,7 +23,7 @@ async def happens(event: trio.Event, seconds: float) -> bool:
     """Wait until an event happens because of what a peer sends. Returns False if it does not happen in time.
 
     The time is longer if the event loop is so slow that something which has arrived in time might not have been read.
-    If this process was suspended, only one step has passed meanwhile.
+    If this process was suspended, only one step has passed in the meantime.
     """
     for _ in range(STEPS):
         with trio.move_on_after(seconds / STEPS):

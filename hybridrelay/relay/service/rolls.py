@@ -145,7 +145,7 @@ class RollService:
         try:
             await run_in_thread(revoke, limiter=self._limiter)
         except ConfigurationError:
-            return  # the key was changed meanwhile, which ends the roll; or the store cannot be changed now: retried
+            return  # the key was changed, which ends the roll; or the store cannot be changed now: retried
         del self._rolls[name, roll.rule]
         self._events.publish(
             KeyRollEnded(

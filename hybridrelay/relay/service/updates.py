@@ -114,7 +114,7 @@ class UpdateService:
 
     async def _channels(self) -> dict[tuple[str, Role], set[ControlPeer]]:
         """Return the control channels of programs that may be recipients. There may be thousands, so this lets other
-        tasks run in between. A channel that has ended meanwhile drops what is sent."""
+        tasks run in between. A channel that has ended in the meantime drops what is sent."""
         found: dict[tuple[str, Role], set[ControlPeer]] = defaultdict(set)
         wanted = {(connection, role) for connection, role, _ in self._updates}
         for number, peer in enumerate(tuple(self._peers()), 1):

@@ -128,7 +128,7 @@ class UsageService:
         return [one for one in found if one.period < period]
 
     async def _sample(self) -> None:
-        """Count what was moved, and compare it with the quotas. Other tasks run meanwhile."""
+        """Count what was moved, and compare it with the quotas. Other tasks run in the meantime."""
         broker, machine = self._broker, self._machine
         is_behind = machine.advance(self._clock())
         if is_behind and not self._is_behind:
@@ -144,7 +144,7 @@ class UsageService:
                 to_connector += one.to_connector
                 if count % _PAIRS_AT_A_TIME == 0:
                     await trio.lowlevel.checkpoint()
-            if broker.pairs.has(name):  # the hybrid connection may have been deleted meanwhile
+            if broker.pairs.has(name):  # the hybrid connection may have been deleted in the meantime
                 machine.observe(name, to_client, to_connector)
         broker.core.check_quotas(machine.bytes_by_connection(), machine.of(TOTAL).bytes, trio.current_time())
         broker.carry_out()

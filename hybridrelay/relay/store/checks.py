@@ -87,7 +87,7 @@ def changed_edition(
     known = editions.by_name[name]
     if version is not None and version != known.version:
         raise ChangedMeanwhile(
-            f"the edition {name} was changed meanwhile; nothing was changed",
+            f"the edition {name} was changed in the meantime; nothing was changed",
             remedy="read it again, and repeat the change if it is still needed",
         )
     try:
@@ -208,7 +208,7 @@ def check_version(known: HybridConnection, version: int | None) -> None:
     """Check that a hybrid connection is the one that the caller has read. Raises ChangedMeanwhile."""
     if version is not None and version != known.version:
         raise ChangedMeanwhile(
-            f"the hybrid connection {known.name} was changed meanwhile; nothing was changed",
+            f"the hybrid connection {known.name} was changed in the meantime; nothing was changed",
             remedy="read it again, and repeat the change if it is still needed",
         )
 

@@ -70,7 +70,7 @@ def update_claim(database: sqlite3.Connection, claim: Claim) -> None:
 
 
 def claims_to_sweep(database: sqlite3.Connection, now: float) -> list[str]:
-    """Return the hybrid connections of which `sweep_claims` has something to delete. Raises as `read_claims`."""
+    """Return the hybrid connections for which `sweep_claims` has something to delete. Raises as `read_claims`."""
     names = [name for (name,) in database.execute("SELECT DISTINCT connection FROM claims").fetchall()]
     return [name for name in names if any(_to_sweep(database, name, now))]
 

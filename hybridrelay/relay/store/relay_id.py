@@ -43,7 +43,7 @@ def load_or_create_relay_id(state_dir: Path, *, events: EventStream | None = Non
     made = new_relay_id()
     try:
         if not create_file_once(path, made.hex().encode() + b"\n"):
-            return _load(path)  # another process has created the file meanwhile
+            return _load(path)  # another process has created the file in the meantime
     except OSError as exc:
         stream = plainly_logged_events() if events is None else events
         stream.publish(RelayIdNotSaved(file=str(path), detail=exc.strerror or str(exc)))

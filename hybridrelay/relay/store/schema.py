@@ -221,7 +221,7 @@ def check_schema_version(database: sqlite3.Connection, path: Path) -> int:
 
 
 def make_schema(database: sqlite3.Connection) -> None:
-    """Create the tables, unless another process has done so meanwhile."""
+    """Create the tables, unless another process has done so in the meantime."""
     with transaction(database):
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             for statement in SCHEMA:

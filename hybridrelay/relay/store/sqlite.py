@@ -491,7 +491,7 @@ class SQLiteStore:
 
     def _take_claim(self, claim_id: str, proof: bytes, taker: str, attempt: bytes) -> Take:
         with self._change() as database:
-            # Again, because another taker may have come meanwhile, at this process or another one.
+            # Again, because another taker may have come in the meantime, at this process or another one.
             take = self._decide_take(claim_id, proof, taker, attempt)
             if take.changed is not None:
                 claim_rows.update_claim(database, take.changed)

@@ -293,7 +293,7 @@ class Store(Protocol):
         waits: bool = False,
         generation: int | None = None,
     ) -> Secret:
-        """Put a new key into a slot, and begin to roll the rule's other key, which stays valid meanwhile.
+        """Put a new key into a slot, and begin to roll the rule's other key, which stays valid in the meantime.
 
         Args:
             name, rule, slot, key, generation: as for `regenerate_key`.

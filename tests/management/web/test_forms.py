@@ -58,7 +58,7 @@ async def test_a_form_is_for_the_hybrid_connection_of_which_it_was_shown(
     answer = await admin.post(at + path, **page.fields)
     assert answer.status in ((404, 412) if is_deleted else (409, 412))
     if not is_deleted:
-        assert re.search("changed meanwhile|Somebody else has changed this", page_of(answer).text)
+        assert re.search("changed in the meantime|Somebody else has changed this", page_of(answer).text)
     assert relay.store.snapshot() == before
 
 

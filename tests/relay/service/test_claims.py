@@ -80,7 +80,7 @@ async def test_a_taker_that_did_not_get_the_answer_raises_no_alarm(
 
 
 async def test_the_alarm_is_raised_once(store: MemoryStore, service: ClaimService, events: list[Event]) -> None:
-    """Whoever has a code that was used can ask for its claim any number of times."""
+    """Somebody with a used code can ask for its claim any number of times."""
     add(store)
     for number in range(5):
         await service.take(TAKE, f"192.0.2.{number}")
