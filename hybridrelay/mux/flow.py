@@ -8,15 +8,12 @@ import attrs
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from ..errors import StreamRefused, StreamReset
 from ..protocol.datagrams import Dropped
 from ..protocol.reasons import Reason
 from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
-from ..streams.conflict import ConflictDetector
-from ..streams.waiter import Waiter
 from .bridging import Party
-from .stream import SessionPort
+from .stream_base import SessionPort, StreamBase
 
 __all__ = ["DatagramFlow", "FlowEnd", "FlowProgress"]
 
@@ -51,49 +48,26 @@ class FlowEnd:
     progress: FlowProgress
 
 
-class DatagramFlow(trio.abc.AsyncResource):
+class DatagramFlow(StreamBase, trio.abc.AsyncResource):
     """One flow of a `Session`: datagrams between one address of the application and the target.
 
     Datagrams can be lost, as with UDP: those for which there is no room, those that have waited for more than half a
     second on either side, and those that are on the way while the session loses its channel. Nothing waits for room.
     """
 
-    __slots__ = (
-        "_answer", "_cancel_on_abort", "_closed", "_end", "_end_callback", "_receive_conflict", "_receiver",
-        "_session", "_state", "_watcher", "metadata", "was_accepted",
-    )  # fmt: skip
+    __slots__ = ("_end", "_end_callback", "_watcher")
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
         assert state.flow is not None
-        self._session = session
-        self._state = state
-        #: The metadata in OPEN, at most 1,024 bytes.
-        self.metadata = state.metadata
-        #: Whether the flow was accepted, by the peer or by us. It may have ended since.
-        self.was_accepted = False
-        self._closed = False
+        super().__init__(session, state, "flow")
         self._end: FlowEnd | None = None
         self._end_callback: Callable[[FlowEnd], None] | None = None
         self._watcher: Callable[[], None] | None = None
-        self._cancel_on_abort: trio.CancelScope | None = None
-        self._receive_conflict = ConflictDetector("another task is receiving on this flow")
-        self._receiver = Waiter()
-        self._answer = trio.Event()
         state.observe(self)
 
     def __repr__(self) -> str:
         states = self._state.states
         return f"<DatagramFlow {self._state.id} {states.opening.name}/{states.sending.name}>"
-
-    @property
-    def stream_id(self) -> int:
-        """Unique among the streams and flows of the session, and the same on both sides."""
-        return self._state.id
-
-    @property
-    def session_id(self) -> bytes:
-        """The id of its session, which is the same on both sides."""
-        return self._session.core.session_id
 
     @property
     def has_ended(self) -> bool:
@@ -110,11 +84,6 @@ class DatagramFlow(trio.abc.AsyncResource):
         """How many datagrams this side has dropped. An owner of the flow that drops others adds them here."""
         assert self._state.flow is not None
         return self._state.flow.dropped
-
-    @property
-    def reset_reason(self) -> Reason:
-        """Why the flow was refused, reset or lost; `Reason.NO_ERROR` if it was not."""
-        return self._state.reason if self._state.is_aborted else Reason.NO_ERROR
 
     def so_far(self) -> FlowProgress:
         """Return what the flow has carried so far. It may have ended."""
@@ -145,8 +114,8 @@ class DatagramFlow(trio.abc.AsyncResource):
             raise trio.ClosedResourceError("the flow was closed")
         if not self._state.can_send:
             self._raise_broken()
-        self._session.core.flows.send(self._state, data, trio.current_time())
-        self._session.output()
+        self._core.flows.send(self._state, data, trio.current_time())
+        self._output()
 
     async def receive(self) -> bytes:
         """Return the next datagram, or wait for it. b"" is a datagram without content.
@@ -180,7 +149,7 @@ class DatagramFlow(trio.abc.AsyncResource):
             raise trio.ClosedResourceError("the flow was closed")
         if self._state.is_aborted:
             self._raise_broken()
-        return self._session.core.flows.read(self._state, trio.current_time())
+        return self._core.flows.read(self._state, trio.current_time())
 
     def set_watcher(self, watcher: Callable[[], None] | None) -> None:
         """From now on, call `watcher` whenever something has happened to the flow: it was accepted, a datagram has
@@ -202,7 +171,7 @@ class DatagramFlow(trio.abc.AsyncResource):
         if self._closed:
             return
         self._closed = True
-        core, states = self._session.core, self._state.states
+        core, states = self._core, self._state.states
         self._ended(Party.LOCAL, Reason.NO_ERROR)
         if core.ended is None and not states.is_aborted:
             if states.opening is Opening.OFFERED:
@@ -210,7 +179,7 @@ class DatagramFlow(trio.abc.AsyncResource):
             elif states.sending is Sending.OPEN:
                 core.send_fin(self._state)
             core.flows.drop_received(self._state)
-            self._session.output()
+            self._output()
         self._wake()
 
     def reset(self, reason: Reason = Reason.CANCELLED, text: str = "") -> None:
@@ -220,9 +189,9 @@ class DatagramFlow(trio.abc.AsyncResource):
         """
         self._closed = True
         self._ended(Party.LOCAL, reason)
-        if self._session.core.ended is None:
-            self._session.core.reset(self._state, reason, text)
-            self._session.output()
+        if self._core.ended is None:
+            self._core.reset(self._state, reason, text)
+            self._output()
         self._wake()
 
     def set_end_callback(self, callback: Callable[[FlowEnd], None]) -> None:
@@ -240,37 +209,7 @@ class DatagramFlow(trio.abc.AsyncResource):
             if callback is not None:
                 callback(self._end)
 
-    # --- opening
-
-    async def wait_opened(self) -> None:
-        """Wait until the peer has accepted the flow. Datagrams may be sent before.
-
-        Raises:
-            StreamRefused: the peer refused it, or the session was lost. `reason` says why.
-
-        If cancelled, the flow continues to wait for the answer.
-        """
-        await self._answer.wait()
-        if self._state.is_aborted:
-            raise self.refusal()
-
-    def refusal(self) -> StreamRefused:
-        """Return the error that says why the flow was aborted before it was accepted."""
-        reason, text = self._state.reason, self._state.text
-        return StreamRefused(text or reason.describe, reason=reason)
-
-    def cancel_when_aborted(self, scope: trio.CancelScope | None) -> None:
-        """Cancel `scope` when the flow is aborted; None removes the current scope."""
-        self._cancel_on_abort = scope
-        if scope is not None and self._state.is_aborted:
-            scope.cancel()
-
     # --- `StreamObserver`, for the session
-
-    def on_answered(self) -> None:
-        """Note that the flow was accepted, by the peer or by us."""
-        self.was_accepted = True
-        self._wake()
 
     def on_readable(self) -> None:
         """Note that a datagram has arrived, or that the peer has ended the flow."""
@@ -285,12 +224,7 @@ class DatagramFlow(trio.abc.AsyncResource):
 
     def on_aborted(self) -> None:
         """Note that the flow was refused or reset, or lost with its session."""
-        party = Party.PEER
-        if self._session.core.ended is not None:
-            party = Party.SESSION
-        elif self._state.states.aborted_by_us:
-            party = Party.LOCAL
-        self._ended(party, self._state.reason, self._state.text)
+        self._ended(self._aborted_by, self._state.reason, self._state.text)
         self._wake()
 
     def on_settled(self) -> None:
@@ -299,16 +233,10 @@ class DatagramFlow(trio.abc.AsyncResource):
     def _raise_broken(self) -> None:
         if not self._state.is_aborted:
             raise trio.BrokenResourceError("the peer has ended the flow")
-        reason, text = self._state.reason, self._state.text
-        message = f"{reason.describe} ({text})" if text and text != reason.describe else reason.describe
-        raise trio.BrokenResourceError(message) from StreamReset(message, reason=reason)
+        error = self._reset_error()
+        raise trio.BrokenResourceError(str(error)) from error
 
     def _wake(self) -> None:
-        self._receiver.wake()
-        if self._state.states.opening not in (Opening.AWAITING, Opening.OFFERED):
-            self._answer.set()
-            self._session.answered(self._state.id)
-        if self._cancel_on_abort is not None and self._state.is_aborted:
-            self._cancel_on_abort.cancel()
+        super()._wake()
         if self._watcher is not None:
             self._watcher()

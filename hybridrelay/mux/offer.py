@@ -9,7 +9,8 @@ from ..protocol.reasons import Reason
 from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
 from .flow import DatagramFlow
-from .stream import MuxStream, SessionPort
+from .stream import MuxStream
+from .stream_base import SessionPort
 
 __all__ = ["Offer"]
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable
-from itertools import islice
 from typing import Self
 
 import trio
@@ -28,25 +26,20 @@ from ..protocol.sending import Account
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
 from ..streams.reactor import Reactor, using_reactor
-from ..streams.turns import MAX_FRAMES, SharedTurns
+from ..streams.turns import SharedTurns
 from ._channel import Channel
 from ._offers import OfferQueue
+from ._stream_ends import StreamEnds
 from ._unanswered import UnansweredStreams
 from .flow import DatagramFlow
 from .greeting import epoch_of
 from .memory_use import MemoryUse
 from .offer import Offer
 from .stream import MuxStream
+from .stream_base import SettlingStream
 
 #: How long the peer's HELLO may take after the channel is open (seconds).
 GREETING_TIMEOUT = 15.0
-#: When a stream was closed on this side, the report of its end waits this long for the peer's acknowledgement
-#: (seconds).
-SETTLING_SECONDS = 5.0
-#: How many ends of streams are reported at a time. After each batch, other tasks run.
-BATCH = 32
-#: The end of a stream counts as this many frames in `SharedTurns`, so that one batch takes a whole turn.
-_FRAMES_PER_END = MAX_FRAMES // BATCH
 
 
 class Session:
@@ -78,7 +71,7 @@ class Session:
         self._refused = refused
         #: The turns of this session, or of all sessions with the same peer.
         self.turns = SharedTurns() if turns is None else turns
-        self._shares_turns = turns is not None
+        self._ends = StreamEnds(turns)
         initiator = role is SessionRole.INITIATOR
         self.core = core or SessionCore(
             role,
@@ -109,17 +102,8 @@ class Session:
         #: The scope in which `_wait_for_channel` waits. It is cancelled when there is another channel, or the session
         #: has ended.
         self._waiting = trio.CancelScope()
-        #: Runs `_report_later` and `_stop_waiting`; None unless the session runs.
-        self._nursery: trio.Nursery | None = None
-        #: Ends of streams that wait to be reported, because many streams ended at once.
-        self._later: deque[events.StreamAborted | events.StreamSettled] = deque()
-        #: Closed streams that wait for an acknowledgement, and the time at which each stops waiting (on Trio's
-        #: clock), which increases.
-        self._unsettled: dict[MuxStream, float] = {}
         #: Limits how many streams of this side wait for an answer.
         self.unanswered = UnansweredStreams()
-        #: The scope of `_stop_waiting`, while it runs.
-        self._waiting_for_acknowledgements: trio.CancelScope | None = None
         #: The first exception with which a channel was lost.
         self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -388,16 +372,16 @@ class Session:
         self._task_status = task_status
         self._next = (channel, initial)
         try:
-            async with using_reactor() as reactor, FlatNursery() as self._nursery:
+            async with using_reactor() as reactor, FlatNursery() as nursery:
+                self._ends.started(nursery)
                 try:
                     await self._use_channels(reactor, reconnect, greeting_timeout)
                 finally:
                     self._channel = None
                     self._dispatch(self.core.close(Reason.GOING_AWAY))  # cancelled between two channels
-                    if self._waiting_for_acknowledgements is not None:
-                        self._waiting_for_acknowledgements.cancel()
+                    self._ends.session_ended()
         finally:
-            self._nursery = None
+            self._ends.stopped()
             self._ended.set()
             left_over, self._next = self._next, None
             if left_over is not None:
@@ -521,87 +505,17 @@ class Session:
         if self._channel is not None:
             self._channel.output()
 
-    # --- the ends of streams
+    def limit_settling(self, stream: SettlingStream) -> None:
+        """See `StreamEnds.limit_settling`. For use by the session's streams."""
+        if self.core.ended is None:
+            self._ends.limit_settling(stream)
 
-    def limit_settling(self, stream: MuxStream) -> None:
-        """Limit how long a closed stream waits for acknowledgements: call `MuxStream.stop_waiting` after
-        `SETTLING_SECONDS`, unless `settled` is called or the session ends first. For use by the session's streams."""
-        if self._nursery is None or self.core.ended is not None:
-            return
-        self._unsettled[stream] = trio.current_time() + SETTLING_SECONDS
-        if self._waiting_for_acknowledgements is None:
-            self._waiting_for_acknowledgements = trio.CancelScope()
-            self._nursery.start_soon(self._stop_waiting, self._waiting_for_acknowledgements)
-
-    def settled(self, stream: MuxStream) -> None:
-        """Note that the stream does not wait any more; see `limit_settling`."""
-        self._unsettled.pop(stream, None)
-
-    async def _stop_waiting(self, scope: trio.CancelScope) -> None:
-        """Call `stop_waiting` of each waiting stream at its time, until no stream waits."""
-        with scope:
-            while self._unsettled:
-                await trio.sleep_until(next(iter(self._unsettled.values())))
-                await self._wait_for_turn()
-                now = trio.current_time()
-                over = [stream for stream, deadline in islice(self._unsettled.items(), BATCH) if deadline <= now]
-                for stream in over:
-                    self.settled(stream)
-                    stream.stop_waiting()
-                    self._count_end()
-        self._waiting_for_acknowledgements = None
-
-    def _defer(self, happened: list[events.SessionEvent]) -> list[events.SessionEvent]:
-        """Pass ends of streams to `_report_later`, except the first `BATCH`. Returns all events that are left.
-
-        All ends are passed on if earlier ones still wait there, or if the turn that sessions with the same peer share
-        is over. The peer can make many streams end at once, by ending many sessions or by acknowledging thousands of
-        streams.
-        """
-        ends = [event for event in happened if isinstance(event, events.StreamAborted | events.StreamSettled)]
-        later = ends if self._later or self._is_turn_over else ends[BATCH:]
-        if self._nursery is None or not later:
-            return happened
-        if not self._later:
-            self._nursery.start_soon(self._report_later)
-        self._later.extend(later)
-        deferred = {id(event) for event in later}
-        return [event for event in happened if id(event) not in deferred]
-
-    async def _report_later(self) -> None:
-        """Report the ends that `_defer` has passed on, in batches. It is shielded from cancellation, so that every
-        stream learns of its end."""
-        with trio.CancelScope(shield=True):
-            while self._later:
-                await trio.lowlevel.checkpoint()
-                await self._wait_for_turn()
-                for _ in range(min(BATCH, len(self._later))):
-                    self._report_end(self._later.popleft())
-
-    def _report_end(self, event: events.StreamAborted | events.StreamSettled) -> None:
-        if isinstance(event, events.StreamAborted):
-            event.stream.observer.on_aborted()
-        else:
-            event.stream.observer.on_settled()
-        self._count_end()
-
-    def _count_end(self) -> None:
-        if self._shares_turns:
-            self.turns.count(_FRAMES_PER_END)
-
-    @property
-    def _is_turn_over(self) -> bool:
-        return self._shares_turns and self.turns.is_over
-
-    async def _wait_for_turn(self) -> None:
-        """If the turn that sessions with the same peer share is over, wait for the next one."""
-        if self._is_turn_over:
-            await self.turns.next()
+    def settled(self, stream: SettlingStream) -> None:
+        """Note that the stream does not wait any more; see `limit_settling`. For use by the session's streams."""
+        self._ends.settled(stream)
 
     def _dispatch(self, happened: list[events.SessionEvent]) -> None:
-        if self._later or len(happened) > BATCH or self._is_turn_over:
-            happened = self._defer(happened)
-        for event in happened:
+        for event in self._ends.defer(happened):
             match event:
                 case events.StreamReadable(stream):
                     stream.observer.on_readable()
@@ -618,7 +532,7 @@ class Session:
                 case events.StreamAnswered(stream):
                     stream.observer.on_answered()
                 case events.StreamAborted() | events.StreamSettled():
-                    self._report_end(event)
+                    self._ends.report(event)
                 case events.Established():
                     if self._channel is not None:
                         self._channel.greeted()

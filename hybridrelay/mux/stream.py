@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol
 
 import attrs
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from ..errors import StreamRefused, StreamReset
-from ..protocol import SessionCore
 from ..protocol.config import BASE_WINDOW
 from ..protocol.reasons import Reason
 from ..protocol.sending import STREAM_SHARE
@@ -26,6 +23,7 @@ from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ..streams.turns import SharedTurns
 from ..streams.waiter import Waiter
 from .bridging import Party
+from .stream_base import SessionPort, StreamBase
 from .stream_end import LocalEnd, StreamEnd, StreamProgress
 from .watcher import StreamWatcher
 
@@ -35,32 +33,7 @@ from .watcher import StreamWatcher
 QUEUED_PER_SESSION = 64 * 1024 * 1024
 
 
-class SessionPort(Protocol):
-    """The part of a session that its streams use."""
-
-    @property
-    def core(self) -> SessionCore:
-        """The state machine to which the stream belongs; it does not change while the stream exists."""
-
-    @property
-    def turns(self) -> SharedTurns:
-        """The turns of the session, or of all sessions with the same peer."""
-
-    def output(self) -> None:
-        """Write as much of the core's output as the channel accepts now. Called after each change of the core.
-        Neither waits nor raises."""
-
-    def answered(self, stream_id: int) -> None:
-        """Note that a stream was answered, or has ended before that. May be called repeatedly."""
-
-    def limit_settling(self, stream: MuxStream) -> None:
-        """Call `stop_waiting` of the stream after some seconds, unless `settled` is called first."""
-
-    def settled(self, stream: MuxStream) -> None:
-        """Note that the stream does not wait any more."""
-
-
-class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
+class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     """One stream of a `Session`. It observes the stream's state in the core.
 
     If the peer resets the stream, or it is lost with its session, both directions raise `trio.BrokenResourceError` at
@@ -69,20 +42,13 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     """
 
     __slots__ = (
-        "_answer", "_cancel_on_abort", "_closed", "_core", "_end_callback", "_output", "_receive_conflict",
-        "_received_eof", "_receiver", "_send_conflict", "_sender", "_sent_eof", "_session", "_settled_callback",
-        "_state", "_unsettled_end", "_watcher", "metadata", "was_accepted",
+        "_end_callback", "_received_eof", "_send_conflict", "_sender", "_sent_eof", "_settled_callback",
+        "_unsettled_end", "_watcher",
     )  # fmt: skip
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
-        self._core = session.core
-        self._session = session
-        self._output = session.output
-        self._state = state
-        #: The metadata in OPEN, at most 1,024 bytes.
-        self.metadata = state.metadata
+        super().__init__(session, state, "stream")
         state.observe(self)
-        self._closed = False
         #: Whether `send_eof` was called, and whether `receive_some` has returned b"".
         self._sent_eof = self._received_eof = False
         self._end_callback: Callable[[StreamEnd], None] | None = None
@@ -90,12 +56,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._unsettled_end: LocalEnd | None = None
         self._settled_callback: Callable[[], None] | None = None
         self._send_conflict = ConflictDetector("another task is sending on this stream")
-        self._receive_conflict = ConflictDetector("another task is receiving on this stream")
-        self._sender, self._receiver = Waiter(), Waiter()
-        self._answer = trio.Event()
-        self._cancel_on_abort: trio.CancelScope | None = None
-        #: Whether the stream was accepted, by the peer or by us. It may have ended since.
-        self.was_accepted = False
+        self._sender = Waiter()
         #: Is informed in place of a task that waits; see `set_watcher`.
         self._watcher: StreamWatcher | None = None
 
@@ -109,29 +70,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return self._session.turns
 
     @property
-    def stream_id(self) -> int:
-        """Unique within the session, and the same on both sides."""
-        return self._state.id
-
-    @property
-    def session_id(self) -> bytes:
-        """The id of its session, which is the same on both sides."""
-        return self._core.session_id
-
-    @property
-    def reset_reason(self) -> Reason:
-        """Why the peer (or we) aborted the stream; `Reason.NO_ERROR` if it was not aborted."""
-        return self._state.reason if self._state.is_aborted else Reason.NO_ERROR
-
-    @property
     def was_aborted(self) -> bool:
         """Whether the stream was refused or reset, or lost with its session."""
         return self._state.is_aborted
-
-    @property
-    def was_lost(self) -> bool:
-        """Whether the session has ended, so that the stream was lost with it and not reset by itself."""
-        return self._core.ended is not None
 
     def so_far(self) -> StreamProgress:
         """Return the progress of the stream, which may have ended."""
@@ -548,12 +489,6 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if self._unsettled_end is None:
             self._end(self._aborted_by, self._state.reason)
 
-    @property
-    def _aborted_by(self) -> Party:
-        if self.was_lost:
-            return Party.SESSION
-        return Party.LOCAL if self._state.states.aborted_by_us else Party.PEER
-
     def _settle(self) -> None:
         """Call the callbacks that have waited until it is known whether everything was delivered."""
         self._session.settled(self)
@@ -574,37 +509,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         stopped = state.stopped_by_peer and not state.is_aborted
         return attrs.evolve(end, reason=self.failure_reason, ended_by=end.ended_by if stopped else self._aborted_by)
 
-    # --- opening
-
-    async def wait_opened(self) -> None:
-        """Wait until the peer has accepted the stream.
-
-        Raises:
-            StreamRefused: the peer refused it, or the session was lost. `reason` says why.
-
-        If cancelled, the stream continues to wait for the answer.
-        """
-        await self._answer.wait()
-        if self._state.is_aborted:
-            raise self.refusal()
-
-    def refusal(self) -> StreamRefused:
-        """Return the error that says why the stream was aborted before it was accepted."""
-        reason, text = self._state.reason, self._state.text
-        return StreamRefused(text or reason.describe, reason=reason)
-
-    def cancel_when_aborted(self, scope: trio.CancelScope | None) -> None:
-        """Cancel `scope` when the stream is aborted; None removes the current scope."""
-        self._cancel_on_abort = scope
-        if scope is not None and self._state.is_aborted:
-            scope.cancel()
-
     # --- `StreamObserver`, for the session
-
-    def on_answered(self) -> None:
-        """Note that the stream was accepted, by the peer or by us."""
-        self.was_accepted = True
-        self._wake()
 
     def on_readable(self) -> None:
         """Note that data or the end of file arrived."""
@@ -632,19 +537,12 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._end(Party.SESSION, self.failure_reason)
 
     def _raise_broken(self) -> None:
-        reason, text = self._state.reason, self._state.text
-        message = f"{reason.describe} ({text})" if text and text != reason.describe else reason.describe
-        if self._state.is_aborted:
-            raise trio.BrokenResourceError(message) from StreamReset(message, reason=reason)
-        raise trio.BrokenResourceError("the peer has stopped reading") from StreamReset(message, reason=reason)
+        error = self._reset_error()
+        message = str(error) if self._state.is_aborted else "the peer has stopped reading"
+        raise trio.BrokenResourceError(message) from error
 
     def _wake(self) -> None:
         self._sender.wake()
-        self._receiver.wake()
-        if self._state.states.opening not in (Opening.AWAITING, Opening.OFFERED):
-            self._answer.set()
-            self._session.answered(self._state.id)
-        if self._cancel_on_abort is not None and self._state.is_aborted:
-            self._cancel_on_abort.cancel()
+        super()._wake()
         if self._watcher is not None:
             self._watcher.on_changed()

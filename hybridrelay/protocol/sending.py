@@ -38,7 +38,7 @@ STREAM_SHARE = 4 * KIB
 #: less, each frame would wait for the peer's acknowledgement timer.
 SESSION_SHARE = 128 * KIB
 #: The cost of a stream that has ended and is not acknowledged (bytes), as measured, including its last two frames.
-#: While the report of its end waits (at most `mux.session.SETTLING_SECONDS`), it costs about 5 KiB.
+#: While the report of its end waits (at most `mux._stream_ends.SETTLING_SECONDS`), it costs about 5 KiB.
 ENDED_STREAM = KIB
 #: The cost of a queued buffer beyond its bytes, including the overhead of the frame in which it will end (bytes).
 BUFFER_OVERHEAD = 64 + FRAME_OVERHEAD

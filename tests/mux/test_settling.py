@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from hybridrelay.mux import Bridged, BridgeProgress, MuxStream, Party, Session, SessionConfig, StreamEnd, bridge
-from hybridrelay.mux.session import BATCH, SETTLING_SECONDS
+from hybridrelay.mux._stream_ends import BATCH, SETTLING_SECONDS
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair, tcp_pair
 

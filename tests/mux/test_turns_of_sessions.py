@@ -14,7 +14,7 @@ import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session, SessionRole
 from hybridrelay.mux._directions import Outward
-from hybridrelay.mux.session import BATCH, SETTLING_SECONDS
+from hybridrelay.mux._stream_ends import BATCH, SETTLING_SECONDS
 from hybridrelay.protocol import Reason, SessionConfig, frames
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer, NowaitStream
 from hybridrelay.streams.reactor import Handler, Next, Reactor, using_reactor
