@@ -9,7 +9,7 @@ from itertools import islice
 from ..relay.claims import OpenClaim
 from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
 from .callers import Scope
-from .live_values import RelayProblem
+from .live_values import ProblemCode, RelayProblem
 from .sizes import bytes_of
 
 __all__ = ["MAX_UNSERVED", "part_of_scope", "relay_problems"]
@@ -63,7 +63,7 @@ def relay_problems(
     found: list[RelayProblem] = []
     if snapshot.draining_since is not None:
         found.append(
-            RelayProblem(
+            _problem(
                 code="draining",
                 detail=f"the relay has been draining since {_date(snapshot.draining_since)}, and accepts no new "
                 "registrations and joins",
@@ -72,7 +72,7 @@ def relay_problems(
         )
     for certificate in snapshot.certificates:
         found += _of_certificate(certificate, now)
-    found += [RelayProblem(code=one.code, detail=one.detail, remedy=one.remedy) for one in snapshot.file_problems]
+    found += [_problem(code=one.code, detail=one.detail, remedy=one.remedy) for one in snapshot.file_problems]
     found += [_of_quota(one) for one in sorted(snapshot.quotas, key=lambda one: not one.is_reached)]
     found += _of_places("pairs", "places for pairs of data channels", snapshot.pairs, "or --max-pairs")
     found += _of_places("control-channels", "places for control channels", snapshot.control_channels)
@@ -84,7 +84,7 @@ def relay_problems(
     )
     found += islice((_of_claim(claim) for claim in claims if claim.ends_soon(now)), MAX_CLAIMS)
     found += [
-        RelayProblem(
+        _problem(
             code="no-listener",
             detail=f"no connector listens for {name}",
             remedy="start the connector, or check its log to see why it is not registered",
@@ -94,7 +94,7 @@ def relay_problems(
     ]
     if unserved_count > len(unserved):
         found.append(
-            RelayProblem(
+            _problem(
                 code="no-listener",
                 detail=f"no connector listens for {unserved_count - len(unserved)} more hybrid connections",
                 remedy="list the hybrid connections whose listenerCount is 0",
@@ -103,11 +103,15 @@ def relay_problems(
     return tuple(found)
 
 
+def _problem(*, code: ProblemCode, detail: str, remedy: str, connection: str | None = None) -> RelayProblem:
+    return RelayProblem(code=code, detail=detail, remedy=remedy, connection=connection)
+
+
 def _of_certificate(certificate: CertificateSnapshot, now: float) -> list[RelayProblem]:
     found = []
     if certificate.failure:
         found.append(
-            RelayProblem(
+            _problem(
                 code="certificate-not-renewed",
                 detail=f"the files of --tls-certificate have changed, and cannot be used: {certificate.failure}; the "
                 "earlier certificate stays in force",
@@ -119,7 +123,7 @@ def _of_certificate(certificate: CertificateSnapshot, now: float) -> list[RelayP
     is_over = now >= certificate.expires_at
     return [
         *found,
-        RelayProblem(
+        _problem(
             code="certificate-expired" if is_over else "certificate-expires",
             detail=f"the certificate of --tls-certificate {'expired' if is_over else 'expires'} at "
             f"{_date(certificate.expires_at)}",
@@ -135,7 +139,7 @@ def _of_quota(quota: QuotaSnapshot) -> RelayProblem:
     else:
         used = f"{quota.used} of {quota.limit} {quota.kind} of {whose} are used"
     command = "hybridrelay editions --help" if quota.connection is None else "hybridrelay connections limits --help"
-    return RelayProblem(
+    return _problem(
         code="quota-reached" if quota.is_reached else "quota-near",
         detail=f"{used}; further requests are refused" if quota.is_reached else used,
         remedy=f"raise the limit if it is too low: {command}",
@@ -145,7 +149,7 @@ def _of_quota(quota: QuotaSnapshot) -> RelayProblem:
 
 def _of_claim(claim: OpenClaim) -> RelayProblem:
     note = f" ({claim.note})" if claim.note else ""
-    return RelayProblem(
+    return _problem(
         code="claim-expires",
         detail=f"the claim {claim.id[:8]}{note} of {claim.connection} was not taken, and expires at "
         f"{_date(claim.expires_at)}",
@@ -155,11 +159,11 @@ def _of_claim(claim: OpenClaim) -> RelayProblem:
     )
 
 
-def _of_places(code: str, what: str, places: PlacesSnapshot, remedy: str = "") -> list[RelayProblem]:
+def _of_places(code: ProblemCode, what: str, places: PlacesSnapshot, remedy: str = "") -> list[RelayProblem]:
     if places.total == 0 or places.taken < NEARLY_FULL * places.total:
         return []
     detail = f"{places.taken} of {places.total} {what} are taken"
-    return [RelayProblem(code=code, detail=detail, remedy="; ".join(filter(None, (_PLACES_REMEDY, remedy))))]
+    return [_problem(code=code, detail=detail, remedy="; ".join(filter(None, (_PLACES_REMEDY, remedy))))]
 
 
 def _date(seconds: float) -> str:

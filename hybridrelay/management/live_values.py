@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -29,6 +29,7 @@ __all__ = [
     "ListenerValue",
     "LivePageQuery",
     "Places",
+    "ProblemCode",
     "RelayEndpointValue",
     "RelayProblem",
     "RelayValue",
@@ -288,12 +289,30 @@ class CertificateValue(Value, frozen=True):
         return cls(name=one.name, pin=one.pin, expires_at=one.expires_at)
 
 
+#: The codes of the relay's problems.
+ProblemCode = Literal[
+    "draining",
+    "no-listener",
+    "certificate-expires",
+    "certificate-expired",
+    "certificate-not-renewed",
+    "quota-near",
+    "quota-reached",
+    "pairs",
+    "control-channels",
+    "unauthenticated-slots",
+    "claim-expires",
+    "audit",
+    "checkpoints",
+    "history",
+    "usage",
+]
+
+
 class RelayProblem(Value, frozen=True):
     """A problem of the relay, and what an administrator can do about it."""
 
-    #: ``no-listener``, ``certificate-not-renewed``, ``certificate-expires``, ``certificate-expired``,
-    #: ``unauthenticated-slots``, ``pairs``, ``control-channels``, ``draining``, ``quota-near``, ``quota-reached``,
-    #: ``claim-expires``, ``history``, ``usage`` or ``audit``.
+    #: A `ProblemCode`. Relays of later versions may have others.
     code: str
     detail: str
     remedy: str

@@ -9,7 +9,7 @@ The module is long because the interface through which all of this is read, `Liv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import attrs
 
@@ -176,8 +176,8 @@ class CertificateSnapshot:
 class FileProblem:
     """A file that the relay can do without, but cannot write at the moment."""
 
-    #: The code of the problem in the management API, such as ``history``.
-    code: str
+    #: The code of the problem in the management API.
+    code: Literal["audit", "checkpoints", "history", "usage"]
     detail: str
     remedy: str
 

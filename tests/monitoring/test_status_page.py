@@ -12,7 +12,9 @@ import pytest
 
 from hybridrelay._histogram import HistogramSnapshot
 from hybridrelay.audit.record import SinkProblem
+from hybridrelay.cli.arguments.status import STATUS
 from hybridrelay.connectivity.snapshot import RelayState, SessionState, StreamState, TargetCheck
+from hybridrelay.management.live_values import ProblemCode
 from hybridrelay.monitoring.metrics import endpoint_metrics
 from hybridrelay.monitoring.operations import OPERATIONS
 from hybridrelay.monitoring.readiness import endpoint_checks
@@ -47,6 +49,20 @@ def without_repetition(found: Iterable[str]) -> list[str]:
 
 def test_the_problems() -> None:
     assert sorted(names("problem")) == sorted(typing.get_args(typing.get_type_hints(ProblemStatus)["code"]))
+
+
+@pytest.mark.parametrize(
+    ("whose", "codes"),
+    [
+        ("a relay", typing.get_args(ProblemCode)),
+        ("a connector or forward", typing.get_args(typing.get_type_hints(ProblemStatus)["code"])),
+    ],
+)
+def test_the_problems_in_the_help_of_the_command(whose: str, codes: tuple[str, ...]) -> None:
+    found = re.search(rf"^Problems of {whose}.*:\n((?:  .*\n)+)", STATUS.description, re.MULTILINE)
+    assert found is not None
+    lines = re.findall(r"^  (\S.*?)(?:  .*)?$", found[1], re.MULTILINE)
+    assert sorted(code for line in lines for code in line.split(", ")) == sorted(codes)
 
 
 @pytest.mark.parametrize("states", [RelayState, SessionState, StreamState])

@@ -15,20 +15,36 @@ With --from, show the state of a connector or forward: its problems, its hybrid 
 and its streams. A connector shows the label and the target of each stream, and a forward the address of the
 application.
 
-These are problems of a relay:
-  a hybrid connection has no registered connector; a certificate expires
-  within three weeks, or its new file cannot be used; nine tenths of the
-  possible pairs of data channels, control channels or unauthenticated
-  connections exist; four fifths or more of a quota are used; a claim that was
-  not taken expires soon; a file cannot be written; the relay is draining
+Problems of a relay, with the codes that --json shows:
+  draining                   the relay is draining
+  no-listener                a hybrid connection has no registered connector
+  certificate-expires, certificate-expired
+                             a certificate expires within three weeks, or has
+                             expired
+  certificate-not-renewed    the new file of a certificate cannot be used
+  quota-near, quota-reached  a quota is at least four fifths used, or used up
+  pairs, control-channels, unauthenticated-slots
+                             nine tenths of the places for pairs of data
+                             channels, for control channels, or for
+                             unauthenticated connections are taken
+  claim-expires              a claim that was not taken expires soon
+  audit, checkpoints, history, usage
+                             this file cannot be written
 
-These are problems of a connector or forward:
-  a hybrid connection is not registered at one of its relays, or at none, is
-  denied by the policy, has no local port, or has no session for new
-  connections; its target cannot be reached; its identity or issuer expires
-  soon, or could not be renewed; an update is not used; a sink or witness of
-  the audit log fails; a session is waiting to be resumed; the program is
-  stopping
+Problems of a connector or forward:
+  stopping                   the program is stopping
+  not-registered             a hybrid connection is registered at no relay
+  relay-failed               it is not registered at one of its relays
+  denied-by-policy           the policy denies a hybrid connection
+  not-listening              a hybrid connection has no local port yet
+  no-session                 there is no session for new connections
+  target-unhealthy           the target cannot be reached
+  identity-expires           an identity or issuer expires soon, or could not
+                             be renewed
+  update-not-used            an update of a connection string is not used
+  audit-failed               a sink or witness of the audit log fails
+  session-resuming           a session has lost its data channel and is
+                             waiting to be resumed
 
 The exit code is 0 if the program is running and has no problem, and 1 if there is a problem or it does not answer.
 With --watch, the last state shown determines the exit code.
