@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 
 from ._text_files import read_text
+from ._toml_lines import Place, lines_of
 from .errors import ConfigurationError
 
 __all__ = ["TomlFile", "read_toml"]
-
-#: Where something is in a file: keys of tables, and indexes in arrays of tables.
-Place: TypeAlias = tuple[str | int, ...]
 
 
 @attrs.frozen
@@ -23,35 +20,24 @@ class TomlFile:
 
     path: str
     content: dict[str, Any]
-    _lines: tuple[str, ...] = attrs.field(repr=False)
+    _text: str = attrs.field(repr=False)
 
     def line_of(self, *place: str | int) -> int | None:
-        """Return the number of the line in which a key, or a table of an array of tables, begins.
+        """Return the number of the line in which a key, a table, or an element of a list begins.
 
         Args:
             place: the keys and indexes that lead to it, such as ``"connection", 2, "file"``.
 
         Returns:
-            The line; the first one is 1. None if there is nothing at this place.
+            The line; the first one is 1. It is the line of the nearest place around it for what is in an inline
+            table. None if there is nothing at this place.
 
-        This takes the time of about twenty parses of the file. It is meant for messages about errors.
+        This scans the file again. It is meant for messages about errors.
         """
-        if not _contains(self.content, place):
+        if not place or not _contains(self.content, place):
             return None
-        # Lines only add keys and tables to a document, so that the place is missing in every prefix that ends before
-        # its line. A prefix that ends inside a value is not TOML; the nearest one that is takes its place.
-        without, present = 0, len(self._lines)
-        while True:
-            middle = (without + present) // 2
-            ends = itertools.chain(range(middle, without, -1), range(middle + 1, present))
-            prefixes = ((end, _parse("".join(self._lines[:end]))) for end in ends)
-            end, found = next(((end, found) for end, found in prefixes if found is not None), (0, None))
-            if found is None:
-                return without + 1
-            if _contains(found, place):
-                present = end
-            else:
-                without = end
+        lines = lines_of(self._text)
+        return next(lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines)
 
     def at(self, *place: str | int) -> str:
         """Return the file and the line of something in it, for messages: ``connector.toml: line 3``."""
@@ -78,16 +64,7 @@ def read_toml(path: str | os.PathLike[str], *, what: str, limit: int, regular: b
         raise ConfigurationError(f"{path} is not TOML: {exc}") from None
     except (ValueError, RecursionError):
         raise ConfigurationError(f"{path} has a number with too many digits, or is nested too deeply") from None
-    return TomlFile(str(path), content, tuple(f"{line}\n" for line in text.split("\n")))
-
-
-def _parse(text: str) -> dict[str, Any] | None:
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return None
+    return TomlFile(str(path), content, text)
 
 
 def _contains(content: Any, place: Place) -> bool:

@@ -29,6 +29,18 @@ file = "not this one"
 file = "billing"
 [ports]
 data.number = 3
+inline = {a = 1, b = [1,
+2]}
+mixed = [1.5, [2, 3],
+    {x = "]"}, "four",
+]
+["a.b".'c']
+"d" = 1
+[[connection.more]]
+x = 1
+[[connection.more]]
+x = 2
+[connection.rest]
 '''
 
 
@@ -51,6 +63,19 @@ def read(tmp_path: Path, text: str) -> TomlFile:
         (("connection", 1, "file"), 16),
         (("ports",), 17),
         (("ports", "data", "number"), 18),
+        (("ports", "inline"), 19),
+        (("ports", "inline", "b", 1), 19),
+        (("ports", "mixed", 0), 21),
+        (("ports", "mixed", 1, 1), 21),
+        (("ports", "mixed", 2, "x"), 22),
+        (("ports", "mixed", 3), 22),
+        (("connection", 0, "listen", 1), 8),
+        (("a.b",), 24),
+        (("a.b", "c", "d"), 25),
+        (("connection", 1, "more", 0), 26),
+        (("connection", 1, "more", 1, "x"), 29),
+        (("connection", 1, "rest"), 30),
+        ((), None),
         (("connection", 2), None),
         (("connection", 0, "missing"), None),
         (("grace", "x"), None),
@@ -90,7 +115,7 @@ def test_every_key_is_found_in_its_line(blocks: list[list[str]]) -> None:
     import tomllib
 
     text = "\n".join(lines)
-    file = TomlFile("f", tomllib.loads(text), tuple(f"{line}\n" for line in text.split("\n")))
+    file = TomlFile("f", tomllib.loads(text), text)
 
     assert {place: file.line_of(*place) for place in places} == places
 
