@@ -16,8 +16,8 @@ calls of the transport wait, so no lock is needed around OpenSSL. Rules:
    are requested at once, OpenSSL gets only complete records, because for an incomplete one it would hold a buffer of
    17 KiB.
 
-Records and the ClientHello are handled in `records.py` and `client_hello.py`. The rest is one long class, because the
-handshake, sending, receiving and closing share its state.
+The handshake is in `tls_handshake.py`, and records are handled in `records.py`. The rest is one long class, because
+sending, receiving and closing share its state.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ from typing import Any, Literal, overload
 
 import trio
 
-from ..errors import TLSHandshakeError
-from .client_hello import ClientHelloReader
 from .conflict import ConflictDetector
 from .nowait import (
     HELD_FOR_STRANGER,
@@ -47,6 +45,7 @@ from .nowait import (
     nowait,
 )
 from .records import RECORD_BYTES, RecordCounter, RecordFeeder, read_record
+from .tls_handshake import CLOSE_SECONDS, TOO_LONG, Handshake, describe_tls_error, linger
 
 #: How much is encrypted per write to the transport (bytes): sixteen records. In measurements, more was not faster,
 #: and less cost a third of the throughput.
@@ -54,24 +53,6 @@ _CHUNK_BYTES = 256 * 1024
 #: How many bytes of answers reading may leave to be sent. Honest peers cause a few dozen bytes. Without this limit, a
 #: peer that floods us with key updates and does not read could use up our memory.
 _MAX_OWED_BYTES = 64 * 1024
-#: How much a client may send between its ClientHello and the end of the handshake (bytes), if the server requests a
-#: certificate. Those of our clients have 700 bytes.
-_MAX_CLIENT_FLIGHT = 16 * 1024
-#: The same if the server requests no certificate. Clients send two records of less than 100 bytes.
-_MAX_SHORT_FLIGHT = 1024
-#: How much a server may send until the handshake is complete (bytes). OpenSSL accepts certificate chains of 100 KiB.
-_MAX_SERVER_FLIGHT = 128 * 1024
-#: How long closing waits for the transport to accept the last record, and for the peer's close_notify (seconds).
-#: Enough for any path that works.
-_CLOSE_SECONDS = 1.0
-#: How much is read and dropped after our last record was sent (bytes). Closing with unread data would reset the
-#: connection, and that record could be lost.
-_LINGER_BYTES = 256 * 1024
-
-
-_TOO_LONG = "the peer sent a longer TLS record, or more records, than it may before it has authenticated"
-
-
 #: The last position in the buffer at which a record can begin; see `_Scratch`.
 _LAST_RECORD = READ_BYTES + RECORD_BYTES
 
@@ -224,14 +205,18 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             if self._state is _State.FAILED:
                 raise trio.BrokenResourceError("the TLS handshake failed")
             self._state = _State.FAILED  # stays so unless the handshake completes, since it cannot be continued
-            try:
-                await self._handshake()
-            except ssl.SSLError as exc:
-                await self._send_alert(exc)
-                untrusted = str(exc.verify_message) if isinstance(exc, ssl.SSLCertVerificationError) else None
-                raise TLSHandshakeError(f"the TLS handshake failed: {_describe(exc)}", untrusted=untrusted) from exc
-            except trio.BrokenResourceError as exc:
-                raise TLSHandshakeError.lost("the connection broke during the TLS handshake", exc) from exc
+            feeder = self._feeder
+            assert feeder is not None, "nothing has been received yet"
+            handshake = Handshake(
+                transport=self._transport,
+                context=self._context,
+                server_side=self._server_side,
+                tls=lambda: self._ssl,
+                feeder=feeder,
+                outgoing=self._outgoing,
+                before_answer=self._before_answer,
+            )
+            await handshake.run()
             self._check_open()
             self._state = _State.READY
             self._records.passed = 0
@@ -404,7 +389,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             if self._state is _State.READY:
                 in_good_order = False
                 if not self._sending.held and not self._record_torn:
-                    with trio.move_on_after(_CLOSE_SECONDS):
+                    with trio.move_on_after(CLOSE_SECONDS):
                         await self._say_goodbye()
                         in_good_order = True
                 if not in_good_order:
@@ -422,79 +407,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             await self._port.flush()
             if not self._port.send_nowait(self._outgoing.read()):
                 await self._port.flush()
-            more_may_come = self._receive_error is None or self._receive_error[0] is _TOO_LONG
+            more_may_come = self._receive_error is None or self._receive_error[0] is TOO_LONG
             if more_may_come and not self._receive_ended and not self._receiving.held:
-                await self._linger()
-
-    async def _handshake(self) -> None:
-        feeder = self._feeder
-        assert feeder is not None, "nothing has been received yet"
-        left = _MAX_SERVER_FLIGHT
-        if self._server_side:
-            feeder.add_untrusted(await self._read_client_hello())
-            asks = self._context.verify_mode is not ssl.CERT_NONE
-            left = _MAX_CLIENT_FLIGHT if asks else _MAX_SHORT_FLIGHT
-        while True:
-            done = self._step(feeder)
-            if self._outgoing.pending:
-                await self._transport.send_all(self._outgoing.read())
-            if done:
-                return
-            if left <= 0:
-                raise TLSHandshakeError("the peer sent too much before the end of the TLS handshake")
-            data = await self._receive_handshake()
-            left -= len(data)
-            if not feeder.add_untrusted(data):
-                raise TLSHandshakeError(_TOO_LONG)
-
-    def _step(self, feeder: RecordFeeder) -> bool:
-        """Pass all complete records to OpenSSL. Returns whether the handshake is complete."""
-        while True:
-            try:
-                self._ssl.do_handshake()
-            except ssl.SSLWantReadError:
-                if not feeder.feed():
-                    return False
-            else:
-                return True
-
-    async def _read_client_hello(self) -> bytes:
-        """Collect the ClientHello, and then wait for `before_answer`."""
-        reader = ClientHelloReader()
-        try:
-            while not reader.receive_untrusted(await self._receive_handshake()):
-                pass
-        except ValueError as exc:
-            raise TLSHandshakeError(str(exc)) from exc
-        if self._before_answer is not None:
-            await self._before_answer()
-        return reader.take()
-
-    async def _receive_handshake(self) -> bytes:
-        data = await self._transport.receive_some(SMALL_READ_BYTES)
-        if not data:
-            raise TLSHandshakeError.lost("the connection ended during the TLS handshake")
-        return bytes(data)
-
-    async def _send_alert(self, error: ssl.SSLError) -> None:
-        """Tell the peer why its handshake failed, if that is possible within `_CLOSE_SECONDS`."""
-        with trio.move_on_after(_CLOSE_SECONDS):
-            try:
-                if self._outgoing.pending:
-                    await self._transport.send_all(self._outgoing.read())
-                if self._server_side and isinstance(error, ssl.SSLCertVerificationError):
-                    # The client may consider the handshake complete and have sent data. Closing a TCP connection with
-                    # unread data resets it, and then the client's system discards the unread alert.
-                    await self._linger()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-
-    async def _linger(self) -> None:
-        if isinstance(self._transport, trio.abc.HalfCloseableStream):
-            await self._transport.send_eof()
-        dropped = 0
-        while dropped < _LINGER_BYTES and (data := await self._transport.receive_some(READ_BYTES)):
-            dropped += len(data)
+                await linger(self._transport)
 
     def _encrypt(self, view: memoryview) -> bytes:
         tls = self._made
@@ -504,7 +419,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 view = view[tls.write(view) :]
         except ssl.SSLError as exc:
             self._send_broken = True
-            raise trio.BrokenResourceError(f"TLS failed: {_describe(exc)}") from exc
+            raise trio.BrokenResourceError(f"TLS failed: {describe_tls_error(exc)}") from exc
         return self._outgoing.read()
 
     def _transmit(self, ciphertext: bytes) -> bool:
@@ -557,7 +472,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                     return None
             if self._receive_error is not None:
                 message, cause = self._receive_error
-                raise (UnitTooLong if message is _TOO_LONG else trio.BrokenResourceError)(message) from cause
+                raise (UnitTooLong if message is TOO_LONG else trio.BrokenResourceError)(message) from cause
             if self._receive_ended:
                 return b""
             if feeder is None:
@@ -573,7 +488,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             elif feeder is None:
                 self._take_in(ciphertext)
             elif not feeder.add_untrusted(ciphertext):
-                self._receive_error = (_TOO_LONG, None)
+                self._receive_error = (TOO_LONG, None)
 
     def _take_in(self, ciphertext: Buffer) -> None:
         """Pass what arrived to OpenSSL: all of it, unless it contains very many records."""
@@ -613,7 +528,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         except ssl.SSLZeroReturnError:
             self._receive_ended = True
         except ssl.SSLError as exc:
-            self._receive_error = (f"TLS failed: {_describe(exc)}", exc)
+            self._receive_error = (f"TLS failed: {describe_tls_error(exc)}", exc)
         self._records.with_data += reads
         if feeder is None:
             self._undecrypted = bool(self._later) or (count > _LAST_RECORD and incoming.pending > 0)
@@ -640,11 +555,3 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
             self._check_ready()
             raise trio.BrokenResourceError("an earlier send failed or was cancelled")
-
-
-def _describe(exc: ssl.SSLError) -> str:
-    """OpenSSL's error as one line, without the name of its source file."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return str(exc.verify_message)
-    reason: str | None = getattr(exc, "reason", None)  # missing if Python itself raised the exception
-    return reason.lower().replace("_", " ") if reason else "unspecified error"
