@@ -2,7 +2,7 @@
 
 This module is long because it contains, and documents, everything that an application calls. The work is done in
 `opening.py` (waiting for a session), `requesting.py` (opening streams on it), `sessions.py` (the sessions that have
-not ended), and `relays/` (the relays).
+not ended), `own_identity.py` (its renewal), and `relays/` (the relays).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -22,14 +21,12 @@ from ..abc import Transport
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.expiry import ExpiryNotices, credentials_of, watch_expiry
 from ..connectivity.instance import new_instance
 from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
-from ..connectivity.snapshot import MAX_LISTED, CredentialSnapshot, EndpointSnapshot, FailureSnapshot, UpdateStatus
-from ..connectivity.string_files import keep_in_own_file, renewed_in_own_file
+from ..connectivity.snapshot import MAX_LISTED, CredentialSnapshot, EndpointSnapshot, UpdateStatus
 from ..connectivity.updates import Updates
 from ..errors import ConfigurationError, DeniedByPolicy, HybridRelayError, StreamRefused
 from ..events.endpoint import NetworkChanged
@@ -42,7 +39,6 @@ from ..protocol.open_metadata import port_metadata
 from ..protocol.reasons import Reason
 from ..security import (
     ConnectionString,
-    Role,
     StringUpdate,
     update_string,
 )
@@ -52,6 +48,7 @@ from .counters import ClientCounters
 from .following import Follower
 from .opening import SessionOpener
 from .other_connectors import OtherConnectors
+from .own_identity import OwnIdentity
 from .patience import check_patience
 from .permission import Permission
 from .relays.sender import Sender
@@ -63,10 +60,6 @@ from .sessions import DELIVERY_SECONDS, Sessions
 from .snapshots import client_snapshot
 from .stream_events import StreamReports
 from .upgrades import Upgrades
-from .use_renewed import UseRenewed
-
-if TYPE_CHECKING:
-    from .renewal import Renewer
 
 #: The default memory budget: the bytes that all clients of this process together may use for receive windows, and for
 #: data that is being sent.
@@ -92,7 +85,6 @@ class Client:
         self._events = EventStream((logged_events() if events is None else events).publish, self._counters)
         string = config.string
         string.require_identity()
-        self._credentials = credentials_of(string)
         self._permission = Permission(
             WatchedPolicy.shared(config.policy_directories),
             self._events,
@@ -158,11 +150,16 @@ class Client:
         self._upgrades = Upgrades(self._sessions, self._events)
         self._control_channel_keeper = ControlChannelKeeper(self._senders, self._sessions)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
-        self._keep_string, self._use_renewed = config.keep_string, config.use_renewed
-        self._renews_identity = config.renews_identity
-        #: Renews the identity; None if it is not renewed.
-        self.renewer: Renewer | None = None
-        self._renewal_scope = trio.CancelScope()
+        #: The identity, and its renewal.
+        self.identity = OwnIdentity(
+            lambda: self._string,
+            self._use_identity,
+            keep_string=config.keep_string,
+            use_renewed=config.use_renewed,
+            renews_identity=config.renews_identity,
+            events=self._events,
+            clock=clock,
+        )
         self._open_patience = config.open_patience
         #: The streams that applications have requested. Public because the code that serves local ports (`ingress/`)
         #: publishes the events of its streams itself.
@@ -313,7 +310,7 @@ class Client:
         return trio.current_time() + (self._open_patience if patience is None else check_patience(patience))
 
     async def _aclose(self) -> None:
-        self._renewal_scope.cancel()  # it may be waiting for a session, and there will not be one
+        self.identity.stop()
         self._opener.close()
         try:
             await self._sessions.aclose()
@@ -333,38 +330,12 @@ class Client:
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self._control_channel_keeper.run)
             nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
-            nursery.start_soon(watch_expiry, lambda: self._credentials, ExpiryNotices(), self._events, self._clock)
-            if self._renews_identity:
-                nursery.start_soon(self._renew_identities)
+            nursery.start_soon(self.identity.watch_expiry)
+            nursery.start_soon(self.identity.renew, self)
 
     def credentials(self) -> tuple[CredentialSnapshot, ...]:
         """Return what expires in the connection string."""
-        now, error = self._clock(), None if self.renewer is None else self.renewer.failure
-        failure = None if error is None else FailureSnapshot.of(error)
-        return tuple(one.snapshot(now, failure) for one in self._credentials)
-
-    async def _renew_identities(self) -> None:
-        """Renew the identity whenever it is due, if an issuer has made it; only once if another client uses the new
-        one."""
-        identity, _ = self._string.require_identity()
-        if identity.issuer is None or identity.role is not Role.APPLICATION:
-            return
-        from .issuing import request_identity  # imported here, because most clients do not need them
-        from .renewal import Renewer
-
-        self.renewer = Renewer(
-            lambda: self._string,
-            partial(request_identity, self),
-            self._keep_string,
-            self._use_identity if self._use_renewed is None else partial(_pass_on, self._use_renewed),
-            self._events,
-            renewed_elsewhere=renewed_in_own_file if self._keep_string is keep_in_own_file else None,
-            clock=self._clock,
-        )
-        with self._renewal_scope:
-            await self.renewer.run()
-            while self._use_renewed is None:
-                await self.renewer.run()
+        return self.identity.credentials()
 
     async def _use_identity(self, _: ConnectionString, renewed: ConnectionString) -> None:
         """Use a renewed identity for new streams. Those that are open continue in their sessions, which keep the
@@ -381,7 +352,7 @@ class Client:
         opened = await self._open_session(end_to_end)
         # From here on nothing can fail. The key may have changed in the meantime.
         self._string = attrs.evolve(self._string, identity=identity)
-        self._credentials = credentials_of(self._string)
+        self.identity.changed()
         self._sessions.use(end_to_end)
         self._opener.replace(opened)
 
@@ -606,10 +577,6 @@ class Client:
             raise
         self._follower.opened(opened)
         return opened
-
-
-async def _pass_on(use: UseRenewed, before: ConnectionString, after: ConnectionString) -> None:
-    use(before, after)
 
 
 @asynccontextmanager

@@ -99,7 +99,7 @@ async def test_a_renewal_that_waits_for_a_session_ends_with_the_client() -> None
     config = ClientConfig(due_identity(), dialer=Dialer(tcp=black_hole), use_renewed=use)
     async with client_that_waits_for_a_session(config, EventStream(published.append)) as client:
         pass
-    assert client.renewer is not None
+    assert client.identity.renewer is not None
     assert not [event for event in published if isinstance(event, IdentityNotRenewed)]
 
 

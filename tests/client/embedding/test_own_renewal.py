@@ -162,7 +162,7 @@ async def test_a_client_that_is_told_not_to_renews_nothing(scene: Scene) -> None
     config = ClientConfig(scene.string, renews_identity=False)
     async with open_client(config, events=scene.events_of_clients()) as client, await client.open_stream() as stream:
         await talk(stream, b"x")
-        assert client.renewer is None
+        assert client.identity.renewer is None
     assert not scene.issued
     assert scene.stored == scene.earlier
 
