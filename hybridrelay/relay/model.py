@@ -11,7 +11,7 @@ from types import MappingProxyType
 import attrs
 
 from ..security import KeySlot, Rule, check_connection_name, check_hosts, check_rules
-from .quotas import NO_EDITIONS, NO_QUOTA, Editions, Quota
+from .quotas import NO_QUOTA, Editions, Quota
 
 __all__ = [
     "NO_DESCRIPTION",
@@ -193,27 +193,33 @@ class StoreChange:
     disabled: frozenset[str]
     #: The names of hybrid connections that were enabled again.
     enabled: frozenset[str]
-    #: All hybrid connections after the change, by name.
-    snapshot: Mapping[str, HybridConnection]
-    #: All editions after the change.
-    editions: Editions = NO_EDITIONS
+    #: All hybrid connections that were created or changed, as they are after the change, by name.
+    changed: Mapping[str, HybridConnection]
+    #: All editions after the change; None if they have not changed.
+    editions: Editions | None = None
 
     @classmethod
     def between(
         cls,
         old: Mapping[str, HybridConnection],
         new: Mapping[str, HybridConnection],
-        editions: Editions = NO_EDITIONS,
+        editions: Editions | None = None,
     ) -> StoreChange:
-        """Compute the change from `old` to `new`; `editions` are those after the change."""
-        kept = old.keys() & new.keys()
+        """Compute the change from `old` to `new`, which takes time in proportion to both.
+
+        Args:
+            old, new: all hybrid connections before and after the change, or only those that it concerns.
+            editions: the editions after the change; None if they have not changed.
+        """
+        changed = {name: one for name, one in new.items() if old.get(name) != one}
+        before = {name: old[name] for name in changed if name in old}
         return cls(
             ended=diff(old, new),
-            created=frozenset(new.keys() - old.keys()),
+            created=frozenset(changed.keys() - before.keys()),
             deleted=frozenset(old.keys() - new.keys()),
-            disabled=frozenset(name for name in kept if new[name].disabled and not old[name].disabled),
-            enabled=frozenset(name for name in kept if old[name].disabled and not new[name].disabled),
-            snapshot=new,
+            disabled=frozenset(name for name, one in before.items() if changed[name].disabled and not one.disabled),
+            enabled=frozenset(name for name, one in before.items() if one.disabled and not changed[name].disabled),
+            changed=changed,
             editions=editions,
         )
 

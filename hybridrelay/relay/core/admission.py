@@ -7,44 +7,63 @@ over those of strangers, and no rights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Self
+import attrs
 
 from ...security import NO_PROOF, AdmissionProof, KeySlot, Secret, admission_key_id
 from ..model import HybridConnection
 
-__all__ = ["KeyIndex"]
+__all__ = ["KeyIndex", "KeyOfIndex", "keys_for_index"]
+
+
+@attrs.frozen
+class KeyOfIndex:
+    """A key, with what the index needs to find it."""
+
+    id: bytes
+    secret: Secret
+
+
+def keys_for_index(connection: HybridConnection) -> tuple[KeyOfIndex, ...]:
+    """Return the keys of a hybrid connection for `KeyIndex.replace`. Computes an HMAC for each key, so call it in a
+    thread if there are many."""
+    secrets = (rule.key(slot) for rule in connection.rules for slot in KeySlot)
+    return tuple(KeyOfIndex(admission_key_id(secret), secret) for secret in secrets if secret is not None)
+
+
+@attrs.define
+class _Known:
+    secret: Secret
+    #: How many rules and slots have it.
+    count: int = 0
 
 
 class KeyIndex:
-    """The access keys that are valid now, by their key ids. Immutable."""
+    """The access keys that are valid now, by their key ids."""
 
     def __init__(self) -> None:
         """Make an index without keys."""
         #: Key ids have 64 bits, so two keys hardly ever have the same id. If they do, a proof with either key is
-        #: accepted.
-        self._by_id: dict[bytes, tuple[Secret, ...]] = {}
-        #: The ids by the text of the key. Comparing `Secret`s would take much longer, and a store may have thousands
-        #: of keys.
-        self._ids: dict[str, bytes] = {}
+        #: accepted. The keys of an id are distinguished by their texts, because comparing `Secret`s takes longer.
+        self._by_id: dict[bytes, dict[str, _Known]] = {}
+        self._of_connection: dict[str, tuple[KeyOfIndex, ...]] = {}
 
     def __len__(self) -> int:
         """Return the number of different keys."""
-        return len(self._ids)
+        return sum(map(len, self._by_id.values()))
 
-    def updated(self, connections: Mapping[str, HybridConnection]) -> Self:
-        """Return an index of the keys of `connections`. Takes milliseconds for thousands of keys, so call it in a
-        thread.
-
-        The ids of keys that are in this index already are not computed again.
-        """
-        index = type(self)()
-        for key in _keys(connections.values()):
-            text = key.reveal()
-            if text not in index._ids:
-                key_id = index._ids[text] = self._ids.get(text) or admission_key_id(key)
-                index._by_id[key_id] = (*index._by_id.get(key_id, ()), key)
-        return index
+    def replace(self, connection: str, keys: tuple[KeyOfIndex, ...]) -> None:
+        """Replace the keys of a hybrid connection. If it was deleted, it has none."""
+        for key in self._of_connection.pop(connection, ()):
+            known = self._by_id[key.id]
+            known[key.secret.reveal()].count -= 1
+            if not known[key.secret.reveal()].count:
+                del known[key.secret.reveal()]
+            if not known:
+                del self._by_id[key.id]
+        for key in keys:
+            self._by_id.setdefault(key.id, {}).setdefault(key.secret.reveal(), _Known(key.secret)).count += 1
+        if keys:
+            self._of_connection[connection] = keys
 
     def prove(self, credential: bytes, now: float) -> bytes | None:
         """Return the id of the key with which a proof was made; None if there is no proof, or it is wrong or too old.
@@ -58,15 +77,7 @@ class KeyIndex:
         if credential == NO_PROOF:
             return None
         proof = AdmissionProof.parse_untrusted(credential)
-        candidates = self._by_id.get(proof.key_id, ())
-        if not candidates or not proof.is_timely(now):
+        candidates = self._by_id.get(proof.key_id)
+        if candidates is None or not proof.is_timely(now):
             return None
-        return proof.key_id if any(map(proof.is_made_with, candidates)) else None
-
-
-def _keys(connections: Iterable[HybridConnection]) -> Iterable[Secret]:
-    for connection in connections:
-        for rule in connection.rules:
-            for slot in KeySlot:
-                if (key := rule.key(slot)) is not None:
-                    yield key
+        return proof.key_id if any(proof.is_made_with(known.secret) for known in candidates.values()) else None

@@ -10,6 +10,7 @@ from ...errors import AuthorizationError
 from ...protocol.reasons import Reason
 from ...security import Right, verify_token
 from ..model import HybridConnection, KeyId
+from .known import KnownConnections
 
 __all__ = ["Authorization", "Grant", "may_have_changed"]
 
@@ -50,7 +51,7 @@ class Authorization:
     """
 
     def __init__(self, connections: Mapping[str, HybridConnection]) -> None:
-        self.connections = connections
+        self.connections = KnownConnections(connections)
 
     def verify(self, connection: str, token: str, right: Right, now: float) -> Grant:
         """Verify a token; `now` in seconds since 1970.

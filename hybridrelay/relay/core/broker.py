@@ -140,15 +140,15 @@ class Broker(Generic[HandleT]):
     def update(self, change: StoreChange, now: float) -> None:
         """Apply a change of the store. Everything that removed keys had authorized ends, and so does everything that
         belongs to a hybrid connection that was disabled."""
-        self.authorization.connections = change.snapshot
-        self.quotas.update(change.snapshot, change.editions, now)
+        self.authorization.connections.apply(change)
+        self.quotas.update((*change.changed, *change.deleted), change.editions, now)
         self._outputs += [ConnectionCreated(connection=name) for name in sorted(change.created)]
         self._outputs += [ConnectionDeleted(connection=name) for name in sorted(change.deleted)]
         self._outputs += [ConnectionDisabled(connection=name) for name in sorted(change.disabled)]
         self._outputs += [ConnectionEnabled(connection=name) for name in sorted(change.enabled)]
         for key in sorted(change.ended, key=lambda one: (one.connection, one.rule, one.slot)):
             if key.connection not in change.deleted:
-                known = change.snapshot[key.connection].key_id(key.rule, key.slot)
+                known = change.changed[key.connection].key_id(key.rule, key.slot)
                 event = KeyRevoked if known is None else KeyChanged
                 self._outputs.append(event(connection=key.connection, rule=key.rule, slot=key.slot.value))
         for listener in self.listeners.revoke(change.ended):

@@ -267,7 +267,7 @@ class ListenerTable(Generic[HandleT]):
 
     def revoke(self, keys: Collection[KeyId]) -> list[Listener[HandleT]]:
         """End every registration that one of these keys had authorized, and return them."""
-        hit = [one for known in self._connections.values() for one in known.listeners.values() if one.key in keys]
+        hit = [one for name in sorted({key.connection for key in keys}) for one in self.of(name) if one.key in keys]
         for listener in hit:
             self.remove(listener)
         return hit

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 
@@ -26,8 +26,8 @@ from ...errors import RendezvousError
 from ...events.base import Event
 from ...events.quotas import QuotaNear, QuotaReached, RelayQuotaNear, RelayQuotaReached
 from ...protocol.reasons import Reason
-from ..model import HybridConnection
-from ..quotas import NO_EDITIONS, NO_QUOTA, Editions, Limits
+from ..quotas import NO_EDITIONS, Editions, Limits
+from .known import KnownConnections
 
 __all__ = ["REPEAT_SECONDS", "TRANSITIONS", "Level", "QuotaKind", "Quotas", "Use", "classify"]
 
@@ -106,7 +106,7 @@ class Quotas:
     """The quotas of a relay; see the module.
 
     Args:
-        connections: the hybrid connections, by name.
+        connections: the hybrid connections. `update` says when they have changed.
         editions: the editions, and the one that the relay uses.
         lenient_until: until this time, every join that names a listener counts as a join for an existing session. A
             relay that has just started does not know the sessions that are about to resume.
@@ -114,7 +114,7 @@ class Quotas:
 
     def __init__(
         self,
-        connections: Mapping[str, HybridConnection],
+        connections: KnownConnections,
         editions: Editions = NO_EDITIONS,
         *,
         lenient_until: float = -math.inf,
@@ -122,8 +122,6 @@ class Quotas:
         self.lenient_until = lenient_until
         self._connections = connections
         self._editions = editions
-        #: The names of hybrid connections for which any limit is set.
-        self.limited = _limited(connections)
         self._levels: dict[_Key, Level] = {}
         #: How much is used of quotas that are not `Level.FREE`, and their limits.
         self._uses: dict[_Key, tuple[int, int]] = {}
@@ -139,14 +137,29 @@ class Quotas:
         events, self._events = self._events, []
         return events
 
-    def update(self, connections: Mapping[str, HybridConnection], editions: Editions, now: float) -> None:
-        """Use these limits from now on."""
-        self._connections, self._editions = connections, editions
-        self.limited = _limited(connections)
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The names of hybrid connections for which any limit is set."""
+        return tuple(self._connections.limited)
+
+    def update(self, changed: Collection[str], editions: Editions | None, now: float) -> None:
+        """Note that the limits of hybrid connections have changed, or those of editions.
+
+        Args:
+            changed: the names of hybrid connections that were changed or deleted.
+            editions: all editions; None if they have not changed.
+            now: the time.
+        """
+        if editions is not None:
+            self._editions = editions
         # Limits may have been removed or raised, so compare the same use with the new limits.
-        for key, (used, _) in list(self._uses.items()):
+        if editions is not None:
+            keys = list(self._uses)
+        else:
+            keys = [key for name in changed for kind in QuotaKind if (key := _Key(name, kind)) in self._uses]
+        for key in keys:
+            used, _ = self._uses[key]
             self._note(key, used, self._limit_of(key), now)
-        self._published = {one: at for one, at in self._published.items() if now - at < REPEAT_SECONDS}
 
     def limits(self, connection: str) -> Limits:
         """Return the limits that are set for a hybrid connection, directly or by its edition."""
@@ -158,6 +171,7 @@ class Quotas:
     def count_bytes(self, by_connection: Mapping[str, int], total: int, now: float) -> None:
         """Note how many bytes were moved in this period, in both directions, by hybrid connection and in total."""
         self._bytes, self._all_bytes = by_connection, total
+        self._published = {one: at for one, at in self._published.items() if now - at < REPEAT_SECONDS}
         for name in self.limited:
             self.note(name, QuotaKind.BYTES, by_connection.get(name, 0), now)
         for kind, used in ((QuotaKind.BYTES, total), (QuotaKind.CONNECTIONS, len(self._connections))):
@@ -257,10 +271,6 @@ class Quotas:
         elif limit is not None and now - self._published.get((key, after, limit), -math.inf) >= REPEAT_SECONDS:
             self._published[key, after, limit] = now
             self._events.append(_event(key, after, used, limit))
-
-
-def _limited(connections: Mapping[str, HybridConnection]) -> list[str]:
-    return [name for name, known in connections.items() if known.quota != NO_QUOTA]
 
 
 def _event(key: _Key, level: Level, used: int, limit: int) -> Event:

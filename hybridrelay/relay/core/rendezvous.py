@@ -198,6 +198,8 @@ class RendezvousTable:
         self._places = places
         self._open_places = open_places
         self._entries: dict[str, _Entry] = {}
+        #: The same, by hybrid connection.
+        self._of_connection: dict[str, dict[_Entry, None]] = {}
         # In order of creation, which is also the order of expiry because all tickets have the same lifetime.
         self._open: dict[str, _Entry] = {}
         self._by_ticket: dict[bytes, tuple[_Entry, Side]] = {}
@@ -259,7 +261,8 @@ class RendezvousTable:
         keys = {Side.LISTENER: listener_key, Side.SENDER: sender.key}
         place, open_place = (places.take(sender, made.id, instance) for places in (self._places, self._open_places))
         entry = _Entry(made.id, connection, instance, keys, made.expires_at, tickets, place, open_place)
-        self._entries[made.id] = self._open[made.id] = entry
+        self._add(entry)
+        self._open[made.id] = entry
         self._presence.begins(connection)
         for side, hashed in tickets.items():
             self._by_ticket[hashed] = (entry, side)
@@ -384,7 +387,7 @@ class RendezvousTable:
             self._places.establish(place)
         entry = _Entry(note.id, note.connection, note.sender.instance, keys, joined_at, {}, place, None)
         entry.state, entry.ready = State.JOINED, set(Side)
-        self._entries[note.id] = entry
+        self._add(entry)
         self._presence.begins(note.connection)
         self._joined(entry, joined_at)
         return has_room
@@ -421,7 +424,8 @@ class RendezvousTable:
         A side that is waiting learns of the revocation only if its own key was revoked. If it was the other side's,
         the status says that the other side did not arrive.
         """
-        hit = [entry for entry in self._entries.values() if any(key in keys for key in entry.keys.values())]
+        of_keys = self._of({key.connection for key in keys})
+        hit = [entry for entry in of_keys if any(key in keys for key in entry.keys.values())]
         ends = []
         for entry in hit:
             is_told = any(entry.keys[side] in keys for side in entry.ready)
@@ -438,8 +442,7 @@ class RendezvousTable:
         self, connections: Collection[str], happened: Input, keys: Collection[KeyId], now: float
     ) -> list[Ended | Stopping]:
         """End all rendezvous of these hybrid connections, whether joined or not. `keys` are all of their keys."""
-        hit = [entry for entry in self._entries.values() if entry.connection in connections]
-        ends = [self._end(entry, happened, now) for entry in hit]
+        ends = [self._end(entry, happened, now) for entry in self._of(connections)]
         for key in keys:
             self._places.drop_kept(key)
         return [one for one in ends if one is not None]
@@ -448,6 +451,20 @@ class RendezvousTable:
         """End everything, because the relay stops."""
         ends = [self._end(entry, Input.SHUTDOWN, now) for entry in list(self._entries.values())]
         return [one for one in ends if one is not None]
+
+    def _of(self, connections: Collection[str]) -> list[_Entry]:
+        return [entry for name in sorted(connections) for entry in self._of_connection.get(name, ())]
+
+    def _add(self, entry: _Entry) -> None:
+        self._entries[entry.id] = entry
+        self._of_connection.setdefault(entry.connection, {})[entry] = None
+
+    def _remove(self, entry: _Entry) -> None:
+        del self._entries[entry.id]
+        of_connection = self._of_connection[entry.connection]
+        del of_connection[entry]
+        if not of_connection:
+            del self._of_connection[entry.connection]
 
     def _end(self, entry: _Entry, happened: Input, now: float) -> Ended | Stopping | None:
         if not self._apply(entry, happened):
@@ -475,7 +492,7 @@ class RendezvousTable:
         if before is State.JOINED:
             self._forget_joined(entry)
         if entry.state is State.ENDED:
-            del self._entries[entry.id]
+            self._remove(entry)
             assert entry.outcome is not None
             if entry.has_given_place:
                 pass

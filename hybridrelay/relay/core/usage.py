@@ -86,15 +86,15 @@ class UsageMachine:
         """Note that a token made with this key was accepted."""
         self._keys[key] = self._unsaved_keys[key] = now
 
-    def keep_keys(self, connections: Mapping[str, object], ended: Iterable[KeyId]) -> None:
-        """Forget keys that no longer exist: those that have ended, and those of hybrid connections that do not
-        exist."""
+    def forget_keys(self, ended: Iterable[KeyId]) -> None:
+        """Forget keys that no longer exist."""
         for key in ended:
             self._keys.pop(key, None)
             self._unsaved_keys.pop(key, None)
-        for key in [key for key in self._keys if key.connection not in connections]:
-            del self._keys[key]
-            self._unsaved_keys.pop(key, None)
+
+    def keep_keys(self, connections: Mapping[str, object]) -> None:
+        """Forget the keys of hybrid connections that do not exist. Takes time in proportion to all keys."""
+        self.forget_keys([key for key in self._keys if key.connection not in connections])
 
     # --- saving
 

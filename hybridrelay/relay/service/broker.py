@@ -135,7 +135,7 @@ class BrokerService:
             places_for_control_channels(shares.control_channels) if control_channels is None else control_channels,
             self.listeners,
             self._rendezvous,
-            quotas=Quotas(connections, editions),
+            quotas=Quotas(self.authorization.connections, editions),
             holder_secret=secrets.token_bytes(32) if holder_secret is None else holder_secret,
         )
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
@@ -223,10 +223,10 @@ class BrokerService:
     def update(self, change: StoreChange) -> None:
         """See `Broker.update`."""
         self.core.update(change, trio.current_time())
-        self.usage.keep_keys(change.snapshot, change.ended)
+        self.usage.forget_keys(change.ended)
         self.carry_out()
-        self._paces.update()
-        self._workers.take_back()
+        if self._paces.update(change.changed if change.editions is None else None):
+            self._workers.take_back()
 
     # --- joins
 

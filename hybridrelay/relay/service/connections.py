@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
@@ -29,6 +29,7 @@ from ..edge.slots import Slot, address_group
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .broker import BrokerService
+from .channel_index import ChannelIndex
 from .checkpoints import Checkpoints
 from .claims import Claims
 from .control import ControlPeer
@@ -76,6 +77,8 @@ class ControlPeers:
         self._claims = claims
         self._checkpoints = checkpoints
         self._peers: set[ControlPeer] = set()
+        #: The same by hybrid connection, with peers that have authenticated a moment ago.
+        self._index: ChannelIndex[ControlPeer] = ChannelIndex()
         #: See `ControlPeer`. Set when the relay is assembled.
         self.key_answered: Callable[[str, str, control.KeyKept], None] | None = None
         self.update_answered: Callable[[str, str, control.PeerRole | None, control.UpdateKept], None] | None = None
@@ -112,6 +115,7 @@ class ControlPeers:
             checkpoints=self._checkpoints,
             key_answered=self._answered,
             update_answered=self._update_answered,
+            index=self._index,
         )
         try:
             while await peer.serve_some():
@@ -122,6 +126,12 @@ class ControlPeers:
             raise
         peer.lost()
         return None
+
+    def check_keys(self, connections: Iterable[str]) -> None:
+        """Have the channels that concern these hybrid connections check their keys; see `ControlPeer.check_keys`."""
+        for peer in self._index.of(connections):
+            if peer in self._peers:
+                peer.check_keys()
 
     def _answered(self, address: str, instance: str, answer: control.KeyKept) -> None:
         if self.key_answered is not None:

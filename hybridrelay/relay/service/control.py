@@ -41,6 +41,7 @@ from ..core.control_channel import (
 from ..limits import REVOKED_CHANNEL_SECONDS, UNREAD_SWEEPS
 from ..model import KeyId
 from .broker import BrokerService
+from .channel_index import ChannelIndex
 from .checkpoints import Checkpoints, NoCheckpoints
 from .claims import Claims, NoClaims
 from .listener_handle import ListenerHandle
@@ -89,6 +90,7 @@ class ControlPeer:
         checkpoints: keeps checkpoints of the peer's audit log; None means that the relay keeps none.
         key_answered: called with address, instance and message when the peer has answered `control.Key`.
         update_answered: called with address, instance, role and message when it has answered `control.Update`.
+        index: the index in which this is entered under the hybrid connections that concern it; None means none.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class ControlPeer:
         checkpoints: Checkpoints | None = None,
         key_answered: Callable[[str, str, control.KeyKept], None] = _ignore,
         update_answered: Callable[[str, str, control.PeerRole | None, control.UpdateKept], None] = _ignore_update,
+        index: ChannelIndex[ControlPeer] | None = None,
         relay_instance: str = "0" * 32,
         outer_pins: tuple[str, ...] = (),
         address: str = "",
@@ -124,8 +127,9 @@ class ControlPeer:
         self.since = trio.current_time()
         #: The id in `BrokerService.senders`. Unlike the instance, the peer cannot choose it.
         self._id = secrets.token_hex(8)
-        #: The hybrid connections for which this is in `BrokerService.senders`.
-        self._sends_for: frozenset[str] = frozenset()
+        #: The hybrid connections for which this is in `_index`, and if it is a client, in `BrokerService.senders`.
+        self._concerns: frozenset[str] = frozenset()
+        self._index = ChannelIndex[ControlPeer]() if index is None else index
         #: Set by `attach`, like the next two attributes.
         self._session: Session
         self._stream: MuxStream
@@ -208,18 +212,19 @@ class ControlPeer:
         """See `ControlChannelCore.key_for`."""
         return self._channel.key_for(connection)
 
-    def _update_senders(self) -> None:
-        """Update `BrokerService.senders`. Call this after everything that may change `connections`."""
+    def _update_connections(self) -> None:
+        """Update the indices of channels. Call this after everything that may change `connections`."""
+        before, now = self._concerns, frozenset(self.connections)
+        self._concerns = now
+        self._index.update(self, before, now)
         if self.role is not control.PeerRole.CLIENT:
             return
-        now = frozenset(self.connections)
-        for name in self._sends_for - now:
+        for name in before - now:
             self._broker.senders.discard(name, self._id)
             self._broker.pairs.leaves(name, self.instance)
-        for name in now - self._sends_for:
+        for name in now - before:
             self._broker.senders.set(name, self._id, self)
             self._broker.pairs.appears(name, self.instance)
-        self._sends_for = now
 
     # --- messages from the peer
 
@@ -316,7 +321,7 @@ class ControlPeer:
         try:
             grant = await self._broker.authorize(request.connection, request.token, wanted.right)
             self._channel.authorize(request, grant, trio.current_time())
-            self._update_senders()
+            self._update_connections()
         except (AuthorizationError, RendezvousError) as exc:
             refusal = self._channel.refuse(request, exc)
             self._broker.carry_out()
@@ -499,7 +504,7 @@ class ControlPeer:
         """See `ControlChannelCore.check_keys`."""
         for output in self._channel.check_keys():
             self._perform_soon(output)
-        self._update_senders()
+        self._update_connections()
 
     def lost(self) -> None:
         """End everything that was registered over the channel, which has ended."""
@@ -507,7 +512,7 @@ class ControlPeer:
         # without the garbage collector, which does not know how much OpenSSL has allocated for it.
         self._early = None
         self._channel.lost()
-        self._update_senders()
+        self._update_connections()
         self._broker.carry_out()
         for answer, _ in self._answers.values():
             answer.close()

@@ -22,8 +22,8 @@ from ...events.relay import ListenerLeft, RendezvousEnded, RendezvousJoined, Sen
 from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten
 from ...events.stream import EventStream
 from ..core.history import HistoryMachine, Sample, delay_until_sample
+from ..core.known import KnownConnections
 from ..history import RECENT, RESOLUTIONS, TOTAL, WRITTEN, HistoryQuery, Row, Subject
-from ..model import HybridConnection
 from ..snapshot import FileProblem
 from ..store.expendable import ExpendableFileError
 from ..store.history import KEPT_SECONDS, HistoryTables, ReadTooLong, history_file, recent_history
@@ -90,7 +90,7 @@ class HistoryService:
         #: The counts by name of the hybrid connection.
         self._counts: dict[str, _Counts] = {}
         #: The content of the store at the last sample.
-        self._seen: Mapping[str, HybridConnection] | None = None
+        self._seen: int | None = None
         self._subjects: list[Subject] = []
         #: The hybrid connections in `_seen`, if it has changed since the file was last written. The second attribute
         #: is the same for the tables in memory.
@@ -193,7 +193,7 @@ class HistoryService:
         """Take a sample of all hybrid connections. Other tasks run in the meantime."""
         self._machine.begin(self._clock(), trio.current_time())
         connections = self._broker.authorization.connections
-        if connections is not self._seen:
+        if connections.revision != self._seen:
             await self._look_at(connections)
         for number, subject in enumerate(self._subjects):
             if number % _AT_A_TIME == 0:
@@ -205,14 +205,15 @@ class HistoryService:
         if rows:
             await self._keep(time, rows)
 
-    async def _look_at(self, connections: Mapping[str, HybridConnection]) -> None:
+    async def _look_at(self, connections: KnownConnections) -> None:
         """Note which hybrid connections exist now."""
         subjects: list[Subject] = []
+        revision = connections.revision
         for number, (name, connection) in enumerate(list(connections.items())):
             if number % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
             subjects.append(Subject(name, connection.created_at))
-        self._seen, self._subjects = connections, subjects
+        self._seen, self._subjects = revision, subjects
         self._existing_for_file = self._existing_for_recent = frozenset(subjects)
         self._machine.keep_only(self._existing_for_file)
         for name in [name for name in self._counts if name not in connections]:

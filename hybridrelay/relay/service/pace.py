@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 import attrs
 import trio
@@ -155,10 +155,22 @@ class Paces:
             pace.change(self._rate_of(connection))
         return PairPace(pace, holder, self._turns.of(holder, key))
 
-    def update(self) -> None:
-        """Apply rates that may have changed."""
-        for name, pace in self._paces.items():
-            pace.change(self._rate_of(name))
+    def update(self, connections: Iterable[str] | None = None) -> bool:
+        """Apply rates that may have changed.
+
+        Args:
+            connections: the hybrid connections whose rates may have changed; None means all.
+
+        Returns:
+            Whether any of them has a rate now that it did not have before.
+        """
+        has_new = False
+        for name in tuple(self._paces) if connections is None else connections:
+            if (pace := self._paces.get(name)) is not None:
+                before, rate = pace.rate, self._rate_of(name)
+                pace.change(rate)
+                has_new |= rate is not None and rate != before
+        return has_new
 
     def forget(self, connection: str) -> None:
         """Forget a hybrid connection, which was deleted."""

@@ -108,8 +108,8 @@ class _Parts:
     def changed(self, change: StoreChange) -> None:
         """Handle a change to the store."""
         self.broker.update(change)
-        for peer in self.peers:
-            peer.check_keys()
+        self.peers.check_keys({key.connection for key in change.ended} | change.disabled)
+        self.running.updates.changed(change)
 
 
 class Relay:
@@ -257,7 +257,7 @@ class Relay:
         pairs = self._places_for_pairs(shares, descriptors)
         control_channels = places_for_control_channels(shares.control_channels)
         broker = BrokerService(
-            watcher.snapshot,
+            watcher.connections,
             editions=watcher.editions,
             refresh=watcher.refresh,
             clock=self._clock,

@@ -58,8 +58,10 @@ class RollService:
         self._clock = clock
         self._events = events
         self._rolls: dict[tuple[str, str], Roll[ControlPeer]] = {}
-        #: The content of the store when `_rolls` was made.
-        self._known: Mapping[str, HybridConnection] = {}
+        #: The hybrid connections of `_rolls` when it was made.
+        self._rolling: Mapping[str, HybridConnection] = {}
+        #: `KnownConnections.revision` when `_rolls` was made.
+        self._revision = -1
         self._has_begun = False
 
     async def run(self) -> None:
@@ -73,11 +75,12 @@ class RollService:
     def _update(self) -> None:
         """Note rolls that have begun, and those that are over because a key has changed."""
         connections = self._broker.authorization.connections
-        if connections is self._known:
+        if connections.revision == self._revision:
             return
-        self._known = connections
+        self._revision = connections.revision
+        self._rolling = {name: connections[name] for name in connections.rolling}
         rolls: dict[tuple[str, str], Roll[ControlPeer]] = {}
-        for connection in connections.values():
+        for connection in self._rolling.values():
             for roll in connection.rolls:
                 at = connection.name, roll.rule
                 known = self._rolls.get(at)
@@ -93,7 +96,7 @@ class RollService:
     async def _look(self) -> None:
         seen = self._seen()
         for (name, rule), machine in tuple(self._rolls.items()):
-            connection = self._known[name]
+            connection = self._rolling[name]
             outputs = machine.observe(
                 seen[name, rule],
                 trio.current_time(),

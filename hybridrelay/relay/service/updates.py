@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
@@ -16,6 +16,7 @@ from ...events.stream import EventStream
 from ...protocol import control
 from ...security import Role
 from ..core.updates import Distribution, Recipient
+from ..model import StoreChange
 from ..snapshot import RecipientSnapshot, UpdateSnapshot
 from ..store.store import Store
 from ..updates import StoredUpdate
@@ -30,6 +31,9 @@ _LOOK_SECONDS = 2.0
 _AT_ONCE = 200
 #: How many programs without the update a snapshot lists.
 _MAX_LISTED = 100
+
+#: How many hybrid connections have their updates read at once.
+_READ_AT_ONCE = 50
 
 _ROLES = {control.PeerRole.CONNECTOR: Role.CONNECTOR, control.PeerRole.CLIENT: Role.APPLICATION}
 
@@ -66,8 +70,8 @@ class UpdateService:
         self._machines: dict[tuple[str, Role, str], Distribution[ControlPeer]] = {}
         #: The same machines by hybrid connection, for what is about only one of them.
         self._of_connection: dict[str, dict[tuple[Role, str], Distribution[ControlPeer]]] = {}
-        #: The content of the store when `_updates` was read.
-        self._known: object = None
+        #: The hybrid connections whose updates have to be read, because they have changed; None means all.
+        self._due: set[str] | None = None
 
     async def run(self) -> None:
         """Distribute updates until cancelled."""
@@ -77,27 +81,44 @@ class UpdateService:
                 await self._look()
             await trio.sleep(_LOOK_SECONDS)
 
+    def changed(self, change: StoreChange) -> None:
+        """Note a change of the store, which may be about updates."""
+        if self._due is not None:
+            self._due.update(change.changed, change.deleted)
+
     async def _read(self) -> None:
-        """Read the updates again if the store has changed."""
-        connections = self._broker.authorization.connections
-        if connections is self._known:
-            return
-        try:
-            updates = await run_in_thread(self._store.updates, limiter=self._limiter)
-        except StateError:
-            return  # the watcher of the registry has published this already; it is tried again
-        self._known = connections
-        self._updates = {one.recipients: one for one in updates}
-        machines: dict[tuple[str, Role, str], Distribution[ControlPeer]] = {}
-        for at, update in self._updates.items():
-            machine = self._machines.get(at)
+        """Read the updates of hybrid connections that have changed, in parts."""
+        while self._due is None or self._due:
+            names = None if self._due is None else sorted(self._due)[:_READ_AT_ONCE]
+            before, self._due = self._due, set() if self._due is None else self._due.difference(names or ())
+            try:
+                updates = await run_in_thread(self._read_updates, names, limiter=self._limiter)
+            except StateError:
+                # The watcher of the registry has published this already; it is tried again.
+                self._due = None if before is None else self._due | before
+                return
+            self._replace(tuple(self._of_connection) if names is None else names, updates)
+
+    def _replace(self, names: Iterable[str], updates: Iterable[StoredUpdate]) -> None:
+        """Note which updates these hybrid connections have now."""
+        earlier: dict[tuple[str, Role, str], Distribution[ControlPeer]] = {}
+        for name in names:
+            for side, serial in self._of_connection.pop(name, {}):
+                del self._updates[name, side, serial]
+                earlier[name, side, serial] = self._machines.pop((name, side, serial))
+        for update in updates:
+            at = name, side, serial = update.recipients
+            machine = earlier.get(at)
             if machine is None or machine.sequence != update.sequence:
                 machine = Distribution(update.sequence, machine)
-            machines[at] = machine
-        self._machines = machines
-        self._of_connection = {}
-        for (name, side, serial), machine in machines.items():
-            self._of_connection.setdefault(name, {})[side, serial] = machine
+            self._updates[at] = update
+            self._machines[at] = self._of_connection.setdefault(name, {})[side, serial] = machine
+
+    def _read_updates(self, names: Sequence[str] | None) -> Sequence[StoredUpdate]:
+        """Read the updates of these hybrid connections, or of all, in a thread."""
+        if names is None:
+            return self._store.updates()
+        return [one for name in names if self._store.exists(name) for one in self._store.updates(name)]
 
     async def _look(self) -> None:
         time_of_day = self._clock()

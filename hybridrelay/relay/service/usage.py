@@ -6,7 +6,7 @@ waits for it nor fails because of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,6 @@ from ...events.quotas import UsageClockBehind
 from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten, WorkerTakenOver
 from ...events.stream import EventStream
 from ..core.usage import UsageMachine
-from ..model import HybridConnection
 from ..snapshot import FileProblem
 from ..store.expendable import ExpendableFileError
 from ..store.usage import UsageFile
@@ -71,7 +70,7 @@ class UsageService:
         self._writing: Batch | None = None
         self._is_behind = False
         #: The hybrid connections with which the keys in the file were last compared.
-        self._seen: Mapping[str, HybridConnection] | None = None
+        self._seen: int | None = None
         #: Why the file is not written at the moment; None if it is written.
         self.problem: FileProblem | None = None
 
@@ -152,13 +151,14 @@ class UsageService:
     async def _save(self) -> None:
         """Save the usage, after that of an earlier run has been read."""
         connections = self._broker.authorization.connections
-        existing = None if connections is self._seen else frozenset(connections)
+        revision = connections.revision
+        existing = None if revision == self._seen else frozenset(connections)
         batch = None
         try:
             if not self._is_loaded:
                 saved = await run_in_spare_thread(self._file.load, limiter=self._limiter)
                 self._machine.restore(saved.period, saved.usage, saved.keys)
-                self._machine.keep_keys(connections, ())
+                self._machine.keep_keys(connections)
                 self._is_loaded = True
             batch = self._machine.take()
             if batch or existing is not None:
@@ -172,7 +172,7 @@ class UsageService:
                 self._machine.put_back(batch)
             raise
         else:
-            self._seen = connections
+            self._seen = revision
             if self.problem is not None:
                 self.problem = None
                 self._events.publish(StateFileWritten(file=str(self._file.file.path)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.relay.core.admission import KeyIndex
+from hybridrelay.relay.core.admission import KeyIndex, keys_for_index
 from hybridrelay.relay.model import HybridConnection
 from hybridrelay.security import (
     NO_PROOF,
@@ -26,7 +26,13 @@ def connection(name: str, *rules: Rule) -> HybridConnection:
 
 
 def index_of(*connections: HybridConnection, before: KeyIndex | None = None) -> KeyIndex:
-    return (before or KeyIndex()).updated({one.name: one for one in connections})
+    """An index of the keys of `connections`, in place of those that `before` has."""
+    index = KeyIndex() if before is None else before
+    for name in ("x", "y"):
+        index.replace(name, ())
+    for one in connections:
+        index.replace(one.name, keys_for_index(one))
+    return index
 
 
 def rule(primary: Secret | None, secondary: Secret | None = None, name: str = "r") -> Rule:
@@ -70,19 +76,20 @@ def test_a_key_of_several_rules_counts_until_the_last_one_has_lost_it() -> None:
     assert index.prove(make_admission_proof(A, NOW), NOW) is None
 
 
-def test_ids_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    computed: list[Secret] = []
-
-    def counting(key: Secret) -> bytes:
-        computed.append(key)
-        return admission_key_id(key)
-
-    monkeypatch.setattr("hybridrelay.relay.core.admission.admission_key_id", counting)
-    index = index_of(connection("x", rule(A, B)), connection("y", rule(A)))
-    assert computed == [A, B]
-    index = index_of(connection("x", rule(A, C)), before=index)
-    assert computed == [A, B, C]
-    assert index.prove(make_admission_proof(C, NOW), NOW)
+def test_a_wrong_proof_of_a_key_that_many_have_costs_one_hmac(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody who may create hybrid connections can give the same key to any number of them."""
+    index = KeyIndex()
+    for number in range(50):
+        index.replace(str(number), keys_for_index(connection(str(number), rule(A))))
+    assert len(index) == 1
+    signed: list[Secret] = []
+    monkeypatch.setattr(AdmissionProof, "is_made_with", lambda proof, key: signed.append(key))
+    assert index.prove(wrong_signature(make_admission_proof(A, NOW)), NOW) is None
+    assert signed == [A]
+    for number in range(50):
+        assert len(index) == 1
+        index.replace(str(number), ())
+    assert len(index) == 0
 
 
 def test_keys_that_share_an_id(monkeypatch: pytest.MonkeyPatch) -> None:

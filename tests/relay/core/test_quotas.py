@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hybridrelay.errors import RendezvousError
 from hybridrelay.events import Event, QuotaNear, QuotaReached, RelayQuotaNear, RelayQuotaReached
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.known import KnownConnections
 from hybridrelay.relay.core.quotas import REPEAT_SECONDS, TRANSITIONS, Level, QuotaKind, Quotas, Use, classify
-from hybridrelay.relay.model import HybridConnection
+from hybridrelay.relay.model import HybridConnection, StoreChange
 from hybridrelay.relay.quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 
 LATER = 2 * REPEAT_SECONDS
@@ -26,7 +27,14 @@ def connection(name: str = "db", limits: Limits | None = None, edition: str = ""
 
 
 def quotas(limits: Limits | None = None, *, edition: str = "", editions: Editions | None = None) -> Quotas:
-    return Quotas({"db": connection("db", limits, edition)}, editions or Editions())
+    return Quotas(KnownConnections({"db": connection("db", limits, edition)}), editions or Editions())
+
+
+def change(made: Quotas, new: dict[str, HybridConnection], editions: Editions, now: float) -> None:
+    """There are these hybrid connections and editions from now on."""
+    change = StoreChange.between(made._connections, new)
+    made._connections.apply(change)
+    made.update((*change.changed, *change.deleted), editions, now)
 
 
 def refused(kind: QuotaKind, used: int, made: Quotas, *, for_session: bool = False) -> Reason | None:
@@ -61,7 +69,7 @@ def test_the_table() -> None:
 
 @pytest.mark.parametrize("kind", [QuotaKind.SENDERS, QuotaKind.SESSIONS])
 def test_without_a_limit_everything_is_admitted(kind: QuotaKind) -> None:
-    for made in (quotas(), quotas(Limits(listeners=1)), Quotas({})):
+    for made in (quotas(), quotas(Limits(listeners=1)), Quotas(KnownConnections())):
         assert refused(kind, 10**9, made) is None
         made.note("db", kind, 10**9, 0.0)
         assert made.take() == []
@@ -88,7 +96,7 @@ def test_the_limits_of_the_edition_are_used_where_none_is_set() -> None:
     assert refused(QuotaKind.SESSIONS, 5, made) is None
     assert refused(QuotaKind.SESSIONS, 7, made) is Reason.SESSION_QUOTA
     assert editions.limits(Quota("small")).listeners == 25, "that has a default"
-    made.update({"db": connection()}, editions, 0.0)
+    change(made, {"db": connection()}, editions, 0.0)
     assert refused(QuotaKind.SENDERS, 99, made) is None
 
 
@@ -152,7 +160,7 @@ def test_each_event_once_and_again_after_it_was_little() -> None:
     assert note(0, LATER) == []
     assert note(10, LATER) == [QuotaReached]
     made.note("db", QuotaKind.SESSIONS, 0, LATER)
-    made.update({"db": connection(limits=Limits(sessions=20))}, Editions(), LATER)
+    change(made, {"db": connection(limits=Limits(sessions=20))}, Editions(), LATER)
     made.note("db", QuotaKind.SESSIONS, 20, LATER)
     (event,) = made.take()
     assert event == QuotaReached(connection="db", quota="sessions", used=20, limit=20), "another limit is news"
@@ -160,11 +168,11 @@ def test_each_event_once_and_again_after_it_was_little() -> None:
 
 def test_the_number_of_hybrid_connections() -> None:
     editions = Editions([Edition(name="small", connections=5)], "small")
-    made = Quotas({str(number): connection(str(number)) for number in range(4)}, editions)
+    made = Quotas(KnownConnections({str(number): connection(str(number)) for number in range(4)}), editions)
     made.count_bytes({}, 0, 0.0)
     assert made.take() == [RelayQuotaNear(quota="hybrid connections", used=4, limit=5)]
     assert list(made.most_used()) == [(None, QuotaKind.CONNECTIONS, 4, 5)]
-    made.update({}, editions, 1.0)
+    change(made, {}, editions, 1.0)
     made.count_bytes({}, 0, 1.0)
     assert list(made.most_used()) == []
 
@@ -172,9 +180,9 @@ def test_the_number_of_hybrid_connections() -> None:
 def test_what_was_deleted_is_forgotten() -> None:
     made = quotas(Limits(sessions=1))
     made.note("db", QuotaKind.SESSIONS, 1, 0.0)
-    made.update({}, Editions(), LATER)
-    assert made.limited == []
-    made.update({"db": connection(limits=Limits(sessions=1))}, Editions(), LATER)
+    change(made, {}, Editions(), LATER)
+    assert made.limited == ()
+    change(made, {"db": connection(limits=Limits(sessions=1))}, Editions(), LATER)
     made.take()
     made.note("db", QuotaKind.SESSIONS, 1, LATER)
     assert [type(one) for one in made.take()] == [QuotaReached]
@@ -219,12 +227,12 @@ def test_a_limit_that_is_removed_is_nearly_used_no_longer(kind: QuotaKind, limit
     made = quotas(limits)
     made.note("db", kind, 120, 0.0)
     assert list(made.most_used()) == [("db", kind, 120, 100)]
-    made.update({"db": connection(limits=raised)}, Editions(), 1.0)
+    change(made, {"db": connection(limits=raised)}, Editions(), 1.0)
     assert list(made.most_used()) == [("db", kind, 120, 130)], "four fifths are used all the same"
     for unlimited in ({"db": connection()}, {}):
         made = quotas(limits)
         made.note("db", kind, 120, 0.0)
-        made.update(unlimited, Editions(), 1.0)
+        change(made, unlimited, Editions(), 1.0)
         assert list(made.most_used()) == []
 
 
@@ -233,5 +241,5 @@ def test_the_limits_of_an_edition_that_the_relay_no_longer_uses_are_nearly_used_
     made = quotas(editions=editions)
     made.count_bytes({"db": 120}, 120, 0.0)
     assert {kind for _, kind, _, _ in made.most_used()} == {QuotaKind.BYTES, QuotaKind.CONNECTIONS}
-    made.update({"db": connection()}, Editions(), 1.0)
+    change(made, {"db": connection()}, Editions(), 1.0)
     assert list(made.most_used()) == []

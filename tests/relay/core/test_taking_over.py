@@ -10,10 +10,11 @@ import pytest
 from hybridrelay.events.relay import RendezvousEnded, RendezvousKept, RendezvousTakenOver
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.commands import StopMoving
+from hybridrelay.relay.core.known import KnownConnections
 from hybridrelay.relay.core.pair_note import PairNote
 from hybridrelay.relay.core.pairs import Pair, PairEnd, PairTable, Traffic
 from hybridrelay.relay.core.rendezvous_states import Input
-from hybridrelay.relay.model import KeyId
+from hybridrelay.relay.model import KeyId, StoreChange
 from hybridrelay.relay.quotas import Limits, Quota
 from hybridrelay.security import KeySlot, Right, Rule
 
@@ -49,13 +50,15 @@ def swap_rights(scene: Scene) -> None:
         Rule(rule.name, [Right.SEND if rule.name == "listener" else Right.LISTEN], rule.primary, rule.secondary)
         for rule in connection.rules
     )
-    scene.broker.authorization.connections = {NAME: attrs.evolve(connection, rules=rules)}
+    scene.broker.authorization.connections = KnownConnections({NAME: attrs.evolve(connection, rules=rules)})
 
 
 def use_up(scene: Scene) -> None:
     quota = Quota(limits=Limits(bytes_per_month=1000, end_at_limit=True))
     scene.store.change(NAME, quota=quota)
-    scene.broker.quotas.update(scene.store.snapshot(), scene.broker.quotas._editions, scene.now)
+    known = scene.broker.authorization.connections
+    known.apply(StoreChange.between(known, scene.store.snapshot()))
+    scene.broker.quotas.update((NAME,), None, scene.now)
     scene.broker.quotas.count_bytes({NAME: 1000}, 1000, scene.now)
 
 
@@ -89,7 +92,7 @@ def test_what_ends_a_pair_at_once(case: str) -> None:
     before = scene.broker.authorization.connections
     change(scene)
     if scene.broker.authorization.connections is before:
-        scene.broker.authorization.connections = scene.store.snapshot()
+        scene.broker.authorization.connections = KnownConnections(scene.store.snapshot())
     scene.broker.take_over(note, scene.now - 7.0, scene.now, is_established=True)
     taken_over, *rest = scene.broker.take()
     assert taken_over == RendezvousTakenOver(connection=NAME, activity_id=ID)

@@ -26,6 +26,7 @@ from hybridrelay.events import (
     TokenInvalid,
 )
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.known import KnownConnections
 from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.core.pairs import Pair, PairEnd
 from hybridrelay.relay.history import HistoryQuery, Row, Subject
@@ -264,7 +265,7 @@ async def test_what_is_created_again_under_the_same_name_inherits_nothing(tmp_pa
     again = Recorded.make(tmp_path)
     again.store = MemoryStore(lambda: 2000.0)
     again.store.create("orders", ["relay.example.com"], [Rule.generate("listener", [Right.LISTEN])])
-    again.broker.authorization.connections = again.store.snapshot()
+    again.broker.authorization.connections = KnownConnections(again.store.snapshot())
     again.listen("orders")
     await again.finish()
     new = frozenset([Subject("orders", 2000.0)])

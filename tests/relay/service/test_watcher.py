@@ -6,17 +6,33 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from hybridrelay.errors import StateError
 from hybridrelay.events import Event, EventStream, StoreReadable, StoreUnreadable
-from hybridrelay.relay.model import HybridConnection, StoreChange
-from hybridrelay.relay.service.watcher import StoreWatcher
+from hybridrelay.relay.core.admission import KeyIndex
+from hybridrelay.relay.core.known import KnownConnections
+from hybridrelay.relay.model import HybridConnection, KeyId, StoreChange
+from hybridrelay.relay.quotas import NO_EDITIONS, NO_QUOTA, Limits, Quota
+from hybridrelay.relay.service.watcher import PART, StoreReader, StoreWatcher
+from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.relay.store.sqlite import SQLiteStore
-from hybridrelay.security import KeySlot, ManagementRole, Rule, generate_management_token
+from hybridrelay.security import (
+    KeySlot,
+    ManagementRole,
+    Right,
+    Rule,
+    Secret,
+    generate_key,
+    generate_management_token,
+    make_admission_proof,
+)
 
 Rules = tuple[Rule, ...]
 #: Seconds. Short, because the tests wait in real time until the file has been checked.
@@ -39,7 +55,7 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-async def test_the_event_loop_does_not_compare_the_content_when_a_token_was_used(
+async def test_the_event_loop_does_not_compare_hybrid_connections(
     registry: SQLiteStore, state: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.create("sql", ["relay.example.com"], rules)
@@ -51,41 +67,187 @@ async def test_the_event_loop_does_not_compare_the_content_when_a_token_was_used
         comparing.add(threading.current_thread())
         return compare(one, other)
 
+    changes: list[StoreChange] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, changes.append)
+        with SQLiteStore.open(state, create=False) as another:
+            another.regenerate_key("sql", "sender", KeySlot.PRIMARY)
+        monkeypatch.setattr(HybridConnection, "__eq__", spy)
+        await watcher.refresh()
+        nursery.cancel_scope.cancel()
+    assert [len(change.ended) for change in changes] == [1]
+    assert comparing
+    assert threading.current_thread() not in comparing
+
+
+async def test_a_token_that_is_used_is_no_change(registry: SQLiteStore, state: Path, rules: Rules) -> None:
+    registry.create("sql", ["relay.example.com"], rules)
+    watcher = StoreWatcher(registry)
     async with trio.open_nursery() as nursery:
         await nursery.start(watcher.run, lambda _: pytest.fail("it has not changed"))
         token, _ = generate_management_token("metrics", ManagementRole.VIEWER, now=0.0)
         with SQLiteStore.open(state, create=False) as another:
             another.add_token(token)
             another.set_last_use_of_tokens({token.id: 1.0})
-        monkeypatch.setattr(HybridConnection, "__eq__", spy)
         await watcher.refresh()
         nursery.cancel_scope.cancel()
-    assert comparing
-    assert threading.current_thread() not in comparing
+
+
+async def test_many_changes_are_applied_in_parts_with_other_tasks_in_between() -> None:
+    store, many = MemoryStore(), 3 * PART + 5
+    watcher = StoreWatcher(store)
+    passes, steps = 0, []
+
+    async def other() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await trio.lowlevel.checkpoint()
+
+    def note(change: StoreChange) -> None:
+        steps.append((passes, len(change.changed) + len(change.deleted)))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, note)
+        nursery.start_soon(other)
+        for number in range(many):
+            store.create(f"c{number:03}", ["relay.example.com"], [])
+        await watcher.refresh()
+        assert watcher.connections == store.snapshot()
+        for number in range(many):
+            store.delete(f"c{number:03}")
+        await watcher.refresh()
+        assert watcher.connections == {}
+        nursery.cancel_scope.cancel()
+    assert sum(size for _, size in steps) == 2 * many
+    assert max(size for _, size in steps) <= PART
+    assert len({at for at, _ in steps}) == len(steps), "another task runs between two parts"
+
+
+async def test_what_was_read_is_applied_even_if_the_task_that_has_read_it_was_cancelled() -> None:
+    store = MemoryStore()
+    watcher, changes = StoreWatcher(store), []
+    with trio.CancelScope() as scope:
+
+        def note(change: StoreChange) -> None:
+            changes.append(change)
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher.run, note)
+            for number in range(2 * PART):
+                store.create(f"c{number:03}", ["relay.example.com"], [])
+            await watcher.refresh()
+    assert scope.cancelled_caught
+    assert len(watcher.connections) == PART
+    await watcher.refresh()
+    assert watcher.connections == store.snapshot()
+    assert [len(change.created) for change in changes] == [PART, PART]
+
+
+class Watching(RuleBasedStateMachine):
+    """Whatever changes, and whenever it is read: what the relay has learned is what is in the store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = MemoryStore()
+        self.reader = StoreReader(self.store)
+        self.known = KnownConnections()
+        self.keys = KeyIndex()
+        self.editions = NO_EDITIONS
+        #: The last content that was read completely.
+        self.before: Mapping[str, HybridConnection] = {}
+        self.ended: set[KeyId] = set()
+
+    @rule(name=st.sampled_from("abc"), secret=st.sampled_from(["k", "l"]))
+    def create(self, name: str, secret: str) -> None:
+        if not self.store.exists(name):
+            self.store.create(name, ["relay.example.com"], [Rule("r", {Right.SEND}, Secret(secret), None)])
+
+    @rule(name=st.sampled_from("abc"))
+    def delete(self, name: str) -> None:
+        if self.store.exists(name):
+            self.store.delete(name)
+
+    @rule(name=st.sampled_from("abc"), secret=st.sampled_from(["k", "l", "m"]))
+    def change_a_key(self, name: str, secret: str) -> None:
+        if self.store.exists(name) and self.store.rule(name, "r").primary != Secret(secret):
+            self.store.regenerate_key(name, "r", KeySlot.PRIMARY, Secret(secret))
+
+    @rule(name=st.sampled_from("abc"), disabled=st.booleans(), sessions=st.sampled_from([None, 1]))
+    def change(self, name: str, disabled: bool, sessions: int | None) -> None:
+        if self.store.exists(name):
+            self.store.change(name, disabled=disabled, quota=Quota(limits=Limits(sessions=sessions)))
+
+    @rule(name=st.sampled_from("abc"))
+    def roll(self, name: str) -> None:
+        if self.store.exists(name) and not self.store.get(name).rolls:
+            self.store.roll_key(name, "r", KeySlot.SECONDARY, generate_key(), seconds=60)
+
+    @rule(edition=st.sampled_from(["", "basic"]))
+    def use_edition(self, edition: str) -> None:
+        self.store.use_edition(edition)
+
+    @rule()
+    def read(self) -> None:
+        parts, has_more = self.reader.read()
+        assert not has_more
+        for part in parts:
+            change = part.change
+            self.known.apply(change)
+            self.ended |= change.ended
+            self.editions = self.editions if change.editions is None else change.editions
+            for name in (*change.deleted, *change.changed):
+                self.keys.replace(name, part.keys.get(name, ()))
+        content = self.store.snapshot()
+        full = StoreChange.between(self.before, content)
+        assert self.ended >= full.ended
+        self.before, self.ended = content, set()
+        assert self.known == content
+        assert self.editions == self.store.editions()
+        assert set(self.known.limited) == {one.name for one in content.values() if one.quota != NO_QUOTA}
+        assert set(self.known.rolling) == {one.name for one in content.values() if one.rolls}
+        texts = {
+            key.reveal()
+            for one in content.values()
+            for rule in one.rules
+            for key in (rule.primary, rule.secondary)
+            if key is not None
+        }
+        assert len(self.keys) == len(texts)
+        for text in texts:
+            assert self.keys.prove(make_admission_proof(Secret(text), 1000.0), 1000.0)
+
+    def teardown(self) -> None:
+        self.read()
+
+
+TestWatching = Watching.TestCase
 
 
 async def test_changes_of_another_process_are_noticed(registry: SQLiteStore, state: Path, rules: Rules) -> None:
     created = registry.create("sql", ["relay.example.com"], rules)
     watcher = StoreWatcher(registry, interval=INTERVAL)
-    assert watcher.snapshot == {}
+    assert watcher.connections == {}
     send, receive = trio.open_memory_channel[StoreChange](100)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher.run, send.send_nowait)
-            assert watcher.snapshot == {"sql": created}
+            assert watcher.connections == {"sql": created}
 
             await another_process(state, "regenerate_key('sql', 'sender', KeySlot.PRIMARY)")
             change = await receive.receive()
             assert change.ended == {created.key_id("sender", KeySlot.PRIMARY)}
             assert change.deleted == set()
-            assert change.snapshot is watcher.snapshot
-            new_key = watcher.snapshot["sql"].key_id("sender", KeySlot.PRIMARY)
+            assert set(change.changed) == {"sql"}
+            new_key = watcher.connections["sql"].key_id("sender", KeySlot.PRIMARY)
 
             await another_process(state, "create('web', ['relay.example.com'], [])")
             change = await receive.receive()
             assert not change.ended
             assert not change.deleted
-            assert set(change.snapshot) == {"sql", "web"}
+            assert set(change.changed) == change.created == {"web"}
+            assert set(watcher.connections) == {"sql", "web"}
 
             await another_process(state, "delete('sql')")
             change = await receive.receive()
@@ -102,7 +264,7 @@ async def test_our_own_changes_are_noticed(registry: SQLiteStore, rules: Rules) 
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher.run, send.send_nowait)
             await trio.to_thread.run_sync(registry.create, "sql", ["relay.example.com"], rules)
-            assert set((await receive.receive()).snapshot) == {"sql"}
+            assert set((await receive.receive()).changed) == {"sql"}
             nursery.cancel_scope.cancel()
 
 
@@ -137,7 +299,7 @@ async def test_a_store_that_cannot_be_read_is_logged_once_and_watched_further(
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher.run, send.send_nowait)
             monkeypatch.setattr(registry, "data_version", fail_three_times)
-            assert watcher.snapshot == {"sql": created}
+            assert watcher.connections == {"sql": created}
             await trio.to_thread.run_sync(registry.delete, "sql")
             assert (await receive.receive()).deleted == {"sql"}
             nursery.cancel_scope.cancel()
