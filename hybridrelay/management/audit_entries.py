@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import errno
 import heapq
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -33,8 +34,10 @@ __all__ = [
 
 #: The folder of the files, in the state directory.
 DIRECTORY: Final = "audit"
-#: The maximum number of lines that one request examines.
-_MAX_SCANNED = 20_000
+#: The maximum number of lines that one request examines, and after how many of them other threads may run: the event
+#: loop would otherwise wait for up to 5 ms each time.
+_MAX_SCANNED = 2_000
+_AT_A_TIME = 50
 #: By how much the first number grows for each second of the clock. Numbers therefore increase across restarts even if
 #: files were deleted.
 _PER_SECOND = 1_000_000
@@ -48,7 +51,11 @@ class Kind(enum.Enum):
     CALLS = ("calls", 8 * _MIB, 8)
     #: By callers with a scope. These cannot displace the entries of the others.
     SCOPED = ("scoped", 8 * _MIB, 8)
+    #: Logins and logouts, however many there are, of callers whose scope is the whole relay. They need no other role
+    #: than viewer.
+    LOGINS = ("logins", 2 * _MIB, 4)
     #: By known callers, without any effect: refused, impossible, or not needed. They can be repeated without limit.
+    #: Also logins and logouts of a caller who logs in too often.
     WITHOUT_EFFECT = ("without-effect", _MIB, 4)
     #: Refused before the caller was known.
     REFUSED = ("refused", _MIB, 2)
@@ -163,6 +170,8 @@ def read_entries(
         if line == previous:
             continue  # the entry is also in `waiting`: an attempt that failed has written it
         previous, number = line, line.number
+        if scanned % _AT_A_TIME == 0:
+            time.sleep(0)
         try:
             entry = msgspec.json.decode(line.data, type=AuditEntry)
         except (msgspec.MsgspecError, RecursionError):

@@ -1,13 +1,14 @@
 """The audit log of the management API: its calls and their callers, in files that the API itself can show.
 
 It subscribes to the events of the API. A task writes the files in a thread, so that no request waits for the disk.
-Calls by unknown callers, calls without any effect, and calls by callers with a scope are in separate files, so that
-they cannot displace the other entries.
+Calls by unknown callers, calls without any effect, calls by callers with a scope, and logins are in separate files,
+so that they cannot displace the other entries.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ from .audit_entries import (
 )
 from .audit_files import Line
 from .problem_kinds import Problem
+from .rates import Buckets
 from .request_ids import new_request_id
 
 __all__ = ["AuditLog"]
@@ -46,6 +48,10 @@ __all__ = ["AuditLog"]
 _MAX_WAITING = 10_000
 #: How long to wait before a failed write is tried again (seconds).
 _RETRY_SECONDS = 60.0
+#: Logins and logouts can be repeated without limit, and have an effect each time. So many of one caller count as
+#: calls with an effect: the sustained rate per second, and the burst.
+_LOGIN_PAGES = frozenset({"logIn", "logOut"})
+_LOGINS_PER_SECOND, _LOGINS_BURST = 1 / 60, 20
 
 
 @attrs.define(eq=False)
@@ -80,6 +86,7 @@ class AuditLog:
         #: Held while the files are written, and by readers while they search for the latest entries.
         self._writing = trio.Lock()
         self._reading = trio.CapacityLimiter(1)
+        self._logins = Buckets(rate=_LOGINS_PER_SECOND, burst=_LOGINS_BURST)
 
     def __call__(self, event: Event) -> None:
         """Record an event, if it is about a call of the API, or about a claim."""
@@ -88,7 +95,7 @@ class AuditLog:
             return
         if not isinstance(event, ManagementCalled | ManagementCallRefused):
             return
-        kind = _kind_of(event)
+        kind = self._kind_of(event)
         entry = AuditEntry(
             number=0,  # until it is written
             time=round(self._clock(), 3),
@@ -109,6 +116,21 @@ class AuditLog:
     def _record(self, kind: Kind, entry: AuditEntry) -> None:
         self._waiting.append(_Waiting(kind, entry))
         self._published.set()
+
+    def _kind_of(self, event: ManagementCalled | ManagementCallRefused) -> Kind:
+        """Return where the entry about a call belongs.
+
+        A call with the status 0 or 5xx may have had an effect.
+        """
+        if isinstance(event, ManagementCallRefused):
+            return Kind.REFUSED
+        if event.unchanged or 400 <= event.status < 500:
+            return Kind.WITHOUT_EFFECT
+        if event.operation_id in _LOGIN_PAGES and self._logins.take(event.caller, time.monotonic()) > 0:
+            return Kind.WITHOUT_EFFECT
+        if event.has_scope:
+            return Kind.SCOPED
+        return Kind.LOGINS if event.operation_id in _LOGIN_PAGES else Kind.CALLS
 
     async def run(self) -> None:
         """Write entries whenever there are any, until cancelled."""
@@ -189,18 +211,6 @@ class AuditLog:
                 # After a failure, some of them may be in the files already.
                 last = files.last_number()
                 files.append(line for line in lines if line.number > last)
-
-
-def _kind_of(event: ManagementCalled | ManagementCallRefused) -> Kind:
-    """Return where the entry about a call belongs.
-
-    A call with the status 0 or 5xx may have had an effect.
-    """
-    if isinstance(event, ManagementCallRefused):
-        return Kind.REFUSED
-    if event.unchanged or 400 <= event.status < 500:
-        return Kind.WITHOUT_EFFECT
-    return Kind.SCOPED if event.has_scope else Kind.CALLS
 
 
 def _attempt_to_take(

@@ -117,7 +117,7 @@ def _turn(
     """Wait for the caller's turn. Changes need none, because they take turns in `Managed.change_store`."""
     if operation.is_audited or operation.waits:
         return contextlib.nullcontext()
-    return managed.turns.take(caller.limit_key)
+    return managed.turns.take(caller.limit_key, has_scope=not caller.scope.is_everything)
 
 
 async def perform(
@@ -242,6 +242,8 @@ def _authorize(
 
 
 async def _run(operation: Operation[Call], call: Call) -> msgspec.Struct | None:
+    if operation.is_audited:
+        call.managed.scoped_changes.admit(call.caller)
     try:
         return await operation.handler(call)
     except ConfigurationError as exc:

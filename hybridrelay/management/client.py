@@ -13,6 +13,7 @@ import trio
 
 from ..errors import ManagementError, OutcomeUnknown
 from .addresses import Address, LocalAddress
+from .problem_kinds import Problem
 from .refusals import refusal_of
 
 __all__ = ["ManagementClient"]
@@ -25,6 +26,9 @@ _CONNECT_SECONDS = 15.0
 _TIMEOUT_SECONDS = 30.0
 #: A connection that was idle for longer than this (seconds) is not used again; the relay closes it after 10 s.
 _IDLE_SECONDS = 5.0
+#: A request that came too soon is repeated if the relay requests at most this pause (seconds), and at most so often.
+_LONGEST_PAUSE_SECONDS = 2
+_MAX_REPEATS = 10
 #: The longest response that is accepted (bytes). A page of 1,000 sessions has about 500 KiB.
 _MAX_RESPONSE = 16 * 1024 * 1024
 _BLOCK = 256 * 1024
@@ -137,6 +141,11 @@ class ManagementClient:
             sent.append(("Content-Length", str(len(data))))
         request = h11.Request(method=method, target=f"{self._address.prefix}{path}", headers=sent)
         response = await self._exchange(request, data, f"{method} {path}", changes=changes, seconds=seconds)
+        for _ in range(_MAX_REPEATS):
+            if (pause := _requested_pause(response)) is None:
+                break
+            await trio.sleep(pause)
+            response = await self._exchange(request, data, f"{method} {path}", changes=changes, seconds=seconds)
         if response.status >= 300:
             raise refusal_of(method, path, response.status, response.headers, response.body, changes=changes)
         return self.parse_untrusted(response.body or b"null", kind, f"{method} {path}")
@@ -220,6 +229,17 @@ class ManagementClient:
                 remedy="check whether it hangs; check the address, and firewalls that drop packets silently",
             ) from exc
         return _Connection(stream, trio.current_time())
+
+
+def _requested_pause(response: _Response) -> int | None:
+    """Return after how many seconds a request may be repeated that came too soon, if this is not long.
+
+    The relay has done nothing, so this is also possible for a change.
+    """
+    text = response.headers.get("retry-after", "")
+    if response.status != Problem.RATE.status or not (text.isascii() and text.isdecimal() and len(text) < 4):
+        return None
+    return int(text) if int(text) <= _LONGEST_PAUSE_SECONDS else None
 
 
 def _no_answer(peer: str, what: str, exc: BaseException, *, changes: bool) -> ManagementError:

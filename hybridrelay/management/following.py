@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Annotated
 
 import attrs
@@ -98,7 +98,7 @@ class EventPage(Value, frozen=True):
 async def _list_events(call: Call) -> EventPage:
     query = call.query_as(EventsQuery)
     if query.newest:
-        async with call.managed.feed_turns.take(_caller(call)):
+        async with _turn(call):
             page = await call.managed.feed.latest(query.limit, _filter(call))
         return EventPage(value=tuple(map(EventValue.of, page.events)), last=page.last, has_all=page.has_all)
     position = _Position.of(call, query.since)
@@ -139,7 +139,7 @@ def _filter(call: Call) -> IsWanted:
 
 async def _read(call: Call, position: _Position, limit: int) -> tuple[NumberedEvent, ...]:
     """Return the next events that are wanted, without waiting for any. If cancelled, `position` is unchanged."""
-    async with call.managed.feed_turns.take(_caller(call)):
+    async with _turn(call):
         page = await call.managed.feed.read(position.after, limit, _filter(call))
     position.after, position.has_all = page.last, position.has_all and page.has_all
     return page.events
@@ -200,6 +200,10 @@ def _check_room(call: Call) -> None:
 
 def _followed(call: Call) -> AbstractContextManager[None]:
     return call.managed.feed.followed(_caller(call))
+
+
+def _turn(call: Call) -> AbstractAsyncContextManager[None]:
+    return call.managed.feed_turns.take(_caller(call), has_scope=not call.caller.scope.is_everything)
 
 
 def _caller(call: Call) -> tuple[str, str]:

@@ -32,6 +32,7 @@ from .problem_kinds import Problem
 from .problems import problem
 from .quotas import EDITION_ROWS
 from .rolls import ROLL_OPERATIONS
+from .scope_limits import check_room
 from .tokens import TOKEN_OPERATIONS
 from .updates import UPDATE_OPERATIONS
 from .usage import USAGE_ROWS
@@ -152,6 +153,7 @@ def _put(
             raise NotFound("there is no such hybrid connection")
         if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
+        check_room(call.caller, store)
         new_rules = _usual_rules() if rules is None else rules
         return True, store.create(call.name, hosts, new_rules, description, disabled=disabled, quota=quota)
     if call.only_create:

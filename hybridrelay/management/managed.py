@@ -16,6 +16,7 @@ from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
 from .audit_log import AuditLog
 from .feed import Feed
+from .scope_limits import ScopedChanges
 from .turns import Turns
 
 __all__ = ["CHANGE_WAIT_SECONDS", "Managed"]
@@ -59,6 +60,8 @@ class Managed:
     #: task may take one of the latter while it has one of the former.
     turns: Turns = attrs.field(factory=Turns)
     feed_turns: Turns = attrs.field(factory=Turns)
+    #: Limits how often callers with a scope change something.
+    scoped_changes: ScopedChanges = attrs.field(factory=ScopedChanges)
     #: At most one thread at a time uses each store.
     _changing: trio.CapacityLimiter = attrs.field(factory=_one_thread)
     _reading: trio.CapacityLimiter = attrs.field(factory=_one_thread)

@@ -1,19 +1,23 @@
 """Requests of one caller of the management API take turns: more requests at once do not get more of the event loop.
 
 A request that examines much lets other tasks run after about a millisecond. Each pass of the event loop therefore
-takes about a millisecond for each request that is being handled. If each caller has one at a time, this is about a
-millisecond for each caller.
+takes about a millisecond for each request that is being handled. So each caller has one at a time, and all callers
+together have a few. Callers with a scope have some of their own, so that administrators do not wait for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
+from typing import Final
 
 import attrs
 import trio
 
-__all__ = ["Turns"]
+__all__ = ["AT_A_TIME", "Turns"]
+
+#: How many callers with a scope have a turn at the same time, and how many without.
+AT_A_TIME: Final = 3
 
 
 @attrs.define(eq=False)
@@ -26,10 +30,13 @@ class _Queue:
 
 
 class Turns:
-    """Lets one task of each caller run at a time, in the order in which they have asked."""
+    """Lets one task of each caller run at a time, and `AT_A_TIME` of each group, in the order of asking."""
 
     def __init__(self) -> None:
         """Begin without any callers."""
+        self._groups: dict[bool, trio.CapacityLimiter] = {
+            has_scope: trio.CapacityLimiter(AT_A_TIME) for has_scope in (False, True)
+        }
         self._queues: dict[Hashable, _Queue] = {}
 
     def __len__(self) -> int:
@@ -37,12 +44,17 @@ class Turns:
         return len(self._queues)
 
     @asynccontextmanager
-    async def take(self, caller: Hashable) -> AsyncIterator[None]:
-        """Wait for a turn of this caller, and hold it while the block runs. A task must not take a second one."""
+    async def take(self, caller: Hashable, *, has_scope: bool = False) -> AsyncIterator[None]:
+        """Wait for a turn of this caller, and hold it while the block runs. A task must not take a second one.
+
+        Args:
+            caller: `Caller.limit_key`.
+            has_scope: whether the caller has a scope; callers that have one do not let others wait.
+        """
         queue = self._queues.setdefault(caller, _Queue())
         queue.tasks += 1
         try:
-            async with queue.lock:
+            async with queue.lock, self._groups[has_scope]:
                 yield
         finally:
             queue.tasks -= 1

@@ -187,6 +187,22 @@ async def test_strangers_do_not_displace_known_callers(log: AuditLog, monkeypatc
     assert len(page.entries) < 60
 
 
+@pytest.mark.parametrize("has_scope", [False, True])
+async def test_logins_of_one_caller_do_not_displace_those_of_another(
+    log: AuditLog, monkeypatch: pytest.MonkeyPatch, has_scope: bool
+) -> None:
+    def small(directory: Path, kind: Kind) -> AuditFiles:
+        return AuditFiles(directory, kind.value[0], 5000, 2)
+
+    monkeypatch.setattr("hybridrelay.management.audit_log.files_of", small)
+    log(called("logIn", caller="token a", has_scope=has_scope))
+    for number in range(200):
+        log(called(("logIn", "logOut")[number % 2], caller="token v", role="viewer", has_scope=has_scope))
+    await log.flush()
+    page = await log.read(ALL, 1000)
+    assert page.entries[-1].caller == "token a"
+
+
 @pytest.mark.parametrize(
     ("flood", "remains"),
     [
@@ -197,6 +213,9 @@ async def test_strangers_do_not_displace_known_callers(log: AuditLog, monkeypatc
         (called(caller="sas orders", has_scope=True), True),
         (called(caller="sas orders", has_scope=True, status=500), True),
         (ClaimTaken(connection="orders", claim="5" * 32, peer="192.0.2.1"), True),
+        (called("logIn", caller="token v", role="viewer"), True),
+        (called("logOut", caller="token v", role="viewer"), True),
+        (called("logIn", caller="token v", role="viewer", has_scope=True), True),
         (called(caller="token a"), False),
         (called(caller="token a", status=0), False),
     ],

@@ -85,6 +85,35 @@ async def test_a_connection_is_used_again_and_carries_the_token(relay: Scripted)
     await client.aclose()
 
 
+def too_soon(retry_after: str) -> bytes:
+    return answer(429, {"detail": "too many requests"}, more=f"Retry-After: {retry_after}\r\n")
+
+
+async def test_a_request_that_came_too_soon_is_repeated(
+    relay: Scripted, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Even a change: the relay says that it has done nothing."""
+    there = relay([too_soon("1")], [too_soon("2")], [answer(body={"number": 1})])
+    client = ManagementClient(there)
+    assert (await client.call("PUT", "/v1/x", Value, body={"a": 1})).number == 1
+    assert trio.current_time() == pytest.approx(3)
+    assert len(set(there.requests)) == 1
+    await client.aclose()
+
+
+@pytest.mark.parametrize("retry_after", ["3", "12", "x", "1.5", "-1", ""])
+async def test_a_long_pause_is_left_to_the_user(relay: Scripted, retry_after: str) -> None:
+    with pytest.raises(HybridRelayError, match="too many requests"):
+        await ManagementClient(relay([too_soon(retry_after)])).call("PUT", "/v1/x", Value)
+
+
+async def test_a_request_is_not_repeated_for_ever(relay: Scripted, autojump_clock: trio.testing.MockClock) -> None:
+    there = relay(*([too_soon("1")] for _ in range(20)))
+    with pytest.raises(HybridRelayError, match="too many requests"):
+        await ManagementClient(there).call("PUT", "/v1/x", Value)
+    assert len(there.requests) == 11
+
+
 async def test_fields_of_a_later_version_are_ignored(relay: Scripted) -> None:
     client = ManagementClient(relay([answer(body={"later": [1], "number": 3})]))
     assert (await client.get("/v1/x", Value)).number == 3

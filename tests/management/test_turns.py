@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from hybridrelay.management.callers import Caller
-from hybridrelay.management.turns import Turns
+from hybridrelay.management.turns import AT_A_TIME, Turns
 from hybridrelay.security import ManagementRole
 
 from .conftest import Api, serve_api
@@ -36,6 +36,31 @@ async def test_one_task_of_each_caller_at_a_time_in_order(nursery: trio.Nursery)
     go_on["b1"].set()
     await trio.testing.wait_all_tasks_blocked()
     assert len(turns) == 0, "nothing is kept about callers that have gone"
+
+
+@pytest.mark.parametrize("has_scope", [False, True])
+async def test_a_few_callers_of_a_group_have_a_turn_at_a_time(nursery: trio.Nursery, has_scope: bool) -> None:
+    turns, began, go_on = Turns(), list[str](), dict[str, trio.Event]()
+
+    async def run(name: str, has_scope: bool) -> None:
+        async with turns.take(name, has_scope=has_scope):
+            began.append(name)
+            go_on[name] = trio.Event()
+            await go_on[name].wait()
+
+    for number in range(AT_A_TIME + 2):
+        nursery.start_soon(run, f"c{number}", has_scope)
+        await trio.testing.wait_all_tasks_blocked()
+    assert began == [f"c{number}" for number in range(AT_A_TIME)]
+    nursery.start_soon(run, "other", not has_scope)
+    await trio.testing.wait_all_tasks_blocked()
+    assert began.pop() == "other", "the other group has turns of its own"
+    go_on["other"].set()
+    for number in range(AT_A_TIME + 2):
+        go_on[f"c{number}"].set()
+        await trio.testing.wait_all_tasks_blocked()
+    assert began == [f"c{number}" for number in range(AT_A_TIME + 2)]
+    assert len(turns) == 0
 
 
 async def test_who_gives_up_waiting_leaves_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:

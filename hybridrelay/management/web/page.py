@@ -69,7 +69,7 @@ def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
             admitted, body = await gate.admit_with_body(request)
             visit = Visit(managed, admitted, request, body)
             visit.require(page.role)
-            async with managed.turns.take(admitted.limit_key):
+            async with managed.turns.take(admitted.limit_key, has_scope=not admitted.scope.is_everything):
                 shown = await page.show(visit)
                 await trio.lowlevel.checkpoint()  # writing a large page takes milliseconds
                 response = page_response(visit, shown) if isinstance(shown, View) else shown

@@ -1,0 +1,99 @@
+"""Callers with a scope change the registry only so often, and create only so many hybrid connections."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.management import scope_limits
+from hybridrelay.management.callers import Caller, Scope
+from hybridrelay.management.scope_limits import CHANGES_BURST, CHANGES_PER_SECOND, MAX_CONNECTIONS
+from hybridrelay.security import ManagementRole
+
+from .conftest import CONNECTIONS, Api, serve_api
+
+ADMIN = ManagementRole.ADMIN
+TEAM = Caller("token", "team", ADMIN, Scope("team/"))
+OTHER = Caller("token", "other", ADMIN, Scope("other/"))
+BODY = {"endpoints": ["relay.example.com"]}
+
+
+@pytest.fixture
+async def as_caller(api: Api, nursery: trio.Nursery) -> Callable[[Caller], Awaitable[Api]]:
+    """Calls the same relay as somebody else."""
+
+    async def serve(caller: Caller) -> Api:
+        return await serve_api(api, caller, nursery)
+
+    return serve
+
+
+async def create(api: Api, name: str) -> tuple[int, str]:
+    """Create a hybrid connection. Returns the status, and the last part of the problem's type."""
+    answer, value = await api.call("PUT", f"{CONNECTIONS}/{name.replace('/', '%2F')}", BODY)
+    return answer.status, value.get("type", "").rpartition(":")[2]
+
+
+@pytest.mark.parametrize("caller", [TEAM, Caller("sas", "team/db", ADMIN, Scope(only="team/db"))])
+async def test_a_caller_with_a_scope_may_not_change_something_too_often(
+    api: Api, as_caller: Callable[[Caller], Awaitable[Api]], mock_clock: trio.testing.MockClock, caller: Caller
+) -> None:
+    assert await create(api, "team/db") == (201, "")
+    scoped, path = await as_caller(caller), f"{CONNECTIONS}/team%2Fdb"
+    for number in range(CHANGES_BURST):
+        answer, _ = await scoped.call("PATCH", path, {"description": f"{number}"})
+        assert answer.status == 200
+    before = api.store.get("team/db")
+    answer, value = await scoped.call("PATCH", path, {"description": "too much"})
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    assert value["type"] == "urn:hybridrelay:problem:rate"
+    assert "nothing was changed" in value["detail"]
+    assert "Retry-After" in value["remedy"]
+    assert api.store.get("team/db") == before
+    # Reading, and everybody else, is not affected.
+    assert (await scoped.call("GET", path))[0].status == 200
+    for one in (api, await as_caller(OTHER)):
+        name = "team/db" if one is api else "other/db"
+        assert (await create(one, name))[0] in (200, 201)
+    mock_clock.jump(1 / CHANGES_PER_SECOND)
+    assert (await scoped.call("PATCH", path, {"description": "later"}))[0].status == 200
+    assert (await scoped.call("PATCH", path, {"description": "again"}))[0].status == 429
+
+
+async def test_refused_changes_do_not_count(api: Api, as_caller: Callable[[Caller], Awaitable[Api]]) -> None:
+    assert await create(api, "other/db") == (201, "")
+    scoped = await as_caller(TEAM)
+    for _ in range(CHANGES_BURST + 1):
+        assert (await create(scoped, "other/db"))[0] == 403
+    assert (await create(scoped, "team/db"))[0] == 201
+
+
+async def test_an_administrator_changes_as_much_as_is_necessary(api: Api) -> None:
+    for _ in range(CHANGES_BURST + 10):
+        assert (await create(api, "db"))[0] in (200, 201)
+
+
+async def test_a_caller_with_a_scope_creates_a_limited_number(
+    api: Api, as_caller: Callable[[Caller], Awaitable[Api]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_CONNECTIONS == 1000
+    monkeypatch.setattr(scope_limits, "MAX_CONNECTIONS", 3)
+    scoped = await as_caller(TEAM)
+    for number in range(3):
+        assert await create(scoped, f"team/{number}") == (201, "")
+    assert await create(scoped, "team/3") == (409, "quota")
+    answer, value = await scoped.call("PUT", f"{CONNECTIONS}/team%2F3", BODY)
+    assert answer.status == 409
+    assert "the scope team/ has 3 hybrid connections" in value["detail"]
+    assert "delete those that are not needed" in value["remedy"]
+    assert not api.store.exists("team/3")
+    # What exists can be changed, and others are not affected.
+    assert await create(scoped, "team/2") == (200, "")
+    assert await create(await as_caller(OTHER), "other/0") == (201, "")
+    assert await create(api, "team/3") == (201, ""), "an administrator decides otherwise"
+    for number in (2, 3):
+        assert (await scoped.call("DELETE", f"{CONNECTIONS}/team%2F{number}"))[0].status == 204
+    assert await create(scoped, "team/4") == (201, "")
