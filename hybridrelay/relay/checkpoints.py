@@ -15,9 +15,16 @@ The rules:
 4. When the room is almost used up, each log to which a checkpoint is added makes room itself: the checkpoints of this
    log and instance are thinned early, but not those of the last hour (`PRESSED`). So a few programs that are busy all
    the time do not use up the room.
-5. No hybrid connection may have more than a part of what is still free in the file (`FREE_PART`). So it takes many
-   hybrid connections to fill the file: 30 to 60, depending on the length of their names.
-6. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
+5. No hybrid connection may have more than a part of what is still free in the first half of the file (`FREE_PART`).
+   About 50 hybrid connections together can use up that half.
+6. The second half is for hybrid connections that have few checkpoints: each may have `FEW_ROWS`, but not more than a
+   small part of what is still free in the whole file (`FEW_PART`). So there is room for `FEW_ROWS` of another one
+   even if 100 hybrid connections take all they can (with the longest names; 400 with short ones), then for fewer; and
+   only after about 1,000 (1,500 with short names) is its first checkpoint refused. Nobody's evidence is deleted to
+   make room for others. `FEW_ROWS` are enough for a log with a checkpoint every minute, because it makes room for
+   itself by rule 4.
+7. Clients may use three quarters of each of these parts (`CLIENT_PART`), as of all other limits.
+8. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -30,7 +37,10 @@ from ..protocol.control import Witness
 
 __all__ = [
     "CLIENT_LOGS",
+    "CLIENT_PART",
     "CLIENT_ROWS",
+    "FEW_PART",
+    "FEW_ROWS",
     "FREE_PART",
     "KEPT_SECONDS",
     "MAX_BYTES",
@@ -41,12 +51,13 @@ __all__ = [
     "PRESSED",
     "PRESS_ROWS",
     "PRESS_SECONDS",
-    "ROW_BYTES",
+    "RESERVED_PART",
     "THINNED",
     "CheckpointQuery",
     "CheckpointsFull",
     "KeptCheckpoint",
     "Pace",
+    "row_bytes",
 ]
 
 #: How long checkpoints are kept (seconds).
@@ -58,25 +69,36 @@ THINNED: Final = ((86_400.0, 3600), (30 * 86_400.0, 86_400))
 MAX_LOGS: Final = 64
 MAX_ROWS: Final = 20_000
 #: How many of them there may be for clients to add one; connectors may use the rest, too.
+CLIENT_PART: Final = 0.75
 CLIENT_LOGS: Final = 48
 CLIENT_ROWS: Final = 15_000
-#: As `THINNED`, for one log of a hybrid connection with room for less than `PRESS_ROWS` more checkpoints. One after
-#: the other is applied, until there is as much. A log that is busy all the time has about 900 after all of them.
-PRESSED: Final = ((3600.0, 600), (86_400.0, 21_600), (3600.0, 3600), (86_400.0, 86_400))
+#: As `THINNED`, for one log of a hybrid connection with room for less than `PRESS_ROWS` more checkpoints, or for less
+#: than a quarter of what it may have. One after the other is applied, until there is as much. A log that has
+#: always had a checkpoint every minute has about 350 after all of them; with one every 20 seconds, 490.
+PRESSED: Final = ((3600.0, 600), (86_400.0, 21_600), (3600.0, 3600), (86_400.0, 86_400), (30 * 86_400.0, 864_000))
 PRESS_ROWS: Final = 250
 #: How often one log may make room for itself (seconds). Each time takes some milliseconds.
 PRESS_SECONDS: Final = 30.0
-#: The maximum size of all checkpoints (bytes): at least 390,000.
+#: The maximum size of all checkpoints (bytes): 160,000 to 400,000, depending on the length of names.
 MAX_BYTES: Final = 256 << 20
-#: The size of one checkpoint with its indices (bytes), for a hybrid connection with a short name. With the longest
-#: name, it is 1,590.
-ROW_BYTES: Final = 700
-#: Of the room that is free in the file, how much a hybrid connection may have used up itself. With a quarter, 20
-#: hybrid connections that use up their part leave a sixth of the file free, or less if their names are long
-#: (`ROW_BYTES`).
+#: Of the file, how much is reserved for hybrid connections with few checkpoints; see rule 6.
+RESERVED_PART: Final = 0.5
+#: Of the other part, as far as it is free, how much a hybrid connection may have used up itself.
 FREE_PART: Final = 0.25
+#: How many checkpoints are few, and how much of the room that is free in the whole file they may use.
+FEW_ROWS: Final = 400
+FEW_PART: Final = 1 / 128
 PACE_SECONDS: Final = 10.0
 PACE_BURST: Final = 5
+
+
+def row_bytes(connection: str) -> int:
+    """Return the size of one checkpoint with its indices (bytes), from above, for a hybrid connection with this name.
+
+    The name is in the table and in two indices; the other fields have about the same size in all checkpoints. Tests
+    compare this with files.
+    """
+    return 700 + 4 * len(connection.encode())
 
 
 @attrs.frozen

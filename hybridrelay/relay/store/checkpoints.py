@@ -13,7 +13,10 @@ import attrs
 from ..._counted_time import EARLIEST, counted
 from ..checkpoints import (
     CLIENT_LOGS,
+    CLIENT_PART,
     CLIENT_ROWS,
+    FEW_PART,
+    FEW_ROWS,
     FREE_PART,
     KEPT_SECONDS,
     MAX_BYTES,
@@ -22,11 +25,12 @@ from ..checkpoints import (
     PRESS_ROWS,
     PRESS_SECONDS,
     PRESSED,
-    ROW_BYTES,
+    RESERVED_PART,
     THINNED,
     CheckpointQuery,
     CheckpointsFull,
     KeptCheckpoint,
+    row_bytes,
 )
 from .expendable import ExpendableFile, ExpendableFileError
 from .schema import transaction
@@ -190,23 +194,27 @@ class CheckpointFile:
         if one.log not in known and len(known) >= max_logs:
             return f"checkpoints of {max_logs} audit logs are kept for this hybrid connection already{rest}"
         rows = sum(known.values())
-        part = self._part(database)
-        if (missing := rows - min(max_rows, part) + PRESS_ROWS) > 0 and one.log in known:
+        part = self._part(database, one.connection, for_client)
+        allowed = min(max_rows, part)
+        if (missing := rows - allowed + min(PRESS_ROWS, allowed // 4)) > 0 and one.log in known:
             rows -= self._press(database, one, missing, for_client)
         if rows >= max_rows:
             return f"{max_rows} checkpoints are kept for this hybrid connection already{rest}"
-        if rows > part:
-            return f"{rows} checkpoints are kept for this hybrid connection already, and there is no room for more"
+        if rows >= part:
+            return f"{rows} checkpoints are kept for this hybrid connection already, and no room is left{rest}"
         database.execute(_INSERT, (*attrs.astuple(one)[:-1], for_client))
         return ""
 
-    def _part(self, database: sqlite3.Connection) -> int:
-        """Return how many checkpoints one hybrid connection may have now; see `FREE_PART`."""
+    def _part(self, database: sqlite3.Connection, connection: str, for_client: bool) -> int:
+        """Return how many checkpoints a hybrid connection may have now, at least 1; see rules 5 to 7."""
         (pages,), (unused,), (size,) = (
             database.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
         )
-        free = self._max_bytes - (pages - unused) * size
-        return int(max(0, free) * FREE_PART / ROW_BYTES)
+        free = max(0, self._max_bytes - (pages - unused) * size)
+        unreserved = max(0.0, free - self._max_bytes * RESERVED_PART)
+        row = row_bytes(connection)
+        part = max(unreserved * FREE_PART / row, min(FEW_ROWS, free * FEW_PART / row))
+        return max(1, int(part * (CLIENT_PART if for_client else 1)))
 
     def _press(self, database: sqlite3.Connection, one: KeptCheckpoint, wanted: int, for_client: bool) -> int:
         """Delete checkpoints of the log to which one is to be added; see `PRESSED`. Returns how many."""

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hybridrelay.audit.chain import checkpoint_message
 from hybridrelay.audit.keys import SigningKey
-from hybridrelay.relay.checkpoints import KEPT_SECONDS, CheckpointQuery, CheckpointsFull, KeptCheckpoint, Pace
+from hybridrelay.relay.checkpoints import (
+    CLIENT_PART,
+    FEW_PART,
+    FEW_ROWS,
+    KEPT_SECONDS,
+    MAX_BYTES,
+    CheckpointQuery,
+    CheckpointsFull,
+    KeptCheckpoint,
+    Pace,
+    row_bytes,
+)
 from hybridrelay.relay.store import checkpoints as module
 from hybridrelay.relay.store.checkpoints import CHECKPOINTS_FILE, CheckpointFile
 
@@ -237,25 +254,169 @@ def test_a_client_makes_no_room_among_the_checkpoints_of_a_connector(
     assert len(seqs(file)) == 40
 
 
-@pytest.mark.parametrize("attackers", [20, 60])
-def test_many_hybrid_connections_together_leave_room_for_another_one(tmp_path: Path, attackers: int) -> None:
-    with contextlib.closing(CheckpointFile(tmp_path, max_bytes=2 << 20)) as file:
-        full = set[int]()
-        for number in range(4000):
-            for attacker in set(range(attackers)) - full:
+@pytest.mark.parametrize("length", [1, 40, 260])
+@pytest.mark.parametrize("order", ["up", "random"])
+def test_the_size_of_a_checkpoint_is_known(tmp_path: Path, length: int, order: str) -> None:
+    key, count = SigningKey.generate(), 1500
+    seqs_in_order = list(range(count))
+    if order == "random":
+        random.Random(1).shuffle(seqs_in_order)
+    with contextlib.closing(CheckpointFile(tmp_path)) as file:
+
+        def fill(database: sqlite3.Connection) -> None:
+            for number, seq in enumerate(seqs_in_order):
                 row = attrs.evolve(
-                    one(number, connection=f"a{attacker}", log=f"{number % 48:016x}"), key=f"k{number}"
+                    one(seq, connection="x" * length, log=f"{number % 48:016x}", at=NOW + number),
+                    head=random.Random(seq).randbytes(32).hex(),
+                    key=str(key.public),
+                    signature="A" * 88,
+                    address="2001:db8:1111:2222::/64",
                 )
-                try:
-                    file.keep(row, for_client=True)
-                except CheckpointsFull:
-                    full.add(attacker)
-            if len(full) == attackers:
+                database.execute(module._INSERT, (*attrs.astuple(row)[:-1], False))
+
+        file._repeated(fill)
+        used = file._repeated(used_bytes)
+    assert 0.75 * row_bytes("x" * length) <= used / count <= row_bytes("x" * length)
+
+
+def used_bytes(database: sqlite3.Connection) -> int:
+    pages, unused, size = (
+        database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - unused) * size)
+
+
+#: How much smaller than in a relay the file and the limits are in the following tests.
+SCALE = 32
+
+
+@pytest.fixture
+def scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CheckpointFile]:
+    for name in ("MAX_ROWS", "CLIENT_ROWS", "FEW_ROWS", "PRESS_ROWS"):
+        monkeypatch.setattr(module, name, getattr(module, name) // SCALE)
+    made = CheckpointFile(tmp_path, MAX_BYTES // SCALE)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("length", [5, 260])
+@pytest.mark.parametrize("for_client", [True, False], ids=["clients", "connectors"])
+def test_many_hybrid_connections_together_leave_room_for_others(
+    scaled: CheckpointFile, length: int, for_client: bool
+) -> None:
+    """They take all that they get, in turn, with another key for each checkpoint, so that nothing is thinned."""
+    going_on = [f"a{number}".ljust(length, "x") for number in range(60)]
+    for number in range(1000):
+        for name in list(going_on):
+            row = attrs.evolve(one(number, connection=name, log=f"{number % 48:016x}"), key=f"k{number}")
+            try:
+                scaled.keep(row, for_client=for_client)
+            except CheckpointsFull:
+                going_on.remove(name)
+        if not going_on:
+            break
+    assert not going_on
+    # What is scaled is few, so an honest one keeps as many as this: first the connectors that it has, then a client.
+    for other in ("honest", "another"):
+        few = FEW_ROWS // SCALE
+        for number in range(few):
+            scaled.keep(one(number, connection=other))
+        assert seqs(scaled, connection=other) == list(range(few))
+    with pytest.raises(CheckpointsFull, match="reserved for connectors"):  # noqa: PT012
+        for number in range(1000):
+            scaled.keep(one(number, connection="third"), for_client=True)
+    assert len(seqs(scaled, connection="third")) >= int(few * CLIENT_PART)
+    scaled.keep(one(1001, connection="third"))
+
+
+def test_the_first_checkpoints_of_hundreds_of_hybrid_connections_are_kept(scaled: CheckpointFile) -> None:
+    for number in range(600):
+        name = f"a{number}".ljust(260, "x")
+        with contextlib.suppress(CheckpointsFull):
+            for seq in range(1000):
+                scaled.keep(attrs.evolve(one(seq, connection=name), key=f"k{seq}"))
+        assert 0 in seqs(scaled, connection=name)
+    scaled.keep(one(1, connection="honest"))
+
+
+def test_a_busy_log_is_kept_although_its_hybrid_connection_has_room_for_few(
+    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", FEW_ROWS)
+    at, seq, end = NOW, 0, NOW + 400 * DAY
+    while at < end:
+        seq += 1
+        file.keep(one(seq, at=at))
+        # What was thinned is not repeated here for each day: every four hours, there is one. Later, every minute.
+        at += 60.0 if at >= end - 2 * DAY else 4 * HOUR
+    found = file.read(CheckpointQuery(10_000))
+    assert len(found) <= FEW_ROWS
+    assert (found[0].seq, found[-1].seq) == (1, seq)
+    days = [int(each.received_at // DAY) for each in found]
+    assert max(later - earlier for earlier, later in itertools.pairwise(days)) <= 10
+
+
+class FileMachine(RuleBasedStateMachine):
+    """Hybrid connections fill a small file in any order. One that has few checkpoints can add one, and none is
+    lost."""
+
+    BYTES = 1 << 20
+    FEW = 12
+    NAMES = tuple(f"{letter}".ljust(length, letter) for length in (1, 130, 260) for letter in "abcdef")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._patch = pytest.MonkeyPatch()
+        for name, value in (("MAX_ROWS", 300), ("CLIENT_ROWS", 225), ("FEW_ROWS", self.FEW), ("PRESS_ROWS", 8)):
+            self._patch.setattr(module, name, value)
+        self._folder = tempfile.TemporaryDirectory()
+        Path(self._folder.name).chmod(0o700)
+        self.file = CheckpointFile(Path(self._folder.name), self.BYTES)
+        self.kept: dict[str, list[int]] = {name: [] for name in self.NAMES}
+        self.seq = 0
+
+    def add(self, name: str, *, for_client: bool) -> bool:
+        self.seq += 1
+        free = self.BYTES - self.file._repeated(used_bytes)
+        # Another key for each, so that no log makes room for itself.
+        row = attrs.evolve(one(self.seq, connection=name), key=f"k{self.seq}")
+        part = CLIENT_PART if for_client else 1.0
+        few = max(1, int(min(self.FEW, free * FEW_PART / row_bytes(name)) * part))
+        try:
+            self.file.keep(row, for_client=for_client)
+        except CheckpointsFull:
+            assert len(self.kept[name]) >= few, f"{name} has {len(self.kept[name])}, and may have {few}"
+            return False
+        self.kept[name].append(self.seq)
+        return True
+
+    @rule(name=st.sampled_from(NAMES), for_client=st.booleans(), count=st.sampled_from([1, 5, 300]))
+    def one_adds(self, name: str, for_client: bool, count: int) -> None:
+        for _ in range(count):
+            if not self.add(name, for_client=for_client):
                 break
-        assert len(full) == attackers
-        for number in range(20):
-            file.keep(one(number, connection="another"))
-        assert seqs(file, connection="another") == list(range(20))
+
+    @rule(name=st.sampled_from(NAMES))
+    def an_administrator_deletes(self, name: str) -> None:
+        assert self.file.delete(name, "0f" * 8) == len(self.kept[name])
+        self.kept[name] = []
+
+    @invariant()
+    def the_file_is_not_too_large(self) -> None:
+        assert self.file._repeated(used_bytes) <= self.BYTES
+
+    def teardown(self) -> None:
+        try:
+            for name, kept in self.kept.items():
+                assert seqs(self.file, connection=name) == kept, "nobody's checkpoints make room for others"
+        finally:
+            self.file.close()
+            self._patch.undo()
+            self._folder.cleanup()
+
+
+TestFile = FileMachine.TestCase
+TestFile.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 def test_what_is_not_signed_with_the_key_that_it_names() -> None:
