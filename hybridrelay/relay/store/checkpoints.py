@@ -67,6 +67,8 @@ _SCHEMA: Final = (
     END
     """,
 )
+#: The file is evidence, so a change of the version comes with an entry here.
+_MIGRATIONS: Final = {2: ("CREATE INDEX by_connection ON checkpoints (connection, id)",)}
 _COLUMNS: Final = "connection, log, seq, head, at, key, signature, instance, address, received_at"
 _INSERT: Final = f"""
     INSERT OR IGNORE INTO checkpoints ({_COLUMNS}, for_client) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -127,7 +129,7 @@ class CheckpointFile:
 
     def __init__(self, state_dir: Path, max_bytes: int = MAX_BYTES) -> None:
         self.file = ExpendableFile(
-            state_dir / CHECKPOINTS_FILE, "the file of audit checkpoints", _SCHEMA, _VERSION, max_bytes
+            state_dir / CHECKPOINTS_FILE, "the file of audit checkpoints", _SCHEMA, _VERSION, max_bytes, _MIGRATIONS
         )
         self._max_bytes = max_bytes
         self._database: sqlite3.Connection | None = None

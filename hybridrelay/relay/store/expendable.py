@@ -2,11 +2,12 @@
 
 The registry is not one of them. The rules for these files:
 
-1. Losing such a file affects nothing else. A file that is damaged, or was written by another version, is renamed, and
-   a new one is created.
+1. Losing such a file affects nothing else. A file that is damaged is renamed, and a new one is created. A file of an
+   earlier version is changed to the current one (`ExpendableFile.migrations`); if it cannot be changed, or is of a
+   later version, it is treated like a damaged one.
 2. Every other failure (a full disk, a read-only or locked file) is an error with a remedy, and the next attempt may
    succeed. The content of the file is not lost.
-3. A file never becomes larger than its limit.
+3. A file never becomes larger than its limit, except that what a migration adds is not limited.
 
 All functions are synchronous: call them in a worker thread.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -70,10 +71,12 @@ class ExpendableFile:
     what: str
     #: The statements that create its tables.
     schema: Sequence[str]
-    #: The version of the schema, to be changed with it. A file with a different version is set aside.
+    #: The version of the schema, to be changed with it.
     version: int
     #: The maximum size (bytes); None: no limit. Changes that need more fail with `ExpendableFileError.is_full`.
     max_bytes: int | None = None
+    #: By an earlier version: the statements that change its tables to those of the version after it.
+    migrations: Mapping[int, Sequence[str]] = attrs.field(factory=dict)
 
     def open(self) -> sqlite3.Connection:
         """Open the file, or create it (mode 0600). The caller begins transactions (`schema.transaction`).
@@ -133,7 +136,7 @@ class ExpendableFile:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         is_new = database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         database.execute("COMMIT")
-        if version != self.version and not is_new:
+        if not is_new and not (version <= self.version and self.migrations.keys() >= {*range(version, self.version)}):
             raise ExpendableFileError(
                 f"{self.what} {self.path} was written by another version of hybridrelay, or by another program",
                 remedy="nothing needs to be done: it is renamed, and a new one is made",
@@ -152,6 +155,13 @@ class ExpendableFile:
                     for statement in self.schema:
                         database.execute(statement)
                     database.execute(f"PRAGMA user_version = {self.version}")
+        elif version != self.version:
+            with transaction(database):
+                (version,) = database.execute("PRAGMA user_version").fetchone()  # another thread may have been first
+                for earlier in range(version, self.version):
+                    for statement in self.migrations[earlier]:
+                        database.execute(statement)
+                database.execute(f"PRAGMA user_version = {self.version}")
         if self.max_bytes is not None:
             (page_size,) = database.execute("PRAGMA page_size").fetchone()
             # SQLite does not set a limit below the current size.

@@ -481,6 +481,17 @@ def test_a_query_does_not_look_at_the_checkpoints_of_others(tmp_path: Path, quer
     assert steps(1000) <= steps(10) + 50
 
 
+def test_the_checkpoints_of_an_earlier_version_are_kept(file: CheckpointFile) -> None:
+    file.keep(one(1))
+    file.close()
+    with contextlib.closing(sqlite3.connect(file.file.path)) as database:
+        database.execute("DROP INDEX by_connection")
+        database.execute("PRAGMA user_version = 2")
+    assert seqs(file, prefix="ord") == [1]
+    assert file.set_aside is None
+    file.keep(one(2))
+
+
 def test_a_damaged_file_is_set_aside(file: CheckpointFile, tmp_path: Path) -> None:
     (tmp_path / CHECKPOINTS_FILE).write_bytes(b"nonsense" * 1000)
     (tmp_path / CHECKPOINTS_FILE).chmod(0o600)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from hybridrelay.relay.store.expendable import ExpendableFile, ExpendableFileError
@@ -31,7 +33,7 @@ def _write(file: ExpendableFile, value: int = 1) -> None:
         database.execute("INSERT OR REPLACE INTO counted VALUES ('a', ?)", (value,))
 
 
-def _read(file: ExpendableFile) -> list[tuple[str, int]]:
+def _read(file: ExpendableFile) -> list[tuple[Any, ...]]:
     with closing(file.open()) as database, file.errors():
         return database.execute("SELECT * FROM counted").fetchall()
 
@@ -79,8 +81,51 @@ def test_damage_in_the_middle_is_recognized_when_it_is_read(tmp_path: Path) -> N
     assert caught.value.is_damaged
 
 
+MIGRATIONS = {
+    1: ("ALTER TABLE counted ADD COLUMN unit TEXT DEFAULT 'm'",),
+    2: ("CREATE INDEX by_value ON counted (value)", "UPDATE counted SET value = value + 1"),
+}
+
+
+def _later(folder: Path, version: int, *, max_bytes: int | None = None) -> ExpendableFile:
+    return attrs.evolve(_file(folder, version=version, max_bytes=max_bytes), migrations=MIGRATIONS)
+
+
+def test_a_file_of_an_earlier_version_is_changed_to_the_current_one(tmp_path: Path) -> None:
+    _write(_file(tmp_path), 5)
+    assert _read(_later(tmp_path, 2)) == [("a", 5, "m")]
+    for _ in range(2):
+        assert _read(_later(tmp_path, 3)) == [("a", 6, "m")]
+    with pytest.raises(ExpendableFileError, match="another version"):
+        _later(tmp_path, 2).open()
+
+
+def test_a_file_that_is_full_is_changed_as_well(tmp_path: Path) -> None:
+    file = _file(tmp_path, max_bytes=32 * 1024)
+    with pytest.raises(ExpendableFileError), closing(file.open()) as database, file.errors():  # noqa: PT012
+        for number in range(10_000):
+            database.execute("INSERT INTO counted VALUES (?, 0)", (f"{number}",))
+    before = len(_read(file))
+    assert len(_read(_later(tmp_path, 3, max_bytes=32 * 1024))) == before > 500
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
+    _write(_file(tmp_path), 5)
+    broken = {1: (*MIGRATIONS[1], "CREATE INDEX broken ON nothing (value)")}
+    with pytest.raises(ExpendableFileError):
+        attrs.evolve(_file(tmp_path, version=2), migrations=broken).open()
+    assert _read(_file(tmp_path)) == [("a", 5)]
+
+
+def test_a_migration_may_be_begun_twice_at_the_same_moment(tmp_path: Path) -> None:
+    _write(_file(tmp_path), 5)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: _read(_later(tmp_path, 3)), range(4)))
+    assert found == [[("a", 6, "m")]] * 4
+
+
 @pytest.mark.parametrize("version", [0, 2])
-def test_a_file_of_another_version_is_set_aside(tmp_path: Path, version: int) -> None:
+def test_a_file_of_another_version_that_cannot_be_changed_is_set_aside(tmp_path: Path, version: int) -> None:
     _write(_file(tmp_path, version=1))
     with pytest.raises(ExpendableFileError, match="another version") as caught:
         _file(tmp_path, version=version).open()
