@@ -16,6 +16,7 @@ import trio
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 0.02
+_MAX_PAUSE_SECONDS = 0.5
 #: A limit is extended at most by this factor.
 _MAX_SLOWDOWN = 20.0
 
@@ -27,6 +28,12 @@ def patience(seconds: float) -> float:
     except (AttributeError, OSError):  # Windows has no load average
         return seconds
     return seconds * min(_MAX_SLOWDOWN, max(1.0, runnable / (os.cpu_count() or 1)))
+
+
+def _pause(took: float) -> float:
+    """Return the seconds until a condition is evaluated again, which took `took` seconds: waiting for one that starts
+    a program must not keep a processor busy."""
+    return min(_MAX_PAUSE_SECONDS, max(_PAUSE_SECONDS, took))
 
 
 class TimeLimit:
@@ -53,11 +60,13 @@ def wait_until(condition: Callable[[], T | None], *, seconds: float, what: str) 
         TimeoutError: the result was not true within `seconds` of an idle machine.
     """
     limit = TimeLimit(seconds)
-    while not (result := condition()):
+    while True:
+        began = time.monotonic()
+        if result := condition():
+            return result
         if limit.remaining <= 0:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(_PAUSE_SECONDS)
-    return result
+        time.sleep(_pause(time.monotonic() - began))
 
 
 async def async_wait_until(condition: Callable[[], Awaitable[T | None]], *, seconds: float, what: str) -> T:
@@ -65,7 +74,8 @@ async def async_wait_until(condition: Callable[[], Awaitable[T | None]], *, seco
     limit = TimeLimit(seconds)
     while (remaining := limit.remaining) > 0:
         with trio.move_on_after(remaining):
+            began = time.monotonic()
             if result := await condition():
                 return result
-            await trio.sleep(_PAUSE_SECONDS)
+            await trio.sleep(_pause(time.monotonic() - began))
     raise TimeoutError(f"not within {seconds:g} s: {what}")

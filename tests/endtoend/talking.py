@@ -12,15 +12,24 @@ import trio
 from .targets import exchange
 
 PIECE = 3001
+#: What applications wait before they send again, or connect again, where no byte has to be on its way at a certain
+#: moment. Without a pause, dozens of them take all processors from the programs that are tested.
+PAUSE_SECONDS = 0.25
 #: Coming back: back-off, probes, rendezvous, on a busy machine.
 ROUND_SECONDS = 60
 
 
 class Talker:
-    """An application that sends random bytes and gets them back, for as long as it is asked to."""
+    """An application that sends random bytes and gets them back, for as long as it is asked to.
 
-    def __init__(self, port: int) -> None:
+    Args:
+        port: where it connects to.
+        pause: seconds from an answer to the next bytes. With 0, some bytes are on their way at nearly every moment.
+    """
+
+    def __init__(self, port: int, pause: float = 0) -> None:
         self._port = port
+        self._pause = pause
         self._stop = trio.Event()
         self._echoed = trio.Event()
         self.received = 0
@@ -46,6 +55,8 @@ class Talker:
                         before = self.received
                         await stream.send_all(piece)
                         await self.more_than(before)
+                        with trio.move_on_after(self._pause):
+                            await self._stop.wait()
                     await stream.send_eof()
 
                 nursery.start_soon(send)
@@ -67,14 +78,19 @@ async def all_move(talkers: list[Talker]) -> None:
 
 @asynccontextmanager
 async def applications(port: int, streams: int) -> AsyncIterator[list[Talker]]:
-    """Connections that talk during the block, and new ones all the time: each must get back what it has sent."""
-    talkers = [Talker(port) for _ in range(streams)]
+    """Connections that talk during the block, and new ones all the time: each must get back what it has sent.
+
+    They pause between their messages.
+    """
+    talkers = [Talker(port, PAUSE_SECONDS) for _ in range(streams)]
     over = trio.Event()
 
     async def keep_connecting() -> None:
         while not over.is_set():
             data = os.urandom(5000)
             assert await exchange(port, data) == data
+            with trio.move_on_after(PAUSE_SECONDS):
+                await over.wait()
 
     async with trio.open_nursery() as nursery:
         for talker in talkers:
