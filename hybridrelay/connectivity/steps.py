@@ -123,19 +123,28 @@ async def connect(
     # A transport that does not dial, or dials more than once, gets no more time than one that dials once.
     latest = trio.current_time() + dial_seconds + transport_seconds
     scope = trio.CancelScope(deadline=latest)
+    no_connection = f"no connection within {dial_seconds:g} s"
+    # While a connection is being opened: what it means if none is. When this process was suspended, or the machine is
+    # too busy, both deadlines pass at once, and the later one ends the attempt.
+    unanswered: Failure | None = None
 
     async def timed(
         opening: Callable[[], Awaitable[OpenedT]], explain: Callable[[OSError], Failure] = dial_failure
     ) -> OpenedT:
+        nonlocal unanswered
+        unanswered = explain(TimeoutError(errno.ETIMEDOUT, no_connection))
         try:
             with trio.move_on_after(dial_seconds):
                 opened = await opening()
                 scope.deadline = min(latest, trio.current_time() + transport_seconds)
+                unanswered = None
                 return opened
-            raise TimeoutError(errno.ETIMEDOUT, f"no connection within {dial_seconds:g} s")
+            raise TimeoutError(errno.ETIMEDOUT, no_connection)
         except DialError:
+            unanswered = None
             raise
         except OSError as exc:
+            unanswered = None
             raise DialError(explain(exc)) from exc
 
     def target_of(host: str) -> str:
@@ -161,6 +170,8 @@ async def connect(
             reached = Address(endpoint.host, number, port.outer_tls)
             connection = await transport.connect(reached, Dialer(tcp, udp, process, http))
             return connection.stream
+        if unanswered is not None:
+            raise DialError(unanswered)
         raise trio.TooSlowError
 
 

@@ -124,6 +124,19 @@ async def test_the_dialer_opens_whatever_the_transport_asks_for() -> None:
     assert opened == [("192.0.2.1", 9352), "process"]
 
 
+async def test_a_dial_whose_deadlines_pass_while_the_process_is_suspended(mock_clock: trio.testing.MockClock) -> None:
+    """Both pass at once. That must not look as if something had accepted the connection."""
+
+    async def dial(host: str, port: int) -> NoReturn:
+        mock_clock.jump(3600)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with pytest.raises(StepFailed) as caught:
+        await connect(ENDPOINT, Candidate(ROUTE, FakeTransport()), Purpose.DATA, dialer=Dialer(dial))
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, K.DROPPED)
+
+
 @pytest.mark.parametrize("opens", ["udp", "process"])
 async def test_something_else_that_cannot_be_opened(opens: str, autojump_clock: trio.testing.MockClock) -> None:
     async def refuse(*_where: object) -> NoReturn:
