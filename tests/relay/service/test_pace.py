@@ -209,3 +209,19 @@ async def test_sockets_with_a_rate_are_not_spliced_and_lose_nothing(nursery: tri
         assert received == data
     await trio.aclose_forcefully(a)
     await trio.aclose_forcefully(b)
+
+
+def test_which_rates_are_applied_and_whether_any_is_new() -> None:
+    rates: dict[str, int | None] = {"a": None, "b": 10, "c": None}
+    paces = Paces(rates.__getitem__)
+    made = {name: paces.of(name, "holder") for name in rates}
+    assert not paces.update(), "nothing has changed"
+    rates.update(a=5, b=20, c=7)
+    assert paces.update(["a", "unknown"])
+    assert [made[name].rate for name in "abc"] == [5, 10, None], "only those that have changed are looked at"
+    assert not paces.update(["a"])
+    assert paces.update()
+    assert [made[name].rate for name in "abc"] == [5, 20, 7]
+    rates.update(a=None)
+    assert not paces.update(["a"]), "a limit was removed, and none is new"
+    assert made["a"].rate is None
