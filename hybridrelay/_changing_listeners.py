@@ -10,26 +10,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Collection
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-import attrs
 import trio
 
-__all__ = ["NotChanged", "change_listeners"]
+from .errors import ConfigurationError
+
+__all__ = ["change_listeners"]
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-@attrs.frozen(eq=False)
-class NotChanged(Exception, Generic[K]):
-    """Something new could not be opened, and what was open before is open again."""
-
-    #: What could not be opened, and why.
-    wanted: K
-    error: OSError
-    #: What had to be closed for the attempt, and could not be opened again.
-    lost: tuple[K, ...] = ()
 
 
 async def change_listeners(
@@ -39,19 +29,21 @@ async def change_listeners(
     open: Callable[[K], Awaitable[V]],  # noqa: A002 - it is called like what it does
     close: Callable[[V], Awaitable[None]],
     may_exclude: Callable[[V, K], bool],
+    describe: Callable[[K], str],
 ) -> None:
     """Open what is wanted and not in `current`, close what is in `current` and not wanted, and change `current`.
 
     Args:
         current: what is open, by its address. It is always up to date, also while this is waiting.
         wanted: what is to be open afterwards.
-        open: opens one. Raises OSError.
+        open: opens one. Raises `ConfigurationError`, whose cause is the error of the system.
         close: closes one. Does not raise.
-        may_exclude: returns whether the first one, which is open, may be the reason why the second one cannot be
-            opened.
+        may_exclude: returns whether one that is open may be the reason why an address cannot be opened.
+        describe: returns what to call an address in messages.
 
     Raises:
-        NotChanged: something could not be opened.
+        ConfigurationError: something could not be opened. What was open before is open, except what the message
+            names.
 
     If cancelled, `current` may have some of what is new and some of what is gone.
     """
@@ -68,24 +60,27 @@ async def change_listeners(
         try:
             try:
                 current[one] = await open(one)
-            except OSError as exc:
+            except ConfigurationError as exc:
                 rivals = [rival for rival in gone if rival in current and may_exclude(current[rival], one)]
-                if exc.errno != errno.EADDRINUSE or not rivals:
+                if not (rivals and isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EADDRINUSE):
                     raise
                 for rival in rivals:
                     await close_one(rival)
                     closed.append(rival)
                 current[one] = await open(one)
-        except OSError as exc:
+        except ConfigurationError as exc:
             for earlier in opened:
                 await close_one(earlier)
             lost = []
             for rival in closed:
                 try:
                     current[rival] = await open(rival)
-                except OSError:
-                    lost.append(rival)
-            raise NotChanged(one, exc, tuple(lost)) from exc
+                except ConfigurationError:
+                    lost.append(describe(rival))
+            if lost:
+                text = f"{exc}; {' and '.join(lost)} had to be closed for this, and cannot be opened again"
+                raise ConfigurationError(text, remedy=exc.remedy) from exc
+            raise
         opened.append(one)
     for one in gone:
         if one in current:

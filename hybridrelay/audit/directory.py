@@ -133,13 +133,12 @@ class AuditDirectory:
     ) -> None:
         self._disk = disk
         self._clock = clock
-        self._max_bytes = max_bytes if max_total is None else min(max_bytes, max_total // 8)
-        self._max_total = max_total
+        self._file_bytes = max_bytes
+        self.limit(keep_days=keep_days, max_total=max_total)
         keys = MAX_EARLIER_KEYS_BYTES if max_total is None else min(MAX_EARLIER_KEYS_BYTES, max_total // 16)
         self._ended = EndedFiles(disk, keys)
         #: How many bytes everything except the newest file takes at most; see `EndedFiles.size`.
         self._ended_bytes = 0
-        self._keep_seconds = keep_days * DAY_SECONDS
         self._new_key = new_key
         self._state: _State | None = None
         #: The newest file and its size, up to where everything in it was reported as written; None at the start.
@@ -148,6 +147,12 @@ class AuditDirectory:
         self.signed: Checkpoint | None = None
         #: When to look for old files again, on `clock`.
         self._deletion_due = 0.0
+
+    def limit(self, *, keep_days: float, max_total: int | None) -> None:
+        """Set `keep_days` and `max_total`. Does not block, and may be called while another thread uses the object."""
+        self._keep_seconds = keep_days * DAY_SECONDS
+        self._max_total = max_total
+        self._max_bytes = self._file_bytes if max_total is None else min(self._file_bytes, max_total // 8)
         #: When each file was begun (seconds since 1970), by its name, for the files that were looked at.
         self._begun_at: dict[str, float] = {}
 
@@ -558,11 +563,11 @@ class AuditDirectory:
 
     def _make_room(self, needed: int) -> None:
         """Delete the oldest files until `needed` bytes can be appended within the size of the directory."""
-        if self._max_total is None:
+        max_total, state = self._max_total, self._state
+        if max_total is None:
             return
-        state = self._state
         assert state is not None
-        limit = self._max_total - needed - _DELETION_BYTES
+        limit = max_total - needed - _DELETION_BYTES
         if state.size + self._ended_bytes <= limit:
             return
         self._ended_bytes = self._ended.size()

@@ -28,6 +28,7 @@ AUDITED_SUBJECTS: Final = frozenset(
         "claim",
         "configuration",
         "connection-string",
+        "options",
         "restart",
         "reload",
         "update",
@@ -38,6 +39,7 @@ AUDITED_SUBJECTS: Final = frozenset(
         "drain",
         "management",
         "certificate",
+        "port",
         # all
         "key",
         "connection",

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -18,11 +19,13 @@ from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream, Subscriber
 from .chain import Checkpoint
 from .record import NOT_THERE, NotRecordedError, SinkProblem, record_of
-from .sinks.files import FileSink
 from .sinks.sink import Sink, SinkKind
 from .source_limit import SourceLimit
 from .witnessing import Witnessing
 from .writer import SinkWriter
+
+if TYPE_CHECKING:  # loaded only by programs that have such a sink
+    from .sinks.files import FileSink
 
 __all__ = ["AuditTrail"]
 
@@ -38,7 +41,7 @@ class AuditTrail:
     """The audit log of a program: its sinks.
 
     Args:
-        sinks: any number.
+        sinks: any number; without one, nothing is recorded.
         required: the kinds of sinks without which no stream may be opened; see `recorded`.
         clock: seconds since 1970.
 
@@ -53,12 +56,7 @@ class AuditTrail:
         required: Collection[SinkKind] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        missing = set(required) - {sink.kind for sink in sinks if sink.notices_loss}
-        if missing:
-            raise ConfigurationError(
-                f"an audit log in {' and '.join(sorted(missing))} is required, but the program writes none there",
-                remedy="add --audit-dir for file, --audit-to for the others",
-            )
+        _check_required(sinks, required)
         self._sinks = tuple(sinks)
         self._required: frozenset[str] = frozenset(required)
         #: Further kinds that the policy of the machine requires now.
@@ -69,6 +67,15 @@ class AuditTrail:
         self.witnessing = Witnessing()
         #: One for each sink; empty unless the audit log is open.
         self._writers: tuple[SinkWriter, ...] = ()
+        #: Runs the writers; None unless the audit log is open.
+        self._nursery: trio.Nursery | None = None
+        self._events: EventStream | None = None
+        self._changing = trio.Lock()
+
+    @property
+    def has_sinks(self) -> bool:
+        """Whether anything is recorded."""
+        return bool(self._sinks)
 
     def __call__(self, event: Event) -> None:
         """Record an event, if it belongs in the audit log. Never waits."""
@@ -76,6 +83,8 @@ class AuditTrail:
             self.witnessing.signed(
                 Checkpoint(event.log, event.last, event.head, event.signed_at, event.key, event.signature)
             )
+        if not self._writers:
+            return
         record = record_of(event, self._clock())
         if record is not None and self._source_limit.admits(record, trio.current_time()):
             for writer in self._writers:
@@ -127,7 +136,7 @@ class AuditTrail:
 
         The records are written even if this is cancelled.
         """
-        if not self._writers:
+        if self._nursery is None:
             raise NotRecordedError("the audit log is not open")
         if missing := self._missing():
             raise NotRecordedError(f"the policy requires an audit log in {' and '.join(sorted(missing))}")
@@ -152,27 +161,88 @@ class AuditTrail:
         Raises:
             ConfigurationError, OSError: a sink cannot be used.
         """
-        writers = [
-            SinkWriter(one, is_required=self._is_required(one), events=events, clock=self._clock)
-            for one in self._sinks
-        ]
         async with FlatNursery() as nursery:
-            self._writers = tuple(writers)
+            self._nursery, self._events = nursery, events
             try:
+                # A subscriber even without sinks, because there may be some later.
                 with events.subscribed(self), also_subscribed(self._from_any_thread()):
-                    for writer in writers:
-                        await nursery.start(writer.run)
-                        if isinstance(writer.sink, FileSink):
-                            nursery.start_soon(_compress, writer.sink, events)
+                    for sink in self._sinks:
+                        self._writers += (writer := self._writer_of(sink),)
+                        await nursery.start(self._run, writer)
                     nursery.start_soon(self._report_left_out, events)
                     try:
                         yield
                     finally:
                         self._publish_left_out(events)
-                        await self._finish()
+                        await self._finish(self._writers)
             finally:
-                self._writers = ()
+                self._writers, self._nursery, self._events = (), None, None
             nursery.cancel_scope.cancel()
+
+    async def use(self, sinks: Sequence[Sink], *, required: Collection[SinkKind] = ()) -> None:
+        """Record in these sinks from now on. Those that were used before continue; what is new is opened before what
+        is gone is closed.
+
+        Args:
+            sinks: may contain sinks that are in use.
+            required: see `AuditTrail`.
+
+        Raises:
+            ConfigurationError, OSError: a sink cannot be used, or there is none of a required kind. Nothing was
+                changed.
+
+        If cancelled, what was used before may still be in use.
+        """
+        _check_required(sinks, required)
+        async with self._changing:
+            opened: list[SinkWriter] = []
+            if self._nursery is not None:
+                try:
+                    for sink in sinks:
+                        if sink not in self._sinks:
+                            writer = self._writer_of(sink)
+                            await self._nursery.start(self._run, writer)
+                            opened.append(writer)
+                except BaseException:
+                    await self._end(opened)
+                    raise
+            gone = [one for one in self._writers if one.sink not in sinks]
+            self._sinks, self._required = tuple(sinks), frozenset(required)
+            if self._nursery is None:  # it is not open, or has been closed meanwhile
+                await self._end(opened)
+                return
+            every = {writer.sink: writer for writer in (*self._writers, *opened)}
+            self._writers = tuple(every[sink] for sink in sinks)
+            for writer in self._writers:
+                writer.is_required = self._is_required(writer.sink)
+            await self._end(gone)
+
+    def _writer_of(self, sink: Sink) -> SinkWriter:
+        assert self._events is not None
+        return SinkWriter(sink, is_required=self._is_required(sink), events=self._events, clock=self._clock)
+
+    async def _run(
+        self, writer: SinkWriter, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Write to a sink until it has ended, or until cancelled. `task_status.started` is called when it is open.
+
+        Raises:
+            ConfigurationError, OSError: it cannot be opened.
+        """
+        async with FlatNursery() as nursery:
+            await nursery.start(writer.run)
+            if writer.sink.kind is SinkKind.FILE:
+                assert self._events is not None
+                nursery.start_soon(_compress, cast("FileSink", writer.sink), self._events)
+            task_status.started()
+            await writer.ended.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _end(self, writers: Sequence[SinkWriter]) -> None:
+        """Write everything that is queued for some sinks, and close them."""
+        await self._finish(writers)
+        for writer in writers:
+            writer.ended.set()
 
     async def _report_left_out(self, events: EventStream) -> None:
         """Publish how many records were left out, until cancelled."""
@@ -184,12 +254,26 @@ class AuditTrail:
         for connection, records in self._source_limit.take_left_out(trio.current_time()).items():
             events.publish(AuditRecordsLeftOut(connection=connection, records=records))
 
-    async def _finish(self) -> None:
-        """Write everything that is queued, and close all sinks. Takes `_FINISH_SECONDS` at most."""
+    async def _finish(self, writers: Sequence[SinkWriter]) -> None:
+        """Write everything that is queued, and close the sinks. Takes `_FINISH_SECONDS` at most."""
         with trio.move_on_after(_FINISH_SECONDS, shield=True):
             async with FlatNursery() as nursery:
-                for writer in self._writers:
+                for writer in writers:
                     nursery.start_soon(writer.finish)
+
+
+def _check_required(sinks: Sequence[Sink], required: Collection[SinkKind]) -> None:
+    """Check that there is a sink of each required kind.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    missing = set(required) - {sink.kind for sink in sinks if sink.notices_loss}
+    if missing:
+        raise ConfigurationError(
+            f"an audit log in {' and '.join(sorted(missing))} is required, but the program writes none there",
+            remedy="add --audit-dir for file, --audit-to for the others",
+        )
 
 
 async def _compress(sink: FileSink, events: EventStream) -> None:

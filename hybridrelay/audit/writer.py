@@ -70,6 +70,8 @@ class SinkWriter:
         self._busy = trio.Lock()
         self._is_open = False
         self._is_closed = False
+        #: Set by the owner when nothing more is to be written.
+        self.ended = trio.Event()
         self._limiter = trio.CapacityLimiter(1)
 
     def put(self, record: Record) -> None:

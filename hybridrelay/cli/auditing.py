@@ -5,59 +5,110 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from .._version import __version__
+from ..audit.sinks.sink import SinkKind
+from ..audit.trail import AuditTrail
 from ..errors import ConfigurationError
 from ..events.program import ProgramStarted, ProgramStopped
 from ..events.stream import EventStream
 from .logs import write_error
 
 if TYPE_CHECKING:
-    from ..audit import AuditTrail
     from ..audit.sinks.sink import Sink
     from .arguments.audit_options import AuditTarget
 
-__all__ = ["audited", "make_audit"]
+__all__ = ["ProgramAudit", "audited"]
+
+#: What a sink is made from: the directory, or the value of ``--audit-to`` with the file of the authorities.
+_Origin: TypeAlias = "Path | tuple[AuditTarget, Path | None]"
 
 
-def make_audit(args: argparse.Namespace) -> AuditTrail | None:
-    """Make the audit log if an option requests it. It has to be opened by `audited`.
+class ProgramAudit:
+    """The audit log of a program, according to its options. It has to be opened by `audited`.
+
+    Args:
+        args: the options.
+
+    Raises:
+        ConfigurationError: options do not fit together.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._sinks = _make_sinks(args, {})
+        self.trail = AuditTrail(list(self._sinks.values()), required=_required(args))
+        self._use_standard_error()
+
+    async def change(self, args: argparse.Namespace) -> None:
+        """Use other options from now on. Sinks that are in both are not touched.
+
+        Raises:
+            ConfigurationError, OSError: they cannot be used. Nothing was changed.
+        """
+        sinks = _make_sinks(args, self._sinks)
+        await self.trail.use(list(sinks.values()), required=_required(args))
+        self._sinks = sinks
+        for origin, sink in sinks.items():
+            if isinstance(origin, Path):
+                from ..audit.sinks.files import FileSink
+
+                assert isinstance(sink, FileSink)
+                sink.directory.limit(keep_days=args.audit_keep, max_total=args.audit_max_bytes or None)
+        self._use_standard_error()
+
+    def _use_standard_error(self) -> None:
+        """Let a record be on standard error only once: as JSON, or as a line of the log."""
+        as_json = any(not isinstance(one, Path) and one[0].kind == "stderr" for one in self._sinks)
+        logging.getLogger("hybridrelay.audit").disabled = as_json
+
+
+def _required(args: argparse.Namespace) -> list[SinkKind]:
+    return [SinkKind(one) for one in getattr(args, "audit_required", [])]
+
+
+def _make_sinks(args: argparse.Namespace, earlier: Mapping[_Origin, Sink]) -> dict[_Origin, Sink]:
+    """Return the sinks that the options name.
+
+    Args:
+        args: the options.
+        earlier: sinks that exist already, and are returned again if the options name them.
 
     Raises:
         ConfigurationError: options do not fit together.
     """
     required = getattr(args, "audit_required", [])
-    if args.audit_dir is None and not args.audit_to:
-        if required:
-            raise ConfigurationError("--audit-required needs --audit-dir or --audit-to", remedy="add one of them")
-        return None
-    from ..audit import AuditTrail  # imported here, like the sinks, because most programs have none
-    from ..audit.sinks.sink import SinkKind
-
-    sinks: list[Sink] = []
+    if args.audit_dir is None and not args.audit_to and required:
+        raise ConfigurationError("--audit-required needs --audit-dir or --audit-to", remedy="add one of them")
+    found: dict[_Origin, Sink] = {}
     if args.audit_dir is not None:
-        from ..audit.directory import AuditDirectory
-        from ..audit.disk import Disk
-        from ..audit.sinks.files import FileSink
-
-        directory = AuditDirectory(
-            Disk(args.audit_dir),
-            clock=time.time,
-            keep_days=args.audit_keep,
-            max_total=args.audit_max_bytes or None,
-        )
-        sinks.append(FileSink(directory, str(args.audit_dir)))
-    for target in dict.fromkeys(args.audit_to):
+        found[args.audit_dir] = earlier.get(args.audit_dir) or _make_file_sink(args)
+    for target in args.audit_to:
         if target.transport == "udp" and "syslog" in required:
             raise ConfigurationError(
                 "syslog over UDP cannot be required, because nobody notices when a message is lost",
                 remedy="use syslog+tcp:// or syslog+tls://, or require another sink",
             )
-        sinks.append(_make_sink(target, args))
-    return AuditTrail(sinks, required=[SinkKind(one) for one in required])
+        origin = target, args.audit_syslog_ca
+        found[origin] = earlier.get(origin) or _make_sink(target, args)
+    return found
+
+
+def _make_file_sink(args: argparse.Namespace) -> Sink:
+    from ..audit.directory import AuditDirectory  # imported here, like the sinks, because most programs have none
+    from ..audit.disk import Disk
+    from ..audit.sinks.files import FileSink
+
+    directory = AuditDirectory(
+        Disk(args.audit_dir),
+        clock=time.time,
+        keep_days=args.audit_keep,
+        max_total=args.audit_max_bytes or None,
+    )
+    return FileSink(directory, str(args.audit_dir))
 
 
 def _make_sink(target: AuditTarget, args: argparse.Namespace) -> Sink:
@@ -79,30 +130,26 @@ def _make_sink(target: AuditTarget, args: argparse.Namespace) -> Sink:
         case "stderr":
             from ..audit.sinks.standard_error import StandardErrorSink
 
-            # The same is not to be there twice, as JSON and as a line of the log.
-            logging.getLogger("hybridrelay.audit").disabled = True
             return StandardErrorSink(write_error)
 
 
 @asynccontextmanager
-async def audited(audit: AuditTrail | None, role: str, events: EventStream) -> AsyncIterator[None]:
+async def audited(audit: ProgramAudit, role: str, events: EventStream) -> AsyncIterator[None]:
     """Record the events of a program during the block, from its start to its end.
 
     Args:
-        audit: the audit log; None: nothing is recorded.
+        audit: the audit log.
         role: ``relay``, ``connector`` or ``forward``. A relay itself publishes that it starts.
         events: the program's event stream.
 
     Raises:
         ConfigurationError, OSError: the audit log cannot be written.
     """
-    if audit is None:
-        yield
-        return
-    async with audit.opened(events):
-        if role != "relay":
+    async with audit.trail.opened(events):
+        if role != "relay" and audit.trail.has_sinks:
             events.publish(ProgramStarted(role=role, version=__version__))
         try:
             yield
         finally:
-            events.publish(ProgramStopped(role=role))
+            if audit.trail.has_sinks:
+                events.publish(ProgramStopped(role=role))

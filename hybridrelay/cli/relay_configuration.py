@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import enum
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from .._file_thread import FileThread
-from ..errors import ConfigurationError
 from ..events.plain_log import plainly_logged_events
-from ..events.program import RelayOptionsReloaded, RestartNeeded
+from ..events.program import OptionsReloaded, RestartNeeded
 from .config_file import apply_config_file, changed_options, use_config_file
-from .reloading import publish_not_reloaded
+from .option_parts import OptionParts
 
-__all__ = ["PARTS", "Part", "RelayConfiguration"]
-
-
-class Part(enum.Enum):
-    """Options that are changed together: either all of them, or none."""
-
-    RELAY = enum.auto()
-
-
-#: The options that can be changed while the relay runs. All others need a restart.
-PARTS: Mapping[Part, frozenset[str]] = {
-    Part.RELAY: frozenset(
-        {"host", "ports", "public_ports", "websocket_path_prefix", "tls_certificate", "tls_key"}
-        | {"proxy_protocol_from", "trusted_proxies", "client_addresses"}
-    ),
-}
+__all__ = ["RelayConfiguration"]
 
 
 class RelayConfiguration:
@@ -51,13 +33,12 @@ class RelayConfiguration:
         self._file: Path | None = args.config
         self._thread = FileThread(str(args.config))
 
-    async def read_again(self, use: Mapping[Part, Callable[[argparse.Namespace], Awaitable[None]]]) -> None:
+    async def read_again(self, parts: OptionParts) -> None:
         """Read the file again, and use what can be changed while the relay runs. What needs a restart is reported
         each time, because somebody has asked for the reload.
 
         Args:
-            use: for each part of the options, changes over to other options, or raises `ConfigurationError` and has
-                changed nothing. The failure is then reported, and the next reload tries again.
+            parts: changes over.
 
         Raises:
             ConfigurationError: the file cannot be used. Nothing was changed.
@@ -66,26 +47,9 @@ class RelayConfiguration:
             return
         again = await self._thread.run(self._read, self._file)
         events = plainly_logged_events()
-        changed: list[str] = []
-        for part, dests in PARTS.items():
-            wanted = copy.copy(self.args)
-            for dest in dests:
-                setattr(wanted, dest, getattr(again, dest))
-            names = changed_options(self.args, wanted)
-            if not names:
-                continue
-            try:
-                await use[part](wanted)
-            except ConfigurationError as exc:
-                publish_not_reloaded(exc)
-                continue
-            for dest in dests:
-                setattr(self.args, dest, getattr(again, dest))
-            changed += names
-        if changed:
-            events.publish(RelayOptionsReloaded(file=str(self._file), changed=tuple(changed)))
-        every = frozenset().union(*PARTS.values())
-        if needs_restart := changed_options(self.args, again, but=every):
+        if changed := await parts.change(again):
+            events.publish(OptionsReloaded(file=str(self._file), changed=tuple(changed)))
+        if needs_restart := changed_options(self.args, again, but=parts.options):
             events.publish(RestartNeeded(file=str(self._file), changed=tuple(needs_restart)))
 
     def _read(self, file: Path) -> argparse.Namespace:

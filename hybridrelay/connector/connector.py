@@ -57,6 +57,7 @@ from .instance_file import Instances, UnrecordedInstances
 from .issuing import UsedClaimsFile
 from .policies import Policies
 from .published import Published
+from .recorded import wait_recorded
 from .registrar import Registrar
 from .relays import Relays
 from .requested import first_target
@@ -256,12 +257,18 @@ class Connector:
         """Set whether all addresses of a target are connected to at once from now on (`ConnectorConfig`)."""
         self._published[number].connects_in_parallel = on
 
-    def use_deny_list(self, number: int, deny_list: PolicyFile | None) -> None:
+    def use_deny_list(self, number: int | None, deny_list: PolicyFile | None) -> None:
         """Use a deny list for one hybrid connection, in addition to that of the connector; None: it has none.
 
         It is in force at once, also for open sessions. The file is read again whenever it changes.
+
+        Args:
+            number: the number of the hybrid connection; None: the deny list of the connector, which applies to all of
+                them, takes the place of the `PolicyFile` in `ConnectorConfig.policy`.
+            deny_list: None: there is none.
         """
-        self._policies.use_deny_list(number, self._published[number].name, deny_list)
+        name = None if number is None else self._published[number].name
+        self._policies.use_deny_list(number, name, deny_list)
 
     def _hold(self, published: Published, denial: Decision) -> None:
         """Do not register a hybrid connection as long as the policy does not allow it."""
@@ -400,7 +407,7 @@ class Connector:
         )
 
     def _audit_problems(self) -> tuple[SinkProblem, ...]:
-        if self._audit is not None:
+        if self._audit is not None and self._audit.has_sinks:
             return (*self._audit.problems, *self._witness_problems())
         required = sorted(self._policies.policy.required_audit)
         if self._policies.policy.audit_witnesses:
@@ -410,7 +417,7 @@ class Connector:
     def _witness_problems(self) -> tuple[SinkProblem, ...]:
         """Return the relays that the policy requires as witnesses of the audit log, and that have not confirmed."""
         required = self._policies.policy.audit_witnesses
-        if self._audit is None or not required:
+        if self._audit is None or not self._audit.has_sinks or not required:
             return ()
         used = {host for one in self._published.values() for host in one.string.hosts}
         return self._audit.witnessing.witnesses.problems(required, used, trio.current_time())
@@ -422,6 +429,9 @@ class Connector:
             NotRecordedError: a required sink cannot be written, or a required witness is overdue.
         """
         assert self._audit is not None
+        if not self._audit.has_sinks:
+            await wait_recorded(None, self._policies.policy)
+            return
         await self._audit.recorded()
         for problem in self._witness_problems():
             raise NotRecordedError(f"{problem.sink}: {problem.detail}")

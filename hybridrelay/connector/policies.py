@@ -31,10 +31,11 @@ _HOURS_SECONDS = 1.0
 
 
 @attrs.define(eq=False)
-class _OwnDenyList:
-    """A deny list that applies to one hybrid connection only."""
+class _DenyList:
+    """A deny list that applies to one hybrid connection only, or to all of them."""
 
-    connection: str
+    #: The name of the hybrid connection; None: all of them.
+    connection: str | None
     file: PolicyFile
     #: The scope of the task that watches it.
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -64,11 +65,12 @@ class Policies:
         self._events = events
         self._changed = changed
         self._time_passed = time_passed
-        self._deny_list = config.policy if isinstance(config.policy, PolicyFile) else None
+        #: The deny lists of single hybrid connections, by the numbers of these; and that of all of them.
+        self._deny_lists: dict[int | None, _DenyList] = {}
+        if isinstance(config.policy, PolicyFile):
+            self._deny_lists[None] = _DenyList(None, config.policy)
         self._given = Policy() if isinstance(config.policy, PolicyFile) else config.policy
         self._watched = WatchedPolicy(config.policy_directories)
-        #: The deny lists of single hybrid connections, by the numbers of these.
-        self._own: dict[int, _OwnDenyList] = {}
         #: The hybrid connections whose datagrams were reported as denied.
         self._without_datagrams = frozenset[str]()
         #: Watches the files; None while that does not run.
@@ -78,39 +80,39 @@ class Policies:
     def publish_all(self) -> None:
         """Publish what is in force."""
         self._publish_change()
-        if self._deny_list is not None:
-            self._publish_reading(self._deny_list.reading)
+        for deny_list in self._deny_lists.values():
+            self._publish_reading(deny_list.file.reading)
 
     def _combine(self) -> None:
-        of_file = Policy() if self._deny_list is None else self._deny_list.policy
         #: Everything that is in force.
-        self.policy = self._watched.policy.and_also(self._given).and_also(of_file)
-        for own in self._own.values():
-            self.policy = self.policy.and_also(own.file.policy.only_for(own.connection))
+        self.policy = self._watched.policy.and_also(self._given)
+        for one in self._deny_lists.values():
+            policy = one.file.policy
+            self.policy = self.policy.and_also(policy if one.connection is None else policy.only_for(one.connection))
 
-    def use_deny_list(self, number: int, connection: str, file: PolicyFile | None) -> None:
-        """Use a deny list that applies to one hybrid connection only, in place of the one that it had.
+    def use_deny_list(self, number: int | None, connection: str | None, file: PolicyFile | None) -> None:
+        """Use a deny list that applies to one hybrid connection only, or to all of them, in place of the earlier one.
 
         Args:
-            number: the number of the hybrid connection.
-            connection: its name.
-            file: the deny list, which is read again when it changes; None: it has none.
+            number: the number of the hybrid connection; None: all of them.
+            connection: its name, or None.
+            file: the deny list, which is read again when it changes; None: there is none.
         """
-        before = self._own.pop(number, None)
+        before = self._deny_lists.pop(number, None)
         if before is not None:
             before.scope.cancel()
         if file is not None:
-            self._own[number] = own = _OwnDenyList(connection, file)
+            self._deny_lists[number] = deny_list = _DenyList(connection, file)
             self._publish_reading(file.reading)
             if self._nursery is not None:
-                self._nursery.start_soon(self._watch_own, own)
+                self._nursery.start_soon(self._watch, deny_list)
         if before is not None or file is not None:
             self._combine()
             self._changed()
 
-    async def _watch_own(self, own: _OwnDenyList) -> None:
-        with own.scope:
-            await own.file.watch(self._deny_list_read, self._failed)
+    async def _watch(self, deny_list: _DenyList) -> None:
+        with deny_list.scope:
+            await deny_list.file.watch(self._deny_list_read, self._failed)
 
     async def reload(self) -> None:
         """Read everything again at once, even if it seems unchanged, and put it into force.
@@ -124,10 +126,9 @@ class Policies:
             self._policy_read()
         except ConfigurationError as exc:
             errors.append(exc)
-        general = [] if self._deny_list is None else [self._deny_list]
-        for file in (*general, *(own.file for own in self._own.values())):
+        for deny_list in list(self._deny_lists.values()):
             try:
-                self._deny_list_read(await file.reload())
+                self._deny_list_read(await deny_list.file.reload())
             except ConfigurationError as exc:
                 errors.append(exc)
         for error in errors[1:]:
@@ -140,10 +141,8 @@ class Policies:
         async with trio.open_nursery() as self._nursery:
             try:
                 self._nursery.start_soon(self._watched.watch, self._policy_read, self._failed)
-                if self._deny_list is not None:
-                    self._nursery.start_soon(self._deny_list.watch, self._deny_list_read, self._failed)
-                for own in self._own.values():
-                    self._nursery.start_soon(self._watch_own, own)
+                for deny_list in self._deny_lists.values():
+                    self._nursery.start_soon(self._watch, deny_list)
                 await self._watch_time()
             finally:
                 self._nursery = None

@@ -20,12 +20,12 @@ __all__ = [
     "InternalError",
     "LeftoverRemoved",
     "ListenAddressSkipped",
+    "OptionsReloaded",
     "OutOfMemory",
     "ProgramReady",
     "ProgramStarted",
     "ProgramStopped",
     "ProgramStopping",
-    "RelayOptionsReloaded",
     "ReloadFailed",
     "ReloadSkipped",
     "ResourcesRestored",
@@ -184,12 +184,12 @@ class DialOptionsReloaded(Event):
 
 
 @attrs.frozen(kw_only=True)
-class RelayOptionsReloaded(Event):
-    """The configuration file of a relay was read again, and the relay uses what has changed for new connections."""
+class OptionsReloaded(Event):
+    """A configuration file was read again, and the program uses what has changed in it. Open connections continue."""
 
-    name: ClassVar = "relay-options.reloaded"
+    name: ClassVar = "options.reloaded"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "Options of the relay were reloaded, and new connections use them"
+    summary: ClassVar = "Options were reloaded, and are used from now on"
 
     file: str
     #: The keys in the file.

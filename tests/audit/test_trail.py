@@ -359,6 +359,62 @@ class TestWaiting:
             await Scene(Recorder(), required=[SinkKind.JOURNAL]).trail.recorded()
 
 
+class TestOtherSinksWhileTheProgramRuns:
+    async def test_one_continues_one_begins_and_one_ends(self) -> None:
+        stays, ends, begins = Recorder(), Recorder(SinkKind.SYSLOG), Recorder(SinkKind.EVENT_LOG)
+        scene = Scene(stays, ends)
+        async with scene.open():
+            scene.events.publish(opened(1))
+            await scene.trail.use([stays, begins], required=[SinkKind.EVENT_LOG])
+            assert ends.events == ["stream.opened"]
+            assert ends.is_closed
+            scene.events.publish(opened(2))
+            await scene.trail.recorded()
+            assert begins.events == ["stream.opened"]
+        assert stays.events == ["stream.opened"] * 2
+        assert ends.events == ["stream.opened"]
+
+    async def test_a_first_one_and_none(self) -> None:
+        first = Recorder()
+        scene = Scene()
+        async with scene.open():
+            assert not scene.trail.has_sinks
+            scene.events.publish(opened(1))
+            await scene.trail.recorded()
+            await scene.trail.use([first])
+            scene.events.publish(opened(2))
+            await scene.trail.use([])
+            scene.events.publish(opened(3))
+            await scene.trail.recorded()
+        assert first.events == ["stream.opened"]
+
+    async def test_one_that_cannot_be_used_changes_nothing(self) -> None:
+        class Unusable(Recorder):
+            def open(self) -> Sequence[Event]:
+                raise ConfigurationError("this is unusable")
+
+        before, good, bad = Recorder(), Recorder(), Unusable()
+        scene = Scene(before, required=[SinkKind.JOURNAL])
+        async with scene.open():
+            with pytest.raises(ConfigurationError, match="this is unusable"):
+                await scene.trail.use([good, bad])
+            with pytest.raises(ConfigurationError, match="an audit log in file is required"):
+                await scene.trail.use([good], required=[SinkKind.FILE])
+            assert good.is_closed
+            scene.events.publish(opened())
+            await scene.trail.recorded()
+        assert before.events == ["stream.opened"]
+        assert good.events == []
+
+    async def test_before_it_is_open(self) -> None:
+        one = Recorder()
+        scene = Scene()
+        await scene.trail.use([one])
+        async with scene.open():
+            scene.events.publish(opened())
+        assert one.events == ["stream.opened"]
+
+
 async def wait_refused(scene: Scene) -> None:
     """A stream that comes while the sink is known to hang is refused at once."""
     scene.events.publish(opened(2))

@@ -11,7 +11,7 @@ import pytest
 
 from hybridrelay.audit.sinks.files import FileSink
 from hybridrelay.cli.arguments.audit_options import AuditTarget, add_audit, audit_target
-from hybridrelay.cli.auditing import make_audit
+from hybridrelay.cli.auditing import ProgramAudit
 from hybridrelay.errors import ConfigurationError
 
 from .conftest import Run
@@ -62,15 +62,14 @@ def test_what_is_no_sink(text: str) -> None:
 
 
 def test_without_an_option_there_is_none() -> None:
-    assert make_audit(parsed()) is None
+    assert not ProgramAudit(parsed()).trail.has_sinks
 
 
 def test_several_sinks_and_each_once(tmp_path: Path) -> None:
-    audit = make_audit(
+    audit = ProgramAudit(
         parsed("--audit-dir", tmp_path, "--audit-to", "stderr", "--audit-to", "journal", "--audit-to", "journal")
     )
-    assert audit is not None
-    assert [sink.kind for sink in audit._sinks] == ["file", "stderr", "journal"]
+    assert [sink.kind for sink in audit.trail._sinks] == ["file", "stderr", "journal"]
     assert logging.getLogger("hybridrelay.audit").disabled
     assert list(tmp_path.iterdir()) == []
 
@@ -86,16 +85,15 @@ def test_several_sinks_and_each_once(tmp_path: Path) -> None:
 )
 def test_options_that_do_not_fit_together(arguments: list[str], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        make_audit(parsed(*arguments))
+        ProgramAudit(parsed(*arguments))
 
 
 @pytest.mark.parametrize(
     ("size", "max_total"), [("64MB", 64_000_000), ("1.5TB", 1_500_000_000_000), ("none", None)], ids=str
 )
 def test_the_size_of_a_directory(tmp_path: Path, size: str, max_total: int | None) -> None:
-    audit = make_audit(parsed("--audit-dir", tmp_path, "--audit-max-bytes", size))
-    assert audit is not None
-    (sink,) = audit._sinks
+    audit = ProgramAudit(parsed("--audit-dir", tmp_path, "--audit-max-bytes", size))
+    (sink,) = audit.trail._sinks
     assert isinstance(sink, FileSink)
     assert sink.directory._max_total == max_total
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,13 +34,15 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         yield deployment
 
 
-def hang_up(program: Program, says: str) -> None:
-    """SIGHUP; returns when the log has one more line with this in it."""
+def hang_up(program: Program, says: str, before_that: Callable[[], object] = lambda: None) -> None:
+    """SIGHUP; returns when the log has one more line with this in it. A file that the program watches is changed by
+    `before_that`, because the program may have read it before the signal."""
 
     def lines() -> int:
         return sum(bool(re.search(says, line)) for line in program.lines["err"])
 
     before = lines()
+    before_that()
     program.process.send_signal(signal.SIGHUP)
     try:
         wait_until(lambda: lines() > before, seconds=SECONDS, what=says)
@@ -136,7 +140,7 @@ def test_a_relay_listens_elsewhere_and_streams_continue(deployment: Deployment) 
             echoes()
             first = serial_shown(ports["https"])
             write('host = ["127.0.0.1", "127.0.0.2"]\ntls-certificate = "fullchain.pem"', probe="off", http=free)
-            hang_up(relay, "relay-options.reloaded.*changed=host,ports,tls-certificate")
+            hang_up(relay, "options.reloaded.*changed=host,ports,tls-certificate")
             assert serial_shown(ports["https"]) != first
             socket.create_connection(("127.0.0.2", ports["data"]), timeout=SECONDS).close()
             socket.create_connection(("127.0.0.1", free), timeout=SECONDS).close()
@@ -149,7 +153,11 @@ def test_a_relay_listens_elsewhere_and_streams_continue(deployment: Deployment) 
             relay.wait_for_line("restart.needed: .*changed=workers", where="err")
             socket.create_connection(("127.0.0.1", free), timeout=SECONDS).close()
             echoes()
+            write("audit-dir = 'audit'\nhost = '127.0.0.1'")
+            hang_up(relay, "options.reloaded.*changed=.*audit-dir")
     assert relay.terminate() == 0
+    verified = deployment.run("audit", "verify", folder / "audit")
+    assert verified.returncode == 0, verified.stdout
 
 
 @pytest.fixture
@@ -191,6 +199,59 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
     hang_up(connector, "reload.failed: .*orders.connector: No such file")
     published.connector.write_bytes(good)
     hang_up(connector, r"reloaded: file=\S*orders.connector$")
+    assert connector.terminate() == 0
+
+
+def test_a_first_deny_list_status_and_audit_log(deployment: Deployment) -> None:
+    """In the configuration file of a connector: each begins without a restart, and ends when it is taken out."""
+    folder = deployment.folder
+    config, denied, status, audit = (folder / name for name in ("connector.toml", "deny", "status.sock", "audit"))
+    deployment.start_relay()
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        published = deployment.create("orders", target.getsockname())
+
+        def writing(*lines: str) -> Callable[[], object]:
+            return partial(
+                config.write_text, "\n".join([f'connection-string-file = "{published.connector}"', *lines])
+            )
+
+        writing()()
+        connector = deployment.start("connector", "--config", config)
+        port = deployment.start_forward(published).port
+        open_stream = partial(socket.create_connection, ("127.0.0.1", port), timeout=SECONDS)
+        with open_stream() as first, target.accept()[0] as reached:
+            good = ('status = "status.sock"', 'audit-dir = "audit"', 'audit-required = "file"', "audit-keep = 7")
+            says = "options.reloaded: .*changed=status,audit-dir,audit-keep,audit-required"
+            hang_up(connector, says, writing(*good))
+            assert deployment.run("status", "--from", status).returncode == 0
+            with open_stream(), target.accept()[0]:
+                pass
+            # A mistake changes nothing, and other options are used.
+            (folder / "file").write_text("")
+            denied.write_text("somebody\n")
+            bad = ('status = "missing/status.sock"', 'audit-dir = "file"', 'deny-list = "deny"')
+            hang_up(connector, "reload.failed: .*missing does not exist", writing(*bad))
+            connector.wait_for_line("reload.failed: .*audit-dir.*file", where="err")
+            connector.wait_for_line("options.reloaded: .*changed=deny-list", where="err")
+            assert deployment.run("status", "--from", status).returncode == 0
+            for one, other in ((first, reached), (reached, first)):
+                one.sendall(b"still")
+                assert other.recv(5, socket.MSG_WAITALL) == b"still"
+            denied.write_text("application\n")
+            first.settimeout(SECONDS)
+            with pytest.raises(ConnectionResetError):
+                first.recv(1)
+            hang_up(connector, "options.reloaded: .*changed=deny-list,status,audit-dir", writing("grace = 7"))
+            connector.wait_for_line("restart.needed: .*changed=grace", where="err")
+        assert not status.exists()
+        with open_stream(), target.accept()[0]:
+            pass
+    verified = deployment.run("audit", "verify", audit)
+    assert verified.returncode == 0, verified.stdout
+    shown = deployment.run("audit", "export", audit, "--format", "jsonl").stdout
+    events = [json.loads(line)["event"] for line in shown.splitlines()]
+    assert events.count("stream.opened") == 1
+    assert "options.reloaded" in events
     assert connector.terminate() == 0
 
 

@@ -63,7 +63,7 @@ async def test_proxies_are_changed_and_other_settings_need_a_restart(tmp_path: P
             assert await trio.to_thread.run_sync(answers_probe, http)
 
             changed = 'proxy-protocol-from = "127.0.0.0/8"\nclient-addresses = "none"\n'
-            line = await hang_up(relay, config, changed, "relay-options.reloaded")
+            line = await hang_up(relay, config, changed, "options.reloaded")
             assert "changed=proxy-protocol-from,client-addresses" in line
             assert not await trio.to_thread.run_sync(answers_probe, http)
             await stream.send_all(b"still")
@@ -76,7 +76,7 @@ async def test_proxies_are_changed_and_other_settings_need_a_restart(tmp_path: P
 
             line = await hang_up(relay, config, "max-pairs = 9\nkeep-pairs = 3\n", "restart.needed")
             assert "changed=max-pairs,keep-pairs" in line
-            assert "relay-options.reloaded" in relay.err.rpartition("reload.failed")[2]
+            assert "options.reloaded" in relay.err.rpartition("reload.failed")[2]
             assert await trio.to_thread.run_sync(answers_probe, http)
             data = os.urandom(50_000)
             assert await exchange(port, data) == data

@@ -31,7 +31,10 @@ from .options import (
     add_upgrade_interval,
 )
 
-_RELOADED = "the connection strings, the hybrid connections in --config, the policy, and " + HOW_REACHED
+_RELOADED = (
+    "the connection strings, the hybrid connections in --config, its keys status and audit-*, the policy, and "
+    + HOW_REACHED
+)
 _DESCRIPTION = f"""\
 Run the client beside the application. It opens local ports, to which the application connects as if they were the
 target. Every connection becomes one stream to the target of the hybrid connection. If the session or the target

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..._file_thread import thread_of_file
 from ..._nursery import FlatNursery
 from ...connector import (
     Connector,
@@ -24,8 +25,9 @@ from ...events.log import logged_events
 from ...events.stream import EventStream
 from ...security import ConnectionString, Role
 from .. import exits
-from ..auditing import audited, make_audit
+from ..auditing import ProgramAudit, audited
 from ..key_keeping import keeper_of
+from ..option_parts import OptionParts, Part, audit_part, status_part
 from ..proxies import ChangingDialer, make_commands
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
@@ -33,7 +35,7 @@ from ..serving.configuration import Configuration
 from ..serving.connector import ConnectorService
 from ..serving.plan import make_plan
 from ..serving.reloads import Reloads
-from ..status_served import status_served
+from ..status_served import StatusServer
 from ..update_marks import UpdateMarks
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     events = logged_events()
     if args.check_target and args.status is None:
         raise ConfigurationError("--check-target needs --status", remedy="give --status PATH or --status ADDR:PORT")
-    audit = make_audit(args)
+    audit = ProgramAudit(args)
     config = ConnectorConfig(
         strings,
         mode=args.mode,
@@ -98,14 +100,28 @@ def run(args: argparse.Namespace) -> int:
         keep_string=keeper_of(configuration.files, marks),
         update_floor=marks.floor,
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),
-        audit=audit,
+        audit=audit.trail,
         used_claims=_used_claims(args.used_claims),
     )
     connector = Connector(config, events=events)
     stop = GracefulStop(args.grace)
 
+    def source() -> StatusSource:
+        from ...monitoring import ConnectorSource
+
+        return ConnectorSource(connector, check_targets=args.check_target)
+
+    status = StatusServer(source, stop=stop.event, events=events)
+
+    async def use_deny_list(changed: argparse.Namespace) -> None:
+        file = changed.deny_list
+        deny_list = None if file is None else await thread_of_file(file).run(PolicyFile, file)
+        connector.use_deny_list(None, deny_list)
+
     service = ConnectorService(connector, wanted, grace=args.grace)
-    reloads = Reloads("connector", configuration, service, stop, dialer=dialer)
+    deny_list_part = Part(frozenset({"deny_list"}), use_deny_list)
+    parts = OptionParts(args, [deny_list_part, status_part(status), audit_part(audit)])
+    reloads = Reloads("connector", configuration, service, stop, dialer=dialer, parts=parts)
 
     async def reload() -> None:
         await reloads.reload()
@@ -114,16 +130,11 @@ def run(args: argparse.Namespace) -> int:
         except ConfigurationError as exc:
             publish_not_reloaded(exc)
 
-    def source() -> StatusSource:
-        from ...monitoring import ConnectorSource
-
-        return ConnectorSource(connector, check_targets=args.check_target)
-
     async def main() -> None:
         async with (
             audited(audit, "connector", events),
             commands,
-            status_served(args.status, source, stop=stop.event, events=events),
+            status.serving(args.status),
             FlatNursery() as watching,
         ):
             watching.start_soon(reloads.watch)

@@ -11,7 +11,8 @@ from ...client import ClientConfig
 from ...events.log import logged_events
 from ...security import ConnectionString, Role
 from .. import exits
-from ..auditing import audited, make_audit
+from ..auditing import ProgramAudit, audited
+from ..option_parts import OptionParts, audit_part, status_part
 from ..proxies import ChangingDialer, make_commands
 from ..running import GracefulStop, run_until_stopped
 from ..serving.client_config import client_config
@@ -20,7 +21,7 @@ from ..serving.forward import ForwardService
 from ..serving.fronts import Fronts
 from ..serving.plan import make_plan
 from ..serving.reloads import Reloads
-from ..status_served import status_served
+from ..status_served import StatusServer
 from ..update_marks import UpdateMarks
 
 if TYPE_CHECKING:
@@ -42,26 +43,33 @@ def run(args: argparse.Namespace) -> int:
     front_options = configuration.fronts()
     stop = GracefulStop(args.grace)
     events = logged_events()
-    audit = make_audit(args)
+    audit = ProgramAudit(args)
 
     def make_config(string: ConnectionString) -> ClientConfig:
-        return client_config(string, args, configuration, marks, dialer=dialer.dialer, audit=audit, reloads=reloads)
+        return client_config(
+            string, args, configuration, marks, dialer=dialer.dialer, audit=audit.trail, reloads=reloads
+        )
 
     service = ForwardService(make_config, events, stop)
     fronts = Fronts(service.find, service.find_addresses, service.use_fronts, events, stop.event)
     apply_with_fronts = partial(service.apply_with_fronts, fronts=fronts)
-    reloads = Reloads("forward", configuration, service, stop, dialer=dialer, apply_with_fronts=apply_with_fronts)
 
     def source() -> StatusSource:
         from ...monitoring import ClientsSource
 
         return ClientsSource(lambda: service.clients, role="forward")
 
+    status = StatusServer(source, stop=stop.event, events=events)
+    parts = OptionParts(args, [status_part(status), audit_part(audit)])
+    reloads = Reloads(
+        "forward", configuration, service, stop, dialer=dialer, parts=parts, apply_with_fronts=apply_with_fronts
+    )
+
     async def main() -> None:
         async with (
             audited(audit, "forward", events),
             commands,
-            status_served(args.status, source, stop=stop.event, events=events),
+            status.serving(args.status),
             FlatNursery() as watching,
         ):
             watching.start_soon(reloads.watch)

@@ -19,10 +19,17 @@ from ...relay.config import ClientAddresses, default_workers
 from ...security import NO_NETWORKS, Networks
 from .. import exits
 from ..arguments import values
-from ..auditing import audited, make_audit
-from ..relay_configuration import Part, RelayConfiguration
+from ..auditing import ProgramAudit, audited
+from ..option_parts import OptionParts, Part, audit_part
+from ..relay_configuration import RelayConfiguration
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
+
+#: The options of the relay itself that can be changed while it runs.
+_OF_RELAY = frozenset(
+    {"host", "ports", "public_ports", "websocket_path_prefix", "tls_certificate", "tls_key"}
+    | {"proxy_protocol_from", "trusted_proxies", "client_addresses"}
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     events = logged_events()
     relay = Relay(make_config(args), events=events)
     tcp = make_management(args, events)
-    audit = make_audit(args)
+    audit = ProgramAudit(args)
     stop = GracefulStop(DRAIN_SECONDS)
 
     async def use_relay_options(wanted: argparse.Namespace) -> None:
@@ -39,12 +46,14 @@ def run(args: argparse.Namespace) -> int:
         if tcp is not None:
             tcp.use_proxies(*_proxies(wanted))
 
+    parts = OptionParts(args, [Part(_OF_RELAY, use_relay_options), audit_part(audit)])
+
     async def reload() -> None:
         if args.tls_certificate is None and args.management_tls_certificate is None and args.config is None:
             detail = "there is no --config or --tls-certificate to reload; changes to the registry need no signal"
             plainly_logged_events().publish(ReloadSkipped(detail=detail))
         try:
-            await configuration.read_again({Part.RELAY: use_relay_options})
+            await configuration.read_again(parts)
         except ConfigurationError as exc:
             publish_not_reloaded(exc)
         for reload_certificates in (relay.reload_certificates, *([] if tcp is None else [tcp.reload])):

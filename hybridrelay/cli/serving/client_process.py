@@ -36,12 +36,13 @@ from ...errors import ConfigurationError
 from ...events.log import logged_events
 from ...events.stream import EventStream
 from ...security import ConnectionString, HostPorts, HostTarget, Role
-from ..auditing import audited, make_audit
+from ..auditing import ProgramAudit, audited
 from ..entries import Key
 from ..logs import log_python_messages, logs_are_json, print_error
+from ..option_parts import OptionParts, audit_part, status_part
 from ..proxies import ChangingDialer, make_commands
 from ..running import GracefulStop
-from ..status_served import status_served
+from ..status_served import StatusServer
 from ..update_marks import UpdateMarks
 from .application import ApplicationService
 from .client_config import client_config
@@ -192,7 +193,7 @@ async def _serve(
     commands = make_commands(args)
     dialer = ChangingDialer(configuration.dial_options(), commands)
     events = logged_events()
-    audit = make_audit(args)
+    audit = ProgramAudit(args)
 
     def make_config(string: ConnectionString) -> ClientConfig:
         return client_config(
@@ -201,24 +202,27 @@ async def _serve(
             configuration,
             marks,
             dialer=dialer.dialer,
-            audit=audit,
+            audit=audit.trail,
             reloads=reloads,
             runs_application=True,
         )
 
     service = ApplicationService(make_config, events, ports)
     stop = GracefulStop(args.grace)
-    reloads = Reloads("run", configuration, service, stop, dialer=dialer)
 
     def source() -> StatusSource:
         from ...monitoring import ClientsSource
 
         return ClientsSource(lambda: service.clients, role="forward")
 
+    server = StatusServer(source, stop=stop.event, events=events)
+    parts = OptionParts(args, [status_part(server), audit_part(audit)])
+    reloads = Reloads("run", configuration, service, stop, dialer=dialer, parts=parts)
+
     async with (
         audited(audit, "run", events),
         commands,
-        status_served(args.status, source, stop=stop.event, events=events),
+        server.serving(args.status),
         FlatNursery() as background,
     ):
         background.start_soon(reloads.watch)

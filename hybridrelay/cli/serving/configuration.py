@@ -19,6 +19,7 @@ from ...security.loading import describe_source
 from ..config_file import apply_config_file, changed_options, use_config_file
 from ..connection_strings import load_again, load_all
 from ..entries import Entry, Key, entries_of
+from ..option_parts import OptionParts
 from ..proxies import DialOptions, dial_files, read_dial_options
 from ..reloading import publish_not_reloaded
 from ..update_marks import UpdateMarks
@@ -46,8 +47,8 @@ class Reading:
     wanted: tuple[Wanted, ...]
     #: How relays are reached.
     dial: DialOptions
-    #: The keys in the configuration file that have changed, and take effect only after a restart.
-    needs_restart: tuple[str, ...] = ()
+    #: All options.
+    args: argparse.Namespace
     #: Whether all connection strings could be read.
     is_complete: bool = True
     #: The fronts of a forward.
@@ -171,10 +172,9 @@ class Configuration:
                 The message says where. Nothing has changed.
         """
         entries = self._entries
-        needs_restart: tuple[str, ...] = ()
         args = self._args
         if self.file is not None:
-            entries, needs_restart, args = await self._thread(str(self.file)).run(self._read_config)
+            entries, args = await self._thread(str(self.file)).run(self._read_config)
             self._watched = entries
         self._dial_files = dial_files(args)
         dial = await self._thread(_DIAL_FILES).run(partial(read_dial_options, args, again=True))
@@ -189,15 +189,24 @@ class Configuration:
         self._entries = entries
         for key in self._unreadable.keys() - {entry.key for entry in entries}:
             del self._unreadable[key]
-        return Reading(placed, dial, needs_restart, is_complete=not self._unreadable, fronts=fronts)
+        return Reading(placed, dial, args, is_complete=not self._unreadable, fronts=fronts)
 
-    def _read_config(self) -> tuple[tuple[Entry, ...], tuple[str, ...], argparse.Namespace]:
+    def _read_config(self) -> tuple[tuple[Entry, ...], argparse.Namespace]:
         assert self.file is not None
         args = copy.copy(self._given)
         apply_config_file(args, self.file, regular=True)
         entries = entries_of(args)
         self.watch.note(entry.path for entry in entries if entry.path is not None)
-        return entries, tuple(changed_options(self._args, args, but=_SERVED)), args
+        return entries, args
+
+    def needs_restart(self, args: argparse.Namespace, parts: OptionParts) -> tuple[str, ...]:
+        """Return the keys in the configuration file that have changed, and take effect only after a restart.
+
+        Args:
+            args: the options that were read (`Reading.args`).
+            parts: what can be changed besides what is served.
+        """
+        return tuple(changed_options(self._args, args, but=_SERVED | parts.options))
 
     async def _read_entry(self, entry: Entry, running: Mapping[Key, Running], says_all: bool) -> Wanted | None:
         """Read the connection string of an entry; None if there is nothing to serve."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -14,10 +15,12 @@ from ...events.program import (
     ConfigurationReloaded,
     ConnectionStringReloaded,
     DialOptionsReloaded,
+    OptionsReloaded,
     RestartNeeded,
 )
 from ...security import ConnectionString
 from ..entries import Key
+from ..option_parts import OptionParts
 from ..proxies import ChangingDialer
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
@@ -70,6 +73,7 @@ class Reloads:
         service: serves the hybrid connections, and is changed over.
         stop: the program's stop, after which nothing changes.
         dialer: reaches the relays.
+        parts: changes over to other options besides; None: there are none.
         apply_with_fronts: as `Service.apply`, for a forward: changes over, and uses these fronts. If it raises
             `ConfigurationError`, nothing was changed.
     """
@@ -82,6 +86,7 @@ class Reloads:
         stop: GracefulStop,
         *,
         dialer: ChangingDialer,
+        parts: OptionParts | None = None,
         apply_with_fronts: Callable[[Plan, FrontOptions], Awaitable[Sequence[Step]]] | None = None,
     ) -> None:
         self._role = role
@@ -89,6 +94,7 @@ class Reloads:
         self._service = service
         self._stop = stop
         self._dialer = dialer
+        self._parts = OptionParts(argparse.Namespace(), ()) if parts is None else parts
         self._apply_with_fronts = apply_with_fronts
         self._lock = trio.Lock()
         #: Connection strings with earlier and with renewed identities, which are not in use yet.
@@ -132,9 +138,15 @@ class Reloads:
             self._report(before, done, plan, unchanged if says_all else [])
             if done:
                 self._stop.say_changed(self._role, self._service.fields)
-            if reading.needs_restart:
-                event = RestartNeeded(file=str(self._configuration.file), changed=reading.needs_restart)
-                plainly_logged_events().publish(event)
+            await self._change_options(reading.args)
+
+    async def _change_options(self, args: argparse.Namespace) -> None:
+        """Change over to other options, and say what has changed, and what needs a restart."""
+        events, file = plainly_logged_events(), str(self._configuration.file)
+        if changed_now := await self._parts.change(args):
+            events.publish(OptionsReloaded(file=file, changed=tuple(changed_now)))
+        if needs_restart := self._configuration.needs_restart(args, self._parts):
+            events.publish(RestartNeeded(file=file, changed=needs_restart))
 
     async def watch(self) -> None:
         """Change over whenever a file has changed, until cancelled. What could not be read is tried again."""

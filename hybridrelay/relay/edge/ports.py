@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from ..._accepting import ShortageReport, accept_sockets, serve_listeners
-from ..._changing_listeners import NotChanged, change_listeners
+from ..._changing_listeners import change_listeners
 from ..._listening import explain_listen_error
 from ..._nursery import FlatNursery
 from ..._shortage import shortage_of
@@ -154,10 +154,7 @@ class Ports:
             ConfigurationError: it is impossible to listen on one of them; the message says why.
         """
         for key in _keys(bindings):
-            try:
-                self._open[key] = await self._listen(self._network[key[0]], key[1])
-            except OSError as exc:
-                raise _cannot_listen(key, exc) from exc
+            self._open[key] = await self._begin(key)
         for port in self._local.values():
             path = local_socket(state_dir, port.name)
             try:
@@ -183,21 +180,26 @@ class Ports:
             before = dict(self._open)
             try:
                 await change_listeners(
-                    self._open, _keys(bindings), open=self._begin, close=OpenPort.close, may_exclude=_may_exclude
+                    self._open,
+                    _keys(bindings),
+                    open=self._begin,
+                    close=OpenPort.close,
+                    may_exclude=_may_exclude,
+                    describe=lambda key: f"port {key[0]} on {key[1]}",
                 )
-            except NotChanged as exc:
-                error = _cannot_listen(exc.wanted, exc.error)
-                if exc.lost:
-                    lost = ", ".join(f"port {name} on {binding}" for name, binding in exc.lost)
-                    text = f"{error}; {lost} was closed for this, and cannot be opened again"
-                    error = ConfigurationError(text, remedy=error.remedy)
-                raise error from exc.error
             finally:
                 self._publish_changes(before)
 
     async def _begin(self, key: tuple[str, Binding]) -> OpenPort:
-        """Listen, and accept connections if they are accepted at the moment."""
-        opened = await self._listen(self._network[key[0]], key[1])
+        """Listen, and accept connections if they are accepted at the moment.
+
+        Raises:
+            ConfigurationError: it is impossible to listen there.
+        """
+        try:
+            opened = await self._listen(self._network[key[0]], key[1])
+        except OSError as exc:
+            raise _cannot_listen(key, exc) from exc
         if self._is_closed:
             await opened.close()
         elif self._accept is not None:

@@ -1,0 +1,91 @@
+"""Options that can be changed while a program runs, in parts that are changed together."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ..errors import ConfigurationError
+from .config_file import changed_options
+from .reloading import publish_not_reloaded
+
+if TYPE_CHECKING:
+    from .auditing import ProgramAudit
+    from .status_served import StatusServer
+
+__all__ = ["OptionParts", "Part", "audit_part", "status_part"]
+
+
+@attrs.frozen
+class Part:
+    """Options that are changed together: either all of them, or none."""
+
+    #: Their names in the parsed arguments.
+    options: frozenset[str]
+    #: Changes over to the options of a namespace. Raises `ConfigurationError` or `OSError` if they cannot be used,
+    #: and has changed nothing then.
+    use: Callable[[argparse.Namespace], Awaitable[None]]
+
+
+class OptionParts:
+    """The options of a running program, and how to change over to others.
+
+    Args:
+        args: the options that are in use. They are changed.
+        parts: no option is in two of them.
+    """
+
+    def __init__(self, args: argparse.Namespace, parts: Sequence[Part]) -> None:
+        self._args = args
+        self._parts = parts
+        #: All options that can be changed.
+        self.options = frozenset[str]().union(*(part.options for part in parts))
+
+    async def change(self, wanted: argparse.Namespace) -> list[str]:
+        """Use other options. A part that cannot be used is reported; the next call tries again.
+
+        Args:
+            wanted: all options.
+
+        Returns:
+            The keys in the configuration file whose values have changed and are used.
+        """
+        changed = []
+        for part in self._parts:
+            trial = copy.copy(self._args)
+            for option in part.options & vars(wanted).keys():
+                setattr(trial, option, getattr(wanted, option))
+            names = changed_options(self._args, trial)
+            if not names:
+                continue
+            try:
+                await part.use(trial)
+            except ConfigurationError as exc:
+                publish_not_reloaded(exc)
+            except OSError as exc:
+                detail = ": ".join(filter(None, (", ".join(names), exc.filename, exc.strerror or str(exc))))
+                publish_not_reloaded(ConfigurationError(detail))
+            else:
+                for option in part.options & vars(wanted).keys():
+                    setattr(self._args, option, getattr(wanted, option))
+                changed += names
+        return changed
+
+
+def audit_part(audit: ProgramAudit) -> Part:
+    """Return the options of the audit log."""
+    options = {"audit_dir", "audit_keep", "audit_max_bytes", "audit_to", "audit_syslog_ca", "audit_required"}
+    return Part(frozenset(options), audit.change)
+
+
+def status_part(status: StatusServer) -> Part:
+    """Return the option that says where the status is served."""
+
+    async def use(args: argparse.Namespace) -> None:
+        await status.change(args.status)
+
+    return Part(frozenset({"status"}), use)
