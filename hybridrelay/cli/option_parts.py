@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
+import trio
 
 from ..errors import ConfigurationError
 from .config_file import changed_options
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from .auditing import ProgramAudit
     from .status_served import StatusServer
 
-__all__ = ["OptionParts", "Part", "audit_part", "status_part"]
+__all__ = ["OptionParts", "Part", "audit_part", "log_level_part", "status_part"]
 
 
 @attrs.frozen
@@ -89,3 +91,13 @@ def status_part(status: StatusServer) -> Part:
         await status.change(args.status)
 
     return Part(frozenset({"status"}), use)
+
+
+def log_level_part() -> Part:
+    """Return the option that says what is in the log."""
+
+    async def use(args: argparse.Namespace) -> None:
+        await trio.lowlevel.checkpoint()
+        logging.getLogger().setLevel((args.log_level or args.default_log_level).upper())
+
+    return Part(frozenset({"log_level"}), use)

@@ -12,6 +12,7 @@ __all__ = [
     "ManagementAuthenticationFailed",
     "ManagementCallRefused",
     "ManagementCalled",
+    "ManagementClosed",
     "ManagementListening",
     "ManagementTokenUseNotSaved",
     "ManagementUnavailable",
@@ -92,6 +93,18 @@ class ManagementTokenUseNotSaved(Event):
 
     detail: str
     remedy: str
+
+
+@attrs.frozen(kw_only=True)
+class ManagementClosed(Event):
+    """After a reload, the management API is no longer served at an address."""
+
+    name: ClassVar = "management.closed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The management API is no longer served at an address"
+
+    #: ``127.0.0.1:9180``
+    address: str
 
 
 @attrs.frozen(kw_only=True)

@@ -46,6 +46,7 @@ async def serve(
     hold: Hold | None = None,
     prepare: Prepare | None = None,
     on_upgrade: Callable[[Upgraded], Awaitable[None]] | None = None,
+    closed: trio.Event | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Accept connections and serve requests on them, until cancelled or until `stop` is set.
@@ -61,6 +62,7 @@ async def serve(
         prepare: see `Prepare`. With None, the accepted connection is served unchanged, and `Request.peer` is None.
         on_upgrade: serves a connection that another protocol takes over. The connection is closed when it returns.
             Needed only if a handler returns `SwitchProtocols`.
+        closed: set when the listeners are closed. Running requests may still continue then.
 
     Raises:
         OSError: a listener cannot accept connections at all.
@@ -68,9 +70,8 @@ async def serve(
 
     If cancelled, it aborts all connections without waiting.
     """
-    await _Server(service, max_connections, stop or Stop(), hold, prepare, on_upgrade).run(
-        listeners, grace_seconds, task_status
-    )
+    server = _Server(service, max_connections, stop or Stop(), hold, prepare, on_upgrade)
+    await server.run(listeners, grace_seconds, trio.Event() if closed is None else closed, task_status)
 
 
 class _Server:
@@ -98,6 +99,7 @@ class _Server:
         self,
         listeners: Sequence[trio.SocketListener],
         grace_seconds: float,
+        closed: trio.Event,
         task_status: trio.TaskStatus[None],
     ) -> None:
         try:
@@ -118,9 +120,11 @@ class _Server:
                         await self._stop.wait()
                         accepting.cancel_scope.cancel()
                     await close_forcefully(*listeners)
+                    closed.set()
                     grace.deadline = trio.current_time() + grace_seconds
         finally:
             await close_forcefully(*listeners)
+            closed.set()
 
     async def _serve(self, accepted: trio.SocketStream) -> None:
         if self._connections < self._max_connections:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 import trio
 
+from .._changing_listeners import change_listeners
+from .._file_thread import thread_of_file
 from .._listening import explain_listen_error, open_listeners
+from .._nursery import FlatNursery
+from .._threads import run_in_thread
 from ..errors import ConfigurationError, TransportError
 from ..events.log import logged_events
-from ..events.management import ManagementListening
+from ..events.management import ManagementClosed, ManagementListening
 from ..events.relay import ProxyHeaderRefused
 from ..events.stream import EventStream
 from ..http import Handler, Limits, Router, Service, Stop, serve
@@ -55,8 +58,8 @@ class TcpOptions:
             that another one requires.
     """
 
-    #: Hosts and port numbers. Port 0 means any free port.
-    addresses: Sequence[tuple[str, int]]
+    #: Hosts and port numbers. Port 0 means any free port. Without an address, the API is not served over TCP.
+    addresses: Sequence[tuple[str, int]] = ()
     #: The server certificate and its chain (PEM).
     certificate: Path | None = None
     #: The certificate's private key (PEM), if it is not in the same file.
@@ -118,8 +121,24 @@ def _names(certificate: Path) -> frozenset[str]:
     return frozenset(name.lower().removesuffix(".") for name in names)
 
 
+@attrs.frozen(eq=False)
+class _Served:
+    """An address at which the API is served."""
+
+    #: With the actual port in place of port 0; several if the name of the host has several addresses.
+    bound: tuple[str, ...]
+    stop: Stop
+    closed: trio.Event
+
+    async def close(self) -> None:
+        """Accept no more connections. Running requests may continue for a while."""
+        self.stop.set()
+        with trio.CancelScope(shield=True):
+            await self.closed.wait()
+
+
 class ManagementTcp:
-    """Serves the management API over TCP.
+    """Serves the management API over TCP. While it serves, the options may be changed.
 
     Args:
         options: see `TcpOptions`.
@@ -139,19 +158,45 @@ class ManagementTcp:
         events: EventStream | None = None,
     ) -> None:
         self._options = options
-        self.authenticators = load_authenticators() if authenticators is None else tuple(authenticators)
+        self._loads_authenticators = authenticators is None
+        #: By name. The list is filled when the API is served over TCP for the first time.
+        self.authenticators: list[tuple[str, Authenticator]] = list(authenticators or ())
+        if options.addresses:
+            self._load_authenticators()
         self._events = logged_events() if events is None else events
-        #: The addresses on which it listens, such as ``127.0.0.1:9180``; empty before it does.
-        self.bound: list[str] = []
-        self._tls: Renewal[_ServerTLS] | None = None
         self._pacing: trio.Lock | None = None
         self._slots = ConnectionSlots()
         #: The slots of the connections that are served.
         self._held: dict[trio.SocketStream, ConnectionSlot] = {}
-        if options.certificate is not None:
-            paths = [one for one in (options.certificate, options.key, options.client_ca) if one is not None]
-            load = partial(_load_tls, options.certificate, options.key, options.client_ca)
-            self._tls = Renewal(paths, load, pin=lambda loaded: loaded.pin, events=self._events)
+        self._served: dict[tuple[str, int], _Served] = {}
+        #: Serves one more address; None while it does not serve.
+        self._begin: Callable[[tuple[str, int]], Awaitable[_Served]] | None = None
+        self._changing = trio.Lock()
+        #: Cancelled when the files to be watched are others.
+        self._watching = trio.CancelScope()
+        self._tls = self._load(options)
+
+    @property
+    def bound(self) -> list[str]:
+        """The addresses on which it listens, such as ``127.0.0.1:9180``; empty before it does."""
+        return [address for one in self._served.values() for address in one.bound]
+
+    def _load_authenticators(self) -> None:
+        if self._loads_authenticators:
+            self.authenticators += load_authenticators()
+            self._loads_authenticators = False
+
+    def _load(self, options: TcpOptions) -> Renewal[_ServerTLS] | None:
+        """Read the certificate. Blocks.
+
+        Raises:
+            ConfigurationError: it cannot be used.
+        """
+        if options.certificate is None:
+            return None
+        paths = [one for one in (options.certificate, options.key, options.client_ca) if one is not None]
+        load = partial(_load_tls, options.certificate, options.key, options.client_ca)
+        return Renewal(paths, load, pin=lambda loaded: loaded.pin, events=self._events)
 
     async def reload(self) -> bool:
         """Read the certificates again; see `Renewal.reload`. Returns False if there is no certificate."""
@@ -165,8 +210,58 @@ class ManagementTcp:
 
     async def watch(self) -> None:
         """Watch for renewed certificates, until cancelled."""
-        if self._tls is not None:
-            await self._tls.watch()
+        while True:
+            with trio.CancelScope() as self._watching:
+                if self._tls is None:
+                    await trio.sleep_forever()
+                else:
+                    await self._tls.watch()
+
+    async def change(self, options: TcpOptions) -> None:
+        """Use other options from now on. Requests that are being served continue; what is new is opened before what
+        is gone is closed.
+
+        Raises:
+            ConfigurationError: it is not possible to listen at one of the addresses, or a certificate or an
+                authenticator cannot be used. Nothing was changed.
+        """
+        async with self._changing:
+            if options.addresses:
+                await run_in_thread(self._load_authenticators)
+            before = self._options, self._tls
+            files = (options.certificate, options.key, options.client_ca)
+            tls = self._tls
+            if files != (self._options.certificate, self._options.key, self._options.client_ca):
+                tls = await thread_of_file(options.certificate).run(self._load, options)
+            self._options = options
+            # Whoever connects to an address for which TLS is required gets TLS: at first and at last.
+            self._tls = self._tls if tls is None else tls
+            if self._begin is not None:
+                try:
+                    await self._change_addresses(self._begin, options)
+                except BaseException:
+                    self._options, self._tls = before
+                    raise
+            self._tls = tls
+            self._watching.cancel()
+
+    async def _change_addresses(
+        self, begin: Callable[[tuple[str, int]], Awaitable[_Served]], options: TcpOptions
+    ) -> None:
+        bound = self.bound
+        try:
+            await change_listeners(
+                self._served,
+                list(options.addresses),
+                open=begin,
+                close=_Served.close,
+                may_exclude=lambda one, key: any(address.endswith(f":{key[1]}") for address in one.bound),
+                describe=lambda key: f"the management API on {bracketed(key[0])}:{key[1]}",
+            )
+        finally:
+            for address in bound:
+                if address not in self.bound:
+                    self._events.publish(ManagementClosed(address=address))
 
     async def serve(
         self,
@@ -183,47 +278,61 @@ class ManagementTcp:
 
         If cancelled, this aborts all connections without waiting.
         """
-        listeners = await self._listen()
         self._pacing = trio.Lock()
-        names = [host for host, _ in self._options.addresses]
-        hosts = AllowedHosts([*names, *self._options.hosts], self._certified)
-        service = Service(router=router, limits=_LIMITS, hosts=hosts, render_failure=render_failure)
-        await serve(
-            listeners,
-            service,
-            grace_seconds=grace_seconds,
-            max_connections=_MAX_CONNECTIONS,
-            stop=stop,
-            hold=self._hold,
-            prepare=self._prepare,
-            task_status=task_status,
+        service = Service(
+            router=router,
+            limits=_LIMITS,
+            hosts=AllowedHosts((), self._known_names),
+            render_failure=render_failure,
         )
+        async with FlatNursery() as nursery:
 
-    async def _listen(self) -> list[trio.SocketListener]:
-        listeners: list[trio.SocketListener] = []
+            async def begin(key: tuple[str, int]) -> _Served:
+                listeners = await self._listen(*key)
+                found = tuple(map(_address_of, listeners))
+                served = _Served(found, Stop(), trio.Event())
+                await nursery.start(
+                    partial(
+                        serve,
+                        listeners,
+                        service,
+                        grace_seconds=grace_seconds,
+                        max_connections=_MAX_CONNECTIONS,
+                        stop=served.stop,
+                        hold=self._hold,
+                        prepare=self._prepare,
+                        closed=served.closed,
+                    )
+                )
+                for address in found:
+                    self._publish(address)
+                return served
+
+            self._begin = begin
+            try:
+                for key in dict.fromkeys(self._options.addresses):
+                    self._served[key] = await begin(key)
+                task_status.started()
+                await stop.wait()
+            finally:
+                self._begin = None
+            for one in self._served.values():
+                one.stop.set()
+        self._served.clear()
+
+    async def _listen(self, host: str, port: int) -> list[trio.SocketListener]:
         try:
-            for host, port in self._options.addresses:
-                try:
-                    opened = await open_listeners(host, port, events=self._events)
-                except OSError as exc:
-                    text, remedy = explain_listen_error(exc, port, otherwise="or give --management another address")
-                    raise ConfigurationError(
-                        f"the management API cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy
-                    ) from exc
-                listeners += opened
-                for listener in opened:
-                    self._publish(listener.socket.getsockname())
-        except BaseException:
-            for listener in listeners:
-                listener.socket.close()
-            raise
-        return listeners
+            return await open_listeners(host, port, events=self._events)
+        except OSError as exc:
+            text, remedy = explain_listen_error(exc, port, otherwise="or give --management another address")
+            raise ConfigurationError(
+                f"the management API cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy
+            ) from exc
 
-    def _publish(self, name: tuple[Any, ...]) -> None:
-        self.bound.append(f"{bracketed(str(name[0]))}:{name[1]}")
+    def _publish(self, address: str) -> None:
         self._events.publish(
             ManagementListening(
-                address=self.bound[-1],
+                address=address,
                 tls=self._tls is not None,
                 pin="" if self._tls is None else self._tls.current.pin,
                 client_certificates=self._options.client_ca is not None,
@@ -231,8 +340,11 @@ class ManagementTcp:
             )
         )
 
-    def _certified(self) -> frozenset[str]:
-        return frozenset() if self._tls is None else self._tls.current.names
+    def _known_names(self) -> frozenset[str]:
+        """Return the names by which clients may reach the API."""
+        names = [host for host, _ in self._options.addresses]
+        known = frozenset(name.lower().removesuffix(".") for name in (*names, *self._options.hosts))
+        return known if self._tls is None else known | self._tls.current.names
 
     @contextmanager
     def _hold(self, accepted: trio.SocketStream, end: Callable[[], None]) -> Iterator[None]:
@@ -246,14 +358,15 @@ class ManagementTcp:
 
     async def _prepare(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
         """Do the TLS handshake, if there is TLS. Return the stream, and the peer that the connection identifies."""
+        renewal = self._tls
         address = await self._address_of(accepted)
-        peer = Peer(address, trusted_proxies=self._options.trusted_proxies, is_encrypted=self._tls is not None)
+        peer = Peer(address, trusted_proxies=self._options.trusted_proxies, is_encrypted=renewal is not None)
         if accepted in self._held:  # otherwise it is about to be answered with 503
             peer = attrs.evolve(peer, on_identified=self._held[accepted].identify)
-        if self._tls is None:
+        if renewal is None:
             await trio.lowlevel.checkpoint()
             return accepted, peer
-        tls = TLSStream(accepted, self._tls.current.context, server_side=True, before_answer=self._pace)
+        tls = TLSStream(accepted, renewal.current.context, server_side=True, before_answer=self._pace)
         await tls.do_handshake()
         # From here on, records may have any length: there are few connections, and request bodies are short.
         tls.limit_held(None)
@@ -282,3 +395,8 @@ class ManagementTcp:
         assert self._pacing is not None
         async with self._pacing:
             await trio.sleep(_HANDSHAKE_INTERVAL)
+
+
+def _address_of(listener: trio.SocketListener) -> str:
+    name = listener.socket.getsockname()
+    return f"{bracketed(str(name[0]))}:{name[1]}"

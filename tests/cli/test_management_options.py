@@ -7,6 +7,7 @@ from pathlib import Path
 from hybridrelay.cli.commands.relay import make_management
 from hybridrelay.cli.parser import build_parser
 from hybridrelay.events import CertificateUnchanged, Event, EventStream
+from hybridrelay.management import ManagementTcp
 
 from ..certificates import CertificateAuthority
 
@@ -17,7 +18,7 @@ async def test_the_events_of_the_management_api_are_among_those_of_the_relay(tmp
     path.write_bytes(certificate + key)
     options = ["--management", "127.0.0.1:0", "--management-tls-certificate", str(path)]
     happened: list[Event] = []
-    tcp = make_management(build_parser().parse_args(["relay", *options]), EventStream(happened.append))
-    assert tcp is not None
+    made = make_management(build_parser().parse_args(["relay", *options]))
+    tcp = ManagementTcp(made, events=EventStream(happened.append))
     assert not await tcp.reload()
     assert happened == [CertificateUnchanged(file=str(path))]

@@ -266,7 +266,12 @@ def test_over_tcp_with_curl(deployment: Deployment, tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(
         'management = ["127.0.0.1:0"]\nmanagement-tls-certificate = "admin.pem"\nmanagement-tls-key = "admin.key"\n'
     )
+    # The relay begins without the API over TCP, and needs no restart for it.
+    config = (tmp_path / "relay.toml").read_text()
+    (tmp_path / "relay.toml").write_text("")
     relay = deployment.start_relay("--config", str(tmp_path / "relay.toml"))
+    (tmp_path / "relay.toml").write_text(config)
+    relay.process.send_signal(signal.SIGHUP)
     port = relay.wait_for_line(r"management.listening: .*address=127.0.0.1:(\d+) tls=True", where="err")
     made = deployment.run(
         "tokens", "create", "ci", "--role", "viewer", "--out", tmp_path / "ci.token", "--state", deployment.state

@@ -19,7 +19,14 @@ import pytest
 import trio
 
 from hybridrelay.errors import ConfigurationError
-from hybridrelay.events import Event, EventStream, ManagementCalled, ManagementCallRefused, ManagementListening
+from hybridrelay.events import (
+    Event,
+    EventStream,
+    ManagementCalled,
+    ManagementCallRefused,
+    ManagementClosed,
+    ManagementListening,
+)
 from hybridrelay.management import Caller, Credentials, ManagementTcp, TcpOptions, serve_management
 from hybridrelay.management.peers import caller_of_certificate
 from hybridrelay.management.plugins import load_authenticators
@@ -91,10 +98,13 @@ async def served(state: Path, options: TcpOptions = LOOPBACK) -> AsyncIterator[S
             serve_management, state, lambda: RelayInfo({}, "pin"), FakeRelay(), stop=stop, tcp=tcp, events=stream
         )
         await nursery.start(serve)
-        (listening,) = (event for event in events if isinstance(event, ManagementListening))
-        host, _, port = listening.address.rpartition(":")
-        assert host == "127.0.0.1"
-        yield Served(state, tcp, stop, int(port), events, text.reveal())
+        port = 0
+        if options.addresses:
+            (listening,) = (event for event in events if isinstance(event, ManagementListening))
+            host, _, number = listening.address.rpartition(":")
+            assert host == "127.0.0.1"
+            port = int(number)
+        yield Served(state, tcp, stop, port, events, text.reveal())
         stop.set()
 
 
@@ -307,6 +317,56 @@ async def test_an_address_that_is_taken_is_an_error_at_start(state: Path) -> Non
                 state, lambda: RelayInfo({}, ""), FakeRelay(), stop=trio.Event(), tcp=tcp, events=EventStream()
             )
     assert not (state / "management.sock").exists()
+
+
+async def test_other_addresses_and_a_first_certificate_while_it_serves(state: Path, tmp_path: Path) -> None:
+    """A request that is being served continues, and a mistake changes nothing."""
+    files = Files(tmp_path)
+    async with served(state) as relay:
+        number = relay.port
+        stays = attrs.evolve(LOOPBACK, addresses=[("127.0.0.1", 0), ("127.0.0.2", 0)], hosts=["admin.example.com"])
+        assert (await relay.ask(host="admin.example.com"))[0] == 421
+        await relay.tcp.change(stays)
+        first, second = relay.tcp.bound
+        assert first == f"127.0.0.1:{number}"
+        assert second.startswith("127.0.0.2:")
+        assert (await relay.ask(host="admin.example.com"))[0] == 200
+
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            for options, says in (
+                (attrs.evolve(files.options, addresses=[taken.getsockname()]), "cannot listen on .*in use"),
+                (attrs.evolve(stays, certificate=tmp_path / "missing.pem"), "missing"),
+            ):
+                with pytest.raises(ConfigurationError, match=says):
+                    await relay.tcp.change(options)
+                assert relay.tcp.bound == [first, second]
+                assert (await relay.ask())[0] == 200
+
+        async with await trio.open_tcp_stream("127.0.0.1", number) as stream:
+            head = f"GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {relay.token}\r\n\r\n"
+            await stream.send_all(head.encode())
+            with trio.fail_after(20):
+                assert b"200 OK" in await stream.receive_some()
+                await relay.tcp.change(files.options)
+                assert relay.tcp.bound == [first]
+                assert (await relay.ask(context=files.context()))[0] == 200
+                with pytest.raises(OSError, match="all attempts to connect"):
+                    await trio.open_tcp_stream("127.0.0.2", int(second.rpartition(":")[2]))
+                assert [one.address for one in relay.events if isinstance(one, ManagementClosed)] == [second]
+                await relay.tcp.change(TcpOptions())
+                assert relay.tcp.bound == []
+                while await stream.receive_some():  # its server stops: streams of events end
+                    pass
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await trio.open_tcp_stream("127.0.0.1", number)
+
+
+async def test_a_first_address_while_it_runs(state: Path) -> None:
+    async with served(state, TcpOptions()) as relay:
+        assert relay.tcp.bound == []
+        await relay.tcp.change(LOOPBACK)
+        relay.port = int(relay.tcp.bound[0].rpartition(":")[2])
+        assert (await relay.ask())[0] == 200
 
 
 class FromElsewhere:

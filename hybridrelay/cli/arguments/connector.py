@@ -29,8 +29,8 @@ from .options import (
 )
 
 _RELOADED = (
-    "the connection strings, the hybrid connections in --config, its keys status and audit-*, the deny list, the "
-    "policy, and " + HOW_REACHED
+    "the connection strings, the hybrid connections in --config, its keys status, log-level and audit-*, the deny "
+    "list, the policy, and " + HOW_REACHED
 )
 _DESCRIPTION = f"""\
 Run the connector, in the private network, where it can reach the target. It connects to the relay and accepts no

@@ -32,8 +32,8 @@ from .options import (
 )
 
 _RELOADED = (
-    "the connection strings, the hybrid connections in --config, its keys status and audit-*, the policy, and "
-    + HOW_REACHED
+    "the connection strings, the hybrid connections in --config, its keys status, log-level and audit-*, the policy, "
+    "and " + HOW_REACHED
 )
 _DESCRIPTION = f"""\
 Run the client beside the application. It opens local ports, to which the application connects as if they were the

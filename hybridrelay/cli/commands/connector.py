@@ -27,7 +27,7 @@ from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import ProgramAudit, audited
 from ..key_keeping import keeper_of
-from ..option_parts import OptionParts, Part, audit_part, status_part
+from ..option_parts import OptionParts, Part, audit_part, log_level_part, status_part
 from ..proxies import ChangingDialer, make_commands
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
     service = ConnectorService(connector, wanted, grace=args.grace)
     deny_list_part = Part(frozenset({"deny_list"}), use_deny_list)
-    parts = OptionParts(args, [deny_list_part, status_part(status), audit_part(audit)])
+    parts = OptionParts(args, [deny_list_part, status_part(status), audit_part(audit), log_level_part()])
     reloads = Reloads("connector", configuration, service, stop, dialer=dialer, parts=parts)
 
     async def reload() -> None:

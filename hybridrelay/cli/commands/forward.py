@@ -12,7 +12,7 @@ from ...events.log import logged_events
 from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import ProgramAudit, audited
-from ..option_parts import OptionParts, audit_part, status_part
+from ..option_parts import OptionParts, audit_part, log_level_part, status_part
 from ..proxies import ChangingDialer, make_commands
 from ..running import GracefulStop, run_until_stopped
 from ..serving.client_config import client_config
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         return ClientsSource(lambda: service.clients, role="forward")
 
     status = StatusServer(source, stop=stop.event, events=events)
-    parts = OptionParts(args, [status_part(status), audit_part(audit)])
+    parts = OptionParts(args, [status_part(status), audit_part(audit), log_level_part()])
     reloads = Reloads(
         "forward", configuration, service, stop, dialer=dialer, parts=parts, apply_with_fronts=apply_with_fronts
     )

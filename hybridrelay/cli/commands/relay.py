@@ -12,7 +12,6 @@ from ...errors import ConfigurationError
 from ...events.log import logged_events
 from ...events.plain_log import plainly_logged_events
 from ...events.program import ReloadSkipped
-from ...events.stream import EventStream
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig, RelayInfo
 from ...relay.config import ClientAddresses, default_workers
@@ -20,7 +19,7 @@ from ...security import NO_NETWORKS, Networks
 from .. import exits
 from ..arguments import values
 from ..auditing import ProgramAudit, audited
-from ..option_parts import OptionParts, Part, audit_part
+from ..option_parts import OptionParts, Part, audit_part, log_level_part
 from ..relay_configuration import RelayConfiguration
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
@@ -30,6 +29,10 @@ _OF_RELAY = frozenset(
     {"host", "ports", "public_ports", "websocket_path_prefix", "tls_certificate", "tls_key"}
     | {"proxy_protocol_from", "trusted_proxies", "client_addresses"}
 )
+#: Those of the management API over TCP.
+_OF_MANAGEMENT = frozenset(
+    {"management", "management_tls_certificate", "management_tls_key", "management_client_ca", "management_host"}
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,16 +40,19 @@ def run(args: argparse.Namespace) -> int:
     configuration = RelayConfiguration(args)
     events = logged_events()
     relay = Relay(make_config(args), events=events)
-    tcp = make_management(args, events)
+    tcp = ManagementTcp(make_management(args), events=events)
     audit = ProgramAudit(args)
     stop = GracefulStop(DRAIN_SECONDS)
 
     async def use_relay_options(wanted: argparse.Namespace) -> None:
         await relay.update(make_config(wanted))
-        if tcp is not None:
-            tcp.use_proxies(*_proxies(wanted))
+        tcp.use_proxies(*_proxies(wanted))
 
-    parts = OptionParts(args, [Part(_OF_RELAY, use_relay_options), audit_part(audit)])
+    async def use_management_options(wanted: argparse.Namespace) -> None:
+        await tcp.change(make_management(wanted))
+
+    own = [Part(_OF_RELAY, use_relay_options), Part(_OF_MANAGEMENT, use_management_options)]
+    parts = OptionParts(args, [*own, audit_part(audit), log_level_part()])
 
     async def reload() -> None:
         if args.tls_certificate is None and args.management_tls_certificate is None and args.config is None:
@@ -56,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             await configuration.read_again(parts)
         except ConfigurationError as exc:
             publish_not_reloaded(exc)
-        for reload_certificates in (relay.reload_certificates, *([] if tcp is None else [tcp.reload])):
+        for reload_certificates in (relay.reload_certificates, tcp.reload):
             try:
                 await reload_certificates()
             except ConfigurationError as exc:
@@ -118,11 +124,11 @@ def _proxies(args: argparse.Namespace) -> tuple[Networks, Networks]:
     return args.proxy_protocol_from or NO_NETWORKS, args.trusted_proxies or NO_NETWORKS
 
 
-def make_management(args: argparse.Namespace, events: EventStream) -> ManagementTcp | None:
-    """Make the management API over TCP if an option requests it. `events` is the relay's event stream.
+def make_management(args: argparse.Namespace) -> TcpOptions:
+    """Make the options of the management API over TCP. Without ``--management``, they have no address.
 
     Raises:
-        ConfigurationError: an option is missing, or a file cannot be used.
+        ConfigurationError: an option is missing.
     """
     if not args.management:
         for option in ("management_tls_certificate", "management_tls_key", "management_client_ca", "management_host"):
@@ -131,9 +137,9 @@ def make_management(args: argparse.Namespace, events: EventStream) -> Management
                 raise ConfigurationError(
                     f"--{name} needs --management", remedy="say where to listen: --management ADDR:PORT"
                 )
-        return None
+        return TcpOptions()
     proxy_protocol_from, trusted_proxies = _proxies(args)
-    options = TcpOptions(
+    return TcpOptions(
         addresses=args.management,
         certificate=args.management_tls_certificate,
         key=args.management_tls_key,
@@ -142,7 +148,6 @@ def make_management(args: argparse.Namespace, events: EventStream) -> Management
         proxy_protocol_from=proxy_protocol_from,
         trusted_proxies=trusted_proxies,
     )
-    return ManagementTcp(options, events=events)
 
 
 def make_bindings(

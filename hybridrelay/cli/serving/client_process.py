@@ -39,7 +39,7 @@ from ...security import ConnectionString, HostPorts, HostTarget, Role
 from ..auditing import ProgramAudit, audited
 from ..entries import Key
 from ..logs import log_python_messages, logs_are_json, print_error
-from ..option_parts import OptionParts, audit_part, status_part
+from ..option_parts import OptionParts, audit_part, log_level_part, status_part
 from ..proxies import ChangingDialer, make_commands
 from ..running import GracefulStop
 from ..status_served import StatusServer
@@ -216,7 +216,7 @@ async def _serve(
         return ClientsSource(lambda: service.clients, role="forward")
 
     server = StatusServer(source, stop=stop.event, events=events)
-    parts = OptionParts(args, [status_part(server), audit_part(audit)])
+    parts = OptionParts(args, [status_part(server), audit_part(audit), log_level_part()])
     reloads = Reloads("run", configuration, service, stop, dialer=dialer, parts=parts)
 
     async with (
