@@ -19,7 +19,6 @@ from .._check_type import check_type
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
-from ..audit.record import NOT_THERE, NotRecordedError, SinkProblem
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.expiry import Credential, ExpiryNotices, watch_expiry
@@ -30,7 +29,6 @@ from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..connectivity.updates import Updates
 from ..errors import ConfigurationError, HybridRelayError
-from ..events.audit import AuditWitnessFailed, AuditWitnessRestored
 from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
 from ..events.endpoint import KeyInUse, NetworkChanged
 from ..events.log import logged_events
@@ -57,10 +55,10 @@ from .instance_file import Instances, UnrecordedInstances
 from .issuing import UsedClaimsFile
 from .policies import Policies
 from .published import Published
-from .recorded import wait_recorded
 from .registrar import Registrar
 from .relays import Relays
 from .requested import first_target
+from .required_audit import RequiredAudit
 from .sessions import Sessions
 from .snapshots import connector_snapshot
 from .target_monitor import TargetMonitor
@@ -68,8 +66,6 @@ from .targets import open_datagram_target, open_target
 
 __all__ = ["Connector", "run_connector"]
 
-#: How often to check whether required witnesses of the audit log have confirmed its checkpoints (seconds).
-_WITNESS_SECONDS = 5.0
 #: How often to check whether something still depends on an earlier key (seconds).
 _FOLLOW_SECONDS = 1.0
 
@@ -103,7 +99,6 @@ class Connector:
         check_type(config, ConnectorConfig, "ConnectorConfig([load_connection_string(path)])")
         self._events = events = logged_events() if events is None else events
         self._clock = clock
-        self._audit = config.audit
         session_config = attrs.evolve(
             DATA_CONFIG, resume_deadline=config.resume_deadline, metadata_types={open_metadata.PORT}
         )
@@ -114,6 +109,12 @@ class Connector:
         # shared with other connectors, and the audit log must not receive an event twice.
         own_events = EventStream(events.publish, AuditLog(), self._counters)
         self._policies = Policies(config, events, changed=self._policy_changed, time_passed=self._time_passed)
+        self._required_audit = RequiredAudit(
+            config.audit,
+            lambda: self._policies.policy,
+            lambda: {host for one in self._published.values() for host in one.string.hosts},
+            events,
+        )
         #: See `Policy.within_hours`.
         self._within_hours: tuple[bool, ...] = ()
         #: What is published, by the number that `publish` has returned.
@@ -128,7 +129,7 @@ class Connector:
             lost=self._data_channel_lost,
             changed=self._key_use_changed,
             counters=self._counters,
-            recorded=None if config.audit is None else self._recorded,
+            recorded=None if config.audit is None else self._required_audit.recorded,
             target_attempted=self._monitor.attempt_ended,
             used_claims=None if config.used_claims is None else UsedClaimsFile(config.used_claims),
             clock=clock,
@@ -172,7 +173,7 @@ class Connector:
         self._following: dict[Published, trio.CancelScope] = {}
 
         self._policies.publish_all()
-        self._require_audit()
+        self._required_audit.policy_changed()
         self._connect_in_parallel = config.connect_in_parallel
         self._keep_string = config.keep_string
         self._update_floor = config.update_floor
@@ -403,50 +404,8 @@ class Connector:
             max_streams=max_streams,
             clock=self._clock,
             policy=self._policies.policy,
-            audit=self._audit_problems(),
+            audit=self._required_audit.problems(),
         )
-
-    def _audit_problems(self) -> tuple[SinkProblem, ...]:
-        if self._audit is not None and self._audit.has_sinks:
-            return (*self._audit.problems, *self._witness_problems())
-        required = sorted(self._policies.policy.required_audit)
-        if self._policies.policy.audit_witnesses:
-            required.append("witness")
-        return tuple(SinkProblem(kind, NOT_THERE, is_required=True) for kind in required)
-
-    def _witness_problems(self) -> tuple[SinkProblem, ...]:
-        """Return the relays that the policy requires as witnesses of the audit log, and that have not confirmed."""
-        required = self._policies.policy.audit_witnesses
-        if self._audit is None or not self._audit.has_sinks or not required:
-            return ()
-        used = {host for one in self._published.values() for host in one.string.hosts}
-        return self._audit.witnessing.witnesses.problems(required, used, trio.current_time())
-
-    async def _recorded(self) -> None:
-        """Wait until the audit log has what was published so far, in all sinks that have to have it.
-
-        Raises:
-            NotRecordedError: a required sink cannot be written, or a required witness is overdue.
-        """
-        assert self._audit is not None
-        if not self._audit.has_sinks:
-            await wait_recorded(None, self._policies.policy)
-            return
-        await self._audit.recorded()
-        for problem in self._witness_problems():
-            raise NotRecordedError(f"{problem.sink}: {problem.detail}")
-
-    async def _watch_witnesses(self) -> None:
-        """Publish when required witnesses fail, and when they confirm again, until cancelled."""
-        failed: dict[str, str] = {}
-        while True:
-            problems = {one.sink: one.detail for one in self._witness_problems()}
-            for sink in problems.keys() - failed.keys():
-                self._events.publish(AuditWitnessFailed(witness=sink, detail=problems[sink]))
-            for sink in failed.keys() - problems.keys():
-                self._events.publish(AuditWitnessRestored(witness=sink))
-            failed = problems
-            await trio.sleep(_WITNESS_SECONDS)
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Find out whether the targets can be reached, by connecting to each of them, at most once in 60 seconds.
@@ -476,7 +435,7 @@ class Connector:
                 nursery.start_soon(watch_expiry, self._credentials, ExpiryNotices(), self._events, self._clock)
                 nursery.start_soon(self._policies.watch)
                 nursery.start_soon(self._monitor.run)
-                nursery.start_soon(self._watch_witnesses)
+                nursery.start_soon(self._required_audit.watch)
                 nursery.start_soon(self._end_when_over)
                 nursery.start_soon(self._relays.run)
                 await self._settled.wait()
@@ -554,7 +513,7 @@ class Connector:
     def _policy_changed(self) -> None:
         """Put the policy into force after it was read again."""
         self._sessions.set_policy(self._policies.policy)
-        self._require_audit()
+        self._required_audit.policy_changed()
         if self._nursery is None:  # nothing is registered yet
             return
         for published in self._published.values():
@@ -570,11 +529,6 @@ class Connector:
                 published.denial = decision  # another rule may deny it now
         self._targets_changed()
         self._registration_changed()
-
-    def _require_audit(self) -> None:
-        """Tell the audit log which sinks the policy requires now."""
-        if self._audit is not None:
-            self._audit.require(self._policies.policy.required_audit)
 
     def _time_passed(self) -> None:
         """End what is no longer allowed if allowed hours have begun or ended.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .status import RelayStatus as RelayStatus
     from .status import read_status as read_status
     from .tcp import ManagementTcp as ManagementTcp
-    from .tcp import TcpOptions as TcpOptions
+    from .tcp_options import TcpOptions as TcpOptions
 
 _HOMES = {
     "addresses": ("Address", "LocalAddress", "UrlAddress"),
@@ -42,7 +42,8 @@ _HOMES = {
     "plugins": ("Authenticator", "Credentials"),
     "service": ("serve_management",),
     "status": ("RelayStatus", "read_status"),
-    "tcp": ("ManagementTcp", "TcpOptions"),
+    "tcp": ("ManagementTcp",),
+    "tcp_options": ("TcpOptions",),
 }
 
 __all__ = [name for names in _HOMES.values() for name in names]

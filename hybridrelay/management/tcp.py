@@ -23,8 +23,7 @@ from ..events.relay import ProxyHeaderRefused
 from ..events.stream import EventStream
 from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
-from ..security import NO_NETWORKS, Networks, bracketed, outer_server_context, relay_pin
-from ..security.names import is_loopback
+from ..security import Networks, bracketed, outer_server_context, relay_pin
 from ..security.parsing_certificates import parsing_certificate
 from ..security.pem_files import load_authorities, read_pem
 from ..streams.listening import remote_of
@@ -36,6 +35,7 @@ from .hosts import AllowedHosts
 from .peers import Peer, caller_of_certificate
 from .plugins import Authenticator, load_authenticators
 from .rendering import render_failure
+from .tcp_options import TcpOptions
 
 __all__ = ["ManagementTcp", "TcpOptions"]
 
@@ -47,47 +47,6 @@ _HANDSHAKE_INTERVAL = 0.02
 _MAX_CONNECTIONS = SLOTS + 16
 #: Stricter than on the Unix socket, because strangers can connect.
 _LIMITS = Limits(idle_seconds=10, body_seconds=10, unrouted_seconds=REFUSAL_SECONDS)
-
-
-@attrs.frozen(kw_only=True)
-class TcpOptions:
-    """The options for the management API over TCP.
-
-    Raises:
-        ConfigurationError: an address is not a loopback address, and there is no certificate; or an option is missing
-            that another one requires.
-    """
-
-    #: Hosts and port numbers. Port 0 means any free port. Without an address, the API is not served over TCP.
-    addresses: Sequence[tuple[str, int]] = ()
-    #: The server certificate and its chain (PEM).
-    certificate: Path | None = None
-    #: The certificate's private key (PEM), if it is not in the same file.
-    key: Path | None = None
-    #: The certificate authorities that issue client certificates (PEM).
-    client_ca: Path | None = None
-    #: Proxies whose connections have to begin with a PROXY header.
-    proxy_protocol_from: Networks = NO_NETWORKS
-    #: Reverse proxies that are trusted to say where a request comes from (X-Forwarded-For, Forwarded).
-    trusted_proxies: Networks = NO_NETWORKS
-    #: Host names by which clients reach the API, in addition to those in the certificate.
-    hosts: Sequence[str] = ()
-
-    def __attrs_post_init__(self) -> None:
-        if self.certificate is None:
-            for option, value in (("key", self.key), ("client CA", self.client_ca)):
-                if value is not None:
-                    raise ConfigurationError(
-                        f"a {option} for the management API needs a certificate",
-                        remedy="give --management-tls-certificate as well",
-                    )
-            for host, _ in self.addresses:
-                if not is_loopback(host):
-                    raise ConfigurationError(
-                        f"the management API on {host} needs TLS: otherwise, tokens cross the network unencrypted",
-                        remedy="give --management-tls-certificate and --management-tls-key, or listen on 127.0.0.1 "
-                        "and connect through ssh -L",
-                    )
 
 
 @attrs.frozen

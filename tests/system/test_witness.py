@@ -21,8 +21,7 @@ from hybridrelay.audit.reading import verify_directory
 from hybridrelay.audit.sinks.files import FileSink
 from hybridrelay.audit.verification import BadLine
 from hybridrelay.client import ClientConfig, open_client
-from hybridrelay.connector import Connector, ConnectorConfig
-from hybridrelay.connector import connector as connector_module
+from hybridrelay.connector import Connector, ConnectorConfig, required_audit
 from hybridrelay.errors import StreamRefused
 from hybridrelay.events import Event, EventStream
 from hybridrelay.events.audit import AuditWitnessFailed, AuditWitnessRestored
@@ -126,7 +125,7 @@ async def test_a_required_witness_that_does_not_confirm_refuses_streams_and_reco
     monkeypatch.setattr(witnesses_module, "CONFIRM_SECONDS", 0.2)
     monkeypatch.setattr(witnessing_module, "_RETRY_SECONDS", (0.05,))
     monkeypatch.setattr(witnessing_module, "PACE_SECONDS", 0.01)
-    monkeypatch.setattr(connector_module, "_WITNESS_SECONDS", 0.05)
+    monkeypatch.setattr(required_audit, "_CHECK_SECONDS", 0.05)
     policy = tmp_path / "policy"
     policy.mkdir(mode=0o755)
     (policy / "witness.toml").write_text(f'AuditWitness = ["{HOST}"]\n')

@@ -1,0 +1,91 @@
+"""What a connector's audit log has to have before a stream is opened: its options and the policy require it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..audit.record import NOT_THERE, NotRecordedError, SinkProblem
+from ..events.audit import AuditWitnessFailed, AuditWitnessRestored
+from ..events.stream import EventStream
+from ..policy import Policy
+from .recorded import wait_recorded
+
+if TYPE_CHECKING:
+    from ..audit import AuditTrail
+
+__all__ = ["RequiredAudit"]
+
+#: How often to check whether required witnesses of the audit log have confirmed its checkpoints (seconds).
+_CHECK_SECONDS = 5.0
+
+
+class RequiredAudit:
+    """The audit log of a connector, with what is required of it.
+
+    Args:
+        audit: the audit log; None, or one without sinks: nothing is recorded.
+        policy: returns the policy that is in force.
+        hosts: returns the hosts of the relays that are used.
+        events: the stream to which events are published.
+    """
+
+    def __init__(
+        self,
+        audit: AuditTrail | None,
+        policy: Callable[[], Policy],
+        hosts: Callable[[], Collection[str]],
+        events: EventStream,
+    ) -> None:
+        self._audit = audit
+        self._policy = policy
+        self._hosts = hosts
+        self._events = events
+
+    def policy_changed(self) -> None:
+        """Tell the audit log which sinks the policy requires now."""
+        if self._audit is not None:
+            self._audit.require(self._policy().required_audit)
+
+    def problems(self) -> tuple[SinkProblem, ...]:
+        """Return the sinks that cannot be written or are missing, and the witnesses that have not confirmed."""
+        if self._audit is not None and self._audit.has_sinks:
+            return (*self._audit.problems, *self._witness_problems())
+        required = sorted(self._policy().required_audit)
+        if self._policy().audit_witnesses:
+            required.append("witness")
+        return tuple(SinkProblem(kind, NOT_THERE, is_required=True) for kind in required)
+
+    def _witness_problems(self) -> tuple[SinkProblem, ...]:
+        """Return the relays that the policy requires as witnesses of the audit log, and that have not confirmed."""
+        required = self._policy().audit_witnesses
+        if self._audit is None or not self._audit.has_sinks or not required:
+            return ()
+        return self._audit.witnessing.witnesses.problems(required, set(self._hosts()), trio.current_time())
+
+    async def recorded(self) -> None:
+        """Wait until the audit log has what was published so far, in all sinks that have to have it.
+
+        Raises:
+            NotRecordedError: a required sink cannot be written or is missing, or a required witness is overdue.
+        """
+        if self._audit is None or not self._audit.has_sinks:
+            await wait_recorded(None, self._policy())
+            return
+        await self._audit.recorded()
+        for problem in self._witness_problems():
+            raise NotRecordedError(f"{problem.sink}: {problem.detail}")
+
+    async def watch(self) -> None:
+        """Publish when required witnesses fail, and when they confirm again, until cancelled."""
+        failed: dict[str, str] = {}
+        while True:
+            problems = {one.sink: one.detail for one in self._witness_problems()}
+            for sink in problems.keys() - failed.keys():
+                self._events.publish(AuditWitnessFailed(witness=sink, detail=problems[sink]))
+            for sink in failed.keys() - problems.keys():
+                self._events.publish(AuditWitnessRestored(witness=sink))
+            failed = problems
+            await trio.sleep(_CHECK_SECONDS)
