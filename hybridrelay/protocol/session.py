@@ -1,7 +1,7 @@
 """The session: many streams over one channel, and then over the next channels. SPEC.md, sections 3, 5 and 6.
 
 `SessionCore` uses no socket, no clock and no randomness. The module is long because it has the whole life of a
-session in one place: greeting, channels, resumption, end. A driver calls it like this::
+session in one place: channels, resumption, end. A driver calls it like this::
 
     core.channel_opened(now)                    # a channel is open; the initiator's HELLO is due
     for event in core.receive_data(data, now):  # whatever arrived
@@ -13,26 +13,26 @@ Its methods are of four kinds: getters; inputs from the network and the clock (`
 `receive_data`, `handle_timeout`); requests of the application (`open_stream`, `accept`, `refuse`, `send_data`,
 `send_fin`, `stop`, `reset`, `read`, `drain`, `close`); and `data_to_send`, the only one that produces output.
 
-`incoming.py` applies the peer's frames to streams, `output.py` decides what is written in which order, and `table.py`
-decides when a stream is forgotten.
+`greetings.py` makes and checks HELLO, `incoming.py` applies the peer's frames to streams, `output.py` decides what is
+written in which order, and `table.py` decides when a stream is forgotten.
 """
 
 from __future__ import annotations
 
 import enum
-import hmac
 import itertools
 from collections.abc import Callable
 from typing import Any
 
 from . import events, frames
-from .config import MAX_DATA, MAX_IGNORED_IN_A_ROW, MAX_STREAM_ID, MAX_WRITTEN_AGAIN, SessionConfig
+from .config import MAX_DATA, MAX_IGNORED_IN_A_ROW, MAX_STREAM_ID, SessionConfig
 from .datagrams import Flow
 from .delivery import Buffer, Inbox, Outbox
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import SessionEvent
-from .features import NO_FEATURES, Feature, Kind, may_open, used_features
+from .features import Feature, Kind, may_open
 from .flows import FlowRequests
+from .greetings import Greetings
 from .incoming import Incoming
 from .liveness import Liveness
 from .metadata import NO_METADATA, Metadata
@@ -80,13 +80,8 @@ class SessionCore:
         self.role = role
         self.config = config or SessionConfig()
         self.state = State.DETACHED
-        self.session_id = session_id
-        self._secret = secret
-        #: The epoch of the last channel of the session; -1 before the first.
-        self.epoch = -1
-        self.peer_hello: frames.Hello | None = None
-        #: The features in use: those that both sides offered on the first channel. Empty before the peer's HELLO.
-        self.features = NO_FEATURES
+        #: What the sides have told each other in HELLO.
+        self.greetings = Greetings(role, self.config, session_id, secret)
         self.budget = Budget(self.config.budget, budget)
         #: Set once, when the session ends.
         self.ended: events.SessionOutcome | None = None
@@ -115,6 +110,26 @@ class SessionCore:
         self.streams = self._table.streams
 
     # --- getters
+
+    @property
+    def session_id(self) -> bytes:
+        """Identifies the session, the same on both sides. An acceptor knows it once the peer has greeted."""
+        return self.greetings.session_id
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last channel of the session; -1 before the first."""
+        return self.greetings.epoch
+
+    @property
+    def peer_hello(self) -> frames.Hello | None:
+        """The last HELLO of the peer; None before the first."""
+        return self.greetings.peer
+
+    @property
+    def features(self) -> Feature:
+        """The features in use: those that both sides offered on the first channel. Empty before the peer's HELLO."""
+        return self.greetings.features
 
     @property
     def is_established(self) -> bool:
@@ -167,12 +182,7 @@ class SessionCore:
         A driver calls this before it takes the session away from its current channel. A stale, repeated or forged
         HELLO is answered with a final GOAWAY on its own channel, and does not affect the session.
         """
-        if self.peer_hello is None or self.ended is not None or not hello.attach:
-            return Reason.SESSION_UNKNOWN
-        known = hmac.compare_digest(hello.session_id, self.session_id)
-        if not (hmac.compare_digest(hello.secret, self._secret) and known):
-            return Reason.SESSION_UNKNOWN
-        return Reason.SUPERSEDED if hello.epoch <= self.epoch else None
+        return Reason.SESSION_UNKNOWN if self.ended is not None else self.greetings.attach_refusal(hello)
 
     # --- the network and the clock
 
@@ -209,7 +219,7 @@ class SessionCore:
         self._ignored = 0
         self._liveness.restart(now)
         if self.role is SessionRole.INITIATOR:
-            self.epoch += 1
+            self.greetings.epoch += 1
             self._hello_due = True
 
     def channel_lost(
@@ -446,7 +456,7 @@ class SessionCore:
         out: list[Buffer] = []
         if self._hello_due:
             self._hello_due = False
-            out.append(self._our_hello().encode())
+            out.append(self.greetings.own(self._inbox, self._outbox).encode())
         if self.state is State.ESTABLISHED:
             self._output.write(out, now, max_bytes)
         elif self.state is State.CLOSED:
@@ -477,19 +487,6 @@ class SessionCore:
     def _apply_local(self, stream: Stream, cause: Input) -> None:
         self._check_not_ended()
         stream.states.apply(cause)
-
-    def _our_hello(self) -> frames.Hello:
-        initiator = self.role is SessionRole.INITIATOR
-        return frames.Hello(
-            self.session_id,
-            self._secret if initiator else bytes(frames.SESSION_SECRET_SIZE),
-            self.config.max_streams,
-            self._inbox.state(),
-            self._outbox.written,
-            self.epoch,
-            attach=initiator and self.epoch > 0,
-            features=self.config.features,
-        )
 
     def _lose_channel(self, now: float, text: str, reason: Reason) -> None:
         if self.state not in (State.GREETING, State.ESTABLISHED):
@@ -564,27 +561,16 @@ class SessionCore:
             return
         if not isinstance(frame, frames.Hello):
             raise RemoteProtocolError("the first frame is not HELLO")
-        if frame.min_version > 1 or frame.version < 1:
-            raise RemoteProtocolError("no version in common", reason=Reason.VERSION_MISMATCH)
         resumed = self.peer_hello is not None
-        if self.role is SessionRole.ACCEPTOR:
-            self._check_initiator_untrusted(frame, resumed)
-        elif not hmac.compare_digest(frame.session_id, self.session_id) or frame.epoch != self.epoch:
-            raise RemoteProtocolError("HELLO of another session")
-        if frame.written < self._inbox.received or (frame.written and not resumed):
-            raise RemoteProtocolError("the peer's counts of frames are inconsistent", reason=Reason.SESSION_LOST)
-        if frame.written - self._inbox.received > MAX_WRITTEN_AGAIN:
-            raise RemoteProtocolError("the peer states more frames than it can have kept", reason=Reason.SESSION_LOST)
+        self.greetings.check_untrusted(frame, self._inbox.received)
         self._outbox.acknowledge_untrusted(frame.received)
         self._settle(self._table.acknowledged())
         self._incoming.replayed_until = frame.written
-        if not resumed:
-            self.features = self._incoming.features = used_features(self.config.features, frame.features)
+        self.greetings.use(frame)
+        self._incoming.features = self.features
         self._decoder.datagrams = Feature.DATAGRAMS in self.features
         if self.role is SessionRole.ACCEPTOR:
-            self.session_id, self._secret, self.epoch = frame.session_id, frame.secret, frame.epoch
             self._hello_due = True
-        self.peer_hello = frame
         self._detached_at = None
         self.state = State.ESTABLISHED
         self._liveness.ask(now)
@@ -594,14 +580,6 @@ class SessionCore:
         while self._table.own_count > frame.max_streams and (stream := self._output.last_unannounced):
             self.reset(stream, Reason.LIMIT)
             self._events.append(events.StreamAborted(stream))
-
-    def _check_initiator_untrusted(self, hello: frames.Hello, resumed: bool) -> None:
-        if resumed or hello.attach:
-            refusal = self.attach_refusal(hello)
-            if refusal is not None:
-                raise RemoteProtocolError(refusal.describe, reason=refusal)
-        elif hello.epoch:
-            raise RemoteProtocolError("the first channel of a session has the epoch 0")
 
     def _on_hello(self, frame: frames.Hello, now: float) -> None:
         raise RemoteProtocolError("a second HELLO")

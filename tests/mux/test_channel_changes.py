@@ -134,7 +134,7 @@ async def test_a_stale_attach_does_not_take_the_place_of_one_that_is_under_way(n
     client, server = await _started(nursery)
     first = client.core.peer_hello
     assert first is not None
-    hello = attrs.evolve(first, secret=client.core._secret, attach=True)
+    hello = attrs.evolve(first, secret=client.core.greetings.secret, attach=True)
     near, far = trio.testing.memory_stream_pair()
     await server.replace_channel(near, attrs.evolve(hello, epoch=2).encode())
     assert server.attach_refusal(attrs.evolve(hello, epoch=1)) is Reason.SUPERSEDED

@@ -58,7 +58,7 @@ def test_a_session_is_lost_with_the_channel_of_the_last_epoch() -> None:
     pair = CorePair.established(SessionConfig(resume_deadline=9))
     pair.open()
     for side in pair.sides:
-        side.core.epoch = frames.MAX_EPOCH - 1
+        side.core.greetings.epoch = frames.MAX_EPOCH - 1
     pair.cut()
     pair.connect()
     pair.pump()
