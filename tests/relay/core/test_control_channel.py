@@ -41,6 +41,7 @@ from hybridrelay.relay.core.control_channel import (
     TakeClaim,
 )
 from hybridrelay.relay.core.control_channel_states import TRANSITIONS, ChannelInput, ChannelState
+from hybridrelay.relay.core.holders import Holder
 from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.relay.core.places import TENURE_SECONDS, Places
 from hybridrelay.relay.core.rendezvous import RendezvousTable
@@ -403,6 +404,23 @@ def test_a_holder_with_fewer_control_channels_gets_one_from_the_holder_with_most
     with pytest.raises(RendezvousError) as caught:
         crowd.client("d", PEER)
     assert caught.value.reason is Reason.LIMIT
+
+
+def test_an_idle_client_is_displaced_by_one_of_another_hybrid_connection_if_no_place_is_left(scene: Scene) -> None:
+    now = 0.0
+    broker = scene.broker
+    broker.control_channels = make_places("control channels", 3, clock=lambda: now)
+    for name in "abc":
+        broker.control_channels.take(Holder(scene.grant("sender").key, PEER), name)
+    other = Holder(scene.grant("sender", "web").key, "198.51.100.7")
+    now = TENURE_SECONDS
+    broker.admit(other, "new", "instance")
+    assert broker.take() == [
+        EndControlChannel("a", Reason.LIMIT),
+        ControlChannelDisplaced(connection="db", rule="sender", peer=PEER, successor="", by_other=True),
+    ]
+    assert broker.control_channels.held_by_connection("web") == 1
+    assert len(broker.control_channels) == 3
 
 
 def test_idle_clients_are_displaced_first(scene: Scene) -> None:

@@ -224,6 +224,47 @@ def test_another_key_of_a_hybrid_connection_gets_in_if_no_place_is_free() -> Non
     assert relay.places.held(key("a", "connector")) == 1
 
 
+def test_any_program_of_the_hybrid_connection_that_was_drawn_gets_the_place() -> None:
+    relay = Relay(12)
+    relay.use("all", 12)
+    assert relay.try_to_enter("first")
+    # These are refused until the next draw, which one of the two hybrid connections wins.
+    for name in ("a", "b"):
+        with pytest.raises(RendezvousError):
+            relay.places.choose_displaced(Holder(key(name), "192.0.2.1"), "one program")
+    relay.now = ROTATION_SECONDS
+    got = []
+    for name in ("a", "b", "a", "b"):
+        with contextlib.suppress(RendezvousError):
+            assert relay.places.choose_displaced(Holder(key(name, "other"), "198.51.100.1"), "another") is not None
+            got.append(name)
+    assert len(got) == 1
+
+
+def test_nothing_is_remembered_of_those_that_have_left() -> None:
+    relay = Relay(12)
+    relay.use("all", 12)
+    assert relay.try_to_enter("first")
+    assert not relay.try_to_enter("second")
+    for name in ("all", "first"):
+        for place in relay.places.of(key(name)):
+            relay.places.leave(place)
+    kinds = [vars(relay.places)[name] for name in ("_connections", "_young", "_rotations", "_ending")]
+    assert kinds == [{}] * 4
+
+
+def test_a_place_that_is_passed_on_is_established_by_the_age_that_it_has_since() -> None:
+    relay = Relay(10)
+    relay.places = make_places("places", 10, clock=lambda: relay.now, established_after=90.0)
+    place = relay.places.take(Holder(key("a"), "192.0.2.1"), "owner")
+    relay.now = 60.0
+    relay.places.pass_on(place, Holder(key("b"), "192.0.2.1"))
+    relay.now = 149.0
+    assert relay.places.is_provisional(place, 80.0)
+    relay.now = 150.0
+    assert not relay.places.is_provisional(place, 0.0)
+
+
 def test_a_place_that_is_passed_on_counts_for_the_other_hybrid_connection() -> None:
     relay = Relay(10)
     place = relay.places.take(Holder(key("a"), "192.0.2.1"), "owner")
