@@ -6,7 +6,7 @@ import attrs
 
 from ._own_address import EveryPort
 from .errors import ConfigurationError
-from .security import HostPort, HostTarget, PortSet, bracketed
+from .security import HostPort, HostTarget, PortSet, Protocols, bracketed
 
 __all__ = ["NamePorts"]
 
@@ -18,9 +18,11 @@ class NamePorts:
     #: A host name, or an IP address.
     host: str
     ports: PortSet
+    #: What is received there.
+    protocols: Protocols = Protocols.TCP
 
     def __str__(self) -> str:
-        return f"{bracketed(self.host)}:{self.ports}"
+        return f"{bracketed(self.host)}:{self.ports}{self.protocols.value}"
 
     @property
     def are_several(self) -> bool:
@@ -29,9 +31,10 @@ class NamePorts:
         return len(self.ports) > 1
 
     @classmethod
-    def at(cls, host: str, name: HostTarget) -> NamePorts:
-        """Return the ports of a local name at a local address."""
-        return cls(host, PortSet.of([name.port]) if isinstance(name, HostPort) else name.ports)
+    def at(cls, host: str, name: HostTarget, *, with_streams: bool = True, with_datagrams: bool = False) -> NamePorts:
+        """Return the ports of a local name at a local address, for TCP connections, for datagrams, or for both."""
+        protocols = Protocols.TCP if not with_datagrams else Protocols.BOTH if with_streams else Protocols.UDP
+        return cls(host, PortSet.of([name.port]) if isinstance(name, HostPort) else name.ports, protocols)
 
     @classmethod
     def every(cls, wanted: EveryPort, name: HostTarget | None) -> NamePorts:
@@ -46,4 +49,4 @@ class NamePorts:
                 remedy="listen on an address with a port, or give it a local name with 'hybridrelay connections "
                 "set-local-name'",
             )
-        return cls.at(wanted.host, name)
+        return cls.at(wanted.host, name, with_streams=wanted.with_streams, with_datagrams=wanted.with_datagrams)

@@ -12,10 +12,12 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["OWN", "EveryPort", "own_addresses"]
+__all__ = ["OWN", "OWN_FORMS", "EveryPort", "own_addresses"]
 
 #: What a user writes for an address of its own, instead of an address and a port.
 OWN: Final = "own"
+#: The same, for streams, for datagrams, or for both: which of the two.
+OWN_FORMS: Final = {OWN: (True, False), "own/udp": (False, True), "own/tcp+udp": (True, True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +26,14 @@ class EveryPort:
 
     #: A host name, or an IP address.
     host: str
+    #: Whether TCP connections are accepted there, and whether datagrams are.
+    with_streams: bool = True
+    with_datagrams: bool = False
 
     def __str__(self) -> str:
-        return f"[{self.host}]:*" if ":" in self.host else f"{self.host}:*"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        suffix = "" if not self.with_datagrams else "/tcp+udp" if self.with_streams else "/udp"
+        return f"{host}:*{suffix}"
 
 
 def own_addresses(names: Iterable[str]) -> dict[str, str]:

@@ -10,13 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
 from .._datagram_address import DatagramAddress
 from .._name_ports import NamePorts
-from .._own_address import OWN, EveryPort
+from .._own_address import EveryPort
 from .._unix_address import UnixAddress
 from ..errors import ConfigurationError
 from ..security import ENVIRONMENT_VARIABLE, HostTarget
@@ -27,7 +27,7 @@ __all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "is_any_port"]
 #: or a Unix socket.
 Listen: TypeAlias = tuple[str, int] | DatagramAddress | NamePorts | UnixAddress
 #: The same before the connection string was read: ``own`` is an address that is computed from the local name.
-Wished: TypeAlias = tuple[str, int] | DatagramAddress | EveryPort | UnixAddress | Literal["own"]
+Wished: TypeAlias = tuple[str, int] | DatagramAddress | EveryPort | UnixAddress | str
 #: Identifies an entry as long as the program runs: the file, and the number of earlier entries with the same file.
 Key: TypeAlias = tuple[str, int]
 
@@ -52,7 +52,7 @@ class Entry:
     #: The local addresses of a forward.
     listen: tuple[Listen, ...] = ()
     #: Where else it listens, at all ports of the local name, which are not known before the connection string is.
-    every_port: tuple[EveryPort | Literal["own"], ...] = ()
+    every_port: tuple[EveryPort | str, ...] = ()
     #: Whether it listens where it does because nothing was said.
     listens_by_default: bool = False
     #: Whether a connector's connections to the target begin with a PROXY header.
@@ -102,7 +102,7 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
                 f"{args.config} has tables [[connection]], and there is --connection-string-file",
                 remedy="name all connection strings in the file, or all on the command line",
             )
-        if listens and args.listen and args.listen != [OWN]:
+        if listens and args.listen and not _is_own(args.listen):
             raise ConfigurationError(
                 f"{args.config} has tables [[connection]], which --listen does not apply to",
                 remedy='write listen in the tables; only "own" can be for all tables that have none',
@@ -121,8 +121,8 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
         )
     files: Sequence[str | None] = args.files or [None]
     listen: Sequence[Wished] = (args.listen or _default_listen(args) * len(files)) if listens else ()
-    if list(listen) == [OWN]:
-        listen = [OWN] * len(files)
+    if _is_own(listen):
+        listen = [*listen] * len(files)
     if listens and len(listen) not in (len(files), 0):
         raise ConfigurationError(
             f"{len(listen)} times --listen for {len(files)} connection string{'s' if len(files) > 1 else ''}",
@@ -146,12 +146,17 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
     )
 
 
+def _is_own(listen: Sequence[Wished]) -> bool:
+    """Return whether a single value is for all hybrid connections: an address of its own for each."""
+    return len(listen) == 1 and isinstance(listen[0], str)
+
+
 def _listening(entry: Entry, listen: Sequence[Wished], *, by_default: bool) -> Entry:
     """Add local addresses to an entry, as the user has given them."""
     addresses: list[Listen] = []
-    every_port: list[EveryPort | Literal["own"]] = []
+    every_port: list[EveryPort | str] = []
     for one in listen:
-        if one == OWN or isinstance(one, EveryPort):
+        if isinstance(one, str | EveryPort):
             every_port.append(one)
         else:
             addresses.append(one)

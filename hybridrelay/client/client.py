@@ -71,6 +71,9 @@ _CLOSE_SECONDS = DELIVERY_SECONDS + 3.0
 class Client:
     """Opens streams to the target of one hybrid connection. Made by `open_client`."""
 
+    #: The ports of the local name on which a forward that uses this client could not listen.
+    left_out: tuple[str, ...] = ()
+
     def __init__(
         self,
         config: ClientConfig,
@@ -83,7 +86,7 @@ class Client:
         self._counters = ClientCounters()
         #: The events of this client alone; `events` may be shared with other clients.
         self._events = EventStream((logged_events() if events is None else events).publish, self._counters)
-        string = config.string
+        string = self._string = config.string
         string.require_identity()
         self._permission = Permission(
             WatchedPolicy.shared(config.policy_directories),
@@ -92,7 +95,6 @@ class Client:
             ended=self._end_denied,
         )
         self._permission.check(string)
-        self._string = string
         self._clock = clock
         end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery

@@ -31,6 +31,7 @@ __all__ = ["client_snapshot"]
 
 class _Client(Protocol):
     listening: tuple[str, ...]
+    left_out: tuple[str, ...]
 
     @property
     def connection(self) -> str: ...
@@ -81,6 +82,7 @@ def client_snapshot(
         sessions=len(live),
         streams=len(client.requests),
         listening=client.listening,
+        left_out=client.left_out,
         is_connected=opener.open is not None,
         waiting=opener.waiting,
         failure=None if opener.failure is None else FailureSnapshot.of(opener.failure[0], offset + opener.failure[1]),

@@ -142,6 +142,8 @@ class ConnectionSnapshot:
     target_failure: FailureSnapshot | None = None
     #: The local addresses of a forward; empty otherwise.
     listening: tuple[str, ...] = ()
+    #: The ports of the local name on which a forward could not listen.
+    left_out: tuple[str, ...] = ()
     #: At a client: whether a stream can be opened without waiting for a session.
     is_connected: bool = False
     #: At a client: how many applications wait for a session.

@@ -134,6 +134,13 @@ def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, stopping: 
                 remedy="wait until the program has connected, or check its log to see why it has not",
                 connection=connection.name,
             )
+        if connection.left_out:
+            yield ProblemStatus(
+                code="ports-left-out",
+                detail=f"{connection.name} has no local port at {', '.join(connection.left_out)}",
+                remedy="see forward.ports-left-out in its log; restart it when the ports are free",
+                connection=connection.name,
+            )
         # A program that opens streams itself needs no session until it asks for one.
         if not connection.is_connected and (role == "forward" or connection.failure is not None):
             detail, remedy = why_not_connected(connection)

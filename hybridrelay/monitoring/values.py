@@ -108,6 +108,8 @@ class ConnectionStatus(Value, frozen=True):
     target_failure: FailureStatus | None
     #: The local addresses of a forward.
     listening: tuple[str, ...]
+    #: The ports of the local name on which a forward could not listen.
+    left_out: tuple[str, ...]
     relays: tuple[RelayStatus, ...]
     sessions: int
     streams: int
@@ -187,6 +189,7 @@ class ProblemStatus(Value, frozen=True):
         "relay-failed",
         "no-session",
         "not-listening",
+        "ports-left-out",
         "session-resuming",
         "audit-failed",
         "update-not-used",

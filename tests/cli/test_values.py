@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from hybridrelay._datagram_address import DatagramAddress
+from hybridrelay._own_address import EveryPort
+from hybridrelay._unix_address import UnixAddress
 from hybridrelay.cli.arguments import values
 from hybridrelay.cli.commands.relay import make_bindings
 from hybridrelay.relay import Binding
@@ -27,6 +30,32 @@ NOW = 1_800_000_000
 )
 def test_listen_addresses(text: str, expected: tuple[str, int]) -> None:
     assert values.listen_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:53", ("127.0.0.1", 53)),
+        ("127.0.0.1:53/udp", DatagramAddress("127.0.0.1", 53)),
+        ("[::1]:53/tcp+udp", DatagramAddress("::1", 53, with_streams=True)),
+        ("127.0.0.9:*", EveryPort("127.0.0.9")),
+        ("[::1]:*/udp", EveryPort("::1", with_streams=False, with_datagrams=True)),
+        ("127.0.0.9:*/tcp+udp", EveryPort("127.0.0.9", with_datagrams=True)),
+        ("unix:/run/x", UnixAddress("/run/x")),
+        ("own", "own"),
+        ("own/udp", "own/udp"),
+        ("own/tcp+udp", "own/tcp+udp"),
+    ],
+)
+def test_local_addresses(text: str, expected: object) -> None:
+    assert values.local_address(text) == expected
+    assert str(expected) == text or isinstance(expected, tuple)
+
+
+@pytest.mark.parametrize("text", ["own/tcp", "own:", "127.0.0.1:*/tcp", ":*/udp", "own/udp/udp"])
+def test_no_local_addresses(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        values.local_address(text)
 
 
 @pytest.mark.parametrize(

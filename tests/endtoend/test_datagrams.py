@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+
+from hybridrelay._own_address import own_addresses
 
 from ..deployments import Deployment, Program
 from ..waiting import async_wait_until, patience
@@ -30,11 +34,11 @@ async def echo(sock: trio.socket.SocketType) -> None:
         await sock.sendto(b"re: " + data[:65_000], source)
 
 
-async def ask(port: int, *requests: bytes) -> list[bytes]:
+async def ask(port: int, *requests: bytes, host: str = "127.0.0.1") -> list[bytes]:
     """The answers to requests, one after the other, each repeated while there is none."""
     answers = []
     with bound() as application:
-        await application.connect(("127.0.0.1", port))
+        await application.connect((host, port))
         for request in requests:
             with trio.fail_after(patience(30)):
                 while True:
@@ -86,6 +90,55 @@ async def test_streams_and_datagrams_at_one_port(deployment: Deployment, nursery
             async with await trio.open_tcp_stream("127.0.0.1", port) as stream, await listener.accept() as served:
                 await stream.send_all(b"search")
                 assert await served.receive_some() == b"search"
+        nursery.cancel_scope.cancel()
+
+
+NAME = "kdc.corp.example"
+ADDRESS = own_addresses([NAME])[NAME]
+
+
+async def say_port(sock: trio.socket.SocketType) -> None:
+    """Answer every datagram with the number of the port."""
+    while True:
+        _, source = await sock.recvfrom(100)
+        await sock.sendto(str(sock.getsockname()[1]).encode(), source)
+
+
+@pytest.mark.parametrize("suffix", ["/udp", "/tcp+udp"])
+async def test_every_port_of_a_target_leads_to_the_same_port(
+    deployment: Deployment, nursery: trio.Nursery, suffix: str
+) -> None:
+    """A port that cannot be opened is left out, which the ready line and the status say."""
+    with ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < 3:
+            sock = stack.enter_context(bound())
+            await sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+            if all(abs(port - other) > 1 for other in ports):  # else they are shown as a range
+                ports.append(port)
+                nursery.start_soon(say_port, sock)
+        first, second, taken = ports
+        numbers = ",".join(map(str, ports))
+        kdc = deployment.create("kdc", f"127.0.0.1:{numbers}/tcp+udp", local_name=f"{NAME}:{numbers}")
+        deployment.start_connector(kdc, arguments=deployment.datagrams_allowed())
+        other = stack.enter_context(bound())
+        await other.bind((ADDRESS, taken))
+        status = deployment.folder / "status.sock"
+        program = deployment.start(
+            "forward", "--connection-string-file", kdc.application, "--listen", f"own{suffix}", "--status", status
+        )
+        for port in (first, second):
+            assert await ask(port, b"which?", host=ADDRESS) == [str(port).encode()]
+            assert f"{ADDRESS}:{port}/udp" in program.out
+            assert bool(re.search(rf"{ADDRESS}:{port}\b(?!/udp)", program.out)) is (suffix == "/tcp+udp")
+        left_out = f"{ADDRESS}:{taken}/udp"
+        assert program.out.endswith(f" kdc:left-out={left_out}")
+        await program.logs(rf"forward\.ports-left-out: .* addresses={left_out}")
+        done = await trio.to_thread.run_sync(partial(deployment.run, "status", "--from", status, "--json"))
+        found = json.loads(done.stdout)
+        assert found["hybridConnections"][0]["leftOut"] == [left_out]
+        assert [one["code"] for one in found["problems"]] == ["ports-left-out"]
         nursery.cancel_scope.cancel()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..._datagram_address import DatagramAddress
-from ..._own_address import OWN, EveryPort
+from ..._own_address import OWN_FORMS, EveryPort
 from ..._unix_address import UnixAddress, parse_unix_address
 
 if TYPE_CHECKING:
@@ -67,18 +67,19 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 @_argument
-def local_address(text: str) -> tuple[str, int] | DatagramAddress | EveryPort | UnixAddress | Literal["own"]:
-    """Parse what `listen_address` parses, also with ``/udp`` or ``/tcp+udp`` for datagrams; ``address:*``;
-    ``unix:/path``; or ``own``."""
-    if text == OWN:
-        return OWN
+def local_address(text: str) -> tuple[str, int] | DatagramAddress | EveryPort | UnixAddress | str:
+    """Parse what `listen_address` parses; ``address:*``; or ``own``, which is returned as it is. Each may end with
+    ``/udp`` or ``/tcp+udp`` for datagrams. Or parse ``unix:/path``."""
+    if text in OWN_FORMS:
+        return text
     if text.startswith("unix:"):
         return parse_unix_address(text)
-    for suffix, with_streams in (("/udp", False), ("/tcp+udp", True)):
-        if text.endswith(suffix):
+    for suffix, with_streams in (("/udp", False), ("/tcp+udp", True), ("", True)):
+        if text.endswith(f":*{suffix}"):
+            host, _ = _split_address(f"{text.removesuffix(f'*{suffix}')}0")
+            return EveryPort(host, with_streams, bool(suffix))
+        if suffix and text.endswith(suffix):
             return DatagramAddress(*_split_address(text.removesuffix(suffix)), with_streams)
-    if text.endswith(":*"):
-        return EveryPort(_split_address(f"{text[:-1]}0")[0])
     return _split_address(text)
 
 

@@ -75,10 +75,13 @@ class ForwardService:
     @property
     def fields(self) -> Sequence[tuple[str, str]]:
         """See `Service.fields`."""
-        return [
-            (one.string.entity_path, "" if one.client is None else ",".join(one.client.listening))
-            for one in self._served.values()
-        ]
+        found = []
+        for one in self._served.values():
+            listening, left_out = ((), ()) if one.client is None else (one.client.listening, one.client.left_out)
+            found.append((one.string.entity_path, ",".join(listening)))
+            if left_out:
+                found.append((f"{one.string.entity_path}:left-out", ",".join(left_out)))
+        return found
 
     def find(self, wanted: HostPort) -> Found | None:
         """Return what serves connections to a local name; None if no hybrid connection has it."""
@@ -157,7 +160,7 @@ class ForwardService:
                     served.close_ports()
                 raise
 
-    async def _open(self, place: Place, held: Collection[int] = ()) -> LocalPort:
+    async def _open(self, place: Place, held: Collection[tuple[int, bool]] = ()) -> LocalPort:
         return LocalPort(await open_port(place[0], events=self._events, held=held))
 
     async def _run(self, served: Served, string: ConnectionString, *, task_status: trio.TaskStatus[None]) -> None:
@@ -416,9 +419,14 @@ def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, Local
     return found
 
 
-def _held_at(address: Listen, ports: Iterable[OpenPort]) -> Collection[int]:
-    """Return which ports of an address `OpenPort.take_from` can take from others."""
+def _held_at(address: Listen, ports: Iterable[OpenPort]) -> Collection[tuple[int, bool]]:
+    """Return which ports of an address, and whether for datagrams, `OpenPort.take_from` can take from others."""
     if not isinstance(address, NamePorts):
         return ()
-    bound = {one for port in ports if port.stands_for for one in port.bound}
-    return {port for port in address.ports if (address.host, port) in bound}
+    bound = {one for port in ports for one in port.taken_from_here}
+    return {
+        (port, datagrams)
+        for port in address.ports
+        for datagrams in (False, True)
+        if (address.host, port, datagrams) in bound
+    }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from ..._name_ports import NamePorts
-from ..._own_address import OWN, EveryPort, own_addresses
+from ..._own_address import OWN, OWN_FORMS, EveryPort, own_addresses
 from ...errors import ConfigurationError
 from ...security import ConnectionString, HostPort, HostPorts, HostTarget
 from ..entries import Entry, Key
@@ -33,7 +33,7 @@ def with_own_addresses(wanted: Sequence[Wanted], running: Mapping[Key, Running])
     names = {
         one.entry.key: _local_name(one.entry, _string_of(one, running)) for one in wanted if one.entry.every_port
     }
-    with_own = (one.entry.key for one in wanted if OWN in one.entry.every_port)
+    with_own = (one.entry.key for one in wanted if any(isinstance(each, str) for each in one.entry.every_port))
     addresses = own_addresses(names[key].host for key in with_own)
     return tuple(
         attrs.evolve(one, entry=_with_ports(one.entry, names[one.entry.key], addresses))
@@ -85,10 +85,12 @@ def _give_name(entry: Entry, string: ConnectionString) -> str:
 
 
 def _with_ports(entry: Entry, name: HostTarget, addresses: Mapping[str, str]) -> Entry:
-    found = [
-        NamePorts.at(one.host if isinstance(one, EveryPort) else addresses[name.host], name)
-        for one in entry.every_port
-    ]
+    found = []
+    for one in entry.every_port:
+        if isinstance(one, str):
+            with_streams, with_datagrams = OWN_FORMS[one]
+            one = EveryPort(addresses[name.host], with_streams, with_datagrams)
+        found.append(NamePorts.every(one, name))
     return attrs.evolve(entry, listen=(*entry.listen, *found), every_port=())
 
 

@@ -185,5 +185,7 @@ def _check_together(wanted: Iterable[tuple[Entry, ConnectionString]]) -> None:
 def _each(listen: Listen) -> Iterable[tuple[str, int] | DatagramAddress | UnixAddress]:
     """Return the addresses that nobody else may have."""
     if isinstance(listen, NamePorts):
-        return [(listen.host, port) for port in listen.ports]
+        streams = [(listen.host, port) for port in listen.ports] if listen.protocols.has_streams else []
+        datagrams = listen.ports if listen.protocols.has_datagrams else ()
+        return [*streams, *(DatagramAddress(listen.host, port) for port in datagrams)]
     return () if is_any_port(listen) else (listen,)

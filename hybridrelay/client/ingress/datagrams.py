@@ -69,7 +69,7 @@ class _EarlyMemory:
         self.held -= amount
 
 
-async def serve_datagrams(client: Client, sock: socket.socket) -> None:
+async def serve_datagrams(client: Client, sock: socket.socket, target_port: int | None = None) -> None:
     """Pass on what arrives at a UDP socket, and the answers, until cancelled. Then all flows are ended.
 
     An error of one flow does not affect others. The socket stays open.
@@ -77,11 +77,12 @@ async def serve_datagrams(client: Client, sock: socket.socket) -> None:
     Args:
         client: opens the flows.
         sock: is bound, and does not block.
+        target_port: the port of the target; None: its first one.
     """
     enlarge_buffer(sock)
     counters = client.requests.counters
     async with trio.open_nursery() as nursery:
-        port = _Port(client, sock, nursery)
+        port = _Port(client, sock, nursery, target_port)
         counters.datagrams_began(port, port.counted)
         nursery.start_soon(port.report)
         try:
@@ -91,9 +92,10 @@ async def serve_datagrams(client: Client, sock: socket.socket) -> None:
 
 
 class _Port:
-    def __init__(self, client: Client, sock: socket.socket, nursery: trio.Nursery) -> None:
+    def __init__(self, client: Client, sock: socket.socket, nursery: trio.Nursery, target_port: int | None) -> None:
         self.client = client
         self.socket = sock
+        self.target_port = target_port
         self._nursery = nursery
         #: By source address, in the order in which their programs have last sent something.
         self._flows: OrderedDict[_Source, _LocalFlow] = OrderedDict()
@@ -257,7 +259,9 @@ class _LocalFlow:
         try:
             with trio.fail_after(max(OPEN_SECONDS, client.open_patience)):
                 address = partial(format_address, *self.source[:2])
-                flow = self._flow = await client.open_flow(wait_opened=False, application=address)
+                flow = self._flow = await client.open_flow(
+                    port=self._port.target_port, wait_opened=False, application=address
+                )
         except (HybridRelayError, trio.ClosedResourceError, trio.TooSlowError):
             self._has_ended = True  # an event has reported it
             return

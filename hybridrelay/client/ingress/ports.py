@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -41,6 +42,8 @@ from .connections import Connections
 from .datagrams import serve_datagrams
 from .readiness import keep_connected
 
+#: What listens at a port: for TCP connections, or for datagrams.
+_Listening: TypeAlias = trio.SocketListener | socket.socket
 #: Where `open_port` listens.
 LocalAddress: TypeAlias = tuple[str, int] | DatagramAddress | NamePorts | UnixAddress
 
@@ -117,12 +120,14 @@ class OpenPort:
     #: The addresses of the listeners, for people; a range of ports is one of them.
     names: tuple[str, ...]
     #: UDP sockets.
-    datagrams: Sequence[socket.socket] = ()
-    #: The port of a local name for which a listener stands.
-    stands_for: dict[trio.SocketListener, int] = attrs.field(factory=dict, kw_only=True)
-    #: Whether streams say for which port they are, because the local name has several. Otherwise they are for the
-    #: first port of the target.
+    datagrams: list[socket.socket] = attrs.field(factory=list)
+    #: The port of a local name for which a listener or UDP socket stands.
+    stands_for: dict[_Listening, int] = attrs.field(factory=dict, kw_only=True)
+    #: Whether streams and flows say for which port they are, because the local name has several. Otherwise they are
+    #: for the first port of the target.
     says_port: bool = attrs.field(default=False, kw_only=True)
+    #: The ports of the local name on which this program could not listen, as `names`.
+    left_out: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     #: The file of a Unix socket.
     file: SocketFile | None = None
     #: Whether only an application that this program has started can connect.
@@ -142,19 +147,31 @@ class OpenPort:
             ]
         )
 
-    def take_from(self, other: OpenPort, wanted: NamePorts) -> None:
-        """Take the listeners of another one at the same address whose ports are wanted here. They stay open."""
-        here = set(self.stands_for.values())
-        for listener, port in list(other.stands_for.items()):
-            if port in wanted.ports and port not in here:
-                other.listeners.remove(listener)
-                self.listeners.append(listener)
-                self.stands_for[listener] = other.stands_for.pop(listener)
-        self.names = shown_addresses(self.bound)
+    @property
+    def taken_from_here(self) -> set[tuple[str, int, bool]]:
+        """What `take_from` can take from here: addresses, ports, and whether they are for datagrams."""
+        return {(*_bound_at(one), isinstance(one, socket.socket)) for one in self.stands_for}
 
-    def port_of(self, listener: trio.SocketListener) -> int | None:
-        """Return which port of the target the connections of a listener are for; None: the first one."""
-        return self.stands_for.get(listener) if self.says_port else None
+    def take_from(self, other: OpenPort, wanted: NamePorts) -> None:
+        """Take what another one has open at the same address for ports that are wanted here. It stays open."""
+        here = {(isinstance(one, socket.socket), port) for one, port in self.stands_for.items()}
+        for one, port in list(other.stands_for.items()):
+            datagrams = isinstance(one, socket.socket)
+            is_wanted = wanted.protocols.has_datagrams if datagrams else wanted.protocols.has_streams
+            if is_wanted and port in wanted.ports and (datagrams, port) not in here:
+                if isinstance(one, socket.socket):
+                    other.datagrams.remove(one)
+                    self.datagrams.append(one)
+                else:
+                    other.listeners.remove(one)
+                    self.listeners.append(one)
+                self.stands_for[one] = other.stands_for.pop(one)
+        self.names = _names_of(self.listeners, self.datagrams)
+
+    def port_of(self, one: _Listening) -> int | None:
+        """Return which port of the target the connections of a listener, or the datagrams of a UDP socket, are for;
+        None: the first one."""
+        return self.stands_for.get(one) if self.says_port else None
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
@@ -166,7 +183,9 @@ class OpenPort:
             sock.close()
 
 
-async def open_port(address: LocalAddress, *, events: EventStream, held: Container[int] = ()) -> OpenPort:
+async def open_port(
+    address: LocalAddress, *, events: EventStream, held: Container[tuple[int, bool]] = ()
+) -> OpenPort:
     """Listen on a local address, for `PortService`. The caller closes it.
 
     Args:
@@ -174,7 +193,7 @@ async def open_port(address: LocalAddress, *, events: EventStream, held: Contain
             Unix socket that a killed program has left behind is replaced. For `NamePorts`, some ports may not be
             opened, which events report: in place of the first one, another port is opened, and others are left out.
         events: the stream to which events are published.
-        held: ports of `NamePorts` that are left to `OpenPort.take_from`.
+        held: ports of `NamePorts`, and whether for datagrams, that are left to `OpenPort.take_from`.
 
     Raises:
         ConfigurationError: the address cannot be used.
@@ -200,6 +219,20 @@ def shown_addresses(bound: Iterable[tuple[str, int]]) -> tuple[str, ...]:
         for host, ports in by_host.items()
         for first, last in ranges_of(ports)
     )
+
+
+def _shown(bound: Iterable[tuple[str, int]], datagrams: bool) -> tuple[str, ...]:
+    return tuple(f"{one}/udp" if datagrams else one for one in shown_addresses(bound))
+
+
+def _names_of(listeners: Iterable[trio.SocketListener], datagrams: Iterable[socket.socket]) -> tuple[str, ...]:
+    """Return the addresses of listeners and UDP sockets, for people."""
+    return (*_shown(map(_bound_at, listeners), False), *_shown(map(_bound_at, datagrams), True))
+
+
+def _bound_at(one: _Listening) -> tuple[str, int]:
+    host, port, *_ = (one if isinstance(one, socket.socket) else one.socket).getsockname()
+    return host, port
 
 
 async def _open_unix_socket(address: UnixAddress) -> OpenPort:
@@ -236,11 +269,7 @@ async def _open_datagram_port(address: DatagramAddress, *, events: EventStream) 
             otherwise = "or choose another --listen address; port 0 means any free port"
             text, remedy = explain_listen_error(exc, address.port, otherwise=otherwise)
             raise ConfigurationError(f"cannot receive datagrams at {address}: {text}", remedy=remedy) from exc
-        names = (
-            *(format_address(*one.socket.getsockname()[:2]) for one in listeners),
-            *(f"{format_address(*sock.getsockname()[:2])}/udp" for sock in found),
-        )
-        return OpenPort(listeners, names, found)
+        return OpenPort(listeners, _names_of(listeners, found), found)
     raise AssertionError
 
 
@@ -253,42 +282,69 @@ async def _open_tcp_port(host: str, port: int, *, events: EventStream) -> list[t
         raise ConfigurationError(f"cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy) from exc
 
 
-async def _open_name_ports(address: NamePorts, held: Container[int], *, events: EventStream) -> OpenPort:
+async def _open_name_ports(address: NamePorts, held: Container[tuple[int, bool]], *, events: EventStream) -> OpenPort:
     """Listen on the ports of a local name. One that cannot be opened does not affect the others."""
     opened = OpenPort([], (), says_port=address.are_several)
-    missing: list[tuple[int, OSError]] = []
+    kinds = [kind for kind in (False, True) if (address.protocols.has_streams, address.protocols.has_datagrams)[kind]]
     try:
-        for number, port in enumerate(address.ports):
-            if port in held:
-                continue
-            try:
-                listeners = await _listen(address.host, port, events=events)
-            except OSError as exc:
-                if number:
-                    missing.append((port, exc))
+        for datagrams in kinds:
+            missing: list[tuple[int, OSError]] = []
+            for number, port in enumerate(address.ports):
+                if (port, datagrams) in held:
                     continue
-                listeners = await _open_another_port(address.host, port, exc, events=events)
-            opened.listeners += listeners
-            opened.stands_for |= dict.fromkeys(listeners, port)
+                try:
+                    await _add(opened, address.host, port, datagrams, events=events)
+                except OSError as exc:
+                    if number:
+                        missing.append((port, exc))
+                    else:
+                        await _add_another(opened, address.host, port, datagrams, exc, events=events)
+            for _, same in groupby(missing, key=lambda one: one[1].errno):
+                ports = list(same)
+                left_out = _shown(((address.host, port) for port, _ in ports), datagrams)
+                _report_left_out(left_out, ports[0], events)
+                opened.left_out += left_out
     except BaseException:
         opened.close()
         raise
-    opened.names = shown_addresses(opened.bound)
-    for error, same in groupby(missing, key=lambda one: one[1].errno):
-        ports = [port for port, _ in same]
-        _report_left_out(address.host, ports, next(exc for _, exc in missing if exc.errno == error), events)
+    opened.names = _names_of(opened.listeners, opened.datagrams)
     return opened
 
 
-async def _listen(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
-    """Listen on a port of a local name.
+async def _add(opened: OpenPort, host: str, port: int, datagrams: bool, *, events: EventStream) -> None:
+    """Listen on a port of a local name, for TCP connections or for datagrams.
 
     Raises:
         OSError: another program has the port, or this one may not have it.
         ConfigurationError: no port of this address can be had.
     """
-    try:
+    if datagrams:
+        sockets = await _receive_at(host, port)
+        opened.datagrams += sockets
+        opened.stands_for |= dict.fromkeys(sockets, port)
+    else:
+        listeners = await _listen(host, port, events=events)
+        opened.listeners += listeners
+        opened.stands_for |= dict.fromkeys(listeners, port)
+
+
+async def _receive_at(host: str, port: int) -> list[socket.socket]:
+    """Receive datagrams at a port of a local name. Errors as for `_add`."""
+    with _explained(host, port):
+        return await bind_datagrams(host, port)
+
+
+async def _listen(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
+    """Listen on a port of a local name. Errors as for `_add`."""
+    with _explained(host, port):
         return await open_listeners(host, port, events=events)
+
+
+@contextmanager
+def _explained(host: str, port: int) -> Iterator[None]:
+    """Turn errors of the address, and not of one port, into a ConfigurationError."""
+    try:
+        yield
     except OSError as exc:
         if exc.errno in (errno.EACCES, errno.EADDRINUSE):
             raise
@@ -302,21 +358,23 @@ async def _listen(host: str, port: int, *, events: EventStream) -> list[trio.Soc
         raise ConfigurationError(f"cannot listen on {at}: {text}", remedy=remedy) from exc
 
 
-async def _open_another_port(
-    host: str, port: int, error: OSError, *, events: EventStream
-) -> list[trio.SocketListener]:
+async def _add_another(
+    opened: OpenPort, host: str, port: int, datagrams: bool, error: OSError, *, events: EventStream
+) -> None:
     """Listen on any free port in place of the first port of a local name, and report that."""
-    listeners = await _open_tcp_port(host, 0, events=events)
-    used = listeners[0].socket.getsockname()[1]
+    before = set(opened.stands_for)
+    await _add(opened, host, 0, datagrams, events=events)
+    for one in opened.stands_for.keys() - before:
+        opened.stands_for[one] = port
+        _, used = _bound_at(one)
     text, remedy = _why_not_opened(error, port, "or let the application use the other port")
-    address = format_address(host, port)
+    (address,) = _shown([(host, port)], datagrams)
     events.publish(OwnPortNotOpened(address=address, used_port=used, detail=text, remedy=remedy))
-    return listeners
 
 
-def _report_left_out(host: str, ports: Sequence[int], error: OSError, events: EventStream) -> None:
-    text, remedy = _why_not_opened(error, ports[0], "or leave the port out of the local name")
-    addresses = shown_addresses((host, port) for port in ports)
+def _report_left_out(addresses: tuple[str, ...], first: tuple[int, OSError], events: EventStream) -> None:
+    port, error = first
+    text, remedy = _why_not_opened(error, port, "or leave the port out of the local name")
     events.publish(PortsLeftOut(addresses=addresses, detail=text, remedy=remedy))
 
 
@@ -340,7 +398,8 @@ class PortService:
     def __init__(self, client: Client, ports: Sequence[OpenPort], *, fronts: Sequence[str] = ()) -> None:
         self._client = client
         self._ports = tuple(ports)
-        self._datagrams = [sock for port in ports for sock in port.datagrams]
+        self._datagrams = {sock: port.port_of(sock) for port in ports for sock in port.datagrams}
+        self._left_out = tuple(one for port in ports for one in port.left_out)
         self._names = (*(name for port in ports for name in port.names), *fronts)
         #: Serves connections that something else has accepted; None while no connections are accepted.
         self.connections: Connections | None = None
@@ -366,6 +425,7 @@ class PortService:
         client = self._client
         served: Connections | None = None
         client.listening = (*client.listening, *self._names)
+        client.left_out = (*client.left_out, *self._left_out)
         try:
             with self._scope:
                 async with open_bridges() as bridges, trio.open_nursery() as waiting:
@@ -376,8 +436,8 @@ class PortService:
                         accept = partial(accept_sockets, takes, events=client.events, what=what)
                         if takes or not self._datagrams:
                             await accepting.start(accept)
-                        for sock in self._datagrams:
-                            accepting.start_soon(serve_datagrams, client, sock)
+                        for sock, port in self._datagrams.items():
+                            accepting.start_soon(serve_datagrams, client, sock, port)
                         task_status.started()
                         await self._stop.wait()
                         self.connections = None
@@ -402,7 +462,9 @@ class PortService:
         self._names = tuple(fronts)
 
     def _forget(self) -> None:
-        self._client.listening = tuple(one for one in self._client.listening if one not in self._names)
+        client = self._client
+        client.listening = tuple(one for one in client.listening if one not in self._names)
+        client.left_out = tuple(one for one in client.left_out if one not in self._left_out)
 
     def _takes(self, served: Connections) -> dict[trio.SocketListener, Take]:
         """Return what takes the connections of each listener."""
