@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -17,6 +17,8 @@ from .new_files import new_files
 
 #: How long a command waits for another one that is changing the same files (seconds).
 _LOCK_SECONDS = 30.0
+#: What to do if not every file could be changed.
+TRY_AGAIN = "make these files writable, and run the command again"
 
 
 @contextlib.contextmanager
@@ -134,6 +136,33 @@ def change_with_files(
     incomplete = IncompleteChange(f"{what}, but not every file was updated ({failures})", remedy=remedy)
     incomplete.__cause__ = failed[0]
     return FilesWritten(tuple(updated), incomplete)
+
+
+def change_files(
+    files: Sequence[Path], new_content: Callable[[Path], str], *, before_change: Callable[[], None], what: str
+) -> FilesWritten:
+    """Change files, and nothing else.
+
+    Args:
+        files: the files to be changed; at least one.
+        new_content: returns the new content of a file. If it raises, no file is changed.
+        before_change: see `change_with_files`.
+        what: what each file has afterwards: "the new target".
+
+    Returns:
+        Which files were changed; and the error, if not all of them could be.
+
+    Raises:
+        HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
+    """
+    with only_change_of(files):
+        return change_with_files(
+            nothing,
+            before_change=before_change,
+            replace={path: new_content(path) for path in files},
+            what=f"the other files have {what}",
+            remedy=TRY_AGAIN,
+        )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from ..security import AuthorityFile, ConnectionString, Issuer, Role, authority_for_connectors, create_issuer
 from ..security.issuer import DEFAULT_ISSUER_YEARS
 from .authority_content import with_issuer
-from .changes import FilesWritten, change_with_files, nothing, only_change_of
+from .changes import TRY_AGAIN, FilesWritten, change_with_files, nothing, only_change_of
 from .connections import read_authority_file
 from .files_with_keys import read_file_of
 
@@ -63,7 +63,7 @@ def make_issuer(
             before_change=before_change,
             replace={authority_path: with_issuer(authority_file, issuer).format(), **contents},
             what="the other files have the new issuer",
-            remedy="make these files writable, and run the command again",
+            remedy=TRY_AGAIN,
         )
         return MadeIssuer(written, issuer.not_after)
 

@@ -9,14 +9,13 @@ import attrs
 
 from ..errors import ConfigurationError, OutcomeUnknown
 from ..security import KeySlot, Right, Rule, Secret, generate_key, key_fingerprint
-from .changes import IncompleteChange, attempted, change_with_files, nothing, only_change_of
+from .changes import TRY_AGAIN, IncompleteChange, attempted, change_with_files, nothing, only_change_of
 from .files_with_keys import AuthorityFileWithKeys, FileWithKeys, read_file_with_keys, read_key
 from .new_files import check_new_files
 from .registry import Registry, RuleInfo
 
 #: No key has this generation, so a change of a key with it changes nothing.
 _NO_GENERATION = 2**53 - 1
-_TRY_AGAIN = "make these files writable, and run the command again"
 
 
 @attrs.frozen
@@ -332,7 +331,7 @@ def use_key(
             replace={file.path: file.using(source.rule, source.slot) for file in files},
             create=_key_file(out, key),
             what="the key is unchanged",
-            remedy=_TRY_AGAIN,
+            remedy=TRY_AGAIN,
         )
     return UsedKey(key, written.updated, written.incomplete)
 

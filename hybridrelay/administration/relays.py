@@ -9,7 +9,7 @@ import attrs
 
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record
-from .changes import FilesWritten, IncompleteChange, attempted, change_with_files, nothing, only_change_of
+from .changes import TRY_AGAIN, FilesWritten, IncompleteChange, attempted, change_with_files, nothing, only_change_of
 from .files_with_relays import FileWithRelays, read_file_with_relays
 from .new_files import check_new_files
 from .provisioning import pair_hosts_and_ports
@@ -98,5 +98,5 @@ def _change(
         replace=replace,
         create=create,
         what="the list of relays was changed",
-        remedy="make these files writable, and run the command again with --update",
+        remedy=f"{TRY_AGAIN} with --update",
     )

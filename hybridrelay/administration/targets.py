@@ -10,7 +10,7 @@ import attrs
 from ..errors import ConfigurationError
 from ..security import ConnectionString, Role, Target
 from .authority_content import with_target
-from .changes import FilesWritten, change_with_files, nothing, only_change_of
+from .changes import FilesWritten, change_files, nothing
 from .files_with_keys import read_file_of
 
 
@@ -33,14 +33,9 @@ def change_target(
             changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
     """
-    with only_change_of(files):
-        return change_with_files(
-            nothing,
-            before_change=before_change,
-            replace={path: _with_target(path, name, target) for path in files},
-            what="the other files have the new target",
-            remedy="make these files writable, and run the command again",
-        )
+    return change_files(
+        files, lambda path: _with_target(path, name, target), before_change=before_change, what="the new target"
+    )
 
 
 def _with_target(path: Path, name: str, target: Target) -> str:

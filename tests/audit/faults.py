@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -127,3 +127,19 @@ class FaultyFile(AppendedFile):
             if not fails:
                 super().truncate(size)
                 self._disk.synced[self.path.name] = min(size, self._disk.synced.get(self.path.name, 0))
+
+
+def repeating(*, retry: bool) -> Callable[..., None]:
+    """Return a function that calls another one with arguments: again and again, if `retry`, until it has no error."""
+
+    def repeat(call: Callable[..., object], *arguments: object) -> None:
+        while True:
+            try:
+                call(*arguments)
+            except OSError:
+                if not retry:
+                    raise
+            else:
+                return
+
+    return repeat

@@ -18,7 +18,7 @@ from hybridrelay.audit.record import Record
 from hybridrelay.audit.verification import Verdict
 from hybridrelay.errors import ConfigurationError
 
-from .faults import FaultyDisk, Killed
+from .faults import FaultyDisk, Killed, repeating
 from .lines import verify
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -324,17 +324,7 @@ class TestAfterAnAbruptEnd:
 def scenario(directory: AuditDirectory, clock: Clock, written: list[int], *, retry: bool = False) -> None:
     """Write records in batches over several files, compress and delete some, and close the directory."""
 
-    def repeat(call: object, *arguments: object) -> None:
-        assert callable(call)
-        while True:
-            try:
-                call(*arguments)
-            except OSError:
-                if not retry:
-                    raise
-            else:
-                return
-
+    repeat = repeating(retry=retry)
     repeat(directory.open)
     for number in range(0, 24, 3):
         repeat(directory.append, records(number, number + 1, number + 2))

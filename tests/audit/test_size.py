@@ -14,7 +14,7 @@ from hybridrelay.audit.ended import EARLIER_KEYS
 from hybridrelay.audit.reading import verify_directory
 from hybridrelay.audit.verification import BadLine
 
-from .faults import FaultyDisk, Killed
+from .faults import FaultyDisk, Killed, repeating
 from .test_directory import Clock, clock, directory_key, lines_in, make, numbers_in, records, size_of
 
 __all__ = ["clock"]
@@ -247,17 +247,7 @@ class TestRemovalBySomebodyElse:
 def scenario(directory: AuditDirectory, written: list[int], *, retry: bool) -> None:
     """Write a file with each call, until files are deleted, and compress some."""
 
-    def repeat(call: object, *arguments: object) -> None:
-        assert callable(call)
-        while True:
-            try:
-                call(*arguments)
-            except OSError:
-                if not retry:
-                    raise
-            else:
-                return
-
+    repeat = repeating(retry=retry)
     repeat(directory.open)
     for number in range(0, 90, 10):
         repeat(directory.append, records(*range(number, number + 10)))

@@ -10,28 +10,22 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.connector import serving
-from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.idle import ANSWERED_SECONDS, IDLE_SECONDS
-from hybridrelay.connector.serving import StreamService
-from hybridrelay.connector.shares import Shares
-from hybridrelay.connector.stream_events import Origin
 from hybridrelay.errors import StreamRefused
-from hybridrelay.events import Event, EventStream, PolicyRefused, StreamClosed, StreamNotConnected, StreamOpened
-from hybridrelay.mux import DatagramFlow, Feature, Session, SessionConfig, open_bridges
+from hybridrelay.events import PolicyRefused, StreamClosed, StreamNotConnected, StreamOpened
+from hybridrelay.mux import DatagramFlow, Feature, SessionConfig
 from hybridrelay.policy import Policy
 from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.config import MAX_DATAGRAM
 from hybridrelay.protocol.open_metadata import PORT
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, PeerIdentity, Protocols, Role
+from hybridrelay.security import HostPort, Protocols
 from hybridrelay.testing import session_pair
 
-from .fakes import published
+from .served_session import ServedSession
 
 ALLOWED = Policy(files=(parse_policy_file("policy.toml", "AllowUdp = true"),))
-PEER = PeerIdentity("orders", Role.APPLICATION, "shop", "0A", 4e9)
 
 
 class Target:
@@ -55,35 +49,16 @@ def target() -> Iterator[Target]:
         yield target
 
 
-class Scene:
+class Scene(ServedSession):
     """An application's session, and the connector that serves its flows."""
-
-    def __init__(self, client: Session, server: Session, target: HostPort, policy: Policy) -> None:
-        self.client = client
-        self.server = server
-        self.policy = policy
-        self.origin = Origin(published("orders", target=target), PEER, "5e55", "tcp at relay.example", "192.0.2.7")
-        self.events: list[Event] = []
-        self.counters = EndpointCounters()
-        events = EventStream(AuditLog(), self.events.append)
-        self.service = StreamService(lambda: self.policy, Shares(), events, self.counters, trio.current_time)
-        self.scope = trio.CancelScope()
-        self.over = trio.Event()
 
     @classmethod
     async def start(cls, nursery: trio.Nursery, target: HostPort, policy: Policy | None = None) -> Scene:
         config = SessionConfig(metadata_types={PORT}, features=Feature.DATAGRAMS)
         client, server = await session_pair(nursery, config=config)
-        scene = cls(client, server, target, policy or ALLOWED)
+        scene = cls(client, server, target, policy or ALLOWED, trio.current_time)
         nursery.start_soon(scene.serve)
         return scene
-
-    async def serve(self) -> None:
-        with self.scope:
-            async with open_bridges() as bridges, trio.open_nursery() as nursery:
-                async for offer in self.server.offers:
-                    nursery.start_soon(self.service.serve, offer, self.origin, bridges)
-        self.over.set()
 
     async def ended(self) -> StreamClosed:
         """The only event about the end of a flow, when it was published."""

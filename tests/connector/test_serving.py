@@ -13,66 +13,42 @@ import trio
 import trio.testing
 
 from hybridrelay import events
-from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.connector import serving
-from hybridrelay.connector.audit import AuditLog
-from hybridrelay.connector.serving import REPEAT_SECONDS, StreamService
-from hybridrelay.connector.shares import Shares
-from hybridrelay.connector.stream_events import Origin
-from hybridrelay.errors import StreamRefused
+from hybridrelay.connector.serving import REPEAT_SECONDS
+from hybridrelay.errors import HybridRelayError, StreamRefused
 from hybridrelay.events import (
-    Event,
-    EventStream,
     PolicyRefused,
     StreamClosed,
     StreamNotConnected,
     StreamOpened,
     StreamStillOpen,
 )
-from hybridrelay.mux import MuxStream, Session, SessionConfig, open_bridges
+from hybridrelay.mux import MuxStream, Session, SessionConfig
 from hybridrelay.policy import Policy
 from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.open_metadata import PORT, port_metadata
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, HostPorts, HostTarget, PeerIdentity, PortSet, Role
+from hybridrelay.security import HostPort, HostPorts, HostTarget, PortSet
 from hybridrelay.streams import connecting
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair
 
 from ..resolving import FixedResolver
 from ..silent import silent_listener
-from .fakes import published
-
-PEER = PeerIdentity("orders", Role.APPLICATION, "shop", "0A", 4e9)
+from .served_session import ServedSession
 
 
-class Scene:
+class Scene(ServedSession):
     """An application's session, and the connector that serves its streams."""
 
     def __init__(self, client: Session, server: Session, target: HostTarget, policy: Policy) -> None:
-        self.client = client
-        self.server = server
-        self.published = published("orders", target=target)
-        self.policy = policy
-        self.origin = Origin(self.published, PEER, "5e55", "tcp at relay.example", "192.0.2.7")
-        self.events: list[Event] = []
-        stream = EventStream(AuditLog(), self.events.append)
         self.now = 1000.0
-        self.counters = EndpointCounters()
         #: Why attempts to connect to the target have failed; None for those that have not.
         self.attempts: list[Reason | None] = []
-        self.service = StreamService(
-            lambda: self.policy,
-            Shares(),
-            stream,
-            self.counters,
-            lambda: self.now,
-            target_attempted=lambda _target, _began, error: self.attempts.append(
-                None if error is None else error.reason
-            ),
-        )
-        self.scope = trio.CancelScope()
-        self.over = trio.Event()
+        super().__init__(client, server, target, policy, lambda: self.now, target_attempted=self._attempted)
+
+    def _attempted(self, _target: object, _began: float, error: HybridRelayError | None) -> None:
+        self.attempts.append(None if error is None else error.reason)
 
     @classmethod
     async def start(
@@ -91,13 +67,6 @@ class Scene:
         scene = cls(client, server, target, policy or Policy())
         nursery.start_soon(scene.serve)
         return scene
-
-    async def serve(self) -> None:
-        with self.scope:
-            async with open_bridges() as bridges, trio.open_nursery() as nursery:
-                async for offer in self.server.offers:
-                    nursery.start_soon(self.service.serve, offer, self.origin, bridges)
-        self.over.set()
 
 
 @pytest.fixture

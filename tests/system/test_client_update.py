@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
-from hybridrelay.errors import AuthorizationError, ConfigurationError, ConnectionStringError
+from hybridrelay.errors import ConfigurationError, ConnectionStringError
 from hybridrelay.mux import MuxStream
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
@@ -17,40 +16,17 @@ from hybridrelay.security import (
     Endpoint,
     KeySlot,
     Role,
-    Rule,
-    create_authority,
     generate_key,
     key_fingerprint,
 )
 
 from ..keys import key_of
-from ..waiting import async_wait_until
-from .deployment import Deployment, Published, echo, serve_target
-
-SECONDS = 30
+from .changed_strings import ChangingScene, answers, said
+from .deployment import Deployment, echo, serve_target
 
 
-@attrs.frozen
-class Scene:
-    deployment: Deployment
-    published: Published
-    string: ConnectionString
-
-    @property
-    def sender(self) -> Rule:
-        with SQLiteStore.open(self.deployment.state_dir) as registry:
-            return registry.rule("db", "sender")
-
-    def regenerate(self, slot: KeySlot) -> None:
-        with SQLiteStore.open(self.deployment.state_dir) as registry:
-            registry.regenerate_key("db", "sender", slot)
-
-    async def relay_has_noticed(self) -> None:
-        """Until the relay has acted on all changes of its registry: a name that it does not know makes it look."""
-        unknown = Published("unknown", create_authority("unknown", now=time.time()), self.published.rules)
-        async with self.deployment.client(self.deployment.string(unknown, Role.APPLICATION)) as client:
-            with pytest.raises(AuthorizationError):
-                await client.connect()
+class Scene(ChangingScene):
+    rule_name = "sender"
 
 
 @pytest.fixture
@@ -58,23 +34,6 @@ async def scene(deployment: Deployment, nursery: trio.Nursery) -> Scene:
     published = deployment.publish()
     await deployment.connector(deployment.string(published, Role.CONNECTOR, await serve_target(nursery, echo)))
     return Scene(deployment, published, deployment.string(published, Role.APPLICATION))
-
-
-async def said(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    async def is_said() -> bool:
-        return text in caplog.text
-
-    await async_wait_until(is_said, seconds=SECONDS, what=text)
-
-
-async def answers(stream: MuxStream) -> None:
-    with trio.fail_after(SECONDS):
-        await stream.send_all(b"x" * 1000)
-        received = 0
-        while received < 1000:
-            block = await stream.receive_some()
-            assert block
-            received += len(block)
 
 
 async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,7 +45,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
         (await client.connect()).drain()
         stream = await client.open_stream()
         for slot in (KeySlot.SECONDARY, KeySlot.PRIMARY):
-            key = scene.sender.key(slot)
+            key = scene.rule.key(slot)
             assert key is not None
             caplog.clear()
             assert client.update(attrs.evolve(scene.string, key=key)).taken_up == ("shared access key",)
@@ -103,7 +62,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
 
 async def test_before_it_is_connected(scene: Scene, nursery: trio.Nursery) -> None:
     async with scene.deployment.client(scene.string) as client:
-        client.update(attrs.evolve(scene.string, key=key_of(scene.sender, KeySlot.SECONDARY)).format())
+        client.update(attrs.evolve(scene.string, key=key_of(scene.rule, KeySlot.SECONDARY)).format())
         scene.regenerate(KeySlot.PRIMARY)
         await answers(await client.open_stream())
     nursery.cancel_scope.cancel()
@@ -111,7 +70,7 @@ async def test_before_it_is_connected(scene: Scene, nursery: trio.Nursery) -> No
 
 async def test_while_new_streams_are_opened(scene: Scene, nursery: trio.Nursery) -> None:
     """20 changes back and forth: none of the streams fails, and all of them work at the end."""
-    keys = [scene.string.key, key_of(scene.sender, KeySlot.SECONDARY)]
+    keys = [scene.string.key, key_of(scene.rule, KeySlot.SECONDARY)]
     streams: list[MuxStream] = []
     async with scene.deployment.client(scene.string) as client:
 
@@ -228,6 +187,6 @@ async def test_what_cannot_be_used_changes_nothing(scene: Scene, nursery: trio.N
 async def test_after_its_end(scene: Scene, nursery: trio.Nursery) -> None:
     async with scene.deployment.client(scene.string) as client:
         await client.open_stream()
-        client.update(attrs.evolve(scene.string, key=key_of(scene.sender, KeySlot.SECONDARY)))
+        client.update(attrs.evolve(scene.string, key=key_of(scene.rule, KeySlot.SECONDARY)))
     client.update(scene.string)
     nursery.cancel_scope.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -14,54 +13,27 @@ import trio
 
 from hybridrelay.client import Client
 from hybridrelay.connector import Connector, ConnectorConfig
-from hybridrelay.errors import AuthorizationError, ConfigurationError, StreamRefused
-from hybridrelay.mux import MuxStream
+from hybridrelay.errors import ConfigurationError, StreamRefused
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
-    ConnectionString,
     Endpoint,
     HostPort,
     KeySlot,
     Role,
-    Rule,
-    create_authority,
     generate_key,
     key_fingerprint,
 )
 
 from ..keys import key_of
-from ..waiting import async_wait_until
-from .deployment import ClientOptions, Deployment, Published, StringChanges, echo, serve_target
-
-SECONDS = 30
+from .changed_strings import ChangingScene, answers, said
+from .deployment import ClientOptions, Deployment, StringChanges, echo, serve_target
 
 
 @attrs.frozen
-class Scene:
-    deployment: Deployment
-    published: Published
-    string: ConnectionString
+class Scene(ChangingScene):
+    rule_name = "listener"
+
     connector: Connector
-
-    @property
-    def listener(self) -> Rule:
-        with SQLiteStore.open(self.deployment.state_dir) as registry:
-            return registry.rule("db", "listener")
-
-    def regenerate(self, slot: KeySlot) -> None:
-        with SQLiteStore.open(self.deployment.state_dir) as registry:
-            registry.regenerate_key("db", "listener", slot)
-
-    def revoke(self, slot: KeySlot) -> None:
-        with SQLiteStore.open(self.deployment.state_dir) as registry:
-            registry.revoke_key("db", "listener", slot)
-
-    async def relay_has_noticed(self) -> None:
-        """Until the relay has acted on all changes of its registry: a name that it does not know makes it look."""
-        unknown = Published("unknown", create_authority("unknown", now=time.time()), self.published.rules)
-        async with self.deployment.client(self.deployment.string(unknown, Role.APPLICATION)) as client:
-            with pytest.raises(AuthorizationError):
-                await client.connect()
 
     def client(self, **options: Unpack[ClientOptions]) -> AbstractAsyncContextManager[Client]:
         return self.deployment.client(self.deployment.string(self.published, Role.APPLICATION), **options)
@@ -76,23 +48,6 @@ async def scene(deployment: Deployment, nursery: trio.Nursery) -> Scene:
     return Scene(deployment, published, string, connector)
 
 
-async def said(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    async def is_said() -> bool:
-        return text in caplog.text
-
-    await async_wait_until(is_said, seconds=SECONDS, what=text)
-
-
-async def answers(stream: MuxStream) -> None:
-    with trio.fail_after(SECONDS):
-        await stream.send_all(b"x" * 1000)
-        received = 0
-        while received < 1000:
-            block = await stream.receive_some()
-            assert block
-            received += len(block)
-
-
 async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
     """Twice: the end of the earlier key ends nothing, neither a stream nor the registration."""
     caplog.set_level("INFO")
@@ -101,7 +56,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
         stream = await client.open_stream()
         for slot in (KeySlot.SECONDARY, KeySlot.PRIMARY):
             caplog.clear()
-            key = scene.listener.key(slot)
+            key = scene.rule.key(slot)
             assert key is not None
             string = attrs.evolve(string, key=key)
             assert scene.connector.update(0, string).taken_up == ("shared access key",)
@@ -280,7 +235,7 @@ async def test_another_identity_needs_a_restart(scene: Scene, nursery: trio.Nurs
 async def test_many_updates_at_once(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
     """Back and forth while streams run: the last one counts."""
     caplog.set_level("INFO")
-    keys = [scene.string.key, key_of(scene.listener, KeySlot.SECONDARY)]
+    keys = [scene.string.key, key_of(scene.rule, KeySlot.SECONDARY)]
     async with scene.client() as client:
         stream = await client.open_stream()
         for number in range(21):
@@ -300,7 +255,7 @@ async def test_stopped_while_it_updates(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
         connector, stop = Connector(ConnectorConfig([scene.string])), trio.Event()
         await nursery.start(partial(connector.run, stop=stop))
-        key = key_of(scene.listener, KeySlot.SECONDARY)
+        key = key_of(scene.rule, KeySlot.SECONDARY)
         connector.update(0, attrs.evolve(scene.string, key=key))
         stop.set()
         await trio.lowlevel.checkpoint()
