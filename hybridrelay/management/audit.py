@@ -24,7 +24,7 @@ class AuditQuery(Body, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: ``nextCursor`` of the previous page.
     cursor: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,18}$")] | None = None
-    #: Only callers that begin with this, such as ``token`` or ``token ci``.
+    #: Only callers whose names begin with this, such as ``token`` or ``token ci``.
     caller: Annotated[str, msgspec.Meta(max_length=512)] = ""
     #: Only the operation with this id, such as ``regenerateKeys``.
     operation: Annotated[str, msgspec.Meta(max_length=64)] = ""

@@ -21,10 +21,11 @@ The relay also records every call of its management API that changes something o
 """
 _CALLS = """\
 Show the audit log of a relay's management API, the oldest entry first: every call that changes something or shows
-keys, with its caller, address and status, including calls that were refused (401 and 403). It also has what commands
-with --state did while the relay was not running. Their caller is the user who ran the command ('local uid 1000').
+keys, with its caller, address and status, including calls that were refused (401 and 403). It also shows what
+commands with --state did while the relay was not running. Their caller is the user who ran the command ('local uid
+1000').
 
-The relay keeps the latest entries, up to 64 MB, in the directory 'audit' of its state directory. With --state, they
+The relay keeps the latest entries, up to 64 MB of each kind, in the directory 'audit' of its state directory. With --state, they
 are read from there if the relay is not running.
 """
 _CALLS_EXAMPLES = """\
@@ -122,7 +123,7 @@ def _add_calls_arguments(parser: Parser) -> None:
         "(2026-01-31T12:00) in UTC",
     )
     parser.add_argument(
-        "--caller", metavar="C", default="", help="only callers that begin with this, such as 'local' or 'token ci'"
+        "--caller", metavar="C", default="", help="only callers whose names begin with this, such as 'local' or 'token ci'"
     )
     parser.add_argument("--operation", metavar="ID", default="", help="only this operation, such as regenerateKeys")
     parser.add_argument(

@@ -60,8 +60,8 @@ examples:
   two, with a deny list:
     hybridrelay connector --deny-list deny-list.txt \\
         --connection-string-file orders.connector billing.connector
-  with an audit log in tamper-evident files and at a syslog server; without
-  the files, no stream is opened:
+  with an audit log in tamper-evident files and at a syslog server; while
+  the files cannot be written, no stream is opened:
     hybridrelay connector --connection-string-file orders.connector \\
         --audit-dir /var/lib/hybridrelay-connector/audit --audit-required file \\
         --audit-to syslog+tls://logs.example.com

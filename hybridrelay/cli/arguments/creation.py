@@ -8,7 +8,7 @@ from . import values
 from .options import add_endpoint, add_local_name, add_management, add_target, add_years
 
 _CREATE = """\
-Create a hybrid connection: a name, and the one host:port that it leads to.
+Create a hybrid connection: a name, and the one target that it leads to.
 
 It writes three files of mode 0600, and never overwrites an existing one:
   connector file     a connection string for the connector, with the target

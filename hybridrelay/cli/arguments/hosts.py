@@ -70,7 +70,7 @@ def _add_hosts_file(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "hosts",
-    "let programs find hybrid connections under their names, by the hosts file",
+    "let programs find hybrid connections under their names, with the hosts file",
     _DESCRIPTION,
     "each subcommand has its own --help:\n  hybridrelay hosts apply --help\n",
     subcommands=(

@@ -19,7 +19,7 @@ Ports (--ports changes them; a port that is 'off' is not opened):
                                         nothing else
 
 The state directory contains the registry (hybrid connections and their keys) and the relay's own certificate, which
-are created at the first start. Use 'hybridrelay connections' to add hybrid connections, also while the relay runs.
+are created at the first start. Use 'hybridrelay connections' to add hybrid connections; the relay may be running.
 
 When it is ready, the relay prints a line (the ready line), which ends with its pin, by which client and connector
 recognize the relay. 'connections create' reads the pin from the state directory, or takes it from --relay-pin.

@@ -14,8 +14,8 @@ launchd property list (macOS), or a WinSW configuration (Windows). Nothing is ch
 """
 _INSTALL = """\
 Install a relay, connector or forward as a systemd service, or with --for launchd as a service of macOS. Run the
-command as root, with the hybridrelay that the service is to run. Existing files stay, except the service's own file,
-which is replaced.
+command as root, from the installation of hybridrelay that the service is to run. Existing files stay, except the
+service's own file, which is replaced.
 
   user            hybridrelay, without a login; created if it is missing
   configuration   /etc/hybridrelay/ROLE.toml, which belongs to root; an
@@ -52,7 +52,7 @@ def _add_where(parser: Parser, *, systems: tuple[str, ...]) -> None:
         "--program",
         metavar="PATH",
         type=values.path,
-        help="the hybridrelay that the service runs (default: the one that runs this command)",
+        help="the program hybridrelay that the service runs (default: the one that runs this command)",
     )
 
 
@@ -90,7 +90,7 @@ def _add_uninstall_arguments(parser: Parser) -> None:
 
 COMMAND = Command(
     "service",
-    "install or remove relay, connector or forward as a service of the system",
+    "install or remove relay, connector or forward as a system service",
     "Run relay, connector or forward as a service of the operating system.",
     "each command has its own --help:\n  hybridrelay service install --help\n",
     subcommands=(

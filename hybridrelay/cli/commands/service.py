@@ -139,7 +139,7 @@ def _check_interpreter(args: argparse.Namespace, settings: ServiceSettings) -> N
     except OSError as exc:
         raise ConfigurationError(
             f"the program of the service cannot be read: {exc.strerror}: {program}",
-            remedy="name the hybridrelay that the service is to run with --program",
+            remedy="name the program hybridrelay that the service is to run, with --program",
         ) from None
     if first.startswith(b"#!"):
         _check_visible(os.path.realpath(first[2:].split()[0]).decode(errors="replace"), "the Python of its program")

@@ -3,7 +3,7 @@
 A port belongs to one client at a time, and can be handed over to another one. Its listeners stay open in the
 meantime, so that no application finds the port closed.
 
-This module is long because starting, changing over and ending share the table of what is served.
+This module is long because starting, reloading and ending share the table of what is served.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class ForwardService:
             if self._served.get(served.entry.key) is served:
                 del self._served[served.entry.key]
 
-    # --- changing over
+    # --- applying changes
 
     async def apply_with_fronts(self, plan: Plan, options: FrontOptions, fronts: Fronts) -> Sequence[Step]:
         """As `apply`, and use these fronts. If it raises, nothing was changed."""

@@ -91,7 +91,7 @@ class FrontChange:
         return None
 
     async def make(self) -> None:
-        """Change over. Connections that were made through a front that is gone continue."""
+        """Apply the change. Connections that were made through a front that is gone continue."""
         self.is_made = True
         await self._fronts.change_over(self._options, self, self._lent)
 

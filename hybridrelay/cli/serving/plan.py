@@ -1,4 +1,4 @@
-"""Deciding how a running program changes over to another configuration. Pure.
+"""Deciding how a running program applies a changed configuration. Pure.
 
 The rules:
 
@@ -112,7 +112,7 @@ class Plan:
 
 
 def make_plan(running: Mapping[Key, Running], wanted: Sequence[Wanted]) -> Plan:
-    """Decide how to change over to another configuration.
+    """Decide how to apply a changed configuration.
 
     Args:
         running: what is served now, by the keys of the entries.

@@ -1,4 +1,4 @@
-"""Changing over to another configuration while a connector or forward runs."""
+"""Applying a changed configuration while a connector or forward runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["RETRY_SECONDS", "Reloads", "Service"]
 #: list that does not exist yet, or descriptors that have run out.
 RETRY_SECONDS = 5.0
 #: The longest time until a renewed identity that could not be used is tried again (seconds). It begins with
-#: `RETRY_SECONDS`, and doubles each time; the earlier identity is valid for a third of its life yet.
+#: `RETRY_SECONDS`, and doubles each time; the earlier identity is still valid for a third of its life.
 LONGEST_RETRY_SECONDS = 3600.0
 
 
@@ -50,7 +50,7 @@ class Service(Protocol):
         """What the ready line says: the names of the hybrid connections, each with its target or local addresses."""
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
-        """Change over. It is cancelled only when the program ends.
+        """Apply a plan. It is cancelled only when the program ends.
 
         Returns:
             The steps that succeeded. The others were reported.
@@ -60,8 +60,7 @@ class Service(Protocol):
         """
 
     def refresh(self, keys: Iterable[Key]) -> None:
-        """Use connection strings that have not changed again, so that what relays have refused is requested again at
-        once."""
+        """Use unchanged connection strings once more, so that what relays have refused is requested again at once."""
 
 
 class Reloads:
@@ -70,7 +69,7 @@ class Reloads:
     Args:
         role: ``connector`` or ``forward``.
         configuration: reads the files.
-        service: serves the hybrid connections, and is changed over.
+        service: serves the hybrid connections, and applies the changes.
         stop: the program's stop, after which nothing changes.
         dialer: reaches the relays.
         parts: changes over to other options besides; None: there are none.
@@ -106,7 +105,7 @@ class Reloads:
         self._is_incomplete = False
 
     async def reload(self, *, says_all: bool = True) -> None:
-        """Read everything again, and change over.
+        """Read everything again, and apply what has changed.
 
         Args:
             says_all: whether to report also what has not changed, because somebody has asked for the reload.
@@ -149,7 +148,7 @@ class Reloads:
             events.publish(RestartNeeded(file=file, changed=needs_restart))
 
     async def watch(self) -> None:
-        """Change over whenever a file has changed, until cancelled. What could not be read is tried again."""
+        """Reload whenever a file has changed, until cancelled. What could not be read is tried again."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._configuration.watch.run, self._reload_unless_it_fails)
             nursery.start_soon(self._use_all_renewed)
