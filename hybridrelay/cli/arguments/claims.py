@@ -35,8 +35,8 @@ which 'forward' and 'run' renew. A connector with the issuer has to be running a
 claim and its expiry. With --with-private-key, the claim contains a whole connection string with its private key
 instead, which is valid for --valid-years, and no connector is needed.
 
-The code has about 110 characters, and can be typed: case and hyphens do not matter, and mistakes are noticed. It can
-be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: the first person who
+The code has about 110 characters, and can be typed: case and hyphens do not matter, and typing mistakes are detected.
+It can be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: the first person who
 uses it gets the connection string.
 
 The relay sees the name of the hybrid connection, the times and the --note, but not the connection string. A relay
