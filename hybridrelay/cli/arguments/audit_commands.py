@@ -123,7 +123,10 @@ def _add_calls_arguments(parser: Parser) -> None:
         "(2026-01-31T12:00) in UTC",
     )
     parser.add_argument(
-        "--caller", metavar="C", default="", help="only callers whose names begin with this, such as 'local' or 'token ci'"
+        "--caller",
+        metavar="C",
+        default="",
+        help="only callers whose names begin with this, such as 'local' or 'token ci'",
     )
     parser.add_argument("--operation", metavar="ID", default="", help="only this operation, such as regenerateKeys")
     parser.add_argument(
