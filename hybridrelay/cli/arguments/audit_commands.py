@@ -25,8 +25,8 @@ keys, with its caller, address and status, including calls that were refused (40
 commands with --state did while the relay was not running. Their caller is the user who ran the command ('local uid
 1000').
 
-The relay keeps the latest entries, up to 64 MB of each kind, in the directory 'audit' of its state directory. With --state, they
-are read from there if the relay is not running.
+The relay keeps the latest entries, up to 64 MB of each kind, in the directory 'audit' of its state directory. With
+--state, they are read from there if the relay is not running.
 """
 _CALLS_EXAMPLES = """\
 examples:
@@ -126,7 +126,7 @@ def _add_calls_arguments(parser: Parser) -> None:
         "--caller",
         metavar="C",
         default="",
-        help="only callers whose names begin with this, such as 'local' or 'token ci'",
+        help="only callers that begin with this text, such as 'local' or 'token ci'",
     )
     parser.add_argument("--operation", metavar="ID", default="", help="only this operation, such as regenerateKeys")
     parser.add_argument(

@@ -36,8 +36,8 @@ claim and its expiry. With --with-private-key, the claim contains a whole connec
 instead, which is valid for --valid-years, and no connector is needed.
 
 The code has about 110 characters, and can be typed: case and hyphens do not matter, and typing mistakes are detected.
-It can be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: the first person who
-uses it gets the connection string.
+It can be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: the first
+person who uses it gets the connection string.
 
 The relay sees the name of the hybrid connection, the times and the --note, but not the connection string. A relay
 keeps up to 200 open claims for each hybrid connection, and up to 1,000 in total.
