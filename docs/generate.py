@@ -142,7 +142,7 @@ MACHINES = (
     Machine(
         "Connector: the health of a target",
         "hybridrelay.connector.target_health",
-        "What a connector tells its relays about a target. The rules, also for checks, are listed in the module.",
+        "What a connector tells its relays about a target. The module lists the rules, including those for checks.",
         target_health.TRANSITIONS,
         (control_states.TargetHealth.UNKNOWN,),
     ),

@@ -34,7 +34,7 @@ async def change_listeners(
     """Open what is wanted and not in `current`, close what is in `current` and not wanted, and change `current`.
 
     Args:
-        current: what is open, by its address. It is always up to date, also while this is waiting.
+        current: what is open, by its address. It is always up to date, even while this is waiting.
         wanted: what is to be open afterwards.
         open: opens one. Raises `ConfigurationError`, whose cause is the error of the system.
         close: closes one. Does not raise.

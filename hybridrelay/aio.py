@@ -59,7 +59,7 @@ async def open_connection(
     """Return a reader and a writer for a connection to the target, as `asyncio.open_connection` does.
 
     ``writer.write_eof()`` ends only the sending direction. If the target or the tunnel fails, reading raises
-    `ConnectionResetError`; it never returns an end of file that the target has not sent. Close the writer, also if a
+    `ConnectionResetError`; it never returns an end of file that the target has not sent. Close the writer, even if a
     task that uses it is cancelled.
 
     Args:

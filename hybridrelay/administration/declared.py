@@ -55,7 +55,7 @@ __all__ = [
 
 #: The rules that every hybrid connection has.
 _USUAL_RULES = frozenset(role.value for role in RIGHTS)
-#: How long before its end an issuer is replaced (days). This is when connectors first report that it ends soon.
+#: How long before it expires an issuer is replaced (days). This is when connectors first report that it expires soon.
 RENEW_ISSUER_DAYS = 60
 
 
@@ -81,7 +81,7 @@ class Declared:
     hosts: tuple[str, ...]
     applications: tuple[Application, ...] = ()
     #: The local name of applications. None: a new hybrid connection gets that of the target, and an existing one
-    #: keeps what it #: has.
+    #: keeps what it has.
     local_name: LocalNameChoice = None
     #: Whether its connector has an issuer. None: a new hybrid connection gets none, and an existing one keeps what it
     #: has.
@@ -113,8 +113,8 @@ class Found:
 class FoundIssuer:
     """The issuer in an authority file."""
 
-    #: Whether it ends within `RENEW_ISSUER_DAYS`, or has ended.
-    ends_soon: bool = False
+    #: Whether it expires within `RENEW_ISSUER_DAYS`, or has expired.
+    expires_soon: bool = False
     #: Whether the connector's connection string in the directory lacks an issuer.
     is_missing: bool = False
 
@@ -186,12 +186,12 @@ class GiveIssuer:
     """Give the connector an issuer, or a new one. Identities that an earlier one has made stay valid."""
 
     name: str
-    #: Whether this is because the one that it has ends soon.
-    ends_soon: bool = False
+    #: Whether this is because its present issuer expires soon.
+    expires_soon: bool = False
 
     def __str__(self) -> str:
-        if self.ends_soon:
-            return f"give {self.name} a new issuer, because its issuer ends in less than {RENEW_ISSUER_DAYS} days"
+        if self.expires_soon:
+            return f"give {self.name} a new issuer, because its issuer expires in less than {RENEW_ISSUER_DAYS} days"
         return f"give {self.name} an issuer"
 
 
@@ -359,8 +359,8 @@ def _changes_of_issuer(one: Declared, found: FoundIssuer | None) -> Iterable[Cha
             "the identities that it has made",
             remedy="leave out 'issuer = false'",
         )
-    if one.issuer and (found is None or found.ends_soon or found.is_missing):
-        yield GiveIssuer(one.name, ends_soon=found is not None and found.ends_soon)
+    if one.issuer and (found is None or found.expires_soon or found.is_missing):
+        yield GiveIssuer(one.name, expires_soon=found is not None and found.expires_soon)
 
 
 def _usual_rule(found: Found) -> str:
@@ -421,8 +421,8 @@ def _find_issuer(files: Files, authority: AuthorityFile, now: float) -> FoundIss
         issuer = issuer_of(authority)
         if issuer is None:
             return None
-        ends_soon = issuer.not_after - now < RENEW_ISSUER_DAYS * 86_400
-    return FoundIssuer(ends_soon, files.connector.exists() and not has_issuer(files.connector, files.name))
+        expires_soon = issuer.not_after - now < RENEW_ISSUER_DAYS * 86_400
+    return FoundIssuer(expires_soon, files.connector.exists() and not has_issuer(files.connector, files.name))
 
 
 def _renewals(files: Files, info: ConnectionInfo, authority: AuthorityFile) -> tuple[RenewKey, ...]:

@@ -177,7 +177,7 @@ class AuditDirectory:
     # --- opening
 
     def open(self) -> Opened:
-        """Find the end of the log, or begin it. Whatever an abrupt end has left is put in order.
+        """Find the end of the log, or begin it. What an abrupt end has left incomplete is repaired.
 
         Raises:
             ConfigurationError: another program uses the directory, or something was removed from it or changed in it.
@@ -638,7 +638,7 @@ def _day_of(at: str) -> int:
 
 
 def _seconds_of(at: str) -> float:
-    """Return a time of a line, in seconds since 1970; 0 if it is none."""
+    """Return a time of a line, in seconds since 1970; 0 if it is not a time."""
     try:
         return dt.datetime.fromisoformat(at).timestamp()
     except ValueError:

@@ -84,7 +84,7 @@ def verify_directory(
     """Check all files of a directory.
 
     Args:
-        directory: the directory, also while a program writes to it, or a copy.
+        directory: the directory, or a copy of it. A program may be writing to it.
         pinned, witnessed: see `Verifier`.
 
     Raises:
@@ -191,7 +191,7 @@ def parse_keys(text: str) -> list[VerifyingKey]:
     """Return the public keys in a text: one in each line, with comments after ``#``.
 
     Raises:
-        ValueError: a line is no key, or there is none.
+        ValueError: a line is not a key, or there are no keys.
     """
     lines = [line.partition("#")[0].strip() for line in text.split("\n")]
     keys = [VerifyingKey.parse(line) for line in lines if line]

@@ -42,7 +42,7 @@ class _Keeper:
         return unreadable or NO_FILE
 
     async def _remember(self, string: ConnectionString) -> None:
-        """Note that an update is used, also if it could not be written into the file."""
+        """Note that an update is used, even if it could not be written into the file."""
         try:
             await self._marks_thread.run(self._marks.note, string)
         except (OSError, UpdateError, ConfigurationError) as exc:

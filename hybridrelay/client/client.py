@@ -415,7 +415,7 @@ class Client:
     def refresh(self) -> None:
         """Use the current connection string again, so that what relays have refused is requested again at once.
 
-        This is the one in use: with the key or the update that a relay has given, even if it could not be stored.
+        It has the key or the update that a relay has given, even if that could not be stored.
 
         Raises:
             ConfigurationError: see `update`.
@@ -474,7 +474,7 @@ class Client:
         Raises:
             StreamRefused: the target or the connector refused the stream; `reason` says which and why.
             HybridRelayError: no session could be opened; see `connect`.
-            ValueError: `port` is no port.
+            ValueError: `port` is not a port number.
         """
         with self._reports.request() as follow:
             stream = await self.request_stream(port=port, wait_opened=wait_opened, patience=patience)
@@ -572,7 +572,7 @@ class Client:
         with self._follower.opening():
             opened = await self._sessions.open(end_to_end, other_than=other_than)
         try:
-            # The policy may have changed in the meantime, which has ended only the sessions that there were.
+            # The policy may have changed in the meantime, which has ended only the sessions that existed.
             self._permission.check(self._string, self._listening)
         except DeniedByPolicy:
             opened.session.close(Reason.DENIED_BY_POLICY)
@@ -603,7 +603,7 @@ async def open_client(
         ConnectionStringError: the text is malformed; `part` names the field.
         DeniedByPolicy: the policy of this machine does not allow using the hybrid connection.
         ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, the policy of
-            the machine cannot be read, or the environment names an impossible proxy.
+            the machine cannot be read, or the environment names an unusable proxy.
     """
     if not isinstance(config, ClientConfig):
         config = ClientConfig(config)

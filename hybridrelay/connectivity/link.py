@@ -115,7 +115,7 @@ class RelayLink:
 
     Raises:
         UnusableRelay: the relay serves no port that the mode can use.
-        ConfigurationError: the mode is unknown, or the environment names an impossible proxy.
+        ConfigurationError: the mode is unknown, or the environment names an unusable proxy.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ class Prober:
         random_bytes: makes the bytes that the probe sends, so that no middlebox can know the answer.
 
     Raises:
-        ConfigurationError: no transport has this `mode`, or the environment names an impossible proxy.
+        ConfigurationError: no transport has this `mode`, or the environment names an unusable proxy.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class Connector:
 
     Raises:
         ConfigurationError: a connection string cannot be used, two are for the same hybrid connection at the same
-            relay, or the environment names an impossible proxy.
+            relay, or the environment names an unusable proxy.
         TypeError: `config` is not a `ConnectorConfig`.
     """
 
@@ -336,9 +336,9 @@ class Connector:
         return update
 
     def refresh(self, number: int) -> None:
-        """Use a connection string again, so that what relays have refused is requested again at once.
+        """Use the current connection string once more, so that what relays have refused is requested again at once.
 
-        This is the one in use: with the key or the update that a relay has given, even if it could not be stored.
+        It has the key or the update that a relay has given, even if that could not be stored.
 
         Raises:
             ConfigurationError: see `update`.
@@ -602,7 +602,7 @@ async def run_connector(
 
     Raises:
         DeniedByPolicy: the policy of the machine does not allow any of the hybrid connections.
-        ConfigurationError: a string cannot be used, the policy cannot be read, or the environment names an impossible
+        ConfigurationError: a string cannot be used, the policy cannot be read, or the environment names an unusable
             proxy.
         AuthorizationError: every relay refuses every string, at the start or later: keys are wrong or were revoked,
             hybrid connections are unknown or were deleted.

@@ -178,7 +178,7 @@ class AuditLog:
                     self._waiting.popleft()
 
     async def read(self, wanted: AuditFilter, limit: int, before: int | None = None) -> AuditPage:
-        """Return the latest entries, or those before a number, also while entries cannot be written.
+        """Return the latest entries, or those before a number, even while entries cannot be written.
 
         Args:
             wanted: which entries.

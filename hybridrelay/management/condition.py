@@ -82,7 +82,7 @@ def relay_problems(
         snapshot.unauthenticated,
         "if all of them stay taken, someone is opening connections without authenticating",
     )
-    found += islice((_of_claim(claim) for claim in claims if claim.ends_soon(now)), MAX_CLAIMS)
+    found += islice((_of_claim(claim) for claim in claims if claim.expires_soon(now)), MAX_CLAIMS)
     found += [
         _problem(
             code="no-listener",

@@ -187,7 +187,7 @@ async def _patch_connection(call: Call) -> ConnectionValue:
             description = Description(text, metadata)
         except ValueError as exc:
             raise problem(Problem.INVALID, str(exc)) from exc
-        # What was read here must be what is changed, also if the request has no precondition.
+        # What was read here must be what is changed, even if the request has no precondition.
         version = known.version if call.version is None else call.version
         edition = known.quota.edition if body.edition is msgspec.UNSET else body.edition or ""
         limits = known.quota.limits if body.limits is msgspec.UNSET else body.limits.parse_untrusted()

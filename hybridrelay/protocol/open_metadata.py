@@ -22,7 +22,7 @@ def port_metadata(port: int | None) -> Metadata:
         port: from 1 to 65535; None: none is stated, which means the first port of the target.
 
     Raises:
-        ValueError: `port` is no port.
+        ValueError: `port` is not a port number.
 
     The entry is critical: an acceptor that does not know it must not connect to another port instead.
     """
@@ -37,7 +37,7 @@ def requested_port_untrusted(metadata: Metadata) -> int | None:
     """Return the port that an opener has stated, from 1 to 65535; None if it has stated none.
 
     Raises:
-        ValueError: the value is no port.
+        ValueError: the value is not a port number.
     """
     value = metadata.get(PORT)
     if value is None:
@@ -46,5 +46,5 @@ def requested_port_untrusted(metadata: Metadata) -> int | None:
         raise ValueError("the value of the entry for a port does not have two bytes")
     (port,) = _PORT.unpack(value)
     if not port:
-        raise ValueError("0 is no port")
+        raise ValueError("0 is not a port number")
     return int(port)

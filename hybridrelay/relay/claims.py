@@ -10,7 +10,7 @@ The rules:
 3. A taker may state a random number, its *attempt*. A taker that states the attempt to which the content was
    delivered is the same one, and did not receive the answer. It gets nothing, but there is no alarm.
 4. An unknown claim and a wrong proof have the same answer, so that a guess reveals nothing.
-5. A claim that is still open in the last quarter of its time *ends soon*: perhaps its machine was forgotten.
+5. A claim that is still open in the last quarter of its time *expires soon*: perhaps its machine was forgotten.
 6. What is left of a claim that was taken, was revoked or has expired is kept for `KEPT_SECONDS`.
 """
 
@@ -159,7 +159,7 @@ class OpenClaim:
     expires_at: float
     note: str = ""
 
-    def ends_soon(self, now: float) -> bool:
+    def expires_soon(self, now: float) -> bool:
         """Return whether it is still open, and in the last quarter of its time."""
         left = self.expires_at - now
         return 0 < left <= (self.expires_at - self.created_at) / 4

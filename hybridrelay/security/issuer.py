@@ -62,10 +62,11 @@ __all__ = [
 DEFAULT_ISSUER_YEARS = 2.0
 #: How long identities that an issuer has made are valid (90 days).
 IDENTITY_SECONDS = 90 * 86_400.0
-#: The shortest validity of an identity that is accepted from a connector (half a day). An issuer that ends within a
-#: day issues nothing; the rest is for clocks that differ.
+#: The shortest validity of an identity that is accepted from a connector (half a day). An issuer that expires within
+#: a day issues nothing; the rest is for clocks that differ.
 _SHORTEST_SECONDS = 43_200.0
-#: How long ago it may have begun: as an issuer dates it back, and as much again for clocks that differ.
+#: How long ago its validity may have begun: as far as an issuer dates it back, and as much again for clocks that
+#: differ.
 _LONGEST_AGO_SECONDS = 2.0 * BACKDATE_SECONDS
 #: The organization in the name of an issuer.
 ISSUER_ORGANIZATION = "hybridrelay issuer"
@@ -141,7 +142,7 @@ class Issuer:
             seconds: how long it is valid.
 
         Raises:
-            ConfigurationError: the issuer has ended or is damaged, or the label is not valid.
+            ConfigurationError: the issuer has expired or is damaged, or the label is not valid.
         """
         from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -301,7 +302,7 @@ def check_issued_untrusted(
     if details.not_after < max(lasts_until, now + _SHORTEST_SECONDS):
         raise ConfigurationError(
             "the connector has issued an identity that ends too early",
-            remedy="replace the connector's issuer if it ends soon: hybridrelay connections issuer --help",
+            remedy="replace the connector's issuer if it expires soon: hybridrelay connections issuer --help",
         )
     try:
         with parsing_certificate():

@@ -76,7 +76,7 @@ class PortSet:
     """Different ports, in the order in which they are written. `str()` is ``21,50000-50100``.
 
     Raises:
-        ValueError: a range is empty or contains what is no port, a port occurs twice, or there are none or too many.
+        ValueError: a range is empty or not made of port numbers, a port occurs twice, or there are none or too many.
     """
 
     #: The first and the last port of each range.

@@ -164,7 +164,7 @@ class UnixSocketFile:
             PathSilent: the file system has not answered earlier calls for this path.
             OSError: there is no such file, it is not a socket, or no thread can be started.
 
-        If cancelled, this returns at once, also if the file system does not answer.
+        If cancelled, this returns at once, even if the file system does not answer.
         """
         # The thread may find the file after the caller was cancelled. Then it closes the file.
         found: list[Self] = []

@@ -297,7 +297,7 @@ def test_an_issuer_that_the_connector_lacks_or_that_ends_soon(scene: Scene, miss
         years = f"{(RENEW_ISSUER_DAYS - 1) / 365.25:.4f}"
         assert scene.run("connections", "issuer", "a", *options, "--valid-years", years).code == 0
     before = issuer_of(read_authority_file(authority, "a"))
-    why = "give a an issuer" if missing else "give a a new issuer, because its issuer ends in less than 60 days"
+    why = "give a an issuer" if missing else "give a a new issuer, because its issuer expires in less than 60 days"
     assert scene.apply(wanted, "--dry-run").out.splitlines() == [f"would {why}"]
     assert scene.apply(wanted).out.splitlines()[0] == f"done: {why}"
     assert issuer_in(scene, "a") != before

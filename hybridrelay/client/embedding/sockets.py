@@ -48,7 +48,7 @@ def open_socket(
         HybridRelayError: no session could be opened (see `Client.connect`), the connection string cannot be used
             (`ConfigurationError`), or the interpreter is exiting. `remedy` says what to do.
         OSError: no thread can be started (EAGAIN).
-        ValueError: `timeout` is negative, or `port` is no port.
+        ValueError: `timeout` is negative, or `port` is not a port number.
 
     If interrupted, such as by KeyboardInterrupt, nothing stays open.
     """

@@ -130,7 +130,7 @@ class ClaimService:
 
     def _report(self, claims: Sequence[OpenClaim]) -> None:
         now = self._clock()
-        ending = [claim for claim in claims if claim.ends_soon(now)]
+        ending = [claim for claim in claims if claim.expires_soon(now)]
         for claim in ending:
             if claim.id not in self._reported:
                 self._events.publish(
