@@ -142,14 +142,14 @@ def _check_is_new(name: str, registry: Registry | None, files: NewFiles) -> None
         return
     if registry is None:
         raise ConfigurationError(
-            f"the authority file {files.authority} exists already: it belongs to a hybrid connection, "
+            f"the authority file {files.authority} already exists: it belongs to a hybrid connection, "
             f"perhaps to {name}",
             remedy=f"{_USE_WHAT_IS_THERE}; keep that file, because nothing can replace it",
         )
     # The registry is changed last, so an interrupted creation leaves this situation.
     left = [str(path) for path in (files.connector, files.application, files.authority) if path.exists()]
     raise ConfigurationError(
-        f"the authority file {files.authority} exists already, but the relay has no hybrid connection {name!r}",
+        f"the authority file {files.authority} already exists, but the relay has no hybrid connection {name!r}",
         remedy=f"if an earlier 'connections create' of {name} was interrupted, its files are useless: remove "
         f"{', '.join(left)}, and run it again; otherwise name another --authority-file",
     )

@@ -23,7 +23,7 @@ class MadeIssuer:
     """What `make_issuer` has done."""
 
     written: FilesWritten
-    #: When the issuer ends (seconds since 1970).
+    #: When the issuer expires (seconds since 1970).
     not_after: float
 
 

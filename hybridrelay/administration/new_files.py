@@ -64,6 +64,6 @@ def _write_new(path: Path, text: str) -> None:
 
 def _exists(path: Path) -> ConfigurationError:
     return ConfigurationError(
-        f"{path} exists already, and files with keys are never overwritten",
+        f"{path} already exists, and files with keys are never overwritten",
         remedy="name another file, or move that one away",
     )

@@ -28,13 +28,13 @@ class Part:
 
     #: Their names in the parsed arguments.
     options: frozenset[str]
-    #: Changes over to the options of a namespace. Raises `ConfigurationError` or `OSError` if they cannot be used,
-    #: and has changed nothing then.
+    #: Applies the options of a namespace. If they cannot be used, it raises `ConfigurationError` or `OSError`, and
+    #: has changed nothing.
     use: Callable[[argparse.Namespace], Awaitable[None]]
 
 
 class OptionParts:
-    """The options of a running program, and how to change over to others.
+    """The options of a running program, and how to apply changed ones.
 
     Args:
         args: the options that are in use. They are changed.

@@ -38,7 +38,7 @@ class RelayConfiguration:
         each time, because somebody has asked for the reload.
 
         Args:
-            parts: changes over.
+            parts: the options that can be changed, to which the new values are applied.
 
         Raises:
             ConfigurationError: the file cannot be used. Nothing was changed.

@@ -261,7 +261,7 @@ class Connector:
     def use_deny_list(self, number: int | None, deny_list: PolicyFile | None) -> None:
         """Use a deny list for one hybrid connection, in addition to that of the connector; None: it has none.
 
-        It is in force at once, also for open sessions. The file is read again whenever it changes.
+        It takes effect at once, for open sessions, too. The file is read again whenever it changes.
 
         Args:
             number: the number of the hybrid connection; None: the deny list of the connector, which applies to all of

@@ -136,7 +136,7 @@ class StreamService:
             await served.run()
 
     def may_open_flow(self, served: ServedFlow) -> bool:
-        """Return whether the session of a flow, which counts already, may have it."""
+        """Return whether a session may have a flow, which is already counted."""
         return self._flows[served.origin.session] <= MAX_FLOWS_PER_SESSION
 
     def ended(self, served: ServedStream) -> None:

@@ -173,7 +173,7 @@ class ConfigurationReloaded(Event):
 
 @attrs.frozen(kw_only=True)
 class DialOptionsReloaded(Event):
-    """A connector or client has read again how it reaches relays. Connections that exist already continue."""
+    """A connector or client has read again how it reaches relays. Existing connections continue."""
 
     name: ClassVar = "dial-options.reloaded"
     level: ClassVar = Level.INFO

@@ -32,7 +32,7 @@ __all__ = [
     "remedy_of",
 ]
 
-#: The folder of the files, in the state directory.
+#: The directory of the files, in the state directory.
 DIRECTORY: Final = "audit"
 #: The maximum number of lines that one request examines, and after how many of them other threads may run: the event
 #: loop would otherwise wait for up to 5 ms each time.
@@ -127,7 +127,7 @@ class AuditPage:
 
 
 def files_of(directory: Path, kind: Kind) -> AuditFiles:
-    """Return the files of one kind in the folder of the audit log."""
+    """Return the files of one kind in the directory of the audit log."""
     return AuditFiles(directory, *kind.value)
 
 
@@ -152,7 +152,7 @@ def read_entries(
     """Read the latest entries, or those before a number.
 
     Args:
-        directory: the folder of the files.
+        directory: the directory of the files.
         wanted: which entries.
         limit: the maximum number of entries to return.
         before: only entries with lower numbers.

@@ -1,4 +1,4 @@
-"""The sans-IO session protocol. ``SPEC.md`` in this folder defines the wire format; the code follows its order.
+"""The sans-IO session protocol. ``SPEC.md`` in this directory defines the wire format; the code follows its order.
 
 Nothing in this package uses a socket, a clock or randomness: times and random values are arguments.
 """

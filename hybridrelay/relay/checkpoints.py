@@ -2,8 +2,8 @@
 
 The rules:
 
-1. Whoever has a valid key of a hybrid connection may have checkpoints kept under its name. When its room is used up,
-   further checkpoints are refused, and the checkpoints of other logs are not affected. So somebody who floods the
+1. Every peer with a valid key of a hybrid connection may have checkpoints kept under its name. When its room is used
+   up, further checkpoints are refused, and the checkpoints of other logs are not affected. So somebody who floods the
    relay can keep others with a key of the same hybrid connection from storing more, which they notice, but cannot
    remove their evidence. A quarter of the room is reserved for connectors, so that clients cannot stop a connector
    whose policy requires a witness.

@@ -83,14 +83,14 @@ def sign_identity(
     """Sign the certificate of an identity.
 
     Args:
-        issuer: the certificate of the authority or issuer; the new certificate ends no later than it.
+        issuer: the certificate of the authority or issuer; the new certificate expires no later than it.
         issuer_key: its private key.
         public_key: the public key of the identity.
         subject: shown to people.
         uri: the identity's name; see `IdentityName`.
         is_server: whether it is for servers only, or for clients only.
         now: seconds since 1970.
-        end: when it ends.
+        end: when it expires.
 
     Returns:
         The certificate in DER.
@@ -208,7 +208,7 @@ def to_datetime(seconds: float) -> dt.datetime:
 
 
 def end_of_validity(now: float, valid_years: float) -> dt.datetime:
-    """Return when a certificate that is issued now, for a number of years, ends.
+    """Return when a certificate that is issued now, for a number of years, expires.
 
     Raises:
         ConfigurationError: the number is not above 0, or is above 100.

@@ -132,7 +132,7 @@ class Issuer:
         now: float,
         seconds: float = IDENTITY_SECONDS,
     ) -> Issued:
-        """Sign the certificate of an application, which ends no later than the issuer.
+        """Sign the certificate of an application, which expires no later than the issuer.
 
         Args:
             connection_name: the hybrid connection.
@@ -171,7 +171,7 @@ _RENEW_ISSUER = "make a new issuer with the authority file: hybridrelay connecti
 
 
 def create_issuer(authority: Authority, *, now: float, valid_years: float = DEFAULT_ISSUER_YEARS) -> Issuer:
-    """Make an issuer, which ends no later than the authority.
+    """Make an issuer, which expires no later than the authority.
 
     Args:
         authority: signs it.
@@ -246,7 +246,7 @@ def certify_claim(authority: Authority, label: str, private_key: Secret, *, now:
         label: the label of the identity that will be issued for this claim.
         private_key: the claim's private key; only its public key is used.
         now: seconds since 1970.
-        expires_at: when it ends (seconds since 1970).
+        expires_at: when it expires (seconds since 1970).
 
     Returns:
         The certificate in DER.
@@ -301,7 +301,7 @@ def check_issued_untrusted(
         raise ConfigurationError("the connector has issued an identity that began long ago", remedy=_COMPARE_CLOCKS)
     if details.not_after < max(lasts_until, now + _SHORTEST_SECONDS):
         raise ConfigurationError(
-            "the connector has issued an identity that ends too early",
+            "the connector has issued an identity that expires too early",
             remedy="replace the connector's issuer if it expires soon: hybridrelay connections issuer --help",
         )
     try:
@@ -322,7 +322,7 @@ def check_issued_untrusted(
     if not is_issuer_valid:
         raise ConfigurationError("the issuer of the connector is not valid now", remedy=_COMPARE_CLOCKS)
     if not ends_with_issuer:  # no issuer makes one, and no connector would accept it after the issuer's end
-        raise ConfigurationError("the connector has issued an identity that ends after its issuer")
+        raise ConfigurationError("the connector has issued an identity that expires after its issuer")
     if not is_ours:
         raise ConfigurationError("the connector has issued an identity for another key")
 

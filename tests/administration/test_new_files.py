@@ -32,7 +32,7 @@ def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
 def test_nothing_is_written_where_one_exists(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("precious")
 
-    with pytest.raises(ConfigurationError, match="exists already") as caught:
+    with pytest.raises(ConfigurationError, match="already exists") as caught:
         with new_files({tmp_path / "a": "one", tmp_path / "b": "two"}):
             pytest.fail("the block was entered")
 
@@ -43,7 +43,7 @@ def test_nothing_is_written_where_one_exists(tmp_path: Path) -> None:
 def test_a_dangling_link_counts_as_existing(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(ConfigurationError, match="exists already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         check_new_files([tmp_path / "a"])
 
 
@@ -92,7 +92,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten_and_stays(
     monkeypatch.setattr("hybridrelay.administration.new_files.check_new_files", lambda paths: None)
     (tmp_path / "b").write_text("precious")
 
-    with pytest.raises(ConfigurationError, match="exists already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         with new_files({tmp_path / "a": "one", tmp_path / "b": "two"}):
             pytest.fail("the block was entered")
 

@@ -125,7 +125,7 @@ async def test_an_identity_that_cannot_be_used_is_requested_again(
     assert await complete(True) is not None
     assert len(tries) == 3
     tries, complete = answered(monkeypatch, [0.1])
-    with pytest.raises(HybridRelayError, match="ends too early; what the relay has delivered is kept"):
+    with pytest.raises(HybridRelayError, match="expires too early; what the relay has delivered is kept"):
         await complete(False)
 
 

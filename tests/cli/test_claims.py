@@ -78,7 +78,7 @@ def test_a_claim_for_an_existing_file_and_the_code_in_a_file(run: Run, created: 
     )
 
     again = run(*arguments, "--out", out, "--state", created.state)
-    assert (again.code, "exists already" in again.err) == (2, True)
+    assert (again.code, "already exists" in again.err) == (2, True)
     with SQLiteStore.open(created.state) as store:
         assert len(store.claims("orders")) == 1
 
@@ -151,7 +151,7 @@ def test_codes_that_are_none(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
     result = run("claims", "take", "--code-file", file, "--out", tmp_path / "out")
     assert (result.code, f"{file}: this is not a valid claim code" in result.err) == (2, True)
     taken = run("claims", "take", "--code-file", file, "--out", created.connector)
-    assert (taken.code, "exists already" in taken.err) == (2, True)
+    assert (taken.code, "already exists" in taken.err) == (2, True)
     line = ["claims", "take", "hrc1.relay.ca.geheim.yy", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["hybridrelay", *line])
     argument = run(*line)

@@ -212,7 +212,7 @@ def test_an_existing_file_stops_it_before_anything_is_written(run: Run, tmp_path
     code, out, err = _create(run, tmp_path, "--relay-file", tmp_path / "r")
 
     assert (code, out) == (2, "")
-    assert f"{existing} exists already" in err
+    assert f"{existing} already exists" in err
     assert "  try: " in err
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {existing: "precious"}
 

@@ -104,7 +104,7 @@ def test_other_relays_that_know_it_already_are_mentioned(run: Run, created: Crea
         (("--endpoint", "b", "--relay-pin", PINS[0], "--state", "STATE"), "need --update"),
         (("--endpoint", "b", "--endpoint", "B.", "--state", "STATE"), "appears twice"),
         ((*BOTH, *("--public-ports", "http=1") * 3, "--update", "CONNECTOR"), "3 lists of ports for 2 relays"),
-        (("--endpoint", "b", "--state", "STATE", "--relay-file", "CONNECTOR"), "exists already"),
+        (("--endpoint", "b", "--state", "STATE", "--relay-file", "CONNECTOR"), "already exists"),
         (("--endpoint", "b", "--state", "STATE", "--update", "MISSING"), "cannot read"),
         (("--endpoint", "b", *("--relay-pin", PINS[0]) * 99, "--update", "CONNECTOR"), "orders.connector: at most"),
     ],

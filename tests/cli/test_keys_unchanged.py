@@ -81,7 +81,7 @@ def test_an_existing_out_file_stops_it_before_the_old_key_ends(run: Run, created
     code, _, err = regenerate(run, created, "--out", tmp_path / "new-key")
 
     assert code == 2
-    assert "exists already" in err
+    assert "already exists" in err
     assert created.key("application", KeySlot.PRIMARY) == old
 
 

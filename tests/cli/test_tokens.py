@@ -48,7 +48,7 @@ def test_tokens_are_created_listed_and_revoked(run: Run, created: Created, tmp_p
 def test_a_file_is_never_overwritten(run: Run, created: Created, tmp_path: Path) -> None:
     (tmp_path / "there").write_text("mine")
     result = run("tokens", "create", "a", "--role", "admin", "--out", tmp_path / "there", "--state", created.state)
-    assert (result.code, "exists already" in result.err) == (2, True)
+    assert (result.code, "already exists" in result.err) == (2, True)
     assert (tmp_path / "there").read_text() == "mine"
     assert run("tokens", "list", "--json", "--state", created.state).out.strip() == "[]"
 

@@ -1,4 +1,4 @@
-"""Connector and forward change over to another configuration while applications talk."""
+"""Connector and forward apply a changed configuration while applications talk."""
 
 from __future__ import annotations
 

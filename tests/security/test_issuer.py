@@ -320,7 +320,7 @@ def answered(
         ({"is_server": True}, "unlike those of an issuer"),
         ({"begin": NOW + 3 * DAY}, "not valid yet"),
         ({"begin": NOW - 3 * DAY}, "began long ago"),  # and is due for renewal again and again
-        ({"days": 0.4}, "ends too early"),
+        ({"days": 0.4}, "expires too early"),
     ],
 )
 def test_an_identity_that_no_connector_would_accept_is_not_accepted_here_either(
@@ -338,7 +338,7 @@ def test_an_identity_does_not_take_the_place_of_one_that_ends_later() -> None:
     answer = answered(key, days=90)
     end = details_of(answer.certificate).not_after
     check_issued_untrusted(answer, OURS.certificate, NAME, key, now=NOW, lasts_until=end)
-    with pytest.raises(ConfigurationError, match="ends too early"):
+    with pytest.raises(ConfigurationError, match="expires too early"):
         check_issued_untrusted(answer, OURS.certificate, NAME, key, now=NOW, lasts_until=end + 1)
 
 
@@ -355,7 +355,7 @@ def test_an_identity_has_to_end_no_later_than_its_issuer() -> None:
     key = new_private_key()
     issuer = create_issuer(OURS, now=NOW, valid_years=30 / 365)
     check_issued_untrusted(answered(key, signer=issuer), OURS.certificate, NAME, key, now=NOW)
-    with pytest.raises(ConfigurationError, match="ends after its issuer"):
+    with pytest.raises(ConfigurationError, match="expires after its issuer"):
         check_issued_untrusted(sign_identity_beyond(issuer, key), OURS.certificate, NAME, key, now=NOW)
 
 
@@ -370,7 +370,7 @@ def test_an_identity_that_a_program_already_has_ends_with_its_issuer() -> None:
 
 
 def sign_identity_beyond(issuer: Issuer, key: Secret) -> Issued:
-    """An identity that ends after its issuer."""
+    """An identity that expires after its issuer."""
     above, above_key = load_ca(issuer.certificate, issuer.private_key, "")
     public = load_private_key(key).public_key()
     subject = subject_name("hybridrelay application", "billing")

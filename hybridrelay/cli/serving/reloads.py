@@ -72,8 +72,8 @@ class Reloads:
         service: serves the hybrid connections, and applies the changes.
         stop: the program's stop, after which nothing changes.
         dialer: reaches the relays.
-        parts: changes over to other options besides; None: there are none.
-        apply_with_fronts: as `Service.apply`, for a forward: changes over, and uses these fronts. If it raises
+        parts: the other options that can be changed; None: there are none.
+        apply_with_fronts: as `Service.apply`, for a forward: applies the plan, and uses these fronts. If it raises
             `ConfigurationError`, nothing was changed.
     """
 
@@ -140,7 +140,7 @@ class Reloads:
             await self._change_options(reading.args)
 
     async def _change_options(self, args: argparse.Namespace) -> None:
-        """Change over to other options, and say what has changed, and what needs a restart."""
+        """Use the changed options, and say what has changed, and what needs a restart."""
         events, file = plainly_logged_events(), str(self._configuration.file)
         if changed_now := await self._parts.change(args):
             events.publish(OptionsReloaded(file=file, changed=tuple(changed_now)))

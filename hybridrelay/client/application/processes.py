@@ -298,8 +298,8 @@ def execute(argv: Sequence[str]) -> OSError:
                     return shell_exc
             if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 return exc
-            # As in a shell, a folder that this user may not enter counts as having no program. But there may be a
+            # As in a shell, a directory that this user may not enter counts as having no program. But there may be a
             # file that is not executable.
             if exc.errno == errno.EACCES and ("/" in name or os.path.isfile(path)):
-                failure = exc  # perhaps it is in another folder
+                failure = exc  # perhaps it is in another directory
     return failure

@@ -14,8 +14,8 @@ __all__ = ["KnownConnections"]
 class KnownConnections(Mapping[str, HybridConnection]):
     """All hybrid connections, by name. Applying a change takes time in proportion to the change.
 
-    It changes in place. Whoever iterates over it, and lets other tasks run meanwhile, needs a copy. Whoever has
-    computed something from it compares `revision` to find out whether it has changed since.
+    It changes in place. Code that iterates over it, and lets other tasks run meanwhile, needs a copy. To find out
+    whether it has changed since something was computed from it, compare `revision`.
     """
 
     def __init__(self, connections: Mapping[str, HybridConnection] = MappingProxyType({})) -> None:

@@ -28,7 +28,7 @@ class Directory(Protocol):
     """
 
     def add(self, entry: DirectoryEntry) -> None:
-        """Add a listener that has registered. Does nothing if the entry exists already."""
+        """Add a listener that has registered. Does nothing if the entry already exists."""
 
     def remove(self, entry: DirectoryEntry) -> None:
         """Remove a listener that has left. Does nothing if there is no such entry."""

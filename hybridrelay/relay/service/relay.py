@@ -220,8 +220,8 @@ class Relay:
 
     @contextmanager
     def _listening_for_workers(self) -> Iterator[socket.socket | None]:
-        """Listen for workers of the previous main process during the block, even if those of this one keep nothing:
-        only a main process that has taken pairs over can end them."""
+        """Listen for workers of the previous main process during the block, even if the workers of this process keep
+        no pairs: only a main process that has taken over their pairs can end them."""
         if sys.platform != "linux":
             yield None
             return

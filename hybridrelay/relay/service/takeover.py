@@ -48,7 +48,7 @@ _PAUSE_SECONDS = 0.1
 
 @contextmanager
 def listen_for_workers(folder: Path, events: EventStream) -> Iterator[socket.socket | None]:
-    """Listen during the block for workers of a previous main process. This process has to have locked the folder.
+    """Listen during the block for workers of a previous main process. This process has to have locked the directory.
 
     Yields None if that is not possible, after an event was published.
     """
@@ -71,7 +71,7 @@ def _listen(folder: Path) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):  # of a main process that was killed
         if stat.S_ISSOCK(path.lstat().st_mode):
             path.unlink()
-    # The path of a socket has at most 107 bytes. That of the folder may have more.
+    # The path of a socket has at most 107 bytes. That of the directory may have more.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:

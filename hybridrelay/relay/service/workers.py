@@ -52,7 +52,7 @@ class Keeping:
 
     #: For how long (seconds). 0: not at all.
     seconds: float = 0.0
-    #: The folder in which they look for the next main process.
+    #: The directory in which they look for the next main process.
     folder: Path | None = None
 
 

@@ -29,8 +29,8 @@ class Mark:
 class Changes:
     """A part of what has changed since a mark, or everything.
 
-    Whoever applies all parts has the content of the store. What is between two parts is not necessarily a state that
-    the store was in, except for each hybrid connection by itself.
+    When all parts have been applied, the result is the content of the store. The state between two parts is not
+    necessarily one in which the store ever was, except for each single hybrid connection.
     """
 
     #: Hybrid connections that were created or changed, as they are now; or all.

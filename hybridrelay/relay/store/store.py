@@ -42,7 +42,7 @@ class NoConnection(NotFound):
 
 
 class NameTaken(ConfigurationError):
-    """A hybrid connection, or a token, of that name exists already."""
+    """A hybrid connection, or a token, of that name already exists."""
 
 
 class QuotaReached(ConfigurationError):

@@ -1,4 +1,4 @@
-"""A hybrid connection that ends by itself while the program changes over to another configuration."""
+"""A hybrid connection that ends by itself while the program applies a changed configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing over to another configuration: every rule, and whatever configuration follows another."""
+"""Applying a changed configuration: every rule, and whatever configuration follows another."""
 
 from __future__ import annotations
 

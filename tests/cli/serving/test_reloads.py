@@ -1,4 +1,4 @@
-"""What happens when changing over fails: it is tried again, and a bug does not end the program."""
+"""What happens when a reload fails: it is tried again, and a bug does not end the program."""
 
 from __future__ import annotations
 
