@@ -49,6 +49,7 @@ from .chain import (
 )
 from .disk import AppendedFile, Disk
 from .ended import MAX_EARLIER_KEYS_BYTES, EndedFiles
+from .key_files import NEXT_KEY, SIGNING_KEY, KeyFiles
 from .keys import SigningKey, VerifyingKey
 from .record import Record
 
@@ -69,7 +70,6 @@ IDLE_SECONDS: Final = 3600.0
 #: How often to look for files that are old enough to be deleted (seconds).
 DELETION_SECONDS: Final = 600.0
 
-_SIGNING, _NEXT = "signing.key", "next.key"
 #: What the directory needs besides records: lines about a deletion, the end of a file and the beginning of the next
 #: one, and two keys (bytes).
 _DELETION_BYTES = 16 * 1024
@@ -140,6 +140,7 @@ class AuditDirectory:
         #: How many bytes everything except the newest file takes at most; see `EndedFiles.size`.
         self._ended_bytes = 0
         self._new_key = new_key
+        self._keys = KeyFiles(disk)
         self._state: _State | None = None
         #: The newest file and its size, up to where everything in it was reported as written; None at the start.
         self._good: tuple[str, int] | None = None
@@ -230,14 +231,14 @@ class AuditDirectory:
     def _begin(self) -> Opened:
         """Begin the log, or continue to begin it."""
         names = self._disk.names()
-        if any(file_number(name) is not None for name in names) or _SIGNING in names:
+        if any(file_number(name) is not None for name in names) or self._keys.has_present():
             raise self._damaged("the newest file is missing")
-        key = self._read_key(_NEXT)
+        key = self._keys.following()
         if key is None:
             key = self._new_key()
-            self._write_next(key)
+            self._keys.write_following(key)
         self._state = self._begin_file(Chain(key, log=secrets.token_hex(8)), 1)
-        self._promote()
+        self._keys.promote()
         self._good = self._state.name, self._state.size
         return Opened(key.public, True, 0, None)
 
@@ -267,8 +268,7 @@ class AuditDirectory:
         oldest = self._oldest(name, first)
         if last["event"] == "log.continued":
             return self._finish_change(chain, str(last.get("new_key")), oldest), size - end, None
-        if self._disk_has(_NEXT):  # it was never used
-            self._erase(_NEXT)
+        self._keys.erase_following()  # it was never used
         file = self._disk.append_to(name)
         state = _State(chain, file, name, end, _day_of(str(first.get("at"))), unsigned, self._clock(), oldest)
         return state, size - end, position.seq - unsigned + 1 if unsigned else None
@@ -280,23 +280,23 @@ class AuditDirectory:
 
     def _settle_key(self, wanted: VerifyingKey) -> SigningKey:
         """Return the private key of the newest file. If the change to it was not finished, finish it."""
-        following = self._read_key(_NEXT)
+        following = self._keys.following()
         if following is not None and following.public == wanted:
-            self._promote()
+            self._keys.promote()
             return following
-        present = self._read_key(_SIGNING)
+        present = self._keys.present()
         if present is None or present.public != wanted:
-            raise self._damaged(f"{_SIGNING} is missing or is another key than that of the newest file")
+            raise self._damaged(f"{SIGNING_KEY} is missing or is another key than that of the newest file")
         return present
 
     def _finish_change(self, chain: Chain, new_key: str, oldest: int) -> _State:
         """Begin the next file, after the last line of the one before it was written."""
-        following = self._read_key(_NEXT)
+        following = self._keys.following()
         if following is None or str(following.public) != new_key:
-            raise self._damaged(f"{_NEXT} is missing or is another key than the one for the next file")
+            raise self._damaged(f"{NEXT_KEY} is missing or is another key than the one for the next file")
         state = self._begin_file(Chain(following, chain.position, chain.log), oldest)
         self._state = state
-        self._promote()
+        self._keys.promote()
         return state
 
     def _damaged(self, what: str) -> ConfigurationError:
@@ -348,37 +348,6 @@ class AuditDirectory:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass
         raise self._damaged(f"a line of {name} is not one of an audit file")
-
-    # --- keys
-
-    def _disk_has(self, name: str) -> bool:
-        return name in self._disk.names()
-
-    def _read_key(self, name: str) -> SigningKey | None:
-        """Return a key; None if it does not exist, or was not written or overwritten completely."""
-        if not self._disk_has(name):
-            return None
-        try:
-            return SigningKey.from_file(self._disk.read(name, 0, 1024))
-        except ValueError:
-            return None
-
-    def _write_next(self, key: SigningKey) -> None:
-        if self._disk_has(_NEXT):
-            self._erase(_NEXT)
-        self._disk.create(_NEXT, key.to_file())
-
-    def _erase(self, name: str) -> None:
-        self._disk.overwrite(name)
-        self._disk.remove(name)
-        self._disk.sync_names()
-
-    def _promote(self) -> None:
-        """Overwrite the present key. The next one takes its place."""
-        if self._disk_has(_SIGNING):
-            self._disk.overwrite(_SIGNING)
-        self._disk.rename(_NEXT, _SIGNING)
-        self._disk.sync_names()
 
     # --- writing
 
@@ -477,12 +446,12 @@ class AuditDirectory:
 
     def _change_file(self, state: _State) -> _State:
         key = self._new_key()
-        self._write_next(key)
+        self._keys.write_following(key)
         self._write([state.chain.continued(self._now(), key.public)], signed=True)
         state.file.close()
         self._state = None
         self._state = self._begin_file(Chain(key, state.chain.position, state.chain.log), state.oldest)
-        self._promote()
+        self._keys.promote()
         self._ended_bytes = self._ended.size()
         return self._state
 
