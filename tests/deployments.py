@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,10 @@ from typing import IO, Any, NoReturn, Self
 import attrs
 import pytest
 import trio
+
+from hybridrelay.administration import NewFiles, StoreRegistry, create_connection
+from hybridrelay.management.audited_registry import AuditedRegistry
+from hybridrelay.security import parse_local_name_untrusted, parse_target_untrusted
 
 from .waiting import TimeLimit, patience, wait_until
 
@@ -331,16 +336,22 @@ class Deployment:
     def create(
         self, name: str, target: tuple[str, int] | str, *, endpoint: str = "127.0.0.1", local_name: str | None = None
     ) -> Published:
-        """Create a hybrid connection. The target is an address and port, or text."""
+        """Create a hybrid connection. The target is an address and port, or text.
+
+        Does in this process what ``connections create --state`` does, because most tests start with it.
+        """
         files = {role: self.folder / f"{name}.{role}" for role in ("connector", "application", "authority")}
         text = target if isinstance(target, str) else f"{target[0]}:{target[1]}"
-        done = self.run(
-            "connections", "create", name, "--target", text, "--endpoint", endpoint,
-            "--state", self.state,
-            *(() if local_name is None else ("--local-name", local_name)),
-            *(part for role, file in files.items() for part in (f"--{role}-file", file)),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        with StoreRegistry(state_dir=self.state, create=True) as registry:
+            create_connection(
+                name,
+                target=parse_target_untrusted(text),
+                local_name=None if local_name is None else parse_local_name_untrusted(local_name),
+                hosts=[endpoint],
+                files=NewFiles(**files),
+                registry=AuditedRegistry(registry, self.state),
+                now=time.time(),
+            )
         return Published(name, **files)
 
     def start_connector(
