@@ -387,7 +387,7 @@ def _mount_path(line: bytes) -> bytes:
 def _copy_attributes(source: Path, status: os.stat_result, fresh: int) -> None:
     """Give a new file the owner, group, extended attributes (including the access control list) and mode of another.
 
-    The new file is given as a descriptor. At its path there may be something else already, because the directory may
+    The new file is given as a descriptor. At its path there may already be something else, because the directory may
     belong to somebody who replaces the file by a link; root would then give that user another file.
 
     Raises:

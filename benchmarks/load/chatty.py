@@ -58,7 +58,7 @@ def measure(
     for sock in socks:
         selector.register(sock, selectors.EVENT_READ)
         asked[sock.fileno()] = deque()
-        # This begins below zero, because the first answer is not counted. One byte of it has been read already.
+        # This begins below zero, because the first answer is not counted. One byte of it has already been read.
         received[sock.fileno()] = 1 - size
     flows = None if beside is None else _Flows({**beside, "warm_up": warm_up, "seconds": seconds})
     turns = random.Random(_SEED)

@@ -137,7 +137,7 @@ def _check_is_new(name: str, registry: Registry | None, files: NewFiles) -> None
     if registry is not None and known is not None:
         with contextlib.suppress(HybridRelayError):
             registry.refuse_import(known)  # so that the audit log of the relay has the attempt
-        raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
+        raise ConfigurationError(f"there is already a hybrid connection {name!r}", remedy=_USE_WHAT_IS_THERE)
     if not files.authority.exists():
         return
     if registry is None:
@@ -182,7 +182,7 @@ def import_connection(
         before_change: see `change_with_files`.
 
     Returns:
-        False if the registry has an identical hybrid connection already.
+        False if the registry already has an identical hybrid connection.
 
     Raises:
         ConfigurationError: the registry has a different hybrid connection of this name, and the message says how it
@@ -203,7 +203,7 @@ def import_connection(
     if differences == ("endpoint",):
         remedy = "see 'hybridrelay connections endpoints --help', which changes its relays and keeps its keys"
     raise ConfigurationError(
-        f"there is a hybrid connection {record.name!r} here already, and it is not the same as in {source} "
+        f"there is already a hybrid connection {record.name!r} here, and it is not the same as in {source} "
         f"({', '.join(differences)}); nothing was changed",
         remedy=remedy,
     )

@@ -1,8 +1,8 @@
 """Keeping the tables ``[[connection]]`` of a connector's configuration file in step with what is declared.
 
-Everything else in the file belongs to the operator: other options, further keys of the tables, tables of other hybrid
-connections, comments. It has to stay as it is. So the text is changed line by line, and what the result means is
-compared with what it has to mean.
+Everything else in the file belongs to the administrator: other options, further keys of the tables, tables of other
+hybrid connections, comments. It has to stay as it is. So the text is changed line by line, and what the result means
+is compared with what it has to mean.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _make_public(descriptor: int) -> None:
 def update_connector_config(path: Path, files: Sequence[str], is_removed: Callable[[str], bool]) -> ConfigChange:
     """Add a table for each connection string file that has none yet, and remove tables.
 
-    A table belongs to a connection string file if the last part of its path is the same, because the operator may
-    keep the files in another directory.
+    A table belongs to a connection string file if the last part of its path is the same, because the administrator
+    may keep the files in another directory.
 
     Args:
         path: the configuration file. It is created if it is missing.

@@ -465,7 +465,7 @@ def make_change(
     Raises:
         IncompleteChange: it was made, but not every file was updated.
         HybridRelayError: it cannot be made. Nothing was changed, except that a hybrid connection for several relays
-            may have its files already, and is not imported at this relay yet.
+            may already have its files, and is not imported at this relay yet.
         OSError: a file cannot be written; the error names it.
     """
     files = Files(directory, change.declared.name if isinstance(change, Create) else change.name)

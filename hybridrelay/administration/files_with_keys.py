@@ -70,7 +70,7 @@ class FileWithKeys(abc.ABC):
             key: the new key.
 
         Returns:
-            None if the file need not be changed: it uses the other key, or has the new one already.
+            None if the file need not be changed: it uses the other key, or already has the new one.
 
         Raises:
             ConfigurationError: the file contains neither key of the rule, so it may belong to another relay.

@@ -22,7 +22,7 @@ _NO_GENERATION = 2**53 - 1
 class RevokedKey:
     """What `revoke_key` did."""
 
-    #: The fingerprint of the key that was revoked; None if the slot was empty already.
+    #: The fingerprint of the key that was revoked; None if the slot was already empty.
     ended: str | None
     #: The hosts of all relays of the hybrid connection. The key was revoked at only one of them.
     hosts: tuple[str, ...]
@@ -105,7 +105,7 @@ def regenerate_key(
 
     Raises:
         ConfigurationError: there is no such hybrid connection or rule; a file is for another one, or contains neither
-            of its keys; `out` exists; the rule has this key already, or was changed in the meantime. Nothing was
+            of its keys; `out` exists; the rule already has this key, or was changed in the meantime. Nothing was
             changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
         OutcomeUnknown: the relay did not answer. `out` was written, and no other file was changed. The remedy says

@@ -259,7 +259,7 @@ class UpdateInfo:
     note: str
     created_at: float
     expires_at: float
-    #: How many programs the relay has seen that it is for, and how many of them have it.
+    #: How many of its recipients the relay has seen, and how many of these have it.
     recipients: int = 0
     kept: int = 0
     #: Some of those that do not have it.
@@ -457,7 +457,7 @@ class Registry(Protocol):
 
         Raises:
             NotFound, ChangedMeanwhile: as for `regenerate_key`.
-            ConfigurationError: the rule has no other key, has this key already, or a roll is in progress; or programs
+            ConfigurationError: the rule has no other key, already has this key, or a roll is in progress; or programs
                 that are connected use the key in the slot.
         """
 

@@ -46,12 +46,12 @@ def change_relays(
     Args:
         name: the hybrid connection.
         hosts: the hosts of all relays that are to serve it, in order of preference.
-        registry: the registry of a relay that serves it already; None changes only files.
+        registry: the registry of a relay that already serves it; None changes only files.
         relay_file: a file to be created, for a new relay to import. Needs `registry`, which has the keys.
         update: connection string files and authority files, which get the new list.
         pins: the pins of all relays; None keeps those that are in each file.
         ports: the ports that differ from the defaults: one mapping for all relays, or one for each. None keeps the
-            ports of relays that are in a file already.
+            ports of relays that a file already names.
         before_change: see `change_with_files`.
 
     Raises:

@@ -44,7 +44,7 @@ def set_rule(
 
     Raises:
         ConfigurationError: there is no such hybrid connection; the rule's name or its rights are not valid; or the
-            hybrid connection has 12 rules already. Nothing was changed.
+            hybrid connection already has 12 rules. Nothing was changed.
     """
     with attempted(lambda: registry.put_rule(ConnectionInfo.missing(name), rule, rights)):
         known = registry.connection(name)

@@ -67,7 +67,7 @@ class Disk:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def lock(self) -> bool:
-        """Keep other processes from using the directory. Returns False if one does already.
+        """Keep other processes from using the directory. Returns False if another one already uses it.
 
         On a file system without locks, nothing is locked.
         """

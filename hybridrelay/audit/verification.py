@@ -453,7 +453,7 @@ class Verifier:
         if "missing_from" in content:
             self._fail(
                 f"when the log deleted {content.get('file')}, the records from {content['missing_from']} on were "
-                "missing already: somebody has removed them"
+                "already missing: somebody has removed them"
             )
         if isinstance(last, int) and isinstance(head, str):
             self._said_to_be_deleted[Position(last, head)] = str(content.get("reason", "age"))

@@ -75,7 +75,7 @@ def _make_sinks(args: argparse.Namespace, earlier: Mapping[_Origin, Sink]) -> di
 
     Args:
         args: the options.
-        earlier: sinks that exist already, and are returned again if the options name them.
+        earlier: sinks that already exist, and are returned again if the options name them.
 
     Raises:
         ConfigurationError: options do not fit together.

@@ -109,7 +109,7 @@ def _key(keys: Mapping[str, Rule], rule: str, slot: KeySlot) -> str | None:
 def tell_ended(name: str, rule: str, old: str | None) -> None:
     """Print the consequences of ending a key. `old` is its fingerprint; None if it had been revoked before."""
     if old is None:
-        output.say("It had been revoked already: no connection string stops working.")
+        output.say("It had already been revoked: no connection string stops working.")
     else:
         output.say(
             f"Connection strings of {name} with SharedAccessKeyName={rule} and the old key (fingerprint "

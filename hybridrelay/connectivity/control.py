@@ -32,7 +32,7 @@ REQUEST_SECONDS = 20.0
 #: How many messages that answer no request may wait to be handled: the largest number of open rendezvous of a relay.
 #: They take about 5 MiB, and the updates among them 3 MiB more. This limits the memory that a relay can use up.
 MAX_UNHANDLED = 8192
-#: An `Update`, which has up to 6 KiB, is dropped if this many messages wait already: the relay repeats it.
+#: An `Update`, which has up to 6 KiB, is dropped if this many messages are already waiting: the relay repeats it.
 MAX_UNHANDLED_BEFORE_UPDATE = 512
 _FIRST_CHECK_ID = 2**48
 SOFTWARE = f"hybridrelay/{__version__}"
@@ -175,7 +175,7 @@ class ControlChannel:
     async def take(self, message: control.Take) -> bytes | control.Failed:
         """Take a claim, and return its sealed content. Errors and cancellation are as for `register`.
 
-        If an error is raised or it is cancelled, the relay may have deleted the content already.
+        If an error is raised or it is cancelled, the relay may already have deleted the content.
         """
         request = _Request(message)
         answer = await self._request(request)

@@ -234,13 +234,13 @@ class UpdateMachine:
         return [answer, UseUpdate(after, changed, why_not)]
 
     def give_up(self) -> None:
-        """Forget what is in progress. If the string was stored already, it is used after the next start, or when the
+        """Forget what is in progress. If the string was already stored, it is used after the next start, or when the
         program notices the changed file."""
         self._apply(MachineInput.GIVEN_UP)
         self._update = None
 
     def _in_use(self, string: ConnectionString) -> list[Command]:
-        """Answer that the string has this update already, or a later one. If it could not be stored, try again."""
+        """Answer that the string already has this update, or a later one. If it could not be stored, try again."""
         if self._unstored is None or self._unstored.update_sequence >= string.update_sequence:
             self._apply(MachineInput.TURNED_DOWN)
             return [AnswerRelay(UpdateState.KEPT)]

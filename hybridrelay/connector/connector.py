@@ -467,7 +467,7 @@ class Connector:
             outdated = [state for state in states if state.may_be_outdated(now)]
             if not outdated:
                 self._over.set()
-            elif all(state.asks_again_in(now) for state in outdated):  # unless a relay is being asked again already
+            elif all(state.asks_again_in(now) for state in outdated):  # unless a relay is already being asked again
                 self._relays.check_refusals()
         elif all(published.is_registered or published.is_refused for published in everything):
             self._settled.set()

@@ -555,7 +555,7 @@ def _abandon(connected: _Connected) -> None:
 
 
 def _host_of(target: _Connected) -> tuple[str, ...]:
-    """Return the IP address that a connection leads to; empty if the connection has ended already."""
+    """Return the IP address that a connection leads to; empty if the connection has already ended."""
     try:
         return (str(_socket_of(target).getpeername()[0]),)
     except OSError:
@@ -567,7 +567,7 @@ def _socket_of(connected: _Connected) -> trio.socket.SocketType | socket.socket:
 
 
 def _peer_address(target: _Connected) -> str:
-    """Return the address that a connection leads to; empty if the connection has ended already."""
+    """Return the address that a connection leads to; empty if the connection has already ended."""
     try:
         name = _socket_of(target).getpeername()
     except OSError:

@@ -101,7 +101,7 @@ class PolicyRefused(Event):
     detail: str = ""
     #: The kind of the rule: ``deny-list-label``, ``deny-list-serial``, or a key of the policy: ``denied-targets``.
     rule: str = ""
-    #: The id of the session or stream, if it has one already.
+    #: The id of the session or stream, if it already has one.
     activity_id: str = ""
 
 

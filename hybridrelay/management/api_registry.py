@@ -115,7 +115,7 @@ class ApiRegistry:
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
-        """See `Registry.prepare`. Only reads: a relay that runs has a certificate already."""
+        """See `Registry.prepare`. Only reads: a running relay already has a certificate."""
         return self.relay()
 
     def import_(self, record: RelayRecord) -> None:

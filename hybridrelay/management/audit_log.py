@@ -208,7 +208,7 @@ class AuditLog:
             lines = [one.line for one in batch if one.kind is kind and one.line is not None]
             if lines:
                 files = files_of(self._directory, kind)
-                # After a failure, some of them may be in the files already.
+                # After a failure, some of them may already be in the files.
                 last = files.last_number()
                 files.append(line for line in lines if line.number > last)
 

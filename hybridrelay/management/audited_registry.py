@@ -228,7 +228,7 @@ class AuditedRegistry:
             self._record(entry)
 
     def _record(self, entry: AuditEntry) -> None:
-        """Write an entry. The change has been made already, so a failure is only reported."""
+        """Write an entry. The change has already been made, so a failure is only reported."""
         if not self._state_dir.is_dir():
             return  # there is no relay, and nothing was changed
         directory = self._state_dir / DIRECTORY

@@ -252,7 +252,7 @@ class Gate:
             credential = self.logins.use_code(digest_of(code.reveal()), self._managed.clock())
             found = None if credential is None else await self._own.look_up(credential)
             if found is None:
-                raise Refused("the code for logging in is unknown, has been used already, or has expired")
+                raise Refused("the code for logging in is unknown, has already been used, or has expired")
             return found
 
         return await self._log_in(request, verify)

@@ -63,7 +63,7 @@ class Buckets:
         return (1 - bucket.permits) / self._rate
 
     def charge(self, key: Hashable, now: float) -> None:
-        """Take a permit for something that has happened already, even if there is none; at most `burst` are owed."""
+        """Take a permit for something that has already happened, even if there is none; at most `burst` are owed."""
         bucket = self._bucket(key, now)
         bucket.permits = max(bucket.permits - 1, -self._burst)
 

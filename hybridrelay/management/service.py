@@ -136,7 +136,7 @@ async def serve_management(
                     await servers.start(partial(tcp.serve, router, stop=http_stop, grace_seconds=_GRACE_SECONDS))
                 task_status.started()
             nursery.cancel_scope.cancel()
-        with contextlib.suppress(OSError):  # the failure is an event already; the entries are in the log
+        with contextlib.suppress(OSError):  # the failure is already an event; the entries are in the log
             await audit.flush()
         try:
             await gate.save_uses_now()

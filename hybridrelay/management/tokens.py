@@ -42,7 +42,7 @@ async def _delete_token(call: Call) -> None:
     def delete(store: Store) -> None:
         try:
             store.delete_token(call.params["token"])
-        except NotFound:  # it was revoked already
+        except NotFound:  # it was already revoked
             call.effect.is_unchanged = True
 
     await call.managed.change_store(delete)

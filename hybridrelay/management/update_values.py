@@ -61,7 +61,7 @@ class UpdateValue(Value, frozen=True):
     note: str
     created_at: float
     expires_at: float
-    #: How many programs this relay has seen that it is for, and how many of them have it.
+    #: How many of its recipients this relay has seen, and how many of these have it.
     recipients: int
     kept: int
     #: Some of those that do not have it.

@@ -57,7 +57,7 @@ class Offer:
         return self._stream
 
     def accept_flow(self) -> DatagramFlow:
-        """Like `accept`, for a flow. It may have received datagrams already, and may even have been ended."""
+        """Like `accept`, for a flow. It may already have received datagrams, and may even have been ended."""
         assert isinstance(self._stream, DatagramFlow)
         self._accept()
         if self._state.states.sending is not Sending.OPEN:

@@ -168,7 +168,7 @@ class WatchedPolicy:
         return known[key]
 
     def take_event(self) -> Event | None:
-        """Return the event about the last reading; None if there is nothing to report, or it was taken already."""
+        """Return the event about the last reading; None if there is nothing to report, or it was already taken."""
         change, before, self._told = self.change, self._told, self.change
         return None if change is before else change.event()
 

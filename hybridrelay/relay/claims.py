@@ -130,7 +130,7 @@ class Claim:
             return ClaimState.TAKEN
         if self.revoked_at is not None:
             return ClaimState.REVOKED
-        # Without content, it has expired already, by a clock that was ahead.
+        # Without content, it has already expired, by a clock that was ahead.
         return ClaimState.EXPIRED if now >= self.expires_at or self.sealed is None else ClaimState.OPEN
 
     def revoked(self, now: float) -> Claim:

@@ -277,7 +277,7 @@ class UpdateSnapshot:
     role: str
     serial: str
     sequence: int
-    #: How many programs were seen that it is for, and how many of them have kept it.
+    #: How many of its recipients were seen, and how many of these have kept it.
     recipients: int
     kept: int
     #: Some of those that have not.

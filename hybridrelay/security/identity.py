@@ -163,7 +163,7 @@ class Identity:
 
     @functools.cached_property
     def details(self) -> IdentityDetails:
-        """The content of the certificate. It ends with its issuer, if that ends earlier.
+        """The content of the certificate. It expires with its issuer, if that expires earlier.
 
         Raises:
             ConfigurationError: it is not a certificate, or not that of an identity, or its issuer's is damaged.

@@ -357,7 +357,7 @@ class _EpollSet:
         return fd
 
     def remove(self, registration: Registration, fd: int) -> None:
-        """Forget a socket. It may have been closed already, and its descriptor may belong to another one."""
+        """Forget a socket. It may already have been closed, and its descriptor may belong to another one."""
         if self._by_fd.get(fd) is not registration:
             return
         del self._by_fd[fd]

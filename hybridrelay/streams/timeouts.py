@@ -41,7 +41,7 @@ class Timeouts:
             self._nursery.start_soon(self._run)
 
     def remove(self, callback: Callable[[], None]) -> None:
-        """Do not call `callback`. Has no effect if it was called already, or never added."""
+        """Do not call `callback`. Has no effect if it was already called, or never added."""
         self._pending.pop(callback, None)
 
     async def _run(self) -> None:

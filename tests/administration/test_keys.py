@@ -211,7 +211,7 @@ def test_a_roll_begins_at_the_relay_and_in_the_authority_file(scene: Scene, tmp_
     assert (roll.slot, roll.ends_at - roll.started_at, roll.waits) == (SECONDARY, 60.0, False)
 
     # At another relay, the same key; here it is there already.
-    with pytest.raises(ConfigurationError, match="is being rolled already"):
+    with pytest.raises(ConfigurationError, match="is already being rolled"):
         roll_key(scene.registry, "orders", "application", seconds=60.0, key_file=tmp_path / "out")
 
 

@@ -238,7 +238,7 @@ def test_a_name_that_is_taken_leaves_no_files(run: Run, created: Created, tmp_pa
     )
 
     assert (code, out) == (2, "")
-    assert "there is a hybrid connection 'orders' already" in err
+    assert "there is already a hybrid connection 'orders'" in err
     assert not any((tmp_path / name).exists() for name in ("c", "a", "another.authority"))
     assert created.secrets() == before
 
@@ -307,7 +307,7 @@ def test_a_name_that_exists_is_said_to_exist(run: Run, tmp_path: Path) -> None:
     code, _, err = _create(run, tmp_path, "--state", tmp_path / "state")
 
     assert code == 2
-    assert "there is a hybrid connection 'orders' already" in err
+    assert "there is already a hybrid connection 'orders'" in err
     assert "move" not in err
 
     code, _, err = _create(run, tmp_path, "--relay-file", tmp_path / "r")

@@ -179,7 +179,7 @@ def test_importing_again_changes_nothing(run: Run, created: Created, record: Pat
     result = run("connections", "import", record, "--state", created.state)
 
     assert (result.code, result.err) == (0, "")
-    assert f"orders is here already, and is the same as in {record}: nothing was changed" in result.out
+    assert f"orders is already here, and is the same as in {record}: nothing was changed" in result.out
     with SQLiteStore.open(created.state) as registry:
         assert registry.get("orders") == before
 

@@ -182,7 +182,7 @@ def test_revoke(run: Run, created: Created) -> None:
     first, again, last = revoke("primary"), revoke("primary"), revoke("secondary")
 
     assert "stop working" in first
-    assert "revoked already" in again
+    assert "already been revoked" in again
     assert "no key left" not in first
     assert "no key left" in last
     assert created.is_revoked("connector", KeySlot.PRIMARY)
@@ -194,7 +194,7 @@ def test_a_revoked_key_can_be_regenerated_into_a_file_that_still_carries_it(run:
     code, out, _ = regenerate(run, created, "--update", created.application)
 
     assert code == 0
-    assert "revoked already" in out
+    assert "already been revoked" in out
     assert "SIGHUP" not in out  # no program uses the key yet
     assert load_connection_string(created.application).key == created.key("application", KeySlot.PRIMARY)
 
@@ -235,7 +235,7 @@ def test_a_roll_without_a_relay_is_listed_and_audited(run: Run, created: Created
         ("secondary", False, 0, [])
     ]
     again = run("keys", "roll", "orders", "--rule", "application", *where)
-    assert (again.code, "is being rolled already" in again.err) == (2, True)
+    assert (again.code, "is already being rolled" in again.err) == (2, True)
     audit = json.loads(run("audit", "calls", "--operation", "rollKeys", "--json", *where).out)
     assert [(entry["rule"], entry["status"]) for entry in audit] == [("application", 200), ("application", 400)]
     # What is issued meanwhile gets the new key.

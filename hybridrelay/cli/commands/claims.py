@@ -70,7 +70,7 @@ def _existing(args: argparse.Namespace) -> ConnectionString:
         if getattr(args, option) not in (None, False):
             raise ConfigurationError(
                 f"--{option.replace('_', '-')} and --connection-string-file cannot be used together",
-                remedy="leave one of them out: the connection string in the file has its identity already",
+                remedy="leave one of them out: the connection string in the file already has its identity",
             )
     return load_connection_string(args.connection_string_file)
 

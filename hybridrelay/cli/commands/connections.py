@@ -42,7 +42,7 @@ def run_import(args: argparse.Namespace) -> int:
     if is_new:
         did = f"imported {record.name} (endpoint {', '.join(record.hosts)})"
     else:
-        did = f"{record.name} is here already, and is the same as in {args.relay_file}: nothing was changed"
+        did = f"{record.name} is already here, and is the same as in {args.relay_file}: nothing was changed"
     output.say(f"{did}; {advice}: it contains keys")
     output.say(f"compare this with its connection strings: {_pin_and_ports(relay)}")
     return exits.OK

@@ -42,7 +42,7 @@ def run_endpoints(args: argparse.Namespace) -> int:
         )
     if len(set(before) & set(after)) > 1:
         output.say(
-            "Run this command with --state or --management for each of the other relays that serve it already."
+            "Run this command with --state or --management for each of the other relays that already serve it."
         )
     if done.first_file is not None:
         _tell_about_pins(len(args.endpoints), done.first_file, args.relay_pin)

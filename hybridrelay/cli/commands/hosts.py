@@ -32,11 +32,11 @@ def run_apply(args: argparse.Namespace) -> int:
         )
     content = read_hosts_file(path)
     for number, name in other_lines(content, {line.name for line in lines}):
-        output.say(f"note: line {number} of {path} has {name} already: programs may use the address there")
+        output.say(f"note: line {number} of {path} already has {name}: programs may use the address there")
     changes = with_lines(content, lines) != content if args.dry_run else apply_lines(path, lines)
     output.say(output.table(("ADDRESS", "NAME"), [(line.address, line.name) for line in lines]))
     done = f"would change {path}" if args.dry_run else f"updated {path}"
-    output.say(done if changes else f"{path} has these names already: nothing was changed")
+    output.say(done if changes else f"{path} already has these names: nothing was changed")
     if sys.platform == "darwin":
         output.say("macOS has these addresses only after 'ifconfig lo0 alias ADDRESS' for each of them.")
     return exits.OK

@@ -74,7 +74,7 @@ def run_regenerate(args: argparse.Namespace) -> int:
     tell_ended(args.name, args.rule, done.ended)
     tell_updated(done.updated, done.incomplete)
     for file in done.unchanged:
-        why = "has the new key already" if file.has_new_key else f"uses the {slot.other} key"
+        why = "already has the new key" if file.has_new_key else f"uses the {slot.other} key"
         output.say(f"{file.path} {why}: not changed")
     if args.out:
         output.say(f"wrote the new key to {args.out}")

@@ -205,7 +205,7 @@ def _make_user(name: str, system: str) -> str:
 
 
 def _check_access(root: Path, settings: ServiceSettings, owner: str) -> None:
-    """Check that the service can use the directories that are there already."""
+    """Check that the service can use the directories that already exist."""
     import pwd  # imported here, because Windows does not have it
 
     user = pwd.getpwnam(owner)

@@ -91,7 +91,7 @@ class ApplicationService:
                 for one in wanted:
                     assert one.string is not None
                     self._served[one.entry.key] = served = Served(one.entry, one.string)
-                    # The listeners are open already, so it is enough that no two have the same place.
+                    # The listeners are already open, so it is enough that no two have the same place.
                     for number, port in enumerate(self._ports[one.entry.key]):
                         served.ports[ANYWHERE, number] = LocalPort(port)
                     starting.start_soon(self._nursery.start, self._serve, served, one.string)
@@ -124,7 +124,7 @@ class ApplicationService:
             if isinstance(step, Start):
                 raise step.entry.error(
                     ConfigurationError(
-                        f"{step.string.entity_path} is new, and the application runs already",
+                        f"{step.string.entity_path} is new, and the application is already running",
                         remedy="run the application again",
                     )
                 )

@@ -238,7 +238,7 @@ class ForwardService:
         lend: Callable[[Listen], OpenPort | None],
     ) -> _Spare:
         """Open the ports that no client has. `lend` returns those of fronts that go away. Those of an address with
-        several ports that are open already, and will be given up, are taken over later (`_ports_for`).
+        several ports that are already open, and will be given up, are taken over later (`_ports_for`).
 
         Raises:
             ConfigurationError: one of them cannot be opened. None is open.

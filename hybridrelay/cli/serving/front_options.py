@@ -32,7 +32,7 @@ def read_front_options(args: argparse.Namespace, *, again: bool = False) -> Fron
 
     Args:
         args: the options of a forward.
-        again: whether the program runs already, so that a pipe cannot be read.
+        again: whether the program is already running, so that a pipe cannot be read.
 
     Raises:
         ConfigurationError: the file with users cannot be used.

@@ -159,7 +159,7 @@ def die_with_parent(parent: int) -> None:
     This survives `exec`, unless a program is executed that gains privileges.
 
     Args:
-        parent: the parent's process id. If it has ended already, this process ends at once.
+        parent: the parent's process id. If it has already ended, this process ends at once.
 
     Raises:
         OSError: not expected.

@@ -235,7 +235,7 @@ def take_result(future: Future[T], wait: Callable[[], T], dispose: Callable[[T],
 
 
 def abandon(future: Future[T], dispose: Callable[[T], None]) -> None:
-    """Cancel a call, or dispose of its result if there is one already."""
+    """Cancel a call, or dispose of its result if there is already one."""
     if not future.cancel() and not future.cancelled() and future.exception() is None:
         dispose(future.result())
 

@@ -240,7 +240,7 @@ async def _open_unix_socket(address: UnixAddress) -> OpenPort:
     try:
         if await is_listening(path):
             raise ConfigurationError(
-                f"cannot listen on {address}: a program listens there already",
+                f"cannot listen on {address}: a program already listens there",
                 remedy="stop that program, or choose another path",
             )
         listener, file = await listen_unix_socket(path, mode=address.mode)

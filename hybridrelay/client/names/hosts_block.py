@@ -74,7 +74,7 @@ def without_lines(content: bytes) -> bytes:
 
 
 def other_lines(content: bytes, names: Collection[str]) -> Iterable[tuple[int, str]]:
-    """Return where other lines have one of these names already: the number of the line, and the name.
+    """Return where other lines already have one of these names: the number of the line, and the name.
 
     Args:
         content: the content of the file.

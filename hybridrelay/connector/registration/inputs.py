@@ -110,7 +110,7 @@ class RequestFailed:
 
 @attrs.frozen
 class SameRelay:
-    """A request was not made: the hybrid connection is registered at this relay already, under another host name."""
+    """A request was not made: the hybrid connection is already registered at this relay, under another host name."""
 
     channel: int
     request: int

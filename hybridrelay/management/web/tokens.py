@@ -165,7 +165,7 @@ async def _confirm_revocation(visit: Visit) -> View:
     page = await visit.get("listTokens", TokenPage)
     token = next((one for one in page.value if one.id == id_), None)
     if token is None:
-        raise problem(Problem.NOT_FOUND, "there is no such token", remedy="it may have been revoked already")
+        raise problem(Problem.NOT_FOUND, "there is no such token", remedy="it may already have been revoked")
     own = "You are logged in with this token: you will be logged out." if _is_own(visit, token) else None
     return View(
         title="Revoke this token?",

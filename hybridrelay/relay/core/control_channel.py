@@ -395,7 +395,7 @@ class ControlChannelCore(Generic[HandleT]):
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
             raise RemoteProtocolError("too many requests were refused before a valid token", reason=error.reason)
         if not (isinstance(request, control.Check) and request.connection in self.connections):
-            # A peer that has a valid key of a hybrid connection asks whether its next key is valid already, which is
+            # A peer that has a valid key of a hybrid connection asks whether its next key is already valid, which is
             # not an attempt to guess.
             self._broker.note(self._refusal(request, error))
         return Say(control.Failed(request.id, error.reason, str(error)))

@@ -29,7 +29,7 @@ class Kept(Generic[OwnerT]):
         return len(self._places)
 
     def add(self, place: Place[OwnerT]) -> None:
-        """Keep a place. It must not be kept already."""
+        """Keep a place that is not kept yet."""
         place.is_kept = True
         self._places[place] = None
         for entitlement in _entitlements(place.holder, place.name):

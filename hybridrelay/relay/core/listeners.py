@@ -138,7 +138,7 @@ class ListenerTable(Generic[HandleT]):
             instance that was displaced.
 
         Raises:
-            RendezvousError: `reason` is SUPERSEDED if a newer generation of the instance has registered already,
+            RendezvousError: `reason` is SUPERSEDED if a newer generation of the instance has already registered,
                 ADMINISTRATOR_DROPPED if the instance was dropped a moment ago, or LISTENER_QUOTA if the hybrid
                 connection has too many listeners. Nothing has changed.
         """

@@ -405,7 +405,7 @@ class Places(Generic[OwnerT]):
         return self._connections.get(key.connection, {}).get(key)
 
     def _set_state(self, place: Place[OwnerT], *, established: bool, now: float) -> None:
-        """Make a place established or provisional. Does nothing if it is that already."""
+        """Make a place established or provisional. Does nothing if it already is."""
         if place.is_established == established:
             return
         self._remove(place)

@@ -199,7 +199,7 @@ class Quotas:
 
         Args:
             connection: the hybrid connection.
-            used: how many there are already.
+            used: how many there already are.
             now: the time.
             for_session: whether an existing session needs it; see rule 2.
 

@@ -155,7 +155,7 @@ class Slots:
     def prove(self, slot: Slot, key_id: bytes) -> None:
         """Count a peer separately, by its address and key, because it has proved that it has an access key.
 
-        Does nothing if the slot was released already.
+        Does nothing if the slot was already released.
         """
         if slot not in self._taken:
             return
@@ -166,7 +166,7 @@ class Slots:
     def move(self, slot: Slot, address: str) -> None:
         """Count a connection for `address`, from which it comes according to a trusted proxy.
 
-        Does nothing if the slot was released already.
+        Does nothing if the slot was already released.
         """
         if slot not in self._taken:
             return

@@ -18,7 +18,7 @@ class AdoptedProcess:
     """A process that is not a child of this one. Implements `worker_process.Process`. Only for Linux.
 
     Args:
-        pid: its id. The process may have ended already, and the id may belong to another one by now. So call `kill`
+        pid: its id. The process may already have ended, and the id may belong to another one by now. So call `kill`
             only if the process is known to have been alive after this object was made: because it has answered a
             message, or because its end of a socket is still open.
 

@@ -29,7 +29,7 @@ class Carried:
         return memory.begin(slot, note.encode(), is_established=self.is_established)
 
     def note_written(self, memory: WorkerMemory, slot: int) -> None:
-        """Note that the memory of a worker contains it already."""
+        """Note that the memory of a worker already contains it."""
         self._written = memory, slot
 
     def establish(self) -> None:

@@ -80,7 +80,7 @@ class ClaimService:
             take = await run_in_thread(
                 self._store.take_claim, request.claim, proof, peer, attempt, limiter=self._limiter
             )
-        except StateError:  # the watcher of the registry has published this already
+        except StateError:  # the watcher of the registry has already published this
             return [control.Failed(request.id, Reason.BUSY, "the relay cannot use its registry now; nothing changed")]
         self._publish(take, peer)
         if take.sealed is None:

@@ -145,7 +145,7 @@ class DataChannels(Generic[HandleT]):
                 with trio.CancelScope(shield=True):  # takes only a moment, because that task was cancelled
                     await channels.over.wait()
             raise
-        # If the two were joined, the stream is closed already, and this does nothing.
+        # If the two were joined, the stream is already closed, and this does nothing.
         await _send_status(stream, channels.status)
 
     def take_over(self, channels: Channels, carried: Carried) -> None:

@@ -113,7 +113,7 @@ async def pump(
         pipes: the pool from which pipes are borrowed. None makes one for this call, which costs nothing before the
             first byte.
         pace: the rate limit; None means no limit.
-        ended: whether the end of file of `a`, and that of `b`, was passed on already.
+        ended: whether the end of file of `a`, and that of `b`, was already passed on.
 
     Raises:
         ExceptionGroup: a stream raised an exception that the contract of streams does not allow. Both were aborted.

@@ -94,7 +94,7 @@ class UpdateService:
             try:
                 updates = await run_in_thread(self._read_updates, names, limiter=self._limiter)
             except StateError:
-                # The watcher of the registry has published this already; it is tried again.
+                # The watcher of the registry has already published this; it is tried again.
                 self._due = None if before is None else self._due | before
                 return
             self._replace(tuple(self._of_connection) if names is None else names, updates)

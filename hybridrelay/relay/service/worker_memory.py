@@ -86,7 +86,7 @@ class WorkerMemory:
         return self._map[position + _NOTE.size : position + _NOTE.size + length], is_established
 
     def counts(self, slot: int) -> PairCounts:
-        """Return the counts of a pair that the worker has already."""
+        """Return the counts of a pair that the worker already has."""
         return PairCounts(self._counters, slot)
 
     def settled(self, slot: int) -> tuple[int, int]:

@@ -264,7 +264,7 @@ class WorkerProcess:
         return pair
 
     def add_existing(self, slot: int, pace: PairPace, carried: Carried) -> WorkerPair:
-        """Note that the worker, which was taken over, has a pair already."""
+        """Note that the worker, which was taken over, already has a pair."""
         carried.note_written(self.memory, slot)
         pair = self.pairs[slot] = WorkerPair(slot, pace, self.memory.counts(slot), carried)
         return pair

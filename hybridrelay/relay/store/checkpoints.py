@@ -143,7 +143,7 @@ class CheckpointFile:
         self._pressed_at: dict[tuple[str, str], float] = {}
 
     def keep(self, checkpoint: KeptCheckpoint, *, for_client: bool = False) -> None:
-        """Store a checkpoint. If it is stored already, nothing changes.
+        """Store a checkpoint. If it is already stored, nothing changes.
 
         Args:
             checkpoint: the checkpoint.
@@ -203,7 +203,7 @@ class CheckpointFile:
         if rows >= max_rows:
             return f"{max_rows} checkpoints are kept for this hybrid connection already{rest}"
         if rows >= part:
-            return f"{rows} checkpoints are kept for this hybrid connection already, and no room is left{rest}"
+            return f"{rows} checkpoints are already kept for this hybrid connection, and no room is left{rest}"
         database.execute(_INSERT, (*attrs.astuple(one)[:-1], for_client))
         return ""
 

@@ -99,7 +99,7 @@ def changed_edition(
 def name_is_taken(name: str) -> NameTaken:
     """Return the error of `Store.create` and `Store.import_` for a name that is taken."""
     return NameTaken(
-        f"there is a hybrid connection {name!r} already",
+        f"there is already a hybrid connection {name!r}",
         remedy="choose another name; to change the relays or the target of the existing one, see "
         "'hybridrelay connections endpoints --help' and 'connections set-target --help'",
     )
@@ -146,7 +146,7 @@ def check_new_claim(claim: Claim, *, is_taken: bool, open_: int, open_of_connect
         now: seconds since 1970.
     """
     if is_taken:
-        raise NameTaken("there is a claim with this id already", remedy="create a new one")
+        raise NameTaken("there is already a claim with this id", remedy="create a new one")
     # A second more, because the clock may have advanced since the times were computed.
     if claim.sealed is None or not 0 < claim.expires_at - now <= MAX_LIFETIME_SECONDS + 1:
         raise ConfigurationError(f"a claim is open for at most {MAX_LIFETIME_SECONDS / 86_400:g} days")
@@ -163,11 +163,11 @@ def check_new_token(token: ManagementToken, known: Iterable[ManagementToken]) ->
     names = [one.name for one in known]
     if token.name in names:
         raise NameTaken(
-            f"there is a token {token.name!r} already",
+            f"there is already a token {token.name!r}",
             remedy="choose another name, or first revoke that token, even if it has expired",
         )
     if len(names) >= MAX_TOKENS:
-        raise ConfigurationError(f"there are {MAX_TOKENS} tokens already", remedy="revoke those that have expired")
+        raise ConfigurationError(f"there are already {MAX_TOKENS} tokens", remedy="revoke those that have expired")
 
 
 def check_new_key(name: str, rule: Rule, key: Secret | None) -> None:
@@ -181,7 +181,7 @@ def check_new_key(name: str, rule: Rule, key: Secret | None) -> None:
     for taken in KeySlot:
         if key is not None and rule.key(taken) == key:
             raise ConfigurationError(
-                f"this is the {taken} key of rule {rule.name} of {name} already; nothing was changed",
+                f"this is already the {taken} key of rule {rule.name} of {name}; nothing was changed",
                 remedy="compare the fingerprints of the relays with: keys list",
             )
 
@@ -193,7 +193,7 @@ def check_new_roll(known: HybridConnection, rule: str, slot: KeySlot) -> None:
         raise no_rule(known.name, rule, [one.name for one in known.rules])
     if known.roll(rule) is not None:
         raise ConfigurationError(
-            f"the key of rule {rule} of {known.name} is being rolled already; nothing was changed",
+            f"the key of rule {rule} of {known.name} is already being rolled; nothing was changed",
             remedy="'keys list' shows which programs do not have the new key; the roll ends when all have it, at its "
             "time, or when the old key is revoked",
         )

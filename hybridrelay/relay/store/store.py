@@ -239,7 +239,7 @@ class Store(Protocol):
 
         Raises:
             NotFound: there is no hybrid connection with this name.
-            ConfigurationError: the name or the rights are not valid, or there are 12 rules already.
+            ConfigurationError: the name or the rights are not valid, or there are already 12 rules.
         """
 
     def delete_rule(self, name: str, rule: str, *, version: int | None = None) -> HybridConnection:
@@ -302,11 +302,11 @@ class Store(Protocol):
 
         Raises:
             NotFound, ChangedMeanwhile: as for `regenerate_key`.
-            ConfigurationError: the rule has no other key, has this key already, or a roll is in progress.
+            ConfigurationError: the rule has no other key, already has this key, or a roll is in progress.
         """
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
-        """Revoke the key in a slot. What it has authorized ends at once. Does nothing if it is revoked already.
+        """Revoke the key in a slot. What it has authorized ends at once. Does nothing if it is already revoked.
 
         Args:
             name: the hybrid connection.
@@ -343,7 +343,7 @@ class Store(Protocol):
         Raises:
             NotFound: there is no such hybrid connection.
             NameTaken: there is a claim with this id.
-            ConfigurationError: it is open for too long, or too many are open already.
+            ConfigurationError: it is open for too long, or too many are already open.
         """
 
     def take_claim(self, claim_id: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:

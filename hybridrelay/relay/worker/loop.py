@@ -25,7 +25,7 @@ __all__ = ["TURN_BYTES", "TURN_STEPS", "Worker"]
 #: millisecond.
 TURN_STEPS = 64
 TURN_BYTES = 1024 * 1024
-#: Of this many steps, one is for a direction that was served already, even if others have just become ready.
+#: Of this many steps, one is for a direction that was already served, even if others have just become ready.
 _SERVED_EVERY = 4
 #: How many events and messages are taken in one round, and how many holders get a turn, at most.
 _MAX_EVENTS = 256
@@ -49,7 +49,7 @@ class _Holder:
     def __init__(self) -> None:
         #: Directions that have just become ready.
         self.fresh: deque[Direction] = deque()
-        #: Directions that were served already, and have more to do.
+        #: Directions that were already served, and have more to do.
         self.served: deque[Direction] = deque()
         self.is_queued = False
         #: How many pairs it has.
@@ -251,7 +251,7 @@ class Worker:
         wanted = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
         try:
             for channel in (pair.a, pair.b):
-                # The first event says what the socket is ready for already.
+                # The first event says what the socket is already ready for.
                 self._epoll.register(channel.descriptor, wanted)
                 self._by_descriptor[channel.descriptor] = channel, holder
         except OSError:
