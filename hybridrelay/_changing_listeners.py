@@ -1,8 +1,8 @@
 """Changing the addresses on which a program listens while it runs.
 
-1. What is in both configurations is not touched.
-2. What is new is opened before what is gone is closed, so that a mistake costs nothing.
-3. The system refuses some new addresses only because of an old one that is gone, such as ``127.0.0.1:80`` because of
+1. Addresses that are in both configurations are not touched.
+2. New addresses are opened before removed ones are closed, so that a mistake costs nothing.
+3. The system refuses some new addresses only because of a removed one, such as ``127.0.0.1:80`` because of
    ``*:80``. That one is then closed first. If the new address still cannot be opened, it is opened again.
 """
 
@@ -42,8 +42,8 @@ async def change_listeners(
         describe: returns what to call an address in messages.
 
     Raises:
-        ConfigurationError: something could not be opened. What was open before is open, except what the message
-            names.
+        ConfigurationError: an address could not be opened. Those that were open before are open, except the ones that
+            the message names.
 
     If cancelled, `current` may have some of what is new and some of what is gone.
     """

@@ -1,7 +1,7 @@
 """How much time has passed according to a clock that may be wrong for a while. Pure.
 
-What is deleted by its age must not be deleted because somebody has set the clock to another year, or because a
-machine has started with a wrong time. So readings that were stored earlier are compared with each other:
+Files and records that are deleted by age must not be deleted because somebody has set the clock to another year, or
+because a machine has started with a wrong time. So readings that were stored earlier are compared with each other:
 
 1. Time that has passed between two readings counts if it is at most a day.
 2. A larger step forwards (the program did not run, or the clock is wrong) counts once the clock has confirmed it, by

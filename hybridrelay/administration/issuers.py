@@ -1,4 +1,4 @@
-"""Giving a hybrid connection an issuer, or a new one. Only files contain it, so no relay takes part."""
+"""Giving a hybrid connection an issuer, or a new one. Only files contain it, so no relay is involved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing the local name of a hybrid connection. Only files contain it, so no relay takes part."""
+"""Changing the local name of a hybrid connection. Only files contain it, so no relay is involved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing the target of a hybrid connection. Only files contain it, so no relay takes part."""
+"""Changing the target of a hybrid connection. Only files contain it, so no relay is involved."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ class RelayConfiguration:
         self._thread = FileThread(str(args.config))
 
     async def read_again(self, parts: OptionParts) -> None:
-        """Read the file again, and use what can be changed while the relay runs. What needs a restart is reported
-        each time, because somebody has asked for the reload.
+        """Read the file again, and use the options that can be changed while the relay runs. Those that need a
+        restart are reported each time, because somebody has asked for the reload.
 
         Args:
             parts: the options that can be changed, to which the new values are applied.

@@ -91,7 +91,7 @@ class UpdateMarks:
                 replace_file(self._file, json.dumps({**marks, name: string.update_sequence}, indent=1) + "\n")
 
     def _read(self) -> dict[str, int]:
-        """Read the file. What is damaged counts as missing."""
+        """Read the file. Damaged entries count as missing."""
         if self._file is None:
             return {}
         try:

@@ -96,7 +96,7 @@ class ControlChannel:
         #: `Registered`, although it answers a request, is here as well: offers before it belong to the earlier key,
         #: and those after it to the new one.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
-        #: Whether the channel has ended. What was sent last may not have arrived.
+        #: Whether the channel has ended. The last messages that were sent may not have arrived.
         self.has_ended = False
         self._sending = trio.Lock()
 

@@ -117,7 +117,7 @@ class ExpiryNotices:
         self._said: dict[tuple[str, CredentialKind, str], int] = {}
 
     def due(self, credentials: Iterable[Credential], now: float) -> list[IdentityExpiresSoon]:
-        """Return the events to be published now. What is not among the credentials any more is forgotten."""
+        """Return the events to be published now. Credentials that are no longer listed are forgotten."""
         events, said = [], dict[tuple[str, CredentialKind, str], int]()
         for one in credentials:
             key, threshold = (one.connection, one.kind, one.serial), one.threshold(now)

@@ -23,7 +23,7 @@ MAX_REPLY: Final = _HEADER + 1024
 
 
 class BadReply(Exception):
-    """What was received does not say on which port the instance listens. The text says why."""
+    """The reply does not say on which port the instance listens. The text says why."""
 
 
 def instance_request(instance: str) -> bytes:

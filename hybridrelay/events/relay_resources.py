@@ -137,7 +137,7 @@ class StoreDiskFull(_File):
 class StateFileNotWritten(_File):
     """A file that the relay can do without, such as its history, cannot be written. The relay continues without it.
 
-    Writing is tried again, at least once a minute. What is to be written is kept in the meantime, up to a limit.
+    Writing is tried again, at least once a minute. The content is kept in the meantime, up to a limit.
     """
 
     name: ClassVar = "state-file.not-written"

@@ -305,8 +305,8 @@ class Channel(Handler):
             self._write_later()
 
     def _stop_writing(self, error: BaseException) -> None:
-        """Write nothing more, because a write has failed. What has arrived may still say why the peer has closed the
-        channel, so the channel is given up only when everything was read, or after `_LAST_READ_SECONDS`."""
+        """Write nothing more, because a write has failed. Data that has arrived may still say why the peer has closed
+        the channel, so the channel is given up only when everything was read, or after `_LAST_READ_SECONDS`."""
         self._writing = True  # nothing may follow
         self._written.set()
         if self._nursery is None:

@@ -59,7 +59,7 @@ class Outward:
         stream: the stream.
         port: the TCP connection.
         early: the pieces of data that were sent on an earlier, refused stream and have to be sent again; b"" means
-            the end of file. What is sent on this stream before the peer accepts it is appended.
+            the end of file. Data that is sent on this stream before the peer accepts it is appended.
         report: called with what happens.
     """
 

@@ -340,8 +340,8 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
                 await self._receiver.wait()
 
     def set_watcher(self, watcher: StreamWatcher | None) -> None:
-        """From now on, inform `watcher` of what happens to the stream; None: inform nobody. What has happened before
-        is not reported."""
+        """From now on, inform `watcher` of what happens to the stream; None: inform nobody. Earlier events are
+        not reported."""
         self._watcher = watcher
 
     # --- ending

@@ -16,8 +16,8 @@ Rules:
    may begin if one of them is. For a stream or flow, only its own port counts.
 6. The port of a named instance of SQL Server is not known before its host has been asked. Until then, entries deny
    the instance only if together they cover every port of the host, and allow it if they cover at least one.
-7. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
-   it is known, before it has any effect.
+7. A property that is not known yet, such as the address that a name resolves to, denies nothing. The decision is made
+   again when the property is known, before it has any effect.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ _ALL = (
         "allowed-hours",
         "Allowed hours",
         "When connectors serve applications, in the local time of the machine: days and hours such as "
-        "Mon-Fri 08:00-18:00, or daily 06:00-22:00. What is open when the hours end is closed.",
+        "Mon-Fri 08:00-18:00, or daily 06:00-22:00. Open sessions are closed when the hours end.",
         '["Mon-Fri 07:00-19:00", "Sat 08:00-12:00"]',
     ),
     Key(

@@ -88,7 +88,7 @@ def _check_time(instance: object, attribute: object, value: float) -> None:
 
 @attrs.frozen
 class Update:
-    """The content of an update. What is None is not changed. Times are seconds since 1970.
+    """The content of an update. Attributes that are None change nothing. Times are seconds since 1970.
 
     Raises:
         ValueError: a value is not valid.
@@ -98,7 +98,7 @@ class Update:
     #: The side that it is for.
     role: Role = attrs.field(validator=_check_side)
     sequence: int = attrs.field(validator=_check_sequence)
-    #: It may be used from `not_before` until `not_after`. What was used then stays in use.
+    #: A program may begin to use it from `not_before` until `not_after`, and then goes on using it.
     not_after: float = attrs.field(validator=_check_time)
     not_before: float = attrs.field(default=0.0, validator=_check_time)
     #: The serial number of the only identity that it is for; empty if it is for all of this side.

@@ -225,7 +225,7 @@ class SocketPort(NowaitStream):
         #: See `has_more`.
         self._has_more = True
         #: Whether the peer has ended its direction or sent urgent data, or the connection has failed. The end, or the
-        #: bytes behind the urgent data, may then be all that is left, so a read that does not fill its buffer has to
+        #: bytes after the urgent data, may then be all that is left, so a read that does not fill its buffer has to
         #: be followed by another one.
         self._hung_up = False
         #: Bytes that were received since the last wait. If a socket always has more data, this stream sometimes

@@ -11,9 +11,9 @@ from .options import add_relay
 
 _APPLY = """\
 Bring the hybrid connections of a relay into the state that a file declares. The file can declare many of them, and
-the command can be repeated. What is missing is created, and what differs is changed. What is already as declared is
-not touched, and keys and identities stay the same. A connection string whose key is no longer valid, for example
-after 'keys roll', gets a valid one.
+the command can be repeated. It creates what is missing, changes what differs, and does not touch the rest; keys and
+identities stay the same. A connection string whose key is no longer valid, for example after 'keys roll', gets a
+valid one.
 
 The files of each hybrid connection are in the directory --out: strings/NAME.connector, NAME.application,
 NAME.authority, and NAME@LABEL.application for each further application. Keep this directory: without the authority
@@ -23,8 +23,9 @@ connector.toml, for 'connector --config', is there as well. It gets a table for 
 anything else that you write into it stays. Copy it and the directory strings to the connector, side by side: a
 service that 'service install connector' has installed reads them in /etc/hybridrelay.
 
-What is no longer declared (a hybrid connection whose authority file is in the directory, or a rule of one) is only
-listed. With --delete, it is deleted at the relay, and its table is removed from connector.toml. Its files stay.
+Hybrid connections whose authority files are in the directory, and rules, are only listed if they are no longer
+declared. With --delete, they are deleted at the relay, and the tables of such hybrid connections are removed from
+connector.toml. Their files stay.
 """
 _APPLY_EXAMPLES = """\
 examples:

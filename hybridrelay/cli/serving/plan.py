@@ -2,13 +2,13 @@
 
 The rules:
 
-1. What is new starts. What is gone stops: it accepts nothing new, and its open connections may continue for the grace
-   period.
-2. What is unchanged is not touched.
+1. New entries start. Removed entries stop: they accept nothing new, and their open connections may continue for the
+   grace period.
+2. Unchanged entries are not touched.
 3. A connection string of the same hybrid connection, with the same identity, is used in place (`Update`).
 4. With another identity, it replaces the earlier one (`Replace`): open connections continue without a time limit.
    An identity that the program itself has renewed replaces only the earlier identity (`Renew`).
-5. A connection string for another hybrid connection counts as a new entry, and the earlier one as gone.
+5. A connection string for another hybrid connection counts as a new entry, and the earlier one as removed.
 6. An entry whose connection string cannot be read now keeps the earlier one.
 7. Everything that stops comes before everything that starts, because both may need the same name or address.
 8. If two entries cannot be served together, there is no plan, and nothing changes.
@@ -107,7 +107,7 @@ class Plan:
     """What is to be done, in this order."""
 
     steps: tuple[Step, ...]
-    #: What is not touched.
+    #: The entries that are not touched.
     unchanged: tuple[Key, ...]
 
 

@@ -204,7 +204,7 @@ class _Interception:
         """Return a copy of the application's socket; None if its call was interrupted.
 
         Raises:
-            OSError: it may not be copied, or is no socket.
+            OSError: it may not be copied, or is not a socket.
         """
         process = os.pidfd_open(_process_of(notification.thread))
         try:

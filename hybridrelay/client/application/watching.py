@@ -53,7 +53,8 @@ async def watch_application(pid: int, first: int, messages: Messages, *, reaps: 
             elif os.WIFSTOPPED(status):
                 messages.stopped(os.WSTOPSIG(status))
             elif os.WIFCONTINUED(status):
-                # Somebody has continued only the application. What has started the first process has to see that.
+                # Somebody has continued only the application. The program that has started the first process has to
+                # see that.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(first, signal.SIGCONT)
             else:

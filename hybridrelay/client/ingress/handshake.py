@@ -114,7 +114,7 @@ def cause_of(reason: Reason) -> Cause:
 
 
 def wanted_host(host: str, port: int) -> HostPort | None:
-    """Return what an application wants, with the host in normal form; None if it is no valid host and port."""
+    """Return what an application wants, with the host in normal form; None if it is not a valid host and port."""
     try:
         return HostPort(normal_host(check_host(host)), parse_port_untrusted(str(port)))
     except ValueError:

@@ -67,7 +67,7 @@ def without_lines(content: bytes) -> bytes:
             added = len(kept), line[len(bare) :]
         elif bare not in (_BEGIN, _END) and _LINE.fullmatch(bare) is None:
             kept.append(line)
-    # If others have added lines behind the block, they need the line end.
+    # If others have added lines after the block, they need the line end.
     if added is not None and kept and added[0] == len(kept):
         kept[-1] = kept[-1].removesuffix(added[1])
     return b"".join(kept)

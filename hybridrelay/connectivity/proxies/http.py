@@ -214,7 +214,7 @@ def _refusal(proxy: Proxy, host: str, port: int, response: h11.Response) -> Prox
     address = f"{bracketed(host)}:{port}"
     if 300 <= status < 400 or status == 511:
         return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"answers with a redirect ({said})", remedy=_LOG_IN)
-    if status >= 500 and status != 501:  # a server that is no proxy does not implement CONNECT
+    if status >= 500 and status != 501:  # a server that is not a proxy does not implement CONNECT
         return proxy_error(FailureKind.PROXY_CANNOT_CONNECT, proxy, f"cannot connect to {address} ({said})")
     remedy = _NO_PROXY if status in _LIKE_A_WEB_SERVER else None
     return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"refuses port {port} of {host} ({said})", remedy=remedy)

@@ -3,8 +3,8 @@
 An identity may have only a few open requests, and few requests are processed at a time. A request counts among these
 only after it has arrived. So nobody can keep others from getting identities by requests that are never sent.
 
-Each identity may make only some requests a minute, whatever their answers. What can be decided without looking into
-a request is decided before a thread verifies it.
+Each identity may make only some requests a minute, whatever their answers. Everything that can be decided
+without looking into a request is decided before a thread verifies it.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ _MAX_NEXT = 2000
 
 
 def _next_untrusted(text: str) -> str:
-    """Return the path to show after logging in: `text`, or that of the dashboard if `text` is no path of this
-    server."""
+    """Return the path to show after logging in: `text`, or that of the dashboard if `text` is not a path of
+    this server."""
     is_own = text.startswith("/") and not text.startswith(("//", "/\\", "/login", "/logout"))
     is_plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
     return text if is_own and is_plain and len(text) <= _MAX_NEXT else "/"

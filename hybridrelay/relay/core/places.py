@@ -1,6 +1,7 @@
 """A limited number of places, which are shared among keys, and among the holders of each key. Pure.
 
-What has a place, such as a pair, is the *owner* of the place. The rules for keys and hybrid connections:
+The *owner* of a place is the pair, control channel or rendezvous that has it. The rules for keys and hybrid
+connections:
 
 1. A key may have at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
    single key gets at most half of all places, and a single hybrid connection two thirds. While most places are free,

@@ -83,7 +83,7 @@ class _Made:
 
 @attrs.frozen
 class _Outer:
-    """Where the outer certificates come from: the files of the administrator's, or the relay itself."""
+    """Where the outer certificates come from: files of the administrator, or the relay itself."""
 
     files: CertificateFiles | None = None
     renewal: Renewal[_Public] | None = None

@@ -14,8 +14,8 @@ __all__ = ["STEPS", "happens", "in_time"]
 T = TypeVar("T")
 
 
-#: The wait consists of this many steps, each of which takes at least one pass of the event loop. What has arrived
-#: from a peer takes fewer passes from the socket to the task that waits for it.
+#: The wait consists of this many steps, each of which takes at least one pass of the event loop. Bytes of
+#: a peer take fewer passes from the socket to the task that waits for them.
 STEPS = 10
 
 

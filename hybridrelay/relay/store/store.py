@@ -306,7 +306,8 @@ class Store(Protocol):
         """
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
-        """Revoke the key in a slot. What it has authorized ends at once. Does nothing if it is already revoked.
+        """Revoke the key in a slot. Everything that it has authorized ends at once. Does nothing if the
+        key is already revoked.
 
         Args:
             name: the hybrid connection.

@@ -35,7 +35,8 @@ _MAX_TURNS = 64
 _LAST_MESSAGES_SECONDS = 1.0
 #: Attributes of `select`, which is searched for them at each use otherwise. Only Linux has them.
 _IN, _OUT, _ERR = (getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLOUT", "EPOLLERR"))
-#: What is reported once, and may be preceded by bytes, after which a read stops: an end, an error, or urgent data.
+#: Conditions that are reported once, and that bytes may precede, after which a read stops: an end, an error, or
+#: urgent data.
 _SHORTENS_READS = (
     select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI if hasattr(select, "EPOLLRDHUP") else 0
 )
