@@ -316,7 +316,7 @@ def test_keys(run: Run, orders: Way, tmp_path: Path) -> None:
     same = run(
         "keys", "regenerate", *rule, "--key", "secondary", "--new-key-file", tmp_path / "new-key", *orders.options
     )
-    assert (same.code, "this is the primary key of rule application" in same.err) == (2, True)
+    assert (same.code, "this is already the primary key of rule application" in same.err) == (2, True)
     found = json.loads(run("keys", "list", "orders", "--json", "--show-keys", *orders.options).out)
     assert found[0]["value"] == new.reveal()
     assert "value" not in json.loads(run("keys", "list", "orders", "--json", *orders.options).out)[0]
