@@ -37,12 +37,13 @@ __all__ = [
     "ClaimState",
     "OpenClaim",
     "Take",
+    "allowed_claims",
     "decide_take",
     "to_forget",
 ]
 
 #: How many claims may be open at a relay, and how many of them for one hybrid connection, so that the administrator
-#: of one cannot use up the places of all.
+#: of one cannot use up the room of all; see `allowed_claims`.
 MAX_OPEN_CLAIMS = 1000
 MAX_OPEN_CLAIMS_PER_CONNECTION = 200
 #: How many claims are kept for one hybrid connection, with those that have ended. The oldest are forgotten first.
@@ -53,6 +54,9 @@ MAX_LIFETIME_SECONDS = 7 * 86_400.0
 KEPT_SECONDS = 30 * 86_400.0
 #: The maximum length of the administrator's note (characters).
 MAX_NOTE = 128
+
+#: Once half of `MAX_OPEN_CLAIMS` are open: which part of the others one hybrid connection may have.
+_FEW_PART = 50
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -180,6 +184,17 @@ class Take:
     def sealed(self) -> bytes | None:
         """The content to deliver, or None."""
         return self.claim.sealed if self.claim is not None and self.reason is Reason.NO_ERROR else None
+
+
+def allowed_claims(open_: int) -> int:
+    """Return how many claims one hybrid connection may have open, if this many are open in all, of which there is
+    room for at least one more.
+
+    The second half of the room is for hybrid connections that have few open claims. So the administrators of 50
+    others together cannot use up all of it, even if each opens as many as it can; about 150 can.
+    """
+    free = MAX_OPEN_CLAIMS - open_
+    return MAX_OPEN_CLAIMS_PER_CONNECTION if 2 * free > MAX_OPEN_CLAIMS else max(1, free // _FEW_PART)
 
 
 def decide_take(

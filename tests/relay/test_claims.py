@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
@@ -10,15 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridrelay.errors import ConfigurationError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.claims import (
     KEPT_SECONDS,
     MAX_CLAIMS_PER_CONNECTION,
+    MAX_OPEN_CLAIMS,
+    MAX_OPEN_CLAIMS_PER_CONNECTION,
     Claim,
     ClaimState,
+    allowed_claims,
     decide_take,
     to_forget,
 )
+from hybridrelay.relay.store.checks import check_new_claim
 
 PROOF = bytes(range(32))
 CLAIM = Claim("ab" * 16, "orders", hashlib.sha256(PROOF).hexdigest(), b"sealed", 100.0, 200.0)
@@ -135,3 +142,28 @@ def test_a_taker_that_asks_again_is_no_thief() -> None:
 def test_takers_that_state_no_attempt_are_not_taken_for_each_other() -> None:
     taken = decide_take(CLAIM, PROOF, "192.0.2.1", 150.0).changed
     assert decide_take(taken, PROOF, "192.0.2.1", 160.0).reason is Reason.CLAIM_TAKEN
+
+
+def test_open_claims_of_many_hybrid_connections() -> None:
+    """Each opens as many as it can, one after the other."""
+    opened: list[int] = []
+    while (open_ := sum(opened)) < MAX_OPEN_CLAIMS:
+        ours = 0
+        while open_ + ours < MAX_OPEN_CLAIMS and ours < allowed_claims(open_ + ours):
+            ours += 1
+        assert ours > 0, "another one always gets some"
+        opened.append(ours)
+    assert sum(opened) == MAX_OPEN_CLAIMS
+    assert opened[0] == MAX_OPEN_CLAIMS_PER_CONNECTION
+    assert min(opened[:50]) >= 4
+    assert len(opened) >= 150
+
+
+@pytest.mark.parametrize(("open_", "ours", "is_admitted"), [(1000, 0, False), (999, 0, True), (999, 1, False)])
+def test_the_last_claims_that_may_be_open(open_: int, ours: int, is_admitted: bool) -> None:
+    now = 1000.0
+    claim = attrs.evolve(CLAIM, created_at=now, expires_at=now + 60.0)
+    refused = pytest.raises(ConfigurationError, match="at most 1000 claims")
+    expected: AbstractContextManager[object] = contextlib.nullcontext() if is_admitted else refused
+    with expected:
+        check_new_claim(claim, is_taken=False, open_=open_, open_of_connection=ours, now=now)

@@ -40,7 +40,8 @@ It can be used once, until the claim expires. Pass it on in a way that you trust
 person who uses it gets the connection string.
 
 The relay sees the name of the hybrid connection, the times and the --note, but not the connection string. A relay
-keeps up to 200 open claims for each hybrid connection, and up to 1,000 in total.
+keeps up to 200 open claims for each hybrid connection, and up to 1,000 in total. If more than half of these are open,
+it keeps fewer for each hybrid connection.
 """
 _CREATE_EXAMPLES = """\
 examples:

@@ -13,6 +13,7 @@ from ..claims import (
     MAX_OPEN_CLAIMS,
     MAX_OPEN_CLAIMS_PER_CONNECTION,
     Claim,
+    allowed_claims,
 )
 from ..model import HybridConnection, RelayRecord
 from ..quotas import Edition, Editions, Limits
@@ -150,10 +151,10 @@ def check_new_claim(claim: Claim, *, is_taken: bool, open_: int, open_of_connect
     # A second more, because the clock may have advanced since the times were computed.
     if claim.sealed is None or not 0 < claim.expires_at - now <= MAX_LIFETIME_SECONDS + 1:
         raise ConfigurationError(f"a claim is open for at most {MAX_LIFETIME_SECONDS / 86_400:g} days")
-    if open_ >= MAX_OPEN_CLAIMS or open_of_connection >= MAX_OPEN_CLAIMS_PER_CONNECTION:
+    if open_ >= MAX_OPEN_CLAIMS or open_of_connection >= allowed_claims(open_):
         raise ConfigurationError(
             f"at most {MAX_OPEN_CLAIMS} claims can be open at a relay, and {MAX_OPEN_CLAIMS_PER_CONNECTION} of them "
-            "for one hybrid connection",
+            f"for one hybrid connection, or fewer while many are open; this one has {open_of_connection} of them",
             remedy="revoke those that are not needed: hybridrelay claims list NAME, claims revoke NAME ID",
         )
 

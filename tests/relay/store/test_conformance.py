@@ -633,12 +633,24 @@ def test_too_many_claims(store: Store, rules: Rules) -> None:
         store.add_claim(new_claim(number, "a"))
     with pytest.raises(ConfigurationError, match="200 of them"):
         store.add_claim(new_claim(5000, "a"))
-    for number in range(200, 1000):
-        store.add_claim(new_claim(number, "abcde"[number // 200]))
-    with pytest.raises(ConfigurationError, match="at most 1000 claims"):
-        store.add_claim(new_claim(5000, "f"))
-    store.revoke_claim("b", new_claim(200).id)
-    store.add_claim(new_claim(5000, "f"))
+    with pytest.raises(ConfigurationError, match="has 200 of them"):
+        store.add_claim(new_claim(5000, "a"))
+
+
+def test_many_hybrid_connections_leave_room_for_claims_of_another_one(store: Store, rules: Rules) -> None:
+    """Each opens as many as it can, one after the other."""
+    number, opened = 0, []
+    for name in (*(f"greedy{one}" for one in range(60)), "honest"):
+        store.create(name, ["relay.example.com"], rules)
+        before = number
+        with pytest.raises(ConfigurationError, match="fewer while many are open"):  # noqa: PT012
+            for _ in range(1001):
+                store.add_claim(new_claim(number, name))
+                number += 1
+        opened.append(number - before)
+    assert opened[:3] == [200, 200, 100]
+    assert sorted(opened, reverse=True) == opened
+    assert opened[-1] >= 2
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "memory"])
