@@ -359,8 +359,8 @@ class RendezvousTimeout(_Rendezvous):
 @attrs.frozen(kw_only=True)
 class RendezvousEnded(_Rendezvous):
     """A rendezvous has ended. For every rendezvous, exactly one such event is published, whatever the cause: by this
-    relay, or by the one that has taken it over. There is none if the worker that has the pair ends
-    while it has no main process, or if the main process is killed before it learns that the pair has ended."""
+    relay, by the one that has taken it over, or by the next one on the same state directory if both the relay and the
+    worker that had the pair have ended without publishing it."""
 
     name: ClassVar = "rendezvous.ended"
     operation: ClassVar = "SenderConnectionClosed"

@@ -305,6 +305,7 @@ ProblemCode = Literal[
     "audit",
     "checkpoints",
     "history",
+    "rendezvous",
     "usage",
 ]
 

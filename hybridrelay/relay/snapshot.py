@@ -177,7 +177,7 @@ class FileProblem:
     """A file that the relay can do without, but cannot write at the moment."""
 
     #: The code of the problem in the management API.
-    code: Literal["audit", "checkpoints", "history", "usage"]
+    code: Literal["audit", "checkpoints", "history", "rendezvous", "usage"]
     detail: str
     remedy: str
 

@@ -7,13 +7,15 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
+
+from hybridrelay.relay.store.joined import JoinedFile
 
 from ..deployments import Deployment, Forward, Program
 from ..waiting import async_wait_until
@@ -211,6 +213,40 @@ async def test_an_operator_can_end_everything_at_once(tmp_path: Path, how: str) 
             await scene.end(Program.terminate)
         await none_is_left(workers)
         await scene.start()
+
+
+async def test_each_rendezvous_ends_with_one_event_although_the_relay_and_its_worker_are_killed(
+    tmp_path: Path,
+) -> None:
+    """A relay that is killed says nothing, and a worker cannot: the next relay does."""
+    async with upgrading(tmp_path, "--keep-pairs", "0") as scene:
+        first, state = scene.relay, Path(scene.deployment.state)
+
+        async def saved() -> list[str]:
+            ids = await trio.to_thread.run_sync(joined_ids, state)
+            return ids if len(ids) == SESSIONS else []
+
+        joined = await async_wait_until(saved, seconds=60, what="the list of joined rendezvous is written")
+        workers = scene.workers()
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)  # it must not report anything before it is killed
+        await scene.end(Program.kill)
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        await scene.start("--keep-pairs", "0")
+        for id_ in joined:
+            await scene.relay.logs(rf"rendezvous\.ended.*{id_}")
+        second = scene.relay
+    ends = re.findall(r"rendezvous\.ended.*outcome=lost", second.err)
+    assert len(ends) == SESSIONS
+    for id_ in joined:
+        assert len(re.findall(rf"rendezvous\.ended.*{id_}", first.err + second.err)) == 1
+
+
+def joined_ids(state: Path) -> list[str]:
+    """The ids in the relay's list."""
+    with closing(JoinedFile(state)) as file:
+        return [one.id for one in file.load().entries]
 
 
 async def test_a_worker_without_sessions_ends_with_the_relay(tmp_path: Path) -> None:

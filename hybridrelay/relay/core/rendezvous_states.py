@@ -90,6 +90,8 @@ class Outcome(enum.Enum):
     DISPLACED_BY_OTHER = "displaced by another hybrid connection"
     DROPPED = "dropped"
     SHUT_DOWN = "shut down"
+    #: The relay and its worker have ended without reporting it, which the next relay does. No transition has it.
+    LOST = "lost"
     #: Not an end: the next relay goes on with it.
     KEPT = "kept"
 
@@ -112,6 +114,7 @@ REASONS = {
     Outcome.DISPLACED_BY_OTHER: Reason.LIMIT,
     Outcome.DROPPED: Reason.ADMINISTRATOR_DROPPED,
     Outcome.SHUT_DOWN: Reason.GOING_AWAY,
+    Outcome.LOST: Reason.SESSION_LOST,
     Outcome.KEPT: Reason.GOING_AWAY,
 }
 

@@ -41,6 +41,7 @@ from .broker import RENDEZVOUS_BUCKETS, BrokerService
 from .checkpoints import CheckpointService
 from .connections import ControlPeers
 from .history import HistoryService
+from .joined import JoinedService
 from .listener_handle import ListenerHandle, SenderHandle
 from .rolls import RollService
 from .updates import UpdateService
@@ -74,6 +75,7 @@ class RunningRelay:
     rolls: RollService
     updates: UpdateService
     checkpoints: CheckpointService
+    joined: JoinedService
     clock: Callable[[], float]
 
     def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
@@ -102,7 +104,7 @@ class RunningRelay:
 
     @property
     def _file_problems(self) -> tuple[FileProblem | None, ...]:
-        return self.history.problem, self.usage.problem, self.checkpoints.problem
+        return self.history.problem, self.usage.problem, self.checkpoints.problem, self.joined.problem
 
     def listener_count(self, name: str) -> int:
         """See `LiveRelay.listener_count`."""

@@ -56,6 +56,7 @@ from .checkpoints import CheckpointService
 from .claims import ClaimService
 from .connections import ConnectionService, ControlPeers
 from .history import HistoryService
+from .joined import JoinedService
 from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
 from .rolls import RollService
@@ -178,7 +179,9 @@ class Relay:
             relay_id = load_or_create_relay_id(config.state_dir, events=self._events)
             with self._recorded(relay_id), self._listening_for_workers() as listener:
                 keeping = Keeping(config.keep_pairs, config.state_dir) if listener is not None else Keeping()
+                joined = JoinedService(config.state_dir, keeping.seconds, clock=self._clock, events=self._events)
                 async with (
+                    joined.subscribed(),  # until the last pair has ended
                     open_workers(
                         config.workers, self._events, keeping=keeping, takes_over=listener is not None
                     ) as workers,
@@ -188,7 +191,9 @@ class Relay:
                     watcher = StoreWatcher(store, events=self._events)
                     await nursery.start(watcher.run, self._changed)
                     ports = Ports(self._transports, self._events)
-                    parts = self._parts = self._assemble(watcher, certificates, relay_id, workers, own_store, ports)
+                    parts = self._parts = self._assemble(
+                        watcher, certificates, relay_id, workers, own_store, ports, joined
+                    )
                     try:
                         with (
                             reporting(parts),
@@ -246,6 +251,7 @@ class Relay:
         workers: Workers,
         own_store: SQLiteStore,
         ports: Ports,
+        joined: JoinedService,
     ) -> _Parts:
         """Make the parts of the relay, each with its share of the descriptors."""
         descriptors = descriptor_limit()
@@ -316,6 +322,7 @@ class Relay:
             rolls,
             updates,
             checkpoints,
+            joined,
             clock=self._clock,
         )
         return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims, checkpoints, ports)
@@ -357,8 +364,10 @@ class Relay:
         ports = parts.ports
         await ports.open(self._config.bindings, self._config.state_dir)
         await parts.running.usage.load()
+        await parts.running.joined.load()
         nursery.start_soon(parts.running.usage.run)
         nursery.start_soon(parts.running.history.run)
+        nursery.start_soon(parts.running.joined.run)
         taking_over = trio.CancelScope()
         if workers_listener is not None:
             assert self._workers is not None

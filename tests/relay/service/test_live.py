@@ -27,6 +27,7 @@ from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.checkpoints import CheckpointService
 from hybridrelay.relay.service.connections import ControlPeers
 from hybridrelay.relay.service.history import HistoryService
+from hybridrelay.relay.service.joined import JoinedService
 from hybridrelay.relay.service.listener_handle import ListenerHandle
 from hybridrelay.relay.service.live import RunningRelay
 from hybridrelay.relay.service.places import places_for_control_channels, places_for_pairs
@@ -98,6 +99,7 @@ def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
         rolls,
         updates,
         checkpoints,
+        JoinedService(Path("/nowhere"), 0.0, clock=time.time, events=EventStream()),
         time.time,
     )
 

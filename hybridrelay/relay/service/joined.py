@@ -1,0 +1,177 @@
+"""Reports the ends of rendezvous that were lost together with a relay.
+
+A relay that is killed publishes nothing, and neither does a worker that ends without a main process. So the relay
+keeps a list of its joined rendezvous in a file. The next one takes over those that a worker still has (`takeover`),
+and publishes the ends of the others.
+
+This is a subscriber: it learns from the events what is joined, and `core.joined` decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
+from ...errors import StateError
+from ...events.base import Event
+from ...events.relay import RendezvousEnded, RendezvousJoined, RendezvousTakenOver
+from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten
+from ...events.stream import EventStream
+from ..core.joined import JoinedRendezvous
+from ..core.rendezvous_states import REASONS, Outcome
+from ..joined import Batch
+from ..snapshot import FileProblem
+from ..store.expendable import ExpendableFileError
+from ..store.joined import JoinedFile
+
+__all__ = ["JoinedService"]
+
+#: How long changes are collected before they are saved (seconds). The ends of rendezvous that were joined later than
+#: this before a kill are not reported.
+_COLLECT_SECONDS: Final = 0.1
+#: How often it is noted that the relay is running (seconds), and how soon saving is tried again after a failure.
+_SEEN_SECONDS: Final = 10.0
+#: How long reading at the start, and saving at the end, may take (seconds).
+_FILE_SECONDS: Final = 5.0
+#: The shortest duration of a rendezvous that was joined (seconds); 0 would say that it never was.
+_SHORTEST: Final = 0.001
+#: How many ends are published before other tasks may run.
+_AT_A_TIME: Final = 50
+
+
+class JoinedService:
+    """Keeps the list; see the module.
+
+    Args:
+        state_dir: the state directory of the relay.
+        keep: how long workers keep pairs without a main process (seconds).
+        clock: seconds since 1970.
+        events: the stream to which events are published. See `subscribed`.
+    """
+
+    def __init__(self, state_dir: Path, keep: float, *, clock: Callable[[], float], events: EventStream) -> None:
+        self._machine = JoinedRendezvous(keep)
+        self._clock = clock
+        self._events = events
+        self._file = JoinedFile(state_dir)
+        self._limiter = trio.CapacityLimiter(1)
+        self._is_loaded = False
+        #: When the previous relay last wrote to the file.
+        self._seen_at = 0.0
+        #: Set, and then replaced, when there is something to be saved.
+        self._changed = trio.Event()
+        #: The last batch that the thread has begun to write.
+        self._writing: Batch | None = None
+        #: Why the file is not written at the moment; None if it is written.
+        self.problem: FileProblem | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Note an event."""
+        match event:
+            case (
+                RendezvousJoined(connection=name, activity_id=id_)
+                | RendezvousTakenOver(connection=name, activity_id=id_)
+            ):
+                self._machine.joined(id_, name, self._clock())
+            case RendezvousEnded(activity_id=id_):
+                self._machine.ended(id_)
+            case _:
+                return
+        self._changed.set()
+
+    async def load(self) -> None:
+        """Read what the previous relay has left. If this fails now, it is tried again before anything is saved."""
+        with trio.move_on_after(_FILE_SECONDS):
+            await self._save()
+
+    async def run(self) -> None:
+        """Save changes, and report what was lost, until cancelled."""
+        while True:
+            loss = self._machine.next_loss()
+            with trio.move_on_after(_SEEN_SECONDS), trio.move_on_at(math.inf if loss is None else loss):
+                await self._changed.wait()
+                await trio.sleep(_COLLECT_SECONDS)
+            await self._report()
+            if not self._is_loaded or self._machine.has_changed or not self._machine.is_empty:
+                await self._save()
+
+    @asynccontextmanager
+    async def subscribed(self) -> AsyncIterator[None]:
+        """Note events during the block. After it, save for the last time, and close the file, which takes at most a
+        few seconds."""
+        try:
+            with self._events.subscribed(self):
+                yield
+        finally:
+            await self._finish()
+
+    async def _finish(self) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _FILE_SECONDS):
+            await self._save()
+            await run_in_thread(self._file.close, limiter=self._limiter, abandon_on_cancel=True)
+
+    async def _report(self) -> None:
+        """Publish the ends of what was lost."""
+        for number, entry in enumerate(self._machine.lost(trio.current_time()), 1):
+            self._events.publish(
+                RendezvousEnded(
+                    connection=entry.connection,
+                    activity_id=entry.id,
+                    outcome=Outcome.LOST.value,
+                    reason=REASONS[Outcome.LOST],
+                    bytes_to_client=0,
+                    bytes_to_connector=0,
+                    seconds=max(_SHORTEST, self._seen_at - entry.joined_at),
+                )
+            )
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def _save(self) -> None:
+        """Save what has changed, after what the previous relay has left was read."""
+        self._changed = trio.Event()
+        batch = None
+        try:
+            if not self._is_loaded:
+                saved = await run_in_spare_thread(self._file.load, limiter=self._limiter)
+                self._machine.restore(saved.entries, trio.current_time())
+                self._seen_at = saved.seen_at
+                self._is_loaded = True
+            batch = self._machine.take()
+            await run_in_spare_thread(self._write, batch, limiter=self._limiter)
+        except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
+            if batch is not None:
+                self._machine.put_back(batch)
+            self._failed(exc)
+        except trio.Cancelled:
+            if batch is not None and self._writing is not batch:  # the thread has not begun to write it
+                self._machine.put_back(batch)
+            raise
+        else:
+            if self.problem is not None:
+                self.problem = None
+                self._events.publish(StateFileWritten(file=str(self._file.file.path)))
+        if self._file.set_aside is not None:
+            (copy, detail), self._file.set_aside = self._file.set_aside, None
+            self._machine.save_everything()
+            path = str(self._file.file.path)
+            self._events.publish(StateFileSetAside(file=path, detail=detail, copy=str(copy)))
+
+    def _write(self, batch: Batch) -> None:
+        self._writing = batch
+        self._file.save(batch, self._clock())
+
+    def _failed(self, exc: Exception) -> None:
+        detail = str(exc) or type(exc).__name__
+        remedy = exc.remedy if isinstance(exc, StateError) and exc.remedy else "free memory"
+        problem = FileProblem("rendezvous", f"the list of joined rendezvous is not saved: {detail}", remedy)
+        if self.problem is None or self.problem.detail != problem.detail:
+            path = str(self._file.file.path)
+            self._events.publish(StateFileNotWritten(file=path, detail=detail, remedy=remedy))
+        self.problem = problem
