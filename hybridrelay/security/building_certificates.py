@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
@@ -27,6 +28,7 @@ __all__ = [
     "key_usage",
     "load_ca",
     "new_key",
+    "serial_for",
     "sign_identity",
     "subject_name",
     "to_datetime",
@@ -163,10 +165,23 @@ def certificate_builder(
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial_for(public_key))
         .not_valid_before(to_datetime(now - BACKDATE_SECONDS))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
+
+
+def serial_for(public_key: ed25519.Ed25519PublicKey) -> int:
+    """Return the serial number of a certificate for a key.
+
+    It is a hash of the key, and not random, so that nobody who signs a certificate can choose it: a thief with an
+    issuer could give an application a serial that deny lists contain. RFC 5280 allows 20 bytes, and no sign.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    encoded = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    number = int.from_bytes(hashlib.sha256(b"hybridrelay serial number\n" + encoded).digest()[:20], "big") >> 1
+    return number or 1
 
 
 def subject_name(organization: str, common_name: str) -> x509.Name:

@@ -35,6 +35,7 @@ from .building_certificates import (
     key_usage,
     load_ca,
     new_key,
+    serial_for,
     sign_identity,
     subject_name,
     to_datetime,
@@ -344,11 +345,16 @@ def _is_as_signed(leaf: x509.Certificate, issuer: x509.Certificate, name: Identi
         ValueError: a certificate is malformed.
     """
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ed25519
 
-    expected = identity_extensions(issuer, leaf.public_key(), uri=name.uri, is_server=False)
+    public_key = leaf.public_key()
+    if not isinstance(public_key, ed25519.Ed25519PublicKey):
+        return False
+    expected = identity_extensions(issuer, public_key, uri=name.uri, is_server=False)
     found = {(one.oid, one.critical): one.value for one in leaf.extensions}
     return (
         leaf.version is x509.Version.v3
+        and leaf.serial_number == serial_for(public_key)
         and leaf.subject == _subject(name)
         and found == {(value.oid, critical): value for value, critical in expected}
     )

@@ -25,6 +25,7 @@ from hybridrelay.security import (
     Role,
     Secret,
     authority_for_connectors,
+    building_certificates,
     certify_claim,
     check_issued_untrusted,
     claim_private_key,
@@ -367,6 +368,21 @@ def test_an_identity_that_a_program_already_has_ends_with_its_issuer() -> None:
     assert details.not_after == issuer.not_after < details_of(beyond.certificate).not_after
     with pytest.raises(ConfigurationError, match="issuer is damaged"):
         _ = Identity(beyond.certificate, key, b"0\x00").details
+
+
+def test_nobody_can_choose_the_serial_of_an_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody with an issuer could choose one that deny lists contain."""
+    key = new_private_key()
+    honest = answered(key, signer=ISSUER)
+    check_issued_untrusted(honest, OURS.certificate, NAME, key, now=NOW)
+    assert details_of(honest.certificate).serial == details_of(answered(key, signer=ISSUER).certificate).serial
+    assert details_of(honest.certificate).serial != details_of(issued(seconds=DAY).certificate).serial
+    with monkeypatch.context() as context:
+        context.setattr(building_certificates, "serial_for", lambda _key: 0x4711)
+        chosen = answered(key, signer=ISSUER)
+    assert details_of(chosen.certificate).serial == "4711"
+    with pytest.raises(ConfigurationError, match="unlike those of an issuer"):
+        check_issued_untrusted(chosen, OURS.certificate, NAME, key, now=NOW)
 
 
 def sign_identity_beyond(issuer: Issuer, key: Secret) -> Issued:
