@@ -306,6 +306,7 @@ ProblemCode = Literal[
     "checkpoints",
     "history",
     "rendezvous",
+    "rolls",
     "usage",
 ]
 

@@ -62,8 +62,9 @@ class RollValue(Value, frozen=True):
     kept: int
     #: Some of those that do not have it.
     missing: tuple[HolderValue, ...]
-    #: Since when the relay has noted this: since the roll began, or since the relay was started. Programs that have
-    #: not connected since then are not counted.
+    #: Since when the relay has noted this: since the roll began, or if the relay was started during the roll and
+    #: cannot read what it had noted before, since that start. Programs that have not connected since then are not
+    #: counted.
     seen_since: float | None = None
 
     @classmethod
@@ -87,5 +88,5 @@ class RollValue(Value, frozen=True):
                 )
                 for one in live.missing
             ),
-            seen_since=max(roll.started_at, relay_started_at),
+            seen_since=max(roll.started_at, relay_started_at) if live.has_forgotten else roll.started_at,
         )

@@ -177,7 +177,7 @@ class FileProblem:
     """A file that the relay can do without, but cannot write at the moment."""
 
     #: The code of the problem in the management API.
-    code: Literal["audit", "checkpoints", "history", "rendezvous", "usage"]
+    code: Literal["audit", "checkpoints", "history", "rendezvous", "rolls", "usage"]
     detail: str
     remedy: str
 
@@ -252,6 +252,8 @@ class RollSnapshot:
     kept: int = 0
     #: Some of those that have not.
     missing: tuple[HolderSnapshot, ...] = ()
+    #: Whether programs that a previous relay has seen during the roll are not known any more.
+    has_forgotten: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -40,7 +40,7 @@ async def test_a_roll_begins_and_is_shown(api: Api, viewer: Api) -> None:
     assert answer.status == 200
     assert (shown["slot"], shown["waitForGrace"], shown["holders"]) == ("secondary", True, 0)
     assert shown["endsAt"] - shown["startedAt"] == 60
-    assert shown["seenSince"] == max(shown["startedAt"], api.managed.started_at)
+    assert shown["seenSince"] == shown["startedAt"]
     api.relay.rolls["orders", "application"] = RollSnapshot(2, 1, (MISSING,))
     _, shown = await viewer.call("GET", f"{RULE}/roll")
     assert (shown["holders"], shown["kept"]) == (2, 1)
@@ -54,6 +54,9 @@ async def test_a_roll_begins_and_is_shown(api: Api, viewer: Api) -> None:
             "isConnected": True,
         }
     ]
+    api.relay.rolls["orders", "application"] = RollSnapshot(2, 1, (MISSING,), has_forgotten=True)
+    _, shown = await viewer.call("GET", f"{RULE}/roll")
+    assert shown["seenSince"] == max(shown["startedAt"], api.managed.started_at)
     assert (await api.call("POST", f"{RULE}/rollKeys", body(api)))[0].status == 400
     assert (await viewer.call("POST", f"{RULE}/rollKeys", body(api)))[0].status == 403
     audited = [event for event in api.events if isinstance(event, ManagementCalled) and event.rule]

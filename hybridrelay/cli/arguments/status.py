@@ -28,7 +28,7 @@ Problems of a relay, with the codes that --json shows:
                              channels, for control channels, or for
                              unauthenticated connections are taken
   claim-expires              a claim that was not taken expires soon
-  audit, checkpoints, history, rendezvous, usage
+  audit, checkpoints, history, rendezvous, rolls, usage
                              this file cannot be written
 
 Problems of a connector or forward:

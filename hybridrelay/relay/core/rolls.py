@@ -10,7 +10,8 @@ The rules:
 3. The old key is revoked when every program that was seen during the roll has kept the new one, and no registration
    and no pair of data channels depends on the old one, for `SETTLED_SECONDS`. A program that has disconnected without
    an answer does not count as having kept it. If no program was seen, the roll continues. A relay that was started
-   during the roll has forgotten which programs were seen, and therefore waits for `RETURN_SECONDS` first.
+   during the roll remembers which programs the previous one has seen, but perhaps not the very last ones, and
+   therefore waits for `RETURN_SECONDS` first. If it has forgotten them, rule 4 applies.
 4. The old key is revoked at the end of the grace period in any case; with `KeyRoll.waits`, not before.
 """
 
@@ -24,14 +25,13 @@ import attrs
 
 from ...protocol.control import KeptState
 from ..model import KeyRoll
+from ..rolls import MAX_HOLDERS, Holder
 
 __all__ = [
-    "MAX_HOLDERS",
     "REPEAT_SECONDS",
     "RETURN_SECONDS",
     "SETTLED_SECONDS",
     "GiveKey",
-    "Holder",
     "RetireKey",
     "Roll",
     "Seen",
@@ -49,8 +49,6 @@ SETTLED_SECONDS = 5.0
 RETURN_SECONDS = 30.0
 #: How many answers of a program are noted each time it is asked. It may answer again when something has changed.
 MAX_ANSWERS = 3
-#: How many programs one roll remembers. If there are more, the old key is revoked at the end of the grace period.
-MAX_HOLDERS = 10_000
 
 
 @attrs.frozen
@@ -63,22 +61,6 @@ class Seen(Generic[HandleT]):
     address: str
     #: ``connector`` or ``client``.
     role: str
-
-
-@attrs.define
-class Holder:
-    """A program that was seen during a roll."""
-
-    instance: str
-    address: str
-    role: str
-    #: What it has answered last; None if nothing.
-    state: KeptState | None = None
-    detail: str = ""
-    #: Whether it has a control channel now.
-    is_connected: bool = True
-    #: How many more answers are noted until it is asked again. Each is an event.
-    answers_left: int = 0
 
 
 @attrs.frozen
@@ -101,19 +83,25 @@ class Roll(Generic[HandleT]):
 
     Args:
         roll: which keys, and when it ends.
-        resumed_at: when the relay was started during the roll, on the clock of `observe`; None if it was not. It has
-            forgotten then which programs do not have the key, and waits for `RETURN_SECONDS`.
+        resumed_at: when the relay was started during the roll, on the clock of `observe`; None if it was not.
+        remembered: the programs that a previous relay has seen during the roll; None: they were forgotten.
     """
 
-    def __init__(self, roll: KeyRoll, resumed_at: float | None = None) -> None:
+    def __init__(
+        self, roll: KeyRoll, resumed_at: float | None = None, remembered: Iterable[Holder] | None = ()
+    ) -> None:
         self.roll = roll
         self._not_before = -math.inf if resumed_at is None else resumed_at + RETURN_SECONDS
         #: The programs that were seen, by address group and instance: another program may claim the same instance.
-        self._holders: dict[tuple[str, str], Holder] = {}
+        self._holders = {(one.address, one.instance): one for one in remembered or ()}
         #: When the key was last sent over each control channel.
         self._asked: dict[HandleT, float] = {}
+        #: Whether a previous relay has seen programs of which nothing is known.
+        self.has_forgotten = remembered is None
         #: Whether more programs than `MAX_HOLDERS` were seen.
         self._is_crowded = False
+        #: How many times something has changed that the next relay has to remember.
+        self.changes = 0
         #: Since when the condition of rule 3 has held; None if it does not.
         self._well_since: float | None = None
 
@@ -154,7 +142,8 @@ class Roll(Generic[HandleT]):
                 last = now
             asked[seen.handle] = last
         self._asked = asked
-        is_well = bool(self._holders) and not self.missing and not self._is_crowded and not depends_on_old
+        is_complete = bool(self._holders) and not self.has_forgotten and not self._is_crowded
+        is_well = is_complete and not self.missing and not depends_on_old
         if not is_well:
             self._well_since = None
         elif self._well_since is None:
@@ -175,6 +164,7 @@ class Roll(Generic[HandleT]):
                 return None
             known = Holder(seen.instance, seen.address, seen.role)
             self._holders[seen.address, seen.instance] = known
+            self.changes += 1
         return known
 
     def answered(self, address: str, instance: str, state: KeptState, detail: str) -> Holder | None:
@@ -187,5 +177,6 @@ class Roll(Generic[HandleT]):
         if not (holder.answers_left or has_lost_it):
             return None
         holder.state, holder.detail = state, detail
+        self.changes += 1
         holder.answers_left = max(0, holder.answers_left - 1)
         return holder

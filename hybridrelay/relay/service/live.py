@@ -104,7 +104,8 @@ class RunningRelay:
 
     @property
     def _file_problems(self) -> tuple[FileProblem | None, ...]:
-        return self.history.problem, self.usage.problem, self.checkpoints.problem, self.joined.problem
+        services = (self.history, self.usage, self.checkpoints, self.joined, self.rolls)
+        return tuple(one.problem for one in services)
 
     def listener_count(self, name: str) -> int:
         """See `LiveRelay.listener_count`."""

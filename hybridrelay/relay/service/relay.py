@@ -285,7 +285,15 @@ class Relay:
             self._config.client_addresses,
             checkpoints,
         )
-        rolls = RollService(broker, lambda: peers, own_store, limiter, clock=self._clock, events=self._events)
+        rolls = RollService(
+            broker,
+            lambda: peers,
+            own_store,
+            limiter,
+            clock=self._clock,
+            events=self._events,
+            state_dir=self._config.state_dir,
+        )
         peers.key_answered = rolls.answered
         updates = UpdateService(broker, lambda: peers, own_store, limiter, clock=self._clock, events=self._events)
         peers.update_answered = updates.answered

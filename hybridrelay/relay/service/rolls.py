@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
+import attrs
 import trio
 
 from ..._threads import run_in_thread
 from ...errors import ConfigurationError
 from ...events.relay_changes import KeyRollAnswered, KeyRollEnded, KeyRollStarted
+from ...events.relay_resources import StateFileNotWritten, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
-from ..core.rolls import GiveKey, RetireKey, Roll, Seen
+from ..core.rolls import RETURN_SECONDS, GiveKey, RetireKey, Roll, Seen
 from ..model import HybridConnection, KeyId, KeyRoll
-from ..snapshot import HolderSnapshot, RollSnapshot
+from ..snapshot import FileProblem, HolderSnapshot, RollSnapshot
+from ..store.rolls import ROLLS_FILE, Remembered, read_rolls, roll_id, write_rolls
 from ..store.store import Store
 from .broker import BrokerService
 from .control import ControlPeer
@@ -25,6 +30,11 @@ __all__ = ["RollService"]
 _LOOK_SECONDS = 1.0
 #: How many programs without the new key a snapshot lists.
 _MAX_LISTED = 100
+#: How long reading and writing the file may take, and when writing is tried again after a failure (seconds).
+_FILE_SECONDS = 5.0
+_WRITE_AGAIN_SECONDS = 10.0
+#: A program that is connected presents a new token at least this often (seconds): tokens are valid for an hour.
+_TOKEN_SECONDS = 2 * 3600.0
 #: More than any relay has.
 _ALL = 2**31
 
@@ -39,6 +49,7 @@ class RollService:
         limiter: allows one thread at a time to use the store.
         clock: returns seconds since 1970.
         events: the stream to which events are published.
+        state_dir: where it is remembered which programs were seen; None: nowhere.
     """
 
     def __init__(
@@ -50,11 +61,13 @@ class RollService:
         *,
         clock: Callable[[], float],
         events: EventStream,
+        state_dir: Path | None = None,
     ) -> None:
         self._broker = broker
         self._peers = peers
         self._store = store
         self._limiter = limiter
+        self._file_limiter = trio.CapacityLimiter(1)
         self._clock = clock
         self._events = events
         self._rolls: dict[tuple[str, str], Roll[ControlPeer]] = {}
@@ -63,14 +76,79 @@ class RollService:
         #: `KnownConnections.revision` when `_rolls` was made.
         self._revision = -1
         self._has_begun = False
+        self._state_dir = state_dir
+        #: What the previous relay has seen; None if that is not known.
+        self._remembered: Remembered | None = {}
+        #: What was last written: how often each roll had changed.
+        self._written: Mapping[str, int] = {}
+        self._write_again_at = -math.inf
+        #: Why it cannot be written at the moment.
+        self.problem: FileProblem | None = None
+        #: When the relay was started (seconds since 1970), and until when programs that were connected before may
+        #: return (on Trio's clock; None: `run` has not begun).
+        self._started_at = clock()
+        self._return_until: float | None = None
 
     async def run(self) -> None:
         """Roll keys until cancelled."""
+        self._return_until = trio.current_time() + RETURN_SECONDS
+        await self._remember()
         while True:
             self._update()
             if self._rolls:
                 await self._look()
+            await self._save()
             await trio.sleep(_LOOK_SECONDS)
+
+    async def _remember(self) -> None:
+        """Read what the previous relay has seen."""
+        if self._state_dir is None:
+            return
+        try:
+            with trio.fail_after(_FILE_SECONDS):
+                self._remembered = await run_in_thread(
+                    read_rolls, self._state_dir, limiter=self._file_limiter, abandon_on_cancel=True
+                )
+        except (OSError, ValueError, trio.TooSlowError) as exc:
+            self._remembered = None
+            detail = (
+                f"it cannot be read, so keys that are being rolled are revoked at the end of --grace: {_why(exc)}"
+            )
+            self._events.publish(
+                StateFileNotWritten(
+                    file=str(self._state_dir / ROLLS_FILE), detail=detail, remedy="check the disk, or remove the file"
+                )
+            )
+
+    async def _save(self) -> None:
+        """Write what was seen, if it has changed."""
+        rolls = {roll_id(name, one.roll): one for (name, _), one in self._rolls.items()}
+        current = {one: machine.changes for one, machine in rolls.items()}
+        if self._state_dir is None or current == self._written or trio.current_time() < self._write_again_at:
+            return
+        # Copies, because a thread reads them.
+        holders = {
+            one: None if machine.has_forgotten else [attrs.evolve(each) for each in machine.holders]
+            for one, machine in rolls.items()
+        }
+        file = str(self._state_dir / ROLLS_FILE)
+        try:
+            with trio.fail_after(_FILE_SECONDS):
+                await run_in_thread(
+                    write_rolls, self._state_dir, holders, limiter=self._file_limiter, abandon_on_cancel=True
+                )
+        except (OSError, trio.TooSlowError) as exc:
+            self._write_again_at = trio.current_time() + _WRITE_AGAIN_SECONDS
+            detail = f"which programs have the keys that are being rolled is not saved: {_why(exc)}"
+            remedy = "free disk space, or check the disk"
+            if self.problem is None or self.problem.detail != detail:
+                self._events.publish(StateFileNotWritten(file=file, detail=detail, remedy=remedy))
+            self.problem = FileProblem("rolls", detail, remedy)
+            return
+        self._written = current
+        if self.problem is not None:
+            self.problem = None
+            self._events.publish(StateFileWritten(file=file))
 
     def _update(self) -> None:
         """Note rolls that have begun, and those that are over because a key has changed."""
@@ -87,11 +165,18 @@ class RollService:
                 if known is not None and known.roll == roll:
                     rolls[at] = known
                 else:
-                    rolls[at] = Roll(roll, None if self._has_begun else trio.current_time())
+                    rolls[at] = self._begin(connection.name, roll)
                     self._events.publish(
                         KeyRollStarted(connection=connection.name, rule=roll.rule, slot=roll.slot.value)
                     )
         self._rolls, self._has_begun = rolls, True
+
+    def _begin(self, connection: str, roll: KeyRoll) -> Roll[ControlPeer]:
+        if self._has_begun:
+            return Roll(roll)
+        known = self._remembered
+        remembered = None if known is None else known.get(roll_id(connection, roll), ())
+        return Roll(roll, trio.current_time(), remembered)
 
     async def _look(self) -> None:
         seen = self._seen()
@@ -193,9 +278,30 @@ class RollService:
             )
             for one in machine.missing[:_MAX_LISTED]
         )
-        return RollSnapshot(len(machine.holders), len(machine.holders) - len(machine.missing), missing)
+        return RollSnapshot(
+            len(machine.holders),
+            len(machine.holders) - len(machine.missing),
+            missing,
+            has_forgotten=machine.has_forgotten,
+        )
 
     def is_in_use(self, key: KeyId) -> bool:
         """Return whether a peer that is connected has presented a token made with this key, or a registration or pair
-        depends on it: a client without a control channel may have a session."""
-        return any(key in peer.keys for peer in self._peers()) or self._is_used(key)
+        depends on it: a client without a control channel may have a session.
+
+        Shortly after the start of the relay, this is also so if a peer that was connected before may still return.
+        """
+        return any(key in peer.keys for peer in self._peers()) or self._is_used(key) or self._may_return(key)
+
+    def _may_return(self, key: KeyId) -> bool:
+        """Return whether a program that used a key until the relay was started may not have connected again yet."""
+        if self._return_until is not None and trio.current_time() >= self._return_until:
+            return False
+        used_at = self._broker.usage.last_use(key)
+        return used_at is not None and self._started_at - _TOKEN_SECONDS <= used_at < self._started_at
+
+
+def _why(exc: Exception) -> str:
+    if isinstance(exc, trio.TooSlowError):
+        return "the file system does not answer"
+    return str(exc) or type(exc).__name__

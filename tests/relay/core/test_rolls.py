@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ def kept(roll: Roll[str], *seen: Seen[str], state: KeptState = KEPT) -> None:
 
 
 def test_after_a_restart_of_the_relay_programs_have_time_to_return() -> None:
-    """The one that is back first has the new key. The relay has forgotten the other one, which has not."""
+    """The one that is back first has the new key. The other one, which has not, was seen too late to be known."""
     roll = Roll[str](begin().roll, resumed_at=0.0)
     observe(roll, 0.0, A)
     roll.answered(A.address, A.instance, KeptState.KEPT, "")
@@ -52,6 +53,45 @@ def test_after_a_restart_of_the_relay_programs_have_time_to_return() -> None:
     assert observe(roll, RETURN_SECONDS + 1 + SETTLED_SECONDS, A, B) == [RetireKey(has_waited=False)]
     late = Roll[str](begin().roll, resumed_at=0.0)
     assert observe(late, ENDS, A)[-1] == RetireKey(has_waited=True)
+
+
+def test_a_program_that_a_previous_relay_has_seen_is_waited_for() -> None:
+    before = begin()
+    observe(before, 0.0, A, B)
+    kept(before, A)
+    kept(before, B, state=WAITING)
+    roll = Roll[str](before.roll, 0.0, [attrs.evolve(one, is_connected=False) for one in before.holders])
+    assert [(one.instance, one.state, one.is_connected) for one in roll.missing] == [(B.instance, WAITING, False)]
+    observe(roll, 100.0, A)
+    for now in (200.0, 300.0):
+        assert RetireKey(has_waited=False) not in observe(roll, now, A)
+    assert GiveKey("b") in observe(roll, 400.0, A, B)
+    kept(roll, B)
+    observe(roll, 401.0, A, B)
+    assert observe(roll, 401.0 + SETTLED_SECONDS, A, B)[-1] == RetireKey(has_waited=False)
+
+
+def test_if_a_previous_relay_was_forgotten_the_old_key_is_revoked_at_the_end() -> None:
+    roll = Roll[str](begin().roll, 0.0, None)
+    assert roll.has_forgotten
+    observe(roll, 0.0, A)
+    kept(roll, A)
+    for now in (100.0, 200.0, ENDS - 1):
+        assert observe(roll, now, A) == []
+    assert observe(roll, ENDS, A) == [RetireKey(has_waited=True)]
+
+
+def test_what_has_to_be_remembered_is_counted() -> None:
+    roll = begin()
+    observe(roll, 0.0, A)
+    assert roll.changes == 1
+    observe(roll, 1.0, A)
+    observe(roll, REPEAT_SECONDS, A)
+    assert roll.changes == 1
+    kept(roll, A)
+    assert roll.changes == 2
+    assert roll.answered(A.address, A.instance, KEPT, "") is None
+    assert roll.changes == 2
 
 
 def test_all_get_the_key_and_then_the_old_one_ends() -> None:
