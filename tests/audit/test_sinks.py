@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from hybridrelay.audit.record import Record
+from hybridrelay.audit.sinks import syslog
 from hybridrelay.audit.sinks.event_log import EVENT_IDS, OTHER_EVENT_ID, EventLogSink
 from hybridrelay.audit.sinks.journal import JournalSink, journal_datagram, message_id
 from hybridrelay.audit.sinks.standard_error import StandardErrorSink
@@ -300,6 +301,39 @@ class TestSyslogServers:
             logs.wait(framed(RECORD, WARNING))
             assert len(logs.connections) == 1
             sink.close()
+
+    def test_a_tls_server_that_sends_tickets_without_end(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
+        """OpenSSL would read all of them in one call."""
+        context, ca_file = tls_files
+        context.num_tickets = 20_000
+        with server(context) as logs:
+            sink = SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
+            with pytest.raises(OSError, match=r"the server sends (data|too much)"):
+                write_again_and_again(sink)
+            sink.close()
+
+    def test_a_tls_server_that_sends_a_few_tickets(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
+        context, ca_file = tls_files
+        context.num_tickets = 10
+        with server(context) as logs:
+            sink = SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
+            for _ in range(5):
+                sink.write([RECORD])
+            logs.wait(framed(RECORD) * 5)
+            assert len(logs.connections) == 1
+            logs.hang_up()
+            sink.write([WARNING])
+            logs.wait(framed(WARNING))
+            sink.close()
+
+    def test_a_tls_server_that_says_nothing(
+        self, tls_files: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(syslog, "_SECONDS", 0.1)
+        _, ca_file = tls_files
+        with server() as logs:  # it accepts, and answers nothing
+            with pytest.raises(TimeoutError):
+                SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file)).write([RECORD])
 
     def test_tls_with_a_certificate_of_somebody_else(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
         context, _ = tls_files

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import select
 import socket
 import ssl
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from ..chain import FieldValue, time_text
 from ..record import Record
 from .priority import priority_of
 from .sink import SinkKind
+from .tls_connection import TLSConnection
 
 __all__ = ["SYSLOG_PORTS", "SyslogSink", "SyslogTransport", "syslog_message"]
 
@@ -97,7 +97,8 @@ class SyslogSink:
         self._port = port
         self._ca_file = ca_file
         self._own_name = own_name or socket.gethostname()
-        self._socket: socket.socket | None = None
+        self._datagrams: socket.socket | None = None
+        self._connection: socket.socket | TLSConnection | None = None
 
     def open(self) -> Sequence[Event]:
         """See `Sink.open`."""
@@ -130,31 +131,31 @@ class SyslogSink:
         return ()
 
     def _send_datagrams(self, messages: Sequence[bytes]) -> None:
-        if self._socket is None:
+        if self._datagrams is None:
             family, kind, number, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
-            self._socket = socket.socket(family, kind, number)
-            self._socket.settimeout(_SECONDS)
-            self._socket.connect(address)
+            self._datagrams = socket.socket(family, kind, number)
+            self._datagrams.settimeout(_SECONDS)
+            self._datagrams.connect(address)
         for message in messages:
-            self._socket.send(_cut(message, _MAX_DATAGRAM))
+            self._datagrams.send(_cut(message, _MAX_DATAGRAM))
 
     def _send_stream(self, data: bytes) -> None:
-        if self._socket is not None and _has_ended(self._socket):
+        if self._connection is not None and _has_ended(self._connection):
             self.close()
-        if self._socket is None:
-            self._socket = self._connect()
-        self._socket.sendall(data)
+        if self._connection is None:
+            self._connection = self._connect()
+        self._connection.sendall(data)
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> socket.socket | TLSConnection:
         sock = socket.create_connection((self._host, self._port), timeout=_SECONDS)
+        if self.transport != "tls":
+            return sock
         try:
-            if self.transport == "tls":
-                sock = self._context().wrap_socket(sock, server_hostname=self._host)
-            sock.settimeout(_SECONDS)
+            context = self._context()
         except BaseException:
             sock.close()
             raise
-        return sock
+        return TLSConnection(sock, context, self._host, _SECONDS)
 
     def tick(self) -> Sequence[Event]:
         """See `Sink.tick`."""
@@ -162,16 +163,17 @@ class SyslogSink:
 
     def close(self) -> None:
         """See `Sink.close`."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        for one in (self._datagrams, self._connection):
+            if one is not None:
+                one.close()
+        self._datagrams = self._connection = None
 
 
 def _cut(message: bytes, limit: int) -> bytes:
     return message if len(message) <= limit else message[:limit].decode("utf-8", "ignore").encode()
 
 
-def _has_ended(sock: socket.socket) -> bool:
+def _has_ended(connection: socket.socket | TLSConnection) -> bool:
     """Return whether the server has closed the connection. Servers send nothing, except what TLS needs.
 
     Raises:
@@ -179,19 +181,24 @@ def _has_ended(sock: socket.socket) -> bool:
     """
     ignored = 0
     while ignored <= _MAX_IGNORED:
-        readable = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-        if not readable and not select.select([sock], [], [], 0)[0]:
-            return False
-        sock.setblocking(False)
         try:
-            received = sock.recv(4096)
-            if not received:
-                return True
-            ignored += len(received)
-        except (ssl.SSLWantReadError, BlockingIOError):
-            return False
+            received = connection.receive() if isinstance(connection, TLSConnection) else _receive(connection)
         except OSError:
             return True
-        finally:
-            sock.settimeout(_SECONDS)
+        if received is None:
+            return False
+        if not received:
+            return True
+        ignored += received
     raise OSError(errno.EPROTO, "the server sends data, which a syslog server does not")
+
+
+def _receive(sock: socket.socket) -> int | None:
+    """Do what `TLSConnection.receive` does, for TCP without TLS."""
+    sock.setblocking(False)
+    try:
+        return len(sock.recv(4096))
+    except BlockingIOError:
+        return None
+    finally:
+        sock.settimeout(_SECONDS)
