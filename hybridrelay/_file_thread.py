@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -10,7 +10,7 @@ import trio
 from ._threads import run_in_thread
 from .errors import ConfigurationError
 
-__all__ = ["FILE_SECONDS", "FileThread", "thread_of_file"]
+__all__ = ["FILE_SECONDS", "FileThread", "side_by_side", "thread_of_file"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -36,6 +36,43 @@ def thread_of_file(path: object) -> FileThread:
         threads = {}
         _THREADS.set(threads)
     return threads.setdefault(str(path), FileThread(str(path)))
+
+
+#: How many files are read side by side, at most, so that many of them do not need as many threads.
+_AT_A_TIME = 64
+
+
+async def side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Call functions that read files, at most `_AT_A_TIME` at the same time, so that files whose file systems do not
+    answer are waited for together, and not one after the other.
+
+    Args:
+        reads: the functions. They use different files.
+
+    Returns:
+        Their results, in the same order.
+
+    Raises:
+        ConfigurationError: what the first of them has raised that has failed, in their order. All others have ended
+            then.
+    """
+    results: dict[int, T] = {}
+    errors: dict[int, ConfigurationError] = {}
+    limiter = trio.CapacityLimiter(_AT_A_TIME)
+
+    async def call(number: int, read: Callable[[], Awaitable[T]]) -> None:
+        async with limiter:
+            try:
+                results[number] = await read()
+            except ConfigurationError as exc:
+                errors[number] = exc
+
+    async with trio.open_nursery() as nursery:
+        for number, read in enumerate(reads):
+            nursery.start_soon(call, number, read)
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(reads))]
 
 
 class FileThread:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay._file_thread import FILE_SECONDS, FileThread
+from hybridrelay._file_thread import FILE_SECONDS, FileThread, side_by_side
 from hybridrelay.errors import ConfigurationError
 
 
@@ -57,3 +58,42 @@ async def test_cancelled_it_returns_at_once(hanging: threading.Event) -> None:
         assert scope.cancelled_caught
     finally:
         hanging.set()
+
+
+async def test_files_that_hang_are_waited_for_together(
+    hanging: threading.Event, mock_clock: trio.testing.MockClock
+) -> None:
+    ended = trio.Event()
+    files = [FileThread(f"file {number}") for number in range(20)]
+
+    async def read() -> None:
+        with pytest.raises(ConfigurationError, match="file 0 cannot be read"):
+            await side_by_side([partial(one.run, hanging.wait) for one in files])
+        ended.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(FILE_SECONDS + 1)
+            await ended.wait()
+    finally:
+        hanging.set()
+
+
+async def test_side_by_side_keeps_the_order_and_raises_the_first_error() -> None:
+    files = [FileThread(str(number)) for number in range(200)]
+    assert await side_by_side([partial(one.run, int, one._what) for one in files]) == list(range(200))
+    assert await side_by_side([]) == []
+    finished: list[int] = []
+
+    async def read(number: int) -> None:
+        for _ in range(10 - number):
+            await trio.lowlevel.checkpoint()
+        finished.append(number)
+        if number in (3, 6):
+            raise ConfigurationError(f"error {number}")
+
+    with pytest.raises(ConfigurationError, match="error 3"):
+        await side_by_side([partial(read, number) for number in range(10)])
+    assert sorted(finished) == list(range(10))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import attrs
 
-from ..._file_thread import FileThread
+from ..._file_thread import FileThread, side_by_side
 from ...errors import ConfigurationError
 from ...events.plain_log import plainly_logged_events
 from ...events.program import ReloadSkipped
@@ -177,19 +177,44 @@ class Configuration:
             entries, args = await self._thread(str(self.file)).run(self._read_config)
             self._watched = entries
         self._dial_files = dial_files(args)
-        dial = await self._thread(_DIAL_FILES).run(partial(read_dial_options, args, again=True))
-        fronts = None
-        if "front_users_file" in args:  # a forward's
+        has_fronts = "front_users_file" in args  # a forward has it
+        if has_fronts:
             self._users_file = args.front_users_file
-            fronts = await self._thread(str(self._users_file)).run(partial(read_front_options, args, again=True))
-        wanted = [one for entry in entries if (one := await self._read_entry(entry, running, says_all)) is not None]
+        options: list[DialOptions] = []
+        fronts: list[FrontOptions] = []
+        found: dict[int, Wanted] = {}
+
+        async def read_dial() -> None:
+            read = partial(read_dial_options, args, again=True)
+            options.append(await self._thread(_DIAL_FILES).run(read))
+
+        async def read_fronts() -> None:
+            read = partial(read_front_options, args, again=True)
+            fronts.append(await self._thread(str(self._users_file)).run(read))
+
+        async def read_entry(number: int, entry: Entry) -> None:
+            if (one := await self._read_entry(entry, running, says_all)) is not None:
+                found[number] = one
+
+        reads: list[Callable[[], Awaitable[None]]] = [read_dial]
+        if has_fronts:
+            reads.append(read_fronts)
+        reads += [partial(read_entry, number, entry) for number, entry in enumerate(entries)]
+        await side_by_side(reads)
+        wanted = [found[number] for number in sorted(found)]
         placed = with_own_addresses(wanted, running)
-        if "front_users_file" in args and (args.socks or args.http_proxy):
+        if has_fronts and (args.socks or args.http_proxy):
             check_names_for_fronts(placed, running)
         self._entries = entries
         for key in self._unreadable.keys() - {entry.key for entry in entries}:
             del self._unreadable[key]
-        return Reading(placed, dial, args, is_complete=not self._unreadable, fronts=fronts)
+        return Reading(
+            placed,
+            options[0],
+            args,
+            is_complete=not self._unreadable,
+            fronts=fronts[0] if fronts else None,
+        )
 
     def _read_config(self) -> tuple[tuple[Entry, ...], argparse.Namespace]:
         assert self.file is not None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
-from ..._file_thread import thread_of_file
+from ..._file_thread import side_by_side, thread_of_file
 from ...connector import Connector
 from ...errors import ConfigurationError
 from ...policy import PolicyFile
@@ -49,11 +50,9 @@ class ConnectorService:
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
         """See `Service.apply`."""
-        deny_lists: dict[Key, PolicyFile | None] = {}
-        for step in plan.steps:
-            if isinstance(step, Start | Replace | Change):
-                thread = thread_of_file(step.entry.deny_list)
-                deny_lists[step.entry.key] = await thread.run(_deny_list_of, step.entry)
+        entries = [step.entry for step in plan.steps if isinstance(step, Start | Replace | Change)]
+        read = await side_by_side([partial(thread_of_file(one.deny_list).run, _deny_list_of, one) for one in entries])
+        deny_lists = {entry.key: deny_list for entry, deny_list in zip(entries, read, strict=True)}
         return [step for step in plan.steps if self._take(step, deny_lists)]
 
     def refresh(self, keys: Iterable[Key]) -> None:

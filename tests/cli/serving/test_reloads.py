@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
+from hybridrelay.cli.connection_strings import load_again
 from hybridrelay.cli.entries import Key
 from hybridrelay.cli.parser import build_parser
 from hybridrelay.cli.proxies import ChangingDialer
@@ -23,7 +25,7 @@ from hybridrelay.errors import ConfigurationError
 from hybridrelay.security import ConnectionString, Role
 
 from ...waiting import async_wait_until
-from .test_plan import string
+from .test_plan import NAMES, string
 
 
 def make_reloads(args: argparse.Namespace, service: Service, configuration: Configuration | None = None) -> Reloads:
@@ -156,3 +158,26 @@ async def test_a_connection_string_that_could_not_be_read_is_tried_again(
             await service.has_applied.wait()
     assert caplog.text.count("it did not answer") == 1
     nursery.cancel_scope.cancel()
+
+
+async def test_connection_strings_are_read_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that those whose file systems do not answer do not wait for each other."""
+    files = []
+    for name in NAMES:
+        files.append(tmp_path / f"{name}.connector")
+        files[-1].write_text(string(name).format())
+    args = build_parser().parse_args(["connector", "--connection-string-file", *map(str, files)])
+    configuration = Configuration(args, Role.CONNECTOR)
+    running = {
+        one.entry.key: Running(one.entry, one.string) for one in configuration.load() if one.string is not None
+    }
+    all_read = threading.Barrier(len(NAMES))
+
+    def load(path: str, role: Role) -> ConnectionString:
+        all_read.wait(60)
+        return load_again(path, role)
+
+    monkeypatch.setattr(configuration_module, "load_again", load)
+    reading = await configuration.read_again(running, says_all=False)
+    assert reading.is_complete
+    assert [one.string for one in reading.wanted] == [one.string for one in running.values()]
