@@ -105,7 +105,9 @@ def test_windows(role: ServiceRole) -> None:
         "domain": "NT AUTHORITY", "user": "LocalService", "username": r"NT AUTHORITY\LocalService",
     }  # fmt: skip
     # What the account may write is made by the instructions.
-    folder = r"%ProgramData%\hybridrelay"
+    folder = r"%ProgramFiles%\hybridrelay"
+    assert rf'mkdir "{folder}\strings" "{folder}\log"' in text
+    assert "%ProgramData%\\" not in text  # every user may have made the folder there
     assert root.findtext("logpath") == rf"{folder}\log"
     assert all(rf'icacls "{folder}\{name}" /grant *S-1-5-19:(OI)(CI)M' in text for name in ("strings", "log"))
     with pytest.raises(ValueError, match="does not run on Windows"):

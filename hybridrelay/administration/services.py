@@ -168,14 +168,17 @@ def windows_text(settings: ServiceSettings) -> str:
     """
     if settings.role is ServiceRole.RELAY:
         raise ValueError("a relay does not run on Windows")
-    folder = r"%ProgramData%\hybridrelay"
+    # Not below %ProgramData%: there, every user may make a folder, and keeps it whatever icacls grants to others.
+    folder = r"%ProgramFiles%\hybridrelay"
     # The account is given in the forms of WinSW 2 (domain, user) and WinSW 3 (username), which ignore each other's
     # form. Without a form that it knows, WinSW runs the service with all rights, as LocalSystem.
     return rf"""<!-- {settings.name}.xml: the configuration of WinSW (https://github.com/winsw/winsw), which runs
      a program as a service: the one that is named in <executable>, under the account LocalService.
 
      1. Make the directories, as an administrator, in a command prompt. LocalService may read the first one, and
-        write to the other two. Nobody else has access, except administrators and the system.
+        write to the other two. Nobody else has access, except administrators and the system. Do not use a place where
+        other users may make directories, such as %ProgramData%: the owner of a directory can change who has access.
+        The program in <executable>, too, has to be where only administrators can write.
           mkdir "{folder}\strings" "{folder}\log"
           icacls "{folder}" /inheritance:r /grant *S-1-5-18:(OI)(CI)F *S-1-5-32-544:(OI)(CI)F *S-1-5-19:(OI)(CI)RX
           icacls "{folder}\strings" /grant *S-1-5-19:(OI)(CI)M
