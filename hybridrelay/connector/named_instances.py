@@ -11,11 +11,12 @@ from typing import Final
 import attrs
 import trio
 
-from .._shortage import shortage_of
+from .._descriptors import is_reserved
+from .._shortage import OUT_OF_DESCRIPTORS, shortage_of
 from ..policy.decision import Decision
 from ..protocol.reasons import Reason
 from ..security import HostPort, NamedInstance, StreamTarget
-from ..streams.connecting import resolve_host
+from ..streams.connecting import Places, Spare, resolve_host
 from ..streams.name_lookups import AddressInfo, Purpose
 from .sql_browser import BROWSER_PORT, MAX_REPLY, BadReply, instance_request, parse_instance_reply_untrusted
 from .targets import DIAL_SECONDS, TargetDenied, TargetError, name_error, open_target
@@ -60,7 +61,12 @@ class NamedInstances:
         self._cached: dict[NamedInstance, tuple[FoundInstance, float]] = {}
 
     async def find(
-        self, instance: NamedInstance, permit: Callable[[str], Decision], *, afresh: bool = False
+        self,
+        instance: NamedInstance,
+        permit: Callable[[str], Decision],
+        *,
+        afresh: bool = False,
+        spare: Spare | None = None,
     ) -> FoundInstance:
         """Return where an instance listens: at the first address of its host whose service answers.
 
@@ -68,6 +74,7 @@ class NamedInstances:
             instance: the instance.
             permit: decides about each IP address to which its host resolves, before anything is sent there.
             afresh: whether to ask even if the answer is remembered.
+            spare: for the sockets with which further addresses are asked at the same time; None: no limit.
 
         Raises:
             TargetDenied: `permit` allows no address.
@@ -84,7 +91,8 @@ class NamedInstances:
         except OSError as exc:
             raise name_error(exc) from exc
         allowed = _allowed(addresses, permit)[:_MAX_ADDRESSES]
-        found = await _ask_all(instance, allowed)
+        with Places(spare) as places:
+            found = await _ask_all(instance, allowed, places)
         self._cached.pop(instance, None)
         if len(self._cached) >= _MAX_CACHED:
             del self._cached[next(iter(self._cached))]
@@ -98,6 +106,7 @@ class NamedInstances:
         permit: Callable[[StreamTarget, str], Decision],
         in_parallel: bool = False,
         seconds: float = DIAL_SECONDS,
+        spare: Spare | None = None,
     ) -> trio.SocketStream:
         """Connect to an instance. If nothing listens where it was found, its port is asked for again next time.
 
@@ -109,13 +118,14 @@ class NamedInstances:
                 any time: all of them are then asked each time. Only the one that has answered is connected to, since
                 the instance may have another port, or another instance the same port, at the others.
             seconds: the deadline for all of it.
+            spare: see `find`.
 
         Raises:
             TargetDenied, TargetError: see `find` and `open_target`.
         """
         deadline = trio.current_time() + seconds
         with trio.move_on_at(deadline) as scope:
-            found = await self.find(instance, partial(permit, instance), afresh=in_parallel)
+            found = await self.find(instance, partial(permit, instance), afresh=in_parallel, spare=spare)
         if scope.cancelled_caught:
             raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
         left = max(0.0, deadline - trio.current_time())
@@ -136,16 +146,18 @@ def _allowed(addresses: Sequence[AddressInfo], permit: Callable[[str], Decision]
     return allowed
 
 
-async def _ask_all(instance: NamedInstance, addresses: Sequence[AddressInfo]) -> FoundInstance:
-    """Ask all addresses at once, and return the first answer."""
+async def _ask_all(instance: NamedInstance, addresses: Sequence[AddressInfo], places: Places) -> FoundInstance:
+    """Ask all addresses at once, as far as there are places, and return the first answer."""
     found: list[FoundInstance] = []
     problems: list[TargetError] = []
     async with trio.open_nursery() as nursery:
 
         async def ask(address: AddressInfo) -> None:
+            await places.acquire()
             try:
                 port = await _ask(instance.instance, address)
             except TargetError as exc:
+                places.release()
                 problems.append(exc)
             else:
                 found.append(FoundInstance(HostPort(instance.host, port), str(address[4][0])))
@@ -168,6 +180,12 @@ async def _ask(instance: str, address: AddressInfo) -> int:
     problem = ""
     try:
         with trio.socket.socket(family, kind, proto) as sock:
+            if is_reserved(sock.fileno()):
+                raise TargetError(
+                    f"the connector {OUT_OF_DESCRIPTORS.text}",
+                    Reason.OUT_OF_RESOURCES,
+                    remedy=OUT_OF_DESCRIPTORS.remedy,
+                )
             # Only datagrams from this address and port arrive at a connected socket.
             await sock.connect(sockaddr)
             for _ in range(_ATTEMPTS):

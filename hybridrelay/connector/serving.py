@@ -37,7 +37,7 @@ from .proxy_header import proxy_header
 from .published import Published
 from .recorded import wait_recorded
 from .requested import first_target, requested_untrusted
-from .shares import Share, Shares
+from .shares import Share, Shares, SpareOf
 from .stream_events import Origin, StreamEvents
 from .targets import (
     TargetAttempted,
@@ -459,10 +459,14 @@ class ServedStream:
     async def _dial(self) -> trio.SocketStream:
         """Connect to the target. Raises what `open_target` raises."""
         in_parallel = self.origin.published.connects_in_parallel
+        # Each attempt at a further address takes a descriptor, too, as long as it lasts.
+        spare = SpareOf(self._service.shares.descriptors, self._owner)
         if isinstance(self._target, NamedInstance):
             instances = self._service.named_instances
-            return await instances.open(self._target, permit=self._permit_instance, in_parallel=in_parallel)
-        return await open_target(self._target, permit=self._permit, in_parallel=in_parallel)
+            return await instances.open(
+                self._target, permit=self._permit_instance, in_parallel=in_parallel, spare=spare
+            )
+        return await open_target(self._target, permit=self._permit, in_parallel=in_parallel, spare=spare)
 
     async def _send_proxy_header(self, connected: trio.SocketStream) -> None:
         """Send the PROXY header. If that fails or is cancelled, the connection is reset.

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
+import attrs
+
 from .._descriptors import RAISE_LIMIT, descriptor_limit, reserved_descriptors
 from ..security import StreamTarget, UnixSocket
 
-__all__ = ["Share", "Shares", "count_local_ports"]
+__all__ = ["Share", "Shares", "SpareOf", "count_local_ports"]
 
 #: Linux: the first and the last local port for outgoing connections.
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -68,6 +70,23 @@ class Share:
         self._held[owner] -= 1
         if not self._held[owner]:
             del self._held[owner]
+
+
+@attrs.frozen
+class SpareOf:
+    """What an application may still take of its share, for additional sockets. Implements `Spare` of
+    `streams.connecting`."""
+
+    share: Share
+    owner: Hashable
+
+    def take(self) -> bool:
+        """See `Spare.take`."""
+        return self.share.take(self.owner)
+
+    def give_back(self) -> None:
+        """See `Spare.give_back`."""
+        self.share.give_back(self.owner)
 
 
 class Shares:

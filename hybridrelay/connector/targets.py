@@ -16,7 +16,7 @@ from ..failure import causes
 from ..policy.decision import ALLOWED, Decision
 from ..protocol.reasons import Reason
 from ..security import HostPort, StreamTarget, Target, UnixSocket
-from ..streams.connecting import open_tcp, resolve_host
+from ..streams.connecting import Spare, open_tcp, resolve_host
 from ..streams.name_lookups import AddressInfo, Purpose
 from ..streams.path_threads import PathSilent
 from ..streams.sockets import abort_stream, reset_on_close, tune_socket
@@ -99,6 +99,7 @@ async def open_target(
     permit: Callable[[str], Decision] = _allow,
     in_parallel: bool = False,
     seconds: float = DIAL_SECONDS,
+    spare: Spare | None = None,
 ) -> trio.SocketStream:
     """Connect to the target; its name, or the path of a Unix socket, is resolved on every call.
 
@@ -109,6 +110,7 @@ async def open_target(
             symbolic links and ``..``. Only what it allows is connected to: nothing is resolved a second time.
         in_parallel: whether to connect to several addresses at once, and not in a staggered race; see `open_tcp`.
         seconds: the deadline for resolving and connecting together.
+        spare: see `open_tcp`.
 
     Raises:
         TargetDenied: `permit` allows no address.
@@ -131,6 +133,7 @@ async def open_target(
                     choose=choose,
                     in_parallel=in_parallel,
                     purpose=Purpose.TARGET,
+                    spare=spare,
                 )
         except OSError as exc:
             raise _target_error(exc) from exc

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 import trio
 
@@ -26,11 +26,68 @@ MAX_PARALLEL = 8
 #: Connects to an address, and returns whether that has succeeded. If so, the nursery of all attempts is cancelled.
 _Attempt: TypeAlias = Callable[[AddressInfo], Awaitable[bool]]
 #: Begins the attempts at several addresses, in a nursery.
-_Order: TypeAlias = Callable[[Sequence[AddressInfo], _Attempt, trio.Nursery], Awaitable[None]]
+_Order: TypeAlias = Callable[[Sequence[AddressInfo], _Attempt, trio.Nursery, "Places"], Awaitable[None]]
 
 
 def _all(addresses: Sequence[AddressInfo]) -> Sequence[AddressInfo]:
     return addresses
+
+
+class Spare(Protocol):
+    """A limited number of sockets for additional attempts, which run at the same time as another one."""
+
+    def take(self) -> bool:
+        """Take a place for one more socket. Returns False if there is none."""
+
+    def give_back(self) -> None:
+        """Note that one of these sockets was closed."""
+
+
+class Places:
+    """The places for the sockets of one connection's attempts: one, which the caller has, and those of `spare`.
+
+    Without a place, an attempt waits until an earlier one has failed. Use it with ``with``: at the end, all sockets
+    but one have to be closed.
+
+    Args:
+        spare: for additional sockets; None: as many as necessary.
+    """
+
+    def __init__(self, spare: Spare | None) -> None:
+        self._spare = spare
+        self._is_free = True
+        self._taken = 0
+        #: Set, and then replaced, whenever a place becomes free.
+        self._freed = trio.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._taken:
+            self.release()
+
+    async def acquire(self) -> None:
+        """Wait for a place."""
+        while True:
+            if self._is_free:
+                self._is_free = False
+                return
+            if self._spare is None or self._spare.take():
+                self._taken += 1
+                return
+            await self._freed.wait()
+
+    def release(self) -> None:
+        """Note that a socket was closed."""
+        if self._taken:
+            self._taken -= 1
+            if self._spare is not None:
+                self._spare.give_back()
+        else:
+            self._is_free = True
+        self._freed.set()
+        self._freed = trio.Event()
 
 
 async def open_tcp(
@@ -41,6 +98,7 @@ async def open_tcp(
     choose: Callable[[Sequence[AddressInfo]], Sequence[AddressInfo]] = _all,
     in_parallel: bool = False,
     purpose: Purpose = Purpose.RELAY,
+    spare: Spare | None = None,
 ) -> trio.SocketStream:
     """Open a TCP connection to a name or an address.
 
@@ -55,6 +113,7 @@ async def open_tcp(
         in_parallel: whether to try up to `MAX_PARALLEL` addresses at once, and each further one when an attempt has
             failed, instead of in a staggered race: one after the other, without waiting long for any of them.
         purpose: what the name is looked up for.
+        spare: for the sockets of attempts at further addresses, while an earlier attempt waits; None: no limit.
 
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
@@ -68,7 +127,8 @@ async def open_tcp(
     if len(addresses) == 1:
         sock = await _connect(addresses[0])
     else:
-        sock = await _race(addresses, f"{host}:{port}", _all_at_once if in_parallel else _staggered)
+        with Places(spare) as places:
+            sock = await _race(addresses, f"{host}:{port}", _all_at_once if in_parallel else _staggered, places)
     stream = trio.SocketStream(sock)
     if not keep_reset:
         reset_on_close(stream, False)
@@ -129,7 +189,9 @@ async def _connect(address: AddressInfo) -> trio.socket.SocketType:
     return sock
 
 
-async def _race(addresses: Sequence[AddressInfo], target: str, order: _Order) -> trio.socket.SocketType:
+async def _race(
+    addresses: Sequence[AddressInfo], target: str, order: _Order, places: Places
+) -> trio.socket.SocketType:
     winners: list[trio.socket.SocketType] = []
     errors: list[OSError] = []
     try:
@@ -140,11 +202,12 @@ async def _race(addresses: Sequence[AddressInfo], target: str, order: _Order) ->
                     winners.append(await _connect(address))
                 except OSError as error:
                     errors.append(error)
+                    places.release()
                     return False
                 nursery.cancel_scope.cancel()
                 return True
 
-            await order(addresses, attempt, nursery)
+            await order(addresses, attempt, nursery, places)
         if not winners:
             raise OSError(f"all attempts to connect to {target} failed") from ExceptionGroup("attempts", errors)
     except BaseException:
@@ -156,7 +219,9 @@ async def _race(addresses: Sequence[AddressInfo], target: str, order: _Order) ->
     return winners[0]
 
 
-async def _staggered(addresses: Sequence[AddressInfo], attempt: _Attempt, nursery: trio.Nursery) -> None:
+async def _staggered(
+    addresses: Sequence[AddressInfo], attempt: _Attempt, nursery: trio.Nursery, places: Places
+) -> None:
     """Begin one attempt after the other, as RFC 8305 recommends."""
 
     async def run(address: AddressInfo, failed: trio.Event) -> None:
@@ -165,19 +230,25 @@ async def _staggered(addresses: Sequence[AddressInfo], attempt: _Attempt, nurser
 
     for address in addresses:
         failed = trio.Event()
+        await places.acquire()
         nursery.start_soon(run, address, failed)
         with trio.move_on_after(STAGGER_SECONDS):
             await failed.wait()
 
 
-async def _all_at_once(addresses: Sequence[AddressInfo], attempt: _Attempt, nursery: trio.Nursery) -> None:
+async def _all_at_once(
+    addresses: Sequence[AddressInfo], attempt: _Attempt, nursery: trio.Nursery, places: Places
+) -> None:
     """Begin up to `MAX_PARALLEL` attempts at once, and another one whenever one has failed."""
     untried = iter(addresses)
 
     async def try_next() -> None:
+        await places.acquire()
         for address in untried:  # shared by these tasks: each address is tried once
             if await attempt(address):
                 return
+            await places.acquire()
+        places.release()
 
     for _ in addresses[:MAX_PARALLEL]:
         nursery.start_soon(try_next)

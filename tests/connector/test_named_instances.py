@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import attrs
 import pytest
 import trio
+import trio.testing
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -23,6 +26,9 @@ from hybridrelay.policy import Decision
 from hybridrelay.policy.decision import ALLOWED
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, NamedInstance, StreamTarget
+
+from ..limited_places import Limited
+from ..resolving import FixedResolver
 
 DENIED = Decision(Reason.DENIED_BY_POLICY, "rule", "denied-targets")
 
@@ -231,3 +237,21 @@ async def test_the_port_that_was_found_is_decided_about_and_dialed(
         with pytest.raises(TargetError):
             await instances.open(instance, permit=permit)
     assert len(responder.asked) > before
+
+
+async def test_the_sockets_that_ask_several_addresses_take_places(autojump_clock: trio.testing.MockClock) -> None:
+    """Silent addresses, so that each socket is open until the last attempt."""
+    trio.socket.set_custom_hostname_resolver(
+        FixedResolver(*(f"127.0.0.{number}" for number in range(1, 6)), kind=socket.SOCK_DGRAM)
+    )
+    with contextlib.ExitStack() as silent:
+        first = silent.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        first.bind(("0.0.0.0", 0))
+        port = first.getsockname()[1]
+        for left in (0, 2, 20):
+            spare = Limited(left)
+            with pytest.raises(TargetError) as failed:
+                await NamedInstances(port).find(NamedInstance("sql.example", "X"), lambda _: ALLOWED, spare=spare)
+            assert failed.value.reason is Reason.TARGET_TIMEOUT
+            assert spare.most == min(left, 4)
+            assert spare.taken == 0

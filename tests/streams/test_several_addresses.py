@@ -24,6 +24,7 @@ from hybridrelay.streams import connecting
 from hybridrelay.streams.connecting import MAX_PARALLEL, STAGGER_SECONDS, open_tcp
 from hybridrelay.streams.name_lookups import AddressInfo
 
+from ..limited_places import Limited
 from ..resolving import FixedResolver
 from ..silent import silent_listener
 
@@ -237,3 +238,45 @@ async def test_the_name_is_resolved_again_each_time(net: Net, in_parallel: bool)
         async with await open_target(HostPort("db.example", net.port), in_parallel=in_parallel) as stream:
             assert peer(stream) == net.address(number)
     assert net.resolver.asked == [b"db.example"] * 3
+
+
+@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at once", "staggered"])
+@pytest.mark.parametrize("left", [0, 1, 3, 20])
+async def test_additional_attempts_take_places_and_give_them_back(
+    net: Net, autojump_clock: trio.testing.MockClock, in_parallel: bool, left: int
+) -> None:
+    """Silent addresses, of which one attempt each lasts until the deadline."""
+    net.resolve_to(1, 2, 3, 4, 5, 6)
+    net.silent(1, 2, 3, 4, 5, 6)
+    spare = Limited(left)
+    with trio.move_on_after(30) as scope:
+        await open_tcp("db.example", net.port, in_parallel=in_parallel, spare=spare)
+    assert scope.cancelled_caught
+    assert net.most == min(6, 1 + left)
+    assert spare.taken == 0
+    assert not net.sockets.open
+
+
+@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at once", "staggered"])
+async def test_without_additional_places_addresses_are_tried_one_after_the_other(net: Net, in_parallel: bool) -> None:
+    """Nothing listens at the first ones, and the place of each is free again for the next."""
+    net.resolve_to(1, 2, 3, 4)
+    net.live(4)
+    spare = Limited(0)
+    async with await open_tcp("db.example", net.port, in_parallel=in_parallel, spare=spare) as stream:
+        assert peer(stream) == net.address(4)
+    assert net.numbers() == [1, 2, 3, 4]
+    assert net.most == 1
+
+
+@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at once", "staggered"])
+async def test_a_connection_that_is_made_needs_no_additional_place(
+    net: Net, autojump_clock: trio.testing.MockClock, in_parallel: bool
+) -> None:
+    net.resolve_to(1, 2)
+    net.silent(1)
+    net.live(2)
+    spare = Limited(1)
+    async with await open_tcp("db.example", net.port, in_parallel=in_parallel, spare=spare) as stream:
+        assert peer(stream) == net.address(2)
+        assert spare.taken == 0
