@@ -292,7 +292,8 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """A gibibyte each way over every transport; twenty kills of the relay; two thousand clients that reconnect.
+    """A gibibyte each way over every transport; twenty kills of the relay, and of a forward with local ports of every
+    kind; two thousand clients that reconnect.
 
     Fifty streams run while the relay is killed, and the memory of all processes is checked afterwards.
 
@@ -308,7 +309,7 @@ def soak(session: nox.Session) -> None:
     session.run(
         "pytest",
         "-k",
-        "bulk or resumption or storm",
+        "bulk or resumption or storm or listener_rounds",
         "-s",
         "--timeout=1800",
         "tests/endtoend",
