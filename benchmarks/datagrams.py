@@ -5,7 +5,8 @@ then beside connections that move as much as they can through the same session. 
 several sessions, and the memory of the connector is measured.
 
 Less than 5 % may be lost, and no datagram may be later than the queues allow in which it can wait: two on each way,
-for half a second each (docs/concepts.md). The exit code is 1 if that is not so.
+for half a second each, and the connector's for two seconds while it opens the flow (docs/concepts.md). The exit code
+is 1 if that is not so.
 
 For each measurement, the datagrams are counted at each program that they pass, and so are those that each program and
 the buffers of sockets have dropped. This shows where the others were lost.
@@ -42,7 +43,7 @@ from .usage import memory_bytes
 _STAMP = struct.Struct(">Qd")
 #: The limits.
 MOST_LOST = 0.05
-LATEST_SECONDS = 4 * 0.5
+LATEST_SECONDS = 3 * 0.5 + 2.0
 #: Fewer than a local port of `forward` may have.
 _FLOWS_PER_SESSION = 900
 #: How long to wait for the last answers (seconds).

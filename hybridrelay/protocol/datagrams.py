@@ -18,6 +18,7 @@ from .sending import STREAM_SHARE, SendingMemory
 from .windows import Budget
 
 __all__ = [
+    "MAX_OPENING_SECONDS",
     "MAX_QUEUED_BYTES",
     "MAX_QUEUED_DATAGRAMS",
     "MAX_WAIT_SECONDS",
@@ -33,6 +34,10 @@ MAX_QUEUED_DATAGRAMS = 64
 MAX_QUEUED_BYTES = 256 * KIB
 #: How long a datagram may wait in a queue (seconds). Shorter than the time after which programs send a request again.
 MAX_WAIT_SECONDS = 0.5
+#: The same for datagrams that arrive before their flow was accepted (seconds). A connector first resolves the name of
+#: the target, decides, and writes its audit log. If that takes long, because the name server or the machine is slow,
+#: every flow would lose its first datagrams, and a program that sends only once (syslog, SNMP traps) would lose all.
+MAX_OPENING_SECONDS = 2.0
 #: The memory that a queued datagram takes in addition to its bytes, as measured (bytes).
 _OVERHEAD = 128
 
@@ -43,7 +48,7 @@ class Dropped:
 
     #: Because there was no room for them.
     queue: int = 0
-    #: Because they had waited for `MAX_WAIT_SECONDS`.
+    #: Because they had waited for `MAX_WAIT_SECONDS`, or `MAX_OPENING_SECONDS`.
     age: int = 0
     #: Because they were too long, for this protocol or for a network.
     size: int = 0
@@ -133,7 +138,7 @@ class DatagramQueue:
     def __init__(self, memory: _Memory, dropped: Dropped) -> None:
         self._memory = memory
         self._dropped = dropped
-        #: The datagrams, the oldest first, and when each was queued.
+        #: The datagrams, the oldest first, and when each is too late.
         self._queue: deque[tuple[float, bytes]] = EMPTY
         #: The bytes of all of them, without overhead.
         self.size = 0
@@ -141,9 +146,9 @@ class DatagramQueue:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, data: bytes, now: float) -> None:
-        """Append a datagram of at most `MAX_DATAGRAM` bytes. Drops the oldest ones if there is no room, and this one
-        if there is no memory for it even then."""
+    def put(self, data: bytes, now: float, may_wait: float = MAX_WAIT_SECONDS) -> None:
+        """Append a datagram of at most `MAX_DATAGRAM` bytes, which may wait for `may_wait` seconds. Drops the oldest
+        ones if there is no room, and this one if there is no memory for it even then."""
         self.drop_late(now)
         queue, size = self._queue, len(data)
         while queue and (len(queue) >= MAX_QUEUED_DATAGRAMS or self.size + size > MAX_QUEUED_BYTES):
@@ -156,7 +161,7 @@ class DatagramQueue:
             self._pop()
         if queue is EMPTY:
             queue = self._queue = deque()
-        queue.append((now, data))
+        queue.append((now + may_wait, data))
         self.size += size
 
     def take(self, now: float, max_bytes: int = MAX_DATAGRAM) -> bytes | None:
@@ -178,9 +183,9 @@ class DatagramQueue:
         self._queue = EMPTY
 
     def drop_late(self, now: float) -> None:
-        """Drop the datagrams that have waited for more than `MAX_WAIT_SECONDS`. `put` and `take` do so, too."""
+        """Drop the datagrams that have waited for too long. `put` and `take` do so, too."""
         queue = self._queue
-        while queue and now - queue[0][0] > MAX_WAIT_SECONDS:
+        while queue and now > queue[0][0]:
             self._pop()
             self._dropped.age += 1
 

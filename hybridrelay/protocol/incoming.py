@@ -10,7 +10,7 @@ from typing import Any
 
 from . import frames
 from .config import BASE_WINDOW, SessionConfig
-from .datagrams import Flow
+from .datagrams import MAX_OPENING_SECONDS, MAX_WAIT_SECONDS, Flow
 from .delivery import Inbox
 from .errors import RemoteProtocolError
 from .events import (
@@ -158,7 +158,8 @@ class Incoming:
             flow.received_count += 1
             flow.bytes_received += len(frame.data)
             self.data_received += len(frame.data)
-            flow.received.put(frame.data, now)
+            is_offered = stream.states.opening is Opening.OFFERED
+            flow.received.put(frame.data, now, MAX_OPENING_SECONDS if is_offered else MAX_WAIT_SECONDS)
             self._events.append(StreamReadable(stream))
 
     def _on_flow_fin(self, stream: Stream, frame: frames.Fin, now: float) -> None:

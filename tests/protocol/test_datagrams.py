@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hybridrelay.protocol import Budget, Feature, Kind, LocalProtocolError, Reason, SessionConfig, frames
 from hybridrelay.protocol.config import BASE_WINDOW, FAIR_DATA, MAX_DATAGRAM
 from hybridrelay.protocol.datagrams import (
+    MAX_OPENING_SECONDS,
     MAX_QUEUED_BYTES,
     MAX_QUEUED_DATAGRAMS,
     MAX_WAIT_SECONDS,
@@ -376,6 +377,23 @@ def test_datagrams_that_could_not_be_written_in_time_are_dropped() -> None:
     pair.pump()
     assert read_all(pair, pair.acceptor, theirs) == [b"in time"]
     assert flow_of(ours).dropped == Dropped(age=1)
+
+
+@pytest.mark.parametrize(("waited", "arrives"), [(MAX_OPENING_SECONDS, True), (MAX_OPENING_SECONDS + 0.001, False)])
+def test_the_first_datagrams_wait_longer_while_their_flow_is_opened(waited: float, arrives: bool) -> None:
+    pair = CorePair.established(DATAGRAMS)
+    ours = pair.initiator.core.open_stream(Kind.DATAGRAMS)
+    pair.initiator.core.flows.send(ours, b"first", pair.now)
+    pair.pump()
+    pair.now += waited
+    theirs = pair.acceptor.core.streams[ours.id]
+    pair.acceptor.core.accept(theirs, pair.now)
+    assert read_all(pair, pair.acceptor, theirs) == ([b"first"] if arrives else [])
+    assert flow_of(theirs).dropped == Dropped(age=not arrives)
+    pair.initiator.core.flows.send(ours, b"later", pair.now)
+    pair.pump()
+    pair.now += MAX_WAIT_SECONDS + 0.001
+    assert read_all(pair, pair.acceptor, theirs) == []
 
 
 # --- the end
