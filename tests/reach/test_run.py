@@ -1,4 +1,5 @@
-"""Programs that `run` starts as an ordinary user: a static one in Go, Java, and Node, in each of the three ways."""
+"""Programs that `run` starts as an ordinary user: a static one in Go, two with musl, Java, and Node, in each of the
+three ways."""
 
 from __future__ import annotations
 
@@ -46,6 +47,27 @@ def network(request: pytest.FixtureRequest) -> str:
 def test_a_static_program(runner: Runner, go_program: Path, network: str) -> None:
     done = runner.run("--network", network, "--", go_program, URL)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the intranet\n", "")
+
+
+@pytest.fixture(scope="module", params=["static", "dynamic"])
+def musl_program(request: pytest.FixtureRequest, runner: Runner) -> Path:
+    """A program with the C library of Alpine Linux."""
+    program = runner.folder / f"fetch-{request.param}"
+    options = ["-static"] if request.param == "static" else []
+    subprocess.run([find("musl-gcc"), *options, "-o", program, PROGRAMS / "fetch.c"], check=True)
+    program.chmod(0o755)
+    return program
+
+
+def test_musl(runner: Runner, musl_program: Path, network: str) -> None:
+    """With `intercept`, its resolver ignores the answers to redirected queries (docs/run.md)."""
+    done = runner.run("--network", network, "--", musl_program, "intranet", "80")
+    if network == "intercept":
+        assert (done.returncode, done.stderr) == (3, "the name does not resolve\n")
+    else:
+        assert (done.returncode, done.stdout.partition("\n\n")[2]) == (0, "the intranet\n")
+    done = runner.run("--network", network, "--as", "10.20.30.40:80", "--", musl_program, "10.20.30.40", "80")
+    assert (done.returncode, done.stdout.partition("\n\n")[2]) == (0, "the intranet\n")
 
 
 def test_java(runner: Runner, network: str) -> None:
