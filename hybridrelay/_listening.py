@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ import trio
 
 from ._shortage import shortage_of
 from ._threads import thread_errors
+from ._wildcard_datagrams import is_wildcard, remember_addresses
 from .events.program import ListenAddressSkipped
 from .events.stream import EventStream
 
@@ -89,12 +89,13 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
     not block.
 
     Args:
-        host: a name or an address. It must not be a wildcard address, because an answer has to come from the address
-            to which the request was sent.
+        host: a name or an address. At a wildcard address, `LocalSocket` answers from the address to which a datagram
+            was sent.
         port: 0 for any free port, which is a different one for each address.
 
     Raises:
-        OSError: see `open_listeners`; or `host` is a wildcard address (EINVAL).
+        OSError: see `open_listeners`; or `host` is a wildcard address, and this system does not say to which address
+            a datagram was sent (EOPNOTSUPP).
     """
     with thread_errors():
         addresses = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_DGRAM)
@@ -102,8 +103,6 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
     absent: list[OSError] = []
     try:
         for family, type_, protocol, _, address in addresses:
-            if ipaddress.ip_address(str(address[0]).partition("%")[0]).is_unspecified:
-                raise OSError(errno.EINVAL, "this is a wildcard address, and datagrams need one address")
             try:
                 sock = socket.socket(family, type_, protocol)
             except OSError as exc:
@@ -111,6 +110,8 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
                 continue
             try:
                 sock.setblocking(False)
+                if is_wildcard(str(address[0])):
+                    remember_addresses(sock)
                 sock.bind(address)
             except OSError as exc:
                 sock.close()

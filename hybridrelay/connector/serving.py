@@ -520,6 +520,10 @@ class ServedFlow(ServedStream):
             return NotConnected(Reason.LIMIT, text, text)
         return await super()._reach_target()
 
+    def _not_connected(self, outcome: NotConnected) -> None:
+        self._service.counters.datagrams_dropped["refused"] += self._offer.waiting_datagrams
+        super()._not_connected(outcome)
+
     async def _open(self) -> _Connected:
         assert isinstance(self._target, HostPort)
         return await open_datagram_target(self._target, permit=self._permit)

@@ -41,6 +41,11 @@ class Offer:
         return self._state.id
 
     @property
+    def waiting_datagrams(self) -> int:
+        """How many datagrams have arrived for a flow that was not answered yet."""
+        return 0 if self._state.flow is None else len(self._state.flow.received)
+
+    @property
     def is_withdrawn(self) -> bool:
         """Whether the opener has withdrawn the offer, or the session has ended."""
         return self._state.is_aborted

@@ -195,9 +195,11 @@ async def test_the_policy_decides(nursery: trio.Nursery, target: Target, text: s
     policy = Policy(files=(parse_policy_file("policy.toml", text),))
     scene = await Scene.start(nursery, await target.bind(), policy)
     flow = scene.client.open_flow_nowait()
+    await flow.send(b"request")
     with pytest.raises(StreamRefused) as caught:
         await flow.wait_opened()
     assert caught.value.reason is Reason.DENIED_BY_POLICY
+    assert scene.counters.datagrams_dropped["refused"] == 1
     (refused,) = [event for event in scene.events if isinstance(event, PolicyRefused)]
     assert rule in refused.detail
     nursery.cancel_scope.cancel()

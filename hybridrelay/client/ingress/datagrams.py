@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 from collections import OrderedDict
 from functools import partial
-from typing import Any, TypeAlias
 
 import attrs
 import trio
 
 from ..._unexpected_failure import unexpected_failure
+from ..._wildcard_datagrams import LocalSocket, Source
 from ...connectivity.counters import CountedDatagrams
 from ...connectivity.endpoint import format_address
 from ...errors import HybridRelayError
@@ -46,9 +46,6 @@ PAUSE_SECONDS = 1.0
 _ERROR_SECONDS = 0.1
 #: How often to report datagrams that were dropped before they belonged to a flow (seconds).
 REPORT_SECONDS = 30.0
-
-#: The source address of datagrams, as the socket module has it.
-_Source: TypeAlias = tuple[Any, ...]
 
 
 @attrs.define
@@ -94,11 +91,11 @@ async def serve_datagrams(client: Client, sock: socket.socket, target_port: int 
 class _Port:
     def __init__(self, client: Client, sock: socket.socket, nursery: trio.Nursery, target_port: int | None) -> None:
         self.client = client
-        self.socket = sock
+        self.socket = LocalSocket(sock)
         self.target_port = target_port
         self._nursery = nursery
-        #: By source address, in the order in which their programs have last sent something.
-        self._flows: OrderedDict[_Source, _LocalFlow] = OrderedDict()
+        #: In the order in which their programs have last sent something.
+        self._flows: OrderedDict[Source, _LocalFlow] = OrderedDict()
         #: Whether `FlowsUsedUp` was published. False again once half of the flows have ended.
         self._is_full = False
         #: Counts the datagrams that wait for a session.
@@ -110,12 +107,12 @@ class _Port:
 
     def counted(self) -> CountedDatagrams:
         """Return what no flow of a session counts: what was dropped before it belonged to one."""
-        self.dropped.system = lost_in_buffer(self.socket)
+        self.dropped.system = lost_in_buffer(self.socket.socket)
         return CountedDatagrams(0, 0, self.dropped)
 
     async def report(self) -> None:
         """Publish from time to time what was dropped before it belonged to a flow, until cancelled."""
-        address, before = format_address(*self.socket.getsockname()[:2]), Dropped()
+        address, before = format_address(*self.socket.socket.getsockname()[:2]), Dropped()
         while True:
             await trio.sleep(REPORT_SECONDS)
             now = attrs.evolve(self.counted().dropped)
@@ -127,7 +124,7 @@ class _Port:
 
     async def receive(self) -> None:
         while True:
-            await trio.lowlevel.wait_readable(self.socket)
+            await trio.lowlevel.wait_readable(self.socket.socket)
             try:
                 for _ in range(_BATCH):
                     self._receive_nowait()
@@ -140,7 +137,7 @@ class _Port:
     def _receive_nowait(self) -> None:
         """Receive one datagram. Raises OSError if there is none, or the socket has failed."""
         try:
-            data, source = self.socket.recvfrom(MAX_DATAGRAM + 1)
+            data, source = self.socket.receive(MAX_DATAGRAM + 1)
         except ConnectionResetError:
             return  # Windows reports that an earlier answer has not reached its program
         flow = self._flows.get(source)
@@ -153,7 +150,7 @@ class _Port:
         else:
             flow.send(data)
 
-    def _begin(self, source: _Source) -> _LocalFlow | None:
+    def _begin(self, source: Source) -> _LocalFlow | None:
         if len(self._flows) >= MAX_LOCAL_FLOWS and not self._displace():
             if not self._is_full:
                 self._is_full = True
@@ -197,7 +194,7 @@ class _Port:
 class _LocalFlow:
     """The datagrams from and to one source address."""
 
-    def __init__(self, port: _Port, source: _Source) -> None:
+    def __init__(self, port: _Port, source: Source) -> None:
         self._port = port
         self.source = source
         #: None until there is a session.
@@ -258,7 +255,7 @@ class _LocalFlow:
         client = self._port.client
         try:
             with trio.fail_after(max(OPEN_SECONDS, client.open_patience)):
-                address = partial(format_address, *self.source[:2])
+                address = partial(format_address, *self.source[0][:2])
                 flow = self._flow = await client.open_flow(
                     port=self._port.target_port, wait_opened=False, application=address
                 )
@@ -289,7 +286,7 @@ class _LocalFlow:
         while flow.has_input and (data := flow.receive_nowait()) is not None:
             self._last = trio.current_time()
             try:
-                self._port.socket.sendto(data, self.source)
+                self._port.socket.send(data, self.source)
             except OSError as exc:  # the program is gone, or the system has no room: UDP loses datagrams
                 if exc.errno in TOO_LONG:
                     flow.dropped.size += 1

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -408,13 +409,37 @@ async def test_the_port_of_streams_and_datagrams_is_the_same(nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(
-    ("host", "text"), [("0.0.0.0", "datagrams need one address"), ("::", "datagrams need one address")]
-)
-async def test_an_answer_has_to_come_from_the_right_address(nursery: trio.Nursery, host: str, text: str) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says to which address a datagram was sent")
+@pytest.mark.parametrize(("host", "used"), [("0.0.0.0", ["127.0.0.1", "127.0.0.9"]), ("::", ["::1"])])
+async def test_at_a_wildcard_address_an_answer_comes_from_where_the_request_was_sent(
+    nursery: trio.Nursery, host: str, used: list[str]
+) -> None:
+    """A program with one socket that sends to two addresses has two flows."""
+    scene = await Scene.start(nursery, host)
+    (event,) = [one for one in scene.client.published if isinstance(one, ForwardOpenToOthers)]
+    assert event.addresses
+    port = scene.bound[1]
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        program = trio.socket.from_stdlib_socket(sock)
+        flows = []
+        for address in used:
+            await program.sendto(address.encode(), (address, port))
+            flows.append(await scene.accept())
+            assert await flows[-1].receive() == address.encode()
+        for flow, address in zip(flows, used, strict=True):
+            await flow.send(b"answer")
+            data, source = await program.recvfrom(100)
+            assert (data, source[:2]) == (b"answer", (address, port))
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_system_that_does_not_say_where_a_request_was_sent_needs_one_address(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridrelay._wildcard_datagrams.sys", SimpleNamespace(platform="darwin"))
     session, _ = await session_pair(nursery)
-    with pytest.raises(ConfigurationError, match=text):
-        await run_forward(FakeClient(session), [DatagramAddress(host, 0)])
+    with pytest.raises(ConfigurationError, match="does not say to which address"):
+        await run_forward(FakeClient(session), [DatagramAddress("0.0.0.0", 0)])
     nursery.cancel_scope.cancel()
 
 

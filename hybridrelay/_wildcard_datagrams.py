@@ -1,0 +1,87 @@
+"""UDP sockets at a wildcard address: an answer has to leave from the address to which the request was sent.
+
+A program with a connected socket ignores answers from another address.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+__all__ = ["LocalSocket", "Source", "is_wildcard", "remember_addresses"]
+
+#: Linux's numbers of socket options and control messages that say to which address a datagram was sent, and from
+#: which address another is to be sent: for IPv4 (``IP_PKTINFO``: interface, own address, address in the header), and
+#: for IPv6 (``IPV6_RECVPKTINFO`` and ``IPV6_PKTINFO``: address, interface).
+_IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
+_PKTINFO = struct.Struct("=I4s4s")
+_CONTROL_BYTES = 128
+#: Where a datagram comes from: the source address as the socket module has it, and what `LocalSocket.send` needs in
+#: order to answer from the address to which it was sent.
+Source: TypeAlias = tuple[tuple[Any, ...], tuple[tuple[int, int, bytes], ...]]
+
+
+def is_wildcard(host: str) -> bool:
+    """Return whether an IP address means all addresses of this machine."""
+    return ipaddress.ip_address(host.partition("%")[0]).is_unspecified
+
+
+def remember_addresses(sock: socket.socket) -> None:
+    """Let a UDP socket learn to which address each datagram was sent, before it is bound to a wildcard address.
+
+    Raises:
+        OSError: only Linux does this in a way that is known here (EOPNOTSUPP).
+    """
+    if sys.platform != "linux":
+        raise OSError(errno.EOPNOTSUPP, "this system does not say to which address a datagram was sent")
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+
+
+class LocalSocket:
+    """A UDP socket at which programs send. An answer leaves from the address to which the program has sent. At a
+    wildcard address, this needs `remember_addresses`.
+
+    Args:
+        sock: is bound, and does not block.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._knows_addresses = is_wildcard(sock.getsockname()[0])
+
+    def receive(self, size: int) -> tuple[bytes, Source]:
+        """Return a datagram of at most `size` bytes, and where it comes from. Raises OSError, as `recvfrom`."""
+        if not self._knows_addresses:
+            data, source = self.socket.recvfrom(size)
+            return data, (source, ())
+        data, control, _, source = self.socket.recvmsg(size, _CONTROL_BYTES)
+        return data, (source, tuple(_answers_from(control)))
+
+    def send(self, data: bytes, to: Source) -> None:
+        """Answer a program. Raises OSError, as `sendto`."""
+        source, control = to
+        if control:
+            self.socket.sendmsg([data], control, 0, source)
+        else:
+            self.socket.sendto(data, source)
+
+
+def _answers_from(control: Sequence[tuple[int, int, bytes]]) -> Sequence[tuple[int, int, bytes]]:
+    """Return the control messages with which an answer leaves from the address that control messages name."""
+    found = []
+    for level, kind, content in control:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO) and len(content) == _PKTINFO.size:
+            _, own, _ = _PKTINFO.unpack(content)
+            found.append((level, kind, _PKTINFO.pack(0, own, bytes(4))))
+        elif (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+            found.append((level, kind, content))
+    return found
