@@ -37,6 +37,7 @@ Problems of a connector or forward:
   relay-failed               it is not registered at one of its relays
   denied-by-policy           the policy denies a hybrid connection
   not-listening              a hybrid connection has no local port yet
+  ports-left-out             some ports of a local name could not be opened
   no-session                 there is no session for new connections
   target-unhealthy           the target cannot be reached
   identity-expires           an identity or issuer expires soon, or could not
