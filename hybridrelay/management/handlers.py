@@ -83,7 +83,7 @@ def _seen(store: Store, scope: Scope, after: str, query: PageQuery) -> Sequence[
     """Return the hybrid connections of the next page that this scope includes, and one more. Runs in a thread."""
     if scope.only is not None:
         is_wanted = scope.only.startswith(query.prefix) and scope.only > after
-        return [one for one in store.list(prefix=scope.only) if one.name == scope.only] if is_wanted else ()
+        return [store.get(scope.only)] if is_wanted and store.exists(scope.only) else []
     shorter, longer = sorted((scope.prefix, query.prefix), key=len)
     if not longer.startswith(shorter):
         return ()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
 import msgspec
 
 from ..relay.history import MAX_INTERVALS, RESOLUTIONS, HistoryQuery, Row, Subject
+from ..relay.model import HybridConnection
 from ..relay.store.store import Store
 from ..security import ManagementRole
 from .calls import Call
@@ -66,7 +68,7 @@ class HistoryValue(Value, frozen=True):
 
 async def _get_connection_history(call: Call) -> HistoryValue:
     connection = await call.managed.read_store(lambda store: store.get(call.name))
-    return await _history(call, frozenset([Subject(connection.name, connection.created_at)]))
+    return await _history(call, frozenset([_subject(connection)]))
 
 
 async def _get_history(call: Call) -> HistoryValue:
@@ -75,10 +77,15 @@ async def _get_history(call: Call) -> HistoryValue:
         return await _history(call, None)
 
     def seen(store: Store) -> frozenset[Subject]:
-        found = store.created_at_by_name(scope.prefix if scope.only is None else scope.only)
-        return frozenset(Subject(name, created_at) for name, created_at in found.items() if scope.covers(name))
+        if scope.only is not None:
+            return frozenset([_subject(store.get(scope.only))] if store.exists(scope.only) else [])
+        return frozenset(itertools.starmap(Subject, store.created_at_by_name(scope.prefix).items()))
 
     return await _history(call, await call.managed.read_store(seen))
+
+
+def _subject(connection: HybridConnection) -> Subject:
+    return Subject(connection.name, connection.created_at)
 
 
 async def _history(call: Call, subjects: frozenset[Subject] | None) -> HistoryValue:

@@ -97,3 +97,20 @@ async def test_a_caller_with_a_scope_creates_a_limited_number(
     for number in (2, 3):
         assert (await scoped.call("DELETE", f"{CONNECTIONS}/team%2F{number}"))[0].status == 204
     assert await create(scoped, "team/4") == (201, "")
+
+
+@pytest.mark.parametrize("path", [CONNECTIONS, "/v1/history", "/v1/connectionStates"])
+async def test_a_manage_key_does_not_make_the_relay_read_the_hybrid_connections_of_others(
+    api: Api, as_caller: Callable[[Caller], Awaitable[Api]], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Not even those whose names begin with the name of its own."""
+    for name in ("db", "db-2"):
+        assert await create(api, name) == (201, "")
+    scoped = await as_caller(Caller("sas", "db", ADMIN, Scope(only="db")))
+    for several in ("list", "disabled_by_name", "created_at_by_name", "snapshot"):
+        monkeypatch.setattr(api.store, several, lambda *args, **kwargs: pytest.fail("it reads several"))
+    answer, value = await scoped.call("GET", path)
+    assert answer.status == 200
+    assert "db-2" not in str(value)
+    api.store.delete("db")
+    assert (await scoped.call("GET", path))[0].status == 200

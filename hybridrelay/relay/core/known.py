@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from types import MappingProxyType
 
 from ..model import HybridConnection, StoreChange
@@ -41,6 +41,18 @@ class KnownConnections(Mapping[str, HybridConnection]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
+
+    def items(self) -> ItemsView[str, HybridConnection]:
+        """See `Mapping.items`. Faster than the inherited method, as are the next two."""
+        return self._by_name.items()
+
+    def values(self) -> ValuesView[HybridConnection]:
+        """See `Mapping.values`."""
+        return self._by_name.values()
+
+    def keys(self) -> KeysView[str]:
+        """See `Mapping.keys`."""
+        return self._by_name.keys()
 
     def apply(self, change: StoreChange) -> None:
         """Apply a change. Applying it again changes nothing further."""
