@@ -182,7 +182,7 @@ async def test_nothing_that_is_read_waits_for_changes_of_a_locked_registry(
 async def test_a_change_of_a_locked_registry_may_be_tried_again(
     state: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "_BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite_store, "BUSY_TIMEOUT_SECONDS", 0.01)
     await start(nursery, state)
     with contextlib.closing(sqlite3.connect(state / REGISTRY_FILE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
