@@ -51,12 +51,12 @@ class Statement:
 
     @property
     def has_dots(self) -> bool:
-        """Whether the key consists of several keys, joined by dots."""
+        """Whether it is a dotted key: several keys joined by dots."""
         return "." in self._key
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The keys of which the key consists."""
+        """The parts of the key; one, unless it is a dotted key."""
         import tomllib  # imported here, because most programs have no such file
 
         value: Any = tomllib.loads(f"{''.join(self._key)} = 0")

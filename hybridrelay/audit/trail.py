@@ -180,8 +180,8 @@ class AuditTrail:
             nursery.cancel_scope.cancel()
 
     async def use(self, sinks: Sequence[Sink], *, required: Collection[SinkKind] = ()) -> None:
-        """Record in these sinks from now on. Those that were used before continue; what is new is opened before what
-        is gone is closed.
+        """Record in these sinks from now on. Those that were used before continue; new ones are opened before
+        removed ones are closed.
 
         Args:
             sinks: may contain sinks that are in use.

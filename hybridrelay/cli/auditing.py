@@ -61,7 +61,7 @@ class ProgramAudit:
         self._use_standard_error()
 
     def _use_standard_error(self) -> None:
-        """Let a record be on standard error only once: as JSON, or as a line of the log."""
+        """Ensure that a record is on standard error only once: as JSON, or as a line of the log."""
         as_json = any(not isinstance(one, Path) and one[0].kind == "stderr" for one in self._sinks)
         logging.getLogger("hybridrelay.audit").disabled = as_json
 

@@ -57,7 +57,7 @@ class StatusServer:
 
     @asynccontextmanager
     async def serving(self, where: _Where | None) -> AsyncIterator[None]:
-        """Serve the status during the block, also before the program is ready and while it is stopping.
+        """Serve the status during the block, even before the program is ready and while it is stopping.
 
         Args:
             where: None means nowhere.

@@ -177,8 +177,8 @@ class ManagementTcp:
                     await self._tls.watch()
 
     async def change(self, options: TcpOptions) -> None:
-        """Use other options from now on. Requests that are being served continue; what is new is opened before what
-        is gone is closed.
+        """Use other options from now on. Requests that are being served continue; new addresses are opened before
+        removed ones are closed.
 
         Raises:
             ConfigurationError: it is not possible to listen at one of the addresses, or a certificate or an
@@ -193,7 +193,7 @@ class ManagementTcp:
             if files != (self._options.certificate, self._options.key, self._options.client_ca):
                 tls = await thread_of_file(options.certificate).run(self._load, options)
             self._options = options
-            # Whoever connects to an address for which TLS is required gets TLS: at first and at last.
+            # Connections to an address for which TLS is required get TLS, both during and after the change.
             self._tls = self._tls if tls is None else tls
             if self._begin is not None:
                 try:

@@ -62,8 +62,8 @@ If the local name has several ports, --listen own is the default, and all of the
 --listen ADDR:*, they are opened at another address. A port that cannot be opened is left out, with a warning; only
 the first one is replaced by another port.
 
-own and ADDR:* are for TCP connections. With /udp or /tcp+udp at the end (own/tcp+udp, ADDR:*/udp), they are only
-or also for datagrams.
+own and ADDR:* are for TCP connections. They are for datagrams if they end with /udp (ADDR:*/udp), and for both if
+they end with /tcp+udp (own/tcp+udp).
 
 {FRONTS}
 
@@ -130,8 +130,8 @@ def _add_arguments(parser: Parser) -> None:
         "where to listen, one value for each file: ADDR:PORT ([::1]:5432 for IPv6; port 0 means any free port), with "
         "/udp or /tcp+udp if the target accepts datagrams; unix:PATH, a Unix socket for this user only, or with "
         ",mode=660 also for the group of its file; own, the ports of the local name at an address of its own; or "
-        "ADDR:*, the ports of the local name at this address, both also with /udp or /tcp+udp (default: "
-        "127.0.0.1:0, or own if the local name has several ports; none, with --socks or --http-proxy)",
+        "ADDR:*, the ports of the local name at this address; own and ADDR:* may end with /udp or /tcp+udp, too "
+        "(default: 127.0.0.1:0, or own if the local name has several ports; none, with --socks or --http-proxy)",
     )
     add_fronts(parser)
     add_policy_dir(parser)

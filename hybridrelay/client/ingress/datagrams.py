@@ -106,7 +106,7 @@ class _Port:
         self._is_dropping = False
 
     def counted(self) -> CountedDatagrams:
-        """Return what no flow of a session counts: what was dropped before it belonged to one."""
+        """Return the counts of datagrams that were dropped before they belonged to a flow of a session."""
         self.dropped.system = lost_in_buffer(self.socket.socket)
         return CountedDatagrams(0, 0, self.dropped)
 
