@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
+
+import attrs
 
 from ..relay.claims import OpenClaim
 from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
@@ -12,19 +14,33 @@ from .callers import Scope
 from .live_values import ProblemCode, RelayProblem
 from .sizes import bytes_of
 
-__all__ = ["MAX_UNSERVED", "part_of_scope", "relay_problems"]
+__all__ = ["MAX_NAMES", "Names", "part_of_scope", "relay_problems"]
 
 #: A certificate is reported as a problem if it expires within this time (seconds). Certificates of public CAs are
 #: usually renewed a month before they expire.
 EXPIRY_SECONDS = 21 * 86400.0
 #: Places are reported as a problem if at least this fraction of them is taken.
 NEARLY_FULL = 0.9
-#: How many hybrid connections without a listener are listed by name.
-MAX_UNSERVED = 100
+#: How many hybrid connections with the same problem are listed by name.
+MAX_NAMES = 100
 #: How many claims that expire soon are listed.
 MAX_CLAIMS = 100
 
 _PLACES_REMEDY = "raise LimitNOFILE= of the relay's unit"
+
+
+@attrs.define
+class Names:
+    """The names of hybrid connections with the same problem: the first ones, and how many there are in all."""
+
+    first: list[str] = attrs.field(factory=list)
+    count: int = 0
+
+    def add(self, name: str) -> None:
+        """Add one. At most `MAX_NAMES` are kept."""
+        self.count += 1
+        if len(self.first) < MAX_NAMES:
+            self.first.append(name)
 
 
 def part_of_scope(snapshot: RelaySnapshot, scope: Scope) -> RelaySnapshot:
@@ -45,19 +61,19 @@ def part_of_scope(snapshot: RelaySnapshot, scope: Scope) -> RelaySnapshot:
 
 def relay_problems(
     snapshot: RelaySnapshot,
-    unserved: Sequence[str],
-    unserved_count: int,
+    unserved: Names,
     now: float,
     *,
+    unhealthy: Names | None = None,
     claims: Sequence[OpenClaim] = (),
 ) -> tuple[RelayProblem, ...]:
     """Return the problems, the most important first.
 
     Args:
         snapshot: the state of the relay.
-        unserved: the names of hybrid connections without a registered connector, at most `MAX_UNSERVED`.
-        unserved_count: the number of all hybrid connections without a registered connector.
+        unserved: the hybrid connections without a registered connector.
         now: the time, in seconds since 1970.
+        unhealthy: those of which all connectors report that they cannot reach their target.
         claims: the open claims.
     """
     found: list[RelayProblem] = []
@@ -83,24 +99,32 @@ def relay_problems(
         "if all of them stay taken, someone is opening connections without authenticating",
     )
     found += islice((_of_claim(claim) for claim in claims if claim.expires_soon(now)), MAX_CLAIMS)
-    found += [
-        _problem(
-            code="no-listener",
-            detail=f"no connector listens for {name}",
-            remedy="start the connector, or check its log to see why it is not registered",
-            connection=name,
-        )
-        for name in unserved
-    ]
-    if unserved_count > len(unserved):
-        found.append(
-            _problem(
-                code="no-listener",
-                detail=f"no connector listens for {unserved_count - len(unserved)} more hybrid connections",
-                remedy="list the hybrid connections whose listenerCount is 0",
-            )
-        )
+    found += _of_connections(
+        "no-listener",
+        unserved,
+        lambda name: f"no connector listens for {name}",
+        "start the connector, or check its log to see why it is not registered",
+        "list the hybrid connections whose listenerCount is 0",
+    )
+    found += _of_connections(
+        "target-unhealthy",
+        unhealthy or Names(),
+        lambda name: f"no connector can serve {name}: all report that its target fails, or that they refuse streams",
+        "see what is wrong at a connector: hybridrelay status --from, or its log; no connector has to be restarted",
+        "list the listeners whose target is unhealthy",
+    )
     return tuple(found)
+
+
+def _of_connections(
+    code: ProblemCode, names: Names, detail: Callable[[str], str], remedy: str, remedy_of_others: str
+) -> list[RelayProblem]:
+    """Return a problem for each hybrid connection that is named, and one for all others."""
+    found = [_problem(code=code, detail=detail(one), remedy=remedy, connection=one) for one in names.first]
+    if names.count > len(names.first):
+        others = f"{names.count - len(names.first)} more hybrid connections"
+        found.append(_problem(code=code, detail=detail(others), remedy=remedy_of_others))
+    return found
 
 
 def _problem(*, code: ProblemCode, detail: str, remedy: str, connection: str | None = None) -> RelayProblem:

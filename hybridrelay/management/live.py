@@ -15,7 +15,7 @@ from ..relay.snapshot import Position
 from ..relay.store.store import NotFound
 from ..security import ManagementRole
 from .calls import Call
-from .condition import MAX_UNSERVED, part_of_scope, relay_problems
+from .condition import Names, part_of_scope, relay_problems
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .live_values import (
     CertificateValue,
@@ -204,8 +204,8 @@ async def _list_states(call: Call) -> ConnectionStatePage:
 
 async def _get_relay(call: Call) -> RelayValue:
     info, relay, scope = call.managed.info, call.managed.relay, call.caller.scope
-    count = unserved_count = 0
-    unserved: list[str] = []
+    count = 0
+    unserved, unhealthy = Names(), Names()
     total = ConnectionSnapshot()
     after, is_last = "", False
     while not is_last:
@@ -217,9 +217,9 @@ async def _get_relay(call: Call) -> RelayValue:
             if not scope.is_everything:
                 total += relay.connection(name)
             if relay.listener_count(name) == 0 and not disabled:
-                unserved_count += 1
-                if len(unserved) < MAX_UNSERVED:
-                    unserved.append(name)
+                unserved.add(name)
+            elif relay.has_only_unhealthy_listeners(name):
+                unhealthy.add(name)
             after = name
         count += len(names)
     every_claim = await call.managed.read_store(lambda store: store.open_claims())
@@ -232,7 +232,7 @@ async def _get_relay(call: Call) -> RelayValue:
     value = RelayValue(
         version=__version__,
         problems=relay_problems(
-            part_of_scope(whole, scope), unserved, unserved_count, call.managed.clock(), claims=claims
+            part_of_scope(whole, scope), unserved, call.managed.clock(), unhealthy=unhealthy, claims=claims
         ),
         draining_since=whole.draining_since,
         pin=info.pin,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import msgspec
 
@@ -293,6 +293,7 @@ class CertificateValue(Value, frozen=True):
 ProblemCode = Literal[
     "draining",
     "no-listener",
+    "target-unhealthy",
     "certificate-expires",
     "certificate-expired",
     "certificate-not-renewed",
@@ -314,8 +315,8 @@ ProblemCode = Literal[
 class RelayProblem(Value, frozen=True):
     """A problem of the relay, and what an administrator can do about it."""
 
-    #: A `ProblemCode`. Relays of later versions may have others.
-    code: str
+    #: A `ProblemCode`. (The type is ``str``, so that commands can read the answers of relays of later versions.)
+    code: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(get_args(ProblemCode))})]
     detail: str
     remedy: str
     #: The hybrid connection that has the problem; null if it concerns the relay as a whole.

@@ -307,6 +307,10 @@ class LiveRelay(Protocol):
     def listener_count(self, name: str) -> int:
         """Return how many connectors are registered for a hybrid connection."""
 
+    def has_only_unhealthy_listeners(self, name: str) -> bool:
+        """Return whether there are connectors of a hybrid connection, and all of them report that they cannot reach
+        their target."""
+
     def connection(self, name: str) -> ConnectionSnapshot:
         """Return numbers about one hybrid connection. Takes time in proportion to the number of its sessions."""
 

@@ -96,6 +96,10 @@ class FakeRelay:
     def listener_count(self, name: str) -> int:
         return sum(one.connection == name for one in self.held_listeners)
 
+    def has_only_unhealthy_listeners(self, name: str) -> bool:
+        targets = {one.target for one in self.held_listeners if one.connection == name}
+        return targets == {"unhealthy"}
+
     def connection(self, name: str) -> ConnectionSnapshot:
         held = self.held_listeners, self.held_senders, self.held_sessions
         listeners, senders, sessions = (sum(one.connection == name for one in ones) for ones in held)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from hybridrelay.management.condition import relay_problems
+from hybridrelay.management.condition import Names, relay_problems
 from hybridrelay.relay import CertificateSnapshot, PlacesSnapshot, RelaySnapshot
 
 DAY = 86400.0
@@ -13,7 +13,7 @@ NOW = 20_000 * DAY
 
 
 def codes(snapshot: RelaySnapshot, unserved: tuple[str, ...] = (), count: int = 0) -> list[str]:
-    return [one.code for one in relay_problems(snapshot, unserved, count, NOW)]
+    return [one.code for one in relay_problems(snapshot, Names(list(unserved), count), NOW)]
 
 
 def test_a_relay_without_problems() -> None:
@@ -34,7 +34,7 @@ def test_a_certificate_that_is_not_renewed(days: float, also: list[str]) -> None
     certificate = CertificateSnapshot("public", "sha256:pin", NOW + days * DAY, "permission denied", "chmod it")
     snapshot = RelaySnapshot(certificates=(certificate,))
     assert codes(snapshot) == ["certificate-not-renewed", *also]
-    problem = relay_problems(snapshot, (), 0, NOW)[0]
+    problem = relay_problems(snapshot, Names(), NOW)[0]
     assert "permission denied" in problem.detail
     assert problem.remedy == "chmod it"
 
@@ -46,7 +46,20 @@ def test_the_most_important_comes_first() -> None:
     assert codes(snapshot, ("a", "b"), 7) == [
         "draining", "pairs", "control-channels", "unauthenticated-slots", "no-listener", "no-listener", "no-listener",
     ]  # fmt: skip
-    problems = relay_problems(snapshot, ("a", "b"), 7, NOW)
+    problems = relay_problems(snapshot, Names(["a", "b"], 7), NOW)
     assert [one.connection for one in problems[-3:]] == ["a", "b", None]
     assert "5 more" in problems[-1].detail
     assert all(one.remedy for one in problems)
+
+
+def test_no_connector_can_reach_the_target() -> None:
+    names = Names()
+    for number in range(103):
+        names.add(f"orders-{number}")
+    found = relay_problems(RelaySnapshot(), Names(["other"], 1), NOW, unhealthy=names)
+    assert [one.code for one in found] == ["no-listener", *["target-unhealthy"] * 101]
+    assert found[1].connection == "orders-0"
+    assert "orders-0" in found[1].detail
+    assert found[-1].connection is None
+    assert "3 more" in found[-1].detail
+    assert all(one.remedy for one in found)

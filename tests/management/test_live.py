@@ -297,6 +297,15 @@ async def test_hybrid_connections_without_a_listener_are_problems(api: Api) -> N
     assert "orders" not in {one["connection"] for one in relay["problems"]}
 
 
+async def test_hybrid_connections_without_a_healthy_target_are_problems(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.store.create("orders", ["relay.example.com"], [])
+    monkeypatch.setattr(FakeRelay, "has_only_unhealthy_listeners", lambda _relay, name: name == "orders")
+    _, relay = await api.call("GET", "/v1/relay")
+    assert [(one["code"], one["connection"]) for one in relay["problems"]] == [("target-unhealthy", "orders")]
+
+
 async def test_a_relay_that_does_not_run_cannot_be_drained(operator: Api) -> None:
     operator.relay.numbers = attrs.evolve(operator.relay.numbers, is_running=False)
     for method in ("POST", "DELETE"):

@@ -18,6 +18,9 @@ application.
 Problems of a relay, with the codes that --json shows:
   draining                   the relay is draining
   no-listener                a hybrid connection has no registered connector
+  target-unhealthy           all connectors of a hybrid connection report that
+                             they cannot reach its target, or that they refuse
+                             new streams
   certificate-expires, certificate-expired
                              a certificate expires within three weeks, or has
                              expired

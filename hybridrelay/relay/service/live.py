@@ -111,6 +111,11 @@ class RunningRelay:
         """See `LiveRelay.listener_count`."""
         return self.broker.listeners.index.count(name)
 
+    def has_only_unhealthy_listeners(self, name: str) -> bool:
+        """See `LiveRelay.has_only_unhealthy_listeners`."""
+        unhealthy = self.broker.listeners.unhealthy(name)
+        return 0 < unhealthy == self.broker.listeners.index.count(name)
+
     def connection(self, name: str) -> ConnectionSnapshot:
         """See `LiveRelay.connection`."""
         broker = self.broker
@@ -249,6 +254,10 @@ class MaybeRunningRelay:
     def listener_count(self, name: str) -> int:
         """See `LiveRelay.listener_count`."""
         return 0 if self.running is None else self.running.listener_count(name)
+
+    def has_only_unhealthy_listeners(self, name: str) -> bool:
+        """See `LiveRelay.has_only_unhealthy_listeners`."""
+        return self.running is not None and self.running.has_only_unhealthy_listeners(name)
 
     def connection(self, name: str) -> ConnectionSnapshot:
         """See `LiveRelay.connection`."""
