@@ -57,7 +57,7 @@ from .policies import Policies
 from .published import Published
 from .registrar import Registrar
 from .relays import Relays
-from .requested import first_target
+from .requested import watched_targets
 from .required_audit import RequiredAudit
 from .sessions import Sessions
 from .snapshots import connector_snapshot
@@ -185,8 +185,9 @@ class Connector:
             raise denied(self._published[0].name, denial)
 
     def _targets(self) -> list[tuple[str, StreamTarget]]:
-        """Return the hybrid connections that the policy allows, and the first ports of their targets."""
-        return [(one.name, first_target(one.target)) for one in self._published.values() if one.denial is None]
+        """Return the hybrid connections that the policy allows, with each port of their targets that is watched."""
+        allowed = [one for one in self._published.values() if one.denial is None]
+        return [(one.name, port) for one in allowed for port in watched_targets(one.target)]
 
     def _targets_changed(self) -> None:
         self._policies.report_datagrams((one.name, one.target) for one in self._published.values())
@@ -410,7 +411,8 @@ class Connector:
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Find out whether the targets can be reached, by connecting to each of them, at most once in 60 seconds.
 
-        Of a target with several ports, only the first one is connected to: others may be open only at times.
+        Of a target with several ports, the first one and those that are named singly are connected to: those of a
+        range may be open only at times.
 
         If cancelled, targets that have not answered are not dialed again until 60 seconds have passed.
         """
@@ -435,7 +437,7 @@ class Connector:
                 nursery.start_soon(watch_expiry, self._credentials, ExpiryNotices(), self._events, self._clock)
                 nursery.start_soon(self._policies.watch)
                 nursery.start_soon(self._monitor.run)
-                nursery.start_soon(self._required_audit.watch)
+                nursery.start_soon(self._required_audit.watch, self._monitor.refuse)
                 nursery.start_soon(self._end_when_over)
                 nursery.start_soon(self._relays.run)
                 await self._settled.wait()
@@ -552,7 +554,7 @@ class Connector:
         self._relays.publish(published, links)
 
     async def _dial_for_check(self, target: StreamTarget) -> trio.SocketStream | socket.socket:
-        of_target = (one for one in self._published.values() if first_target(one.target) == target)
+        of_target = (one for one in self._published.values() if target in watched_targets(one.target))
         in_parallel = any(one.connects_in_parallel for one in of_target)
         if isinstance(target, NamedInstance):
             instances = self._sessions.streams.named_instances

@@ -30,12 +30,11 @@ from ..events.connector import InstanceReplaced
 from ..events.stream import EventStream
 from ..protocol import control
 from ..protocol.reasons import Reason
-from ..security import ConnectionString, Secret, StreamTarget
+from ..security import ConnectionString, Secret, Target
 from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
 from .instance_file import Instances
 from .published import Publication, Published
 from .registration import Machine, commands, inputs
-from .requested import first_target
 from .sessions import Sessions
 from .target_monitor import TargetMonitor
 from .target_reports import TargetReporter
@@ -370,9 +369,9 @@ class Registrar:
             return
         if running.reporter is None:
 
-            def targets() -> list[tuple[str, StreamTarget]]:
+            def targets() -> list[tuple[str, Target]]:
                 registered = ((name, one) for name, one in self._publications.items() if one.state.over == number)
-                return [(name, first_target(one.published.target)) for name, one in registered]
+                return [(name, one.published.target) for name, one in registered]
 
             assert running.nursery is not None
             running.reporter = TargetReporter(self._monitor, targets)

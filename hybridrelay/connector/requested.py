@@ -6,15 +6,20 @@ all that it can achieve is that one of these ports is chosen, or that the stream
 
 from __future__ import annotations
 
+from itertools import islice
+
 import attrs
 
 from ..protocol import Kind, Metadata
 from ..protocol.open_metadata import requested_port_untrusted
 from ..protocol.reasons import Reason
-from ..security import HostPort, HostTarget, NamedInstance, Protocols, StreamTarget, Target, UnixSocket
+from ..security import HostPort, HostPorts, HostTarget, NamedInstance, Protocols, StreamTarget, Target, UnixSocket
 from .outcome import NotConnected
 
-__all__ = ["Requested", "first_target", "requested_untrusted"]
+__all__ = ["Requested", "first_target", "requested_untrusted", "watched_targets"]
+
+#: How many ports of a target are watched. Each may be checked every few seconds while it is unhealthy.
+_MAX_WATCHED = 16
 
 
 @attrs.frozen
@@ -35,6 +40,21 @@ def first_target(target: Target) -> StreamTarget:
     if isinstance(target, UnixSocket | NamedInstance):
         return target
     return _first(target, Protocols.TCP if target.protocols.has_streams else Protocols.UDP)
+
+
+def watched_targets(target: Target) -> tuple[StreamTarget, ...]:
+    """Return the ports of a target whose health counts: the first one, and the others that are named singly, such as
+    464 in ``88,464``; at most `_MAX_WATCHED`.
+
+    The ports of a range are not among them, because programs such as FTP servers open one of a range only for a
+    moment.
+    """
+    first = first_target(target)
+    if not isinstance(target, HostPorts) or not isinstance(first, HostPort):
+        return (first,)
+    single = [low for low, high in target.ports.ranges if low == high and low != first.port]
+    others = (HostPort(target.host, port, protocols=first.protocols) for port in single)
+    return (first, *islice(others, _MAX_WATCHED - 1))
 
 
 def requested_untrusted(target: Target, metadata: Metadata, kind: Kind = Kind.STREAM) -> Requested:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RequiredAudit"]
 
-#: How often to check whether required witnesses of the audit log have confirmed its checkpoints (seconds).
+#: How often to check whether required witnesses of the audit log have confirmed its checkpoints, and whether its
+#: required sinks can be written (seconds).
 _CHECK_SECONDS = 5.0
 
 
@@ -78,8 +79,12 @@ class RequiredAudit:
         for problem in self._witness_problems():
             raise NotRecordedError(f"{problem.sink}: {problem.detail}")
 
-    async def watch(self) -> None:
-        """Publish when required witnesses fail, and when they confirm again, until cancelled."""
+    async def watch(self, refuse: Callable[[bool], None]) -> None:
+        """Publish when required witnesses fail, and when they confirm again, until cancelled.
+
+        Args:
+            refuse: is told regularly whether no stream can be opened because something required is missing.
+        """
         failed: dict[str, str] = {}
         while True:
             problems = {one.sink: one.detail for one in self._witness_problems()}
@@ -88,4 +93,5 @@ class RequiredAudit:
             for sink in failed.keys() - problems.keys():
                 self._events.publish(AuditWitnessRestored(witness=sink))
             failed = problems
+            refuse(any(one.is_required for one in self.problems()))
             await trio.sleep(_CHECK_SECONDS)

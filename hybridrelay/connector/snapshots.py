@@ -21,7 +21,6 @@ from ..mux import Bridged, MemoryUse
 from ..policy import Policy
 from .published import Published
 from .relays import Relays
-from .requested import first_target
 from .serving import ServedStream
 from .sessions import Sessions
 from .target_monitor import TargetMonitor
@@ -67,8 +66,8 @@ def connector_snapshot(
             sessions=of_sessions[one.name],
             streams=of_streams[one.name],
             target=str(one.target),
-            target_health=monitor.health(first_target(one.target)),
-            target_failure=monitor.failure(first_target(one.target)),
+            target_health=monitor.health(one.target),
+            target_failure=monitor.failure(one.target),
             update=None if one.updates is None else one.updates.status(),
             credentials=tuple(credential.snapshot(now) for credential in one.credentials),
             denial="" if (denial := one.why_denied(policy)) is None else denial.rule,

@@ -17,7 +17,8 @@ from ..events.connector_resources import TargetHealthy, TargetUnhealthy
 from ..events.stream import EventStream
 from ..protocol.control_states import TargetHealth
 from ..protocol.reasons import Reason
-from ..security import StreamTarget
+from ..security import StreamTarget, Target
+from .requested import watched_targets
 from .target_checks import TargetChecks, remedy_of
 from .target_health import TargetMachine
 from .targets import TargetError
@@ -41,7 +42,8 @@ class TargetMonitor:
     Hybrid connections with the same target share its health.
 
     Args:
-        targets: returns the hybrid connections that may be served, and their current targets.
+        targets: returns the hybrid connections that may be served, each with every port of its target that is
+            watched.
         dial: connects to a target for a check.
         events: the stream to which events are published.
         interval: how often to check a target to which nobody connects (seconds); see `target_health`.
@@ -61,23 +63,41 @@ class TargetMonitor:
         self._events = events
         self._interval = interval
         self._watched: dict[StreamTarget, _Watched] = {}
+        self._is_refusing = False
         self._limiter = trio.CapacityLimiter(_AT_A_TIME)
         #: Set, and replaced by a new event, whenever the health of a target or its next check has changed, there are
         #: other targets, or `wake` was called.
         self.next_change = trio.Event()
 
-    def health(self, target: StreamTarget) -> TargetHealth:
-        """Return the health of a target."""
-        watched = self._watched.get(target)
-        return TargetHealth.UNKNOWN if watched is None else watched.machine.health
+    def health(self, target: Target) -> TargetHealth:
+        """Return the health of a target: it is unhealthy if one of its ports is (`watched_targets`)."""
+        every = {watched.machine.health for _, watched in self._ports_of(target)}
+        for health in (TargetHealth.UNHEALTHY, TargetHealth.HEALTHY):
+            if health in every:
+                return health
+        return TargetHealth.UNKNOWN
 
-    def failure(self, target: StreamTarget) -> FailureSnapshot | None:
+    def reported_health(self, target: Target) -> TargetHealth:
+        """Return what relays are told: that the target is unhealthy, if it is, or if no stream to it is opened."""
+        return TargetHealth.UNHEALTHY if self._is_refusing else self.health(target)
+
+    def refuse(self, is_refusing: bool) -> None:
+        """Set whether no stream is opened at present, whatever the targets are like, because a required audit log is
+        missing. Relays are told so."""
+        if is_refusing is not self._is_refusing:
+            self._is_refusing = is_refusing
+            self.wake()
+
+    def failure(self, target: Target) -> FailureSnapshot | None:
         """Return why a target is unhealthy; None if it is not."""
-        watched = self._watched.get(target)
-        if watched is None or watched.failure is None or watched.machine.health is not TargetHealth.UNHEALTHY:
-            return None
-        error = watched.failure
-        return FailureSnapshot(reason=error.reason.slug, detail=str(error), remedy=remedy_of(target, error))
+        for port, watched in self._ports_of(target):
+            if watched.failure is not None and watched.machine.health is TargetHealth.UNHEALTHY:
+                error = watched.failure
+                return FailureSnapshot(reason=error.reason.slug, detail=str(error), remedy=remedy_of(port, error))
+        return None
+
+    def _ports_of(self, target: Target) -> list[tuple[StreamTarget, _Watched]]:
+        return [(port, self._watched[port]) for port in watched_targets(target) if port in self._watched]
 
     def targets_changed(self) -> None:
         """Note that there are other hybrid connections or targets. Begins to watch those that are new."""

@@ -11,7 +11,7 @@ import trio
 from ..connectivity.control import ControlChannel
 from ..errors import RelayUnreachable
 from ..protocol.control import Health, TargetHealth
-from ..security import StreamTarget
+from ..security import Target
 from .target_monitor import TargetMonitor
 
 __all__ = ["PACE_SECONDS", "TargetReporter"]
@@ -29,7 +29,7 @@ class TargetReporter:
         targets: returns the hybrid connections that are registered over the control channel, and their targets.
     """
 
-    def __init__(self, monitor: TargetMonitor, targets: Callable[[], Sequence[tuple[str, StreamTarget]]]) -> None:
+    def __init__(self, monitor: TargetMonitor, targets: Callable[[], Sequence[tuple[str, Target]]]) -> None:
         self._monitor = monitor
         self._targets = targets
         #: What the relay was told last about each hybrid connection, and when (on Trio's clock). Nothing since it was
@@ -56,7 +56,7 @@ class TargetReporter:
         targets, next_at = self._targets(), math.inf
         self._told = {name: self._told[name] for name, _ in targets if name in self._told}
         for name, target in targets:
-            health, now = self._monitor.health(target), trio.current_time()
+            health, now = self._monitor.reported_health(target), trio.current_time()
             told, at = self._told.get(name, (None, -math.inf))
             if health is told:
                 continue

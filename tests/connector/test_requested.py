@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.connector.requested import requested_untrusted
+from hybridrelay.connector.requested import first_target, requested_untrusted, watched_targets
 from hybridrelay.protocol import Kind, Metadata, MetadataEntry
 from hybridrelay.protocol.metadata import NO_METADATA
 from hybridrelay.protocol.open_metadata import PORT, port_metadata
@@ -91,3 +91,25 @@ def test_whatever_a_client_sends_nothing_else_is_dialed(target: Target, metadata
     found = requested_untrusted(target, metadata)
     if found.refusal is None:
         assert found.target in (list(target.each) if isinstance(target, HostPorts) else [target])
+
+
+@pytest.mark.parametrize(
+    ("target", "watched"),
+    [
+        (DATABASE, [5432]),
+        (HostPorts("kdc", PortSet.of([88, 464, 750])), [88, 464, 750]),
+        (FTP, [21]),
+        (HostPorts("ftp", PortSet([(2000, 2010), (3000, 3000)])), [2000, 3000]),
+        (HostPorts("many", PortSet.of(range(1, 200, 2))), list(range(1, 33, 2))),
+    ],
+    ids=str,
+)
+def test_the_ports_whose_health_counts(target: HostPort | HostPorts, watched: list[int]) -> None:
+    found = watched_targets(target)
+    assert [one.port for one in found if isinstance(one, HostPort)] == watched
+    assert found[0] == first_target(target)
+
+
+def test_other_kinds_of_targets_have_one_health() -> None:
+    for target in (SOCKET, INSTANCE):
+        assert watched_targets(target) == (target,)

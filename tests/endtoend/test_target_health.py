@@ -20,7 +20,7 @@ from hybridrelay.mux import MuxStream
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams.exact import receive_exactly
 
-from ..deployments import Deployment, Published, free_port
+from ..deployments import Deployment, Program, Published, free_port
 from ..waiting import async_wait_until
 
 SECONDS = 60.0
@@ -35,6 +35,7 @@ class Target:
     nursery: trio.Nursery
     port: int = attrs.field(factory=free_port)
     _scope: trio.CancelScope | None = None
+    _open: set[trio.CancelScope] = attrs.field(factory=set)
 
     async def up(self) -> None:
         listener = trio.socket.socket()
@@ -52,14 +53,22 @@ class Target:
         assert self._scope is not None
         self._scope.cancel()
 
+    def drop(self) -> None:
+        """End the open connections."""
+        for scope in self._open:
+            scope.cancel()
+
     async def _handle(self, stream: trio.SocketStream) -> None:
-        async with stream:
-            try:
-                await stream.send_all(self.name)
-                async for data in stream:
-                    await stream.send_all(data)
-            except trio.BrokenResourceError:
-                pass  # a check ends at once
+        with trio.CancelScope() as scope:
+            self._open.add(scope)
+            async with stream:
+                try:
+                    await stream.send_all(self.name)
+                    async for data in stream:
+                        await stream.send_all(data)
+                except trio.BrokenResourceError:
+                    pass  # a check ends at once
+        self._open.discard(scope)
 
 
 @attrs.define
@@ -78,6 +87,11 @@ class Scene:
         status = json.loads(await self.run("status", "--state", self.deployment.state, "--json"))
         found: list[dict[str, Any]] = status["listeners"]
         return found
+
+    async def problems(self) -> list[tuple[str, str | None]]:
+        """The codes of the relay's problems, with the hybrid connections that have them."""
+        status = json.loads(await self.run("status", "--state", self.deployment.state, "--json"))
+        return [(one["code"], one["connection"]) for one in status["relay"]["problems"]]
 
     async def report(self, *wanted: str) -> None:
         """Wait until the connectors report this about their targets, in any order."""
@@ -128,9 +142,9 @@ def file_for(scene: Scene, target: Target) -> Path:
     return copy
 
 
-async def start(scene: Scene, target: Target, *arguments: str) -> None:
+async def start(scene: Scene, target: Target, *arguments: str) -> Program:
     start = partial(scene.deployment.start_connector, file_for(scene, target), arguments=arguments)
-    await trio.to_thread.run_sync(start)
+    return await trio.to_thread.run_sync(start)
 
 
 async def test_new_sessions_go_where_the_target_is(scene: Scene) -> None:
@@ -141,6 +155,7 @@ async def test_new_sessions_go_where_the_target_is(scene: Scene) -> None:
 
     a.down()
     await scene.report("healthy", "unhealthy")
+    assert await scene.problems() == []
     assert await scene.targets_of(6) == {b"b"}
     (at_b,) = [one for one in await scene.listeners() if one["target"] == "healthy"]
     assert at_b["chosen"] == {"only-healthy": 6}
@@ -169,6 +184,7 @@ async def test_new_sessions_go_where_the_target_is(scene: Scene) -> None:
     for one in scene.targets:
         one.down()
     await scene.report("unhealthy", "unhealthy")
+    assert await scene.problems() == [("target-unhealthy", "orders")]
     with pytest.raises(StreamRefused) as caught:
         async with scene.session():
             pass
@@ -228,3 +244,55 @@ async def test_a_client_stays_with_the_only_connector(scene: Scene) -> None:
         await a.up()
         async with await client.open_stream() as second:
             assert await receive_exactly(second, 1) == b"a"
+
+
+async def test_a_required_audit_log_that_cannot_be_written(scene: Scene, nursery: trio.Nursery) -> None:
+    """The connector refuses all streams, so that the relay prefers the other one, until it can be written again."""
+    a, b = scene.targets
+    server = Target(b"", nursery)
+    await server.up()
+    sink = f"syslog+tcp://127.0.0.1:{server.port}"
+    connector = await start(scene, a, "--audit-to", sink, "--audit-required", "syslog")
+    await scene.report("unknown")
+    async with scene.session() as (_, _, name):
+        assert name == b"a"
+    await scene.report("healthy")
+
+    server.down()
+    server.drop()
+
+    async def is_refused() -> bool:  # it is noticed when something is recorded
+        try:
+            async with scene.session():
+                return False
+        except StreamRefused as exc:
+            return exc.reason is Reason.AUDIT_UNAVAILABLE
+
+    await async_wait_until(is_refused, seconds=SECONDS, what="streams are refused")
+    await scene.report("unhealthy")
+    assert await scene.problems() == [("target-unhealthy", "orders")]
+    await start(scene, b)
+    assert await scene.targets_of(3) == {b"b"}
+
+    await server.up()
+    await connector.logs("audit.sink-restored")
+    await scene.report("healthy", "healthy")
+    assert await scene.problems() == []
+
+
+async def test_the_other_ports_of_a_target(scene: Scene) -> None:
+    """A target is as healthy as the worst of its ports that are named singly."""
+    first, second = sorted(scene.targets, key=lambda one: one.port)
+    text = scene.published.connector.read_text()
+    file = scene.published.connector.with_name("orders.connector.ports")
+    file.touch(mode=0o600)
+    both = f"Target=127.0.0.1:{first.port},{second.port}"
+    file.write_text(text.replace(f"Target=127.0.0.1:{scene.targets[0].port}", both))
+    start = partial(scene.deployment.start_connector, file, arguments=["--check-target-interval", "1"])
+    connector = await trio.to_thread.run_sync(start)
+    await scene.report("healthy")
+    second.down()
+    await scene.report("unhealthy")
+    await connector.logs(f"target.unhealthy: .*target=127.0.0.1:{second.port} ")
+    await second.up()
+    await scene.report("healthy")
