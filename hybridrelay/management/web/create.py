@@ -21,6 +21,7 @@ from ..usage import RelayUsage
 from ..values import ConnectionValue
 from .html import Child, h
 from .layout import View
+from .management_url import LOOPBACK, file_of, management_url
 from .page import Page
 from .parts import button, command, field
 from .shown import count, plural, segment
@@ -28,14 +29,12 @@ from .visit import Visit
 
 __all__ = ["CREATE_PAGES"]
 
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-
 
 @attrs.frozen(kw_only=True)
 class Commands:
     """The command lines that create a hybrid connection and use it, quoted for a shell."""
 
-    #: Creates it with the management API, which adds it to the relay. None: see `_management_url`.
+    #: Creates it with the management API, which adds it to the relay. None: see `management_url`.
     create_at_relay: str | None
     #: Creates it without the management API, and writes a file for the relay.
     create: str
@@ -59,7 +58,7 @@ def make_commands(
         ports: the value of ``--public-ports``; omitted if empty.
         state: the relay's state directory, quoted for a shell.
     """
-    file = re.sub(r"[^A-Za-z0-9._-]", "-", name).strip("-.")[:100] or "connection"
+    file = file_of(name)
     create = [
         f"hybridrelay connections create {shlex.quote(name)}",
         f"--target {shlex.quote(target)} --endpoint {shlex.quote(endpoint)}",
@@ -98,7 +97,7 @@ async def _show(visit: Visit) -> View:
     visit.require_token()
     name, target, endpoint = visit.asked("name", 260), visit.asked("target", 300), visit.asked("endpoint", 255)
     authority = visit.request.authority
-    host = "" if authority is None or authority.host in _LOOPBACK or visit.is_local else authority.host
+    host = "" if authority is None or authority.host in LOOPBACK or visit.is_local else authority.host
     problems = []
     if name or target or endpoint:
         problems = _problems(name, target, endpoint) or await _name_problems(visit, name)
@@ -188,19 +187,6 @@ async def _full(visit: Visit) -> Child:
     )
 
 
-def _management_url(visit: Visit) -> str | None:
-    """Return the URL of this page's server, at which commands can use the management API.
-
-    None if they cannot, because the page was loaded through the Unix socket, or without TLS from an address that is
-    not loopback.
-    """
-    authority = visit.request.authority
-    if visit.is_local or authority is None:
-        return None
-    # Commands send a token without TLS only to their own machine.
-    return f"{visit.scheme}://{authority}" if visit.scheme == "https" or authority.host in _LOOPBACK else None
-
-
 async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
     try:
         relay = await visit.get_if_allowed("getRelay", RelayValue)
@@ -211,7 +197,7 @@ async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
         name,
         target,
         endpoint,
-        management=_management_url(visit),
+        management=management_url(visit),
         pin="" if relay is None else relay.pin,
         ports=ports,
         state=visit.state_argument,

@@ -1,6 +1,5 @@
 """The parts of a hybrid connection's page about keys and changes that are on their way to programs: claims, key rolls
-and updates. Claims can be revoked here. Claims and updates are made by commands, because they need secrets that the
-relay must not have.
+and updates. Claims can be revoked here. `rolling` and `sealed` are the pages that begin them.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from .messages import done
 from .page import Page
 from .parts import api_line, badge, button, empty, identity, linked, post_form, section, table
 from .paths import path_of
+from .sealed import claim_path, update_path
 from .shown import moment, name_of, segment
 from .visit import Visit
 
@@ -52,6 +52,7 @@ async def distribution_sections(visit: Visit, found: ConnectionValue) -> list[Ch
             api_line(visit, f"{_api(name)}/claims"),
             id_="claims",
             note="Connection strings that wait for the machines that are to have them. Each is delivered once.",
+            actions=_begin(visit, "Create a claim", claim_path(name)),
         ),
         section(
             "Key rolls",
@@ -59,7 +60,7 @@ async def distribution_sections(visit: Visit, found: ConnectionValue) -> list[Ch
              for rule, roll in rolls.items()]
             or empty(
                 "No key is being rolled.",
-                f"To give programs a new key automatically: hybridrelay keys roll {name} --rule RULE.",
+                "To give programs a new key automatically, roll a key of a rule.",
             ),
             api_line(visit, *(f"{_api(name)}/authorizationRules/{segment(rule)}/roll" for rule in rolls))
             if rolls
@@ -73,8 +74,17 @@ async def distribution_sections(visit: Visit, found: ConnectionValue) -> list[Ch
             api_line(visit, f"{_api(name)}/updates"),
             id_="updates",
             note="Changes of connection strings, which the authority has signed. The relay cannot read them.",
+            actions=_begin(visit, "Push an update", update_path(name)),
         ),
     ]  # fmt: skip
+
+
+def _begin(visit: Visit, text: str, path: str) -> Child:
+    """Make the button of a page that shows a command. It needs a token, so that a key of the hybrid connection does
+    not suffice."""
+    if not visit.is_admin or visit.caller.scope.only is not None:
+        return None
+    return h("a", text, href=path, class_="button")
 
 
 def _api(name: str) -> str:

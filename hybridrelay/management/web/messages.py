@@ -22,6 +22,7 @@ _MESSAGES: Mapping[str, str] = {
     "rule-added": "The rule was added, with two new keys.",
     "rule-deleted": "The rule was deleted. Everything that its keys had authorized has ended.",
     "key-regenerated": "The key was replaced. Everything that the old key had authorized has ended.",
+    "key-rolled": "Programs get the new key now. Key rolls shows which do not have it yet.",
     "key-revoked": "The key was revoked. Everything that it had authorized has ended.",
     "claim-revoked": "The claim was revoked. Nobody can take it any more.",
     "connection-disabled": "The hybrid connection is disabled. Everything that used it has ended.",

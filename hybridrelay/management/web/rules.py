@@ -68,6 +68,8 @@ def _actions(at: str, rule: AuthorizationRule, key: KeyValue, index: int) -> Chi
           aria_label=f"Revoke {what}") if key.generation else None,
         post_form(f"{at}/keys", button("Show keys", kind="quiet", label=f"Show keys of {rule.name}"))
         if index == 0 else None,
+        h("a", "Roll", href=f"{at}/roll", class_="button quiet inline", aria_label=f"Roll a key of {rule.name}")
+        if index == 0 and any(one.generation for one in rule.keys) else None,
         h("a", "Delete", href=f"{at}/delete", class_="button quiet danger inline", aria_label=f"Delete {rule.name}")
         if index == 0 else None,
     ]  # fmt: skip
@@ -180,7 +182,7 @@ async def _confirm_regenerate(visit: Visit) -> View:
         "regenerate",
         "Regenerate",
         "Afterwards, put the new key into the connection strings that contain the old one: hybridrelay keys use. "
-        "If the key has not been stolen, roll it instead, which ends nothing: hybridrelay keys roll.",
+        "If the key has not been stolen, roll it instead, which ends nothing.",
     )
 
 

@@ -12,8 +12,10 @@ from .login import PUBLIC_PAGES
 from .monitor import MONITOR_PAGES
 from .overview import OVERVIEW_PAGES
 from .page import Page, PublicPage
+from .rolling import ROLLING_PAGES
 from .rules import RULE_PAGES
 from .scale import SCALE_PAGES
+from .sealed import SEALED_PAGES
 from .settings import SETTINGS_PAGES
 from .tokens import TOKEN_PAGES
 
@@ -26,7 +28,9 @@ PAGES: tuple[Page | PublicPage, ...] = (
     *CONNECTIONS_PAGES,
     *CONNECTION_PAGES,
     *RULE_PAGES,
+    *ROLLING_PAGES,
     *DISTRIBUTION_PAGES,
+    *SEALED_PAGES,
     *SETTINGS_PAGES,
     *CREATE_PAGES,
     *EVENT_PAGES,

@@ -130,6 +130,9 @@ async def test_pages_with_forms_are_for_those_who_may_send_them(
         (f"{at}/rules/all/delete", ManagementRole.ADMIN),
         (f"{at}/rules/all/regenerate?slot=primary", ManagementRole.ADMIN),
         (f"{at}/rules/all/revoke?slot=primary", ManagementRole.ADMIN),
+        (f"{at}/rules/all/roll", ManagementRole.ADMIN),
+        (f"{at}/create-claim", ManagementRole.ADMIN),
+        (f"{at}/push-update", ManagementRole.ADMIN),
         ("/scale/drain", ManagementRole.OPERATOR),
     ):
         answer = await browser.get(path)
@@ -142,12 +145,15 @@ async def test_pages_with_forms_are_for_those_who_may_send_them(
 async def test_pages_with_forms_are_within_the_scope(relay: Relay, browser: Browser) -> None:
     await browser.log_in(relay.token(scope="ord")[1])
     for name, status in (("orders", 200), ("other", 403), ("ord/nothing", 404)):
-        for form in ("add-rule", "delete", "disable", "rules/all/delete", "rules/all/revoke?slot=primary"):
+        for form in (
+            "add-rule", "delete", "disable", "rules/all/delete", "rules/all/revoke?slot=primary", "rules/all/roll",
+            "create-claim", "push-update",
+        ):  # fmt: skip
             assert (await browser.get(f"{path_of(name)}/{form}")).status == status, (name, form)
     assert (await browser.get("/scale/drain")).status == 403
     await browser.post("/logout")
     await browser.log_in(relay.signature())
-    for path in ("/create", f"{path_of('orders')}/disable"):
+    for path in ("/create", *(f"{path_of('orders')}/{form}" for form in ("disable", "create-claim", "push-update"))):
         assert (await browser.get(path)).status == 403, path
     assert (await browser.get(f"{path_of('orders')}/add-rule")).status == 200
 
@@ -232,6 +238,7 @@ async def test_a_viewer_that_sends_every_form_all_the_same(relay: Relay, browser
         f"{at}/sessions/{'4' * 32}/drop",
         f"{at}/rules/all/regenerate",
         f"{at}/rules/all/revoke",
+        f"{at}/rules/all/roll",
         f"{at}/rules/all/keys",
         f"{at}/rules/all/delete",
         f"{at}/delete",
@@ -240,13 +247,13 @@ async def test_a_viewer_that_sends_every_form_all_the_same(relay: Relay, browser
         "/scale/drain",
         "/scale/accept",
     ):
-        answer = await browser.post(path, slot="primary", generation="1", version="1")
+        answer = await browser.post(path, slot="primary", generation="1", version="1", days="7")
         assert answer.status == 403, path
         assert "needs the role" in page_of(answer).text
     assert relay.store.get("orders") == before
     assert len(relay.live.held_listeners + relay.live.held_senders + relay.live.held_sessions) == 3
     assert relay.store.claims("orders")[0].state(NOW) is ClaimState.OPEN
-    assert [status for _, status in calls(relay)] == [403] * 13
+    assert [status for _, status in calls(relay)] == [403] * 14
 
 
 async def test_a_caller_with_a_scope_sees_its_part(relay: Relay, browser: Browser) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ....deployments import Program, Published
-from .conftest import Dashboard, axe_script, axe_violations, viewer_of
+from ....deployments import Deployment, Program, Published
+from .conftest import Dashboard, Viewer, axe_script, axe_violations, viewer_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -81,3 +84,58 @@ def test_what_is_on_its_way_to_programs(alone: Dashboard, chromium: Browser) -> 
         )  # fmt: skip
         viewer.page.locator("#claims tbody tr").nth(1).wait_for()
         assert viewer.page.get_by_role("link", name="Revoke claim").count() == 0
+
+
+def shown_command(viewer: Viewer, deployment: Deployment, folder: Path) -> None:
+    """Run the command line that the page shows, as an administrator would."""
+    line = viewer.page.locator(".command code").first.inner_text()
+    words = shlex.split(line.replace("\\\n", " "))
+    done = subprocess.run(
+        [*deployment.command(*words[1:])], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_claims_updates_and_rolls_begin_on_pages(alone: Dashboard, chromium: Browser, tmp_path: Path) -> None:
+    """The commands that the pages show do what they say; a key is rolled with a button, and is not shown."""
+    orders = alone.deployment.create("orders", ("127.0.0.1", 9))
+    connector = alone.deployment.start_connector(orders)
+    assert orders.authority == tmp_path / "orders.authority"
+    token = tmp_path / "admin.token"
+    token.touch(mode=0o600)
+    token.write_text(alone.tokens["admin"])
+    axe, found = axe_script(), []
+    with viewer_of(alone, chromium, viewport={"width": 360, "height": 740}) as viewer:
+        viewer.log_in()
+        page, part = viewer.page, viewer.page.locator
+
+        viewer.go("/connections/orders")
+        page.get_by_role("link", name="Create a claim").click()
+        page.get_by_label("Label").fill("billing")
+        page.get_by_label("Note").fill("for Ann")
+        page.get_by_role("button", name="Show the command").click()
+        page.get_by_role("heading", name="Create the claim").wait_for()
+        found += axe_violations(viewer, axe, "the claim")
+        shown_command(viewer, alone.deployment, tmp_path)
+        viewer.go("/connections/orders")
+        part("#claims tbody tr", has_text="for Ann").wait_for()
+
+        page.get_by_role("link", name="Push an update").click()
+        page.get_by_label("Target").fill("127.0.0.1:10")
+        page.get_by_role("button", name="Show the command").click()
+        page.get_by_role("heading", name="Push the update").wait_for()
+        found += axe_violations(viewer, axe, "the update")
+        shown_command(viewer, alone.deployment, tmp_path)
+        viewer.go("/connections/orders")
+        part("#updates", has_text="1 of 1").wait_for()
+
+        page.get_by_role("link", name="Roll a key of connector").click()
+        page.get_by_role("heading", name="Roll this key?", level=1).wait_for()
+        found += axe_violations(viewer, axe, "the roll")
+        page.get_by_role("button", name="Roll the key").click()
+        assert "Programs get the new key now" in page.get_by_role("status").first.inner_text()
+        connector.wait_for_line("connection-string.reloaded|key.kept|Only this key is in use now", where="err")
+        html = part("html")
+        scroll, width = html.evaluate("html => [html.scrollWidth, html.clientWidth]")
+        assert scroll <= width, "wider than the screen"
+    assert found == []
