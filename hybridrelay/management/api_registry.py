@@ -250,7 +250,14 @@ class ApiRegistry:
         except ValueError:
             raise _unexpected("the slot of a key") from None
         return RollInfo(
-            slot, value.started_at, value.ends_at, value.wait_for_grace, value.holders, value.kept, missing
+            slot,
+            value.started_at,
+            value.ends_at,
+            value.wait_for_grace,
+            value.holders,
+            value.kept,
+            missing,
+            value.seen_since,
         )
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:

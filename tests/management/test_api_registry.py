@@ -250,5 +250,6 @@ def test_a_roll_begins_and_is_read(scene: Scene) -> None:
     assert found is not None
     assert (found.slot, found.waits, found.holders, found.missing) == (SECONDARY, True, 0, ())
     assert found.ends_at - found.started_at == 60.0
+    assert (found.seen_since is not None) is isinstance(scene.registry, ApiRegistry), "a relay has answered"
     with pytest.raises(ConfigurationError, match="is already being rolled"):
         scene.registry.roll_key(name, "application", SECONDARY, key, generation=0, seconds=60.0, waits=False)
