@@ -289,6 +289,7 @@ async def test_an_idle_flow_ends(nursery: trio.Nursery, mock_clock: trio.testing
     mock_clock.jump(IDLE_SECONDS - 1)
     await flow.send(b"answer")
     assert await program.receive() == b"answer"
+    await trio.testing.wait_all_tasks_blocked(0.01)  # the pings of the session are answered
     mock_clock.jump(IDLE_SECONDS - 1)
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert not flow.has_ended
