@@ -374,6 +374,8 @@ class _Waiting(NowaitStream):
         self._torn = False
         #: What `wait_readable` has received for `receive_nowait`, b"" at the end of file; None if there is nothing.
         self._ahead: Buffer | None = None
+        #: Why nothing more can be received; None if something may be.
+        self._failure: trio.BrokenResourceError | trio.ClosedResourceError | None = None
 
     def send_nowait(self, *buffers: Buffer) -> bool:
         if self._torn:
@@ -401,10 +403,16 @@ class _Waiting(NowaitStream):
         if data:
             self._ahead = data[max_bytes:] or None
             data = data[:max_bytes]
+        if data is None and self._failure is not None:
+            raise type(self._failure)(*self._failure.args) from self._failure.__cause__
         return data
 
     async def wait_readable(self) -> None:
-        if self._ahead is None:
-            self._ahead = await self._stream.receive_some(READ_BYTES)
-        else:
+        if self._ahead is not None:
             await trio.lowlevel.checkpoint()
+            return
+        try:
+            self._ahead = await self._stream.receive_some(READ_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._failure = exc
+            raise

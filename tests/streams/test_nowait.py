@@ -233,6 +233,35 @@ async def test_a_read_that_fills_its_buffer_is_followed_by_another_at_once() -> 
         assert sum(sizes) <= len(sent)
 
 
+async def test_what_a_wait_has_raised_is_raised_by_receiving(pair: Pair) -> None:
+    """Otherwise, who waits and then receives without waiting would do so again and again, and learn nothing."""
+    left = nowait(pair[0])
+    await trio.aclose_forcefully(pair[0])
+    with suppress(trio.ClosedResourceError):  # it may return instead
+        await left.wait_readable()
+    for _ in range(2):
+        with pytest.raises(trio.ClosedResourceError):
+            left.receive_nowait()
+
+
+async def test_why_a_stream_broke_is_kept() -> None:
+    class Broken(trio.abc.ReceiveStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError("broke") from reset
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    reset = ConnectionResetError()
+    stream = nowait(trio.StapledStream(trio.testing.MemorySendStream(), Broken()))
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.wait_readable()
+    with pytest.raises(trio.BrokenResourceError, match="broke") as caught:
+        stream.receive_nowait()
+    assert caught.value.__cause__ is reset
+
+
 @posix
 async def test_a_reset_is_no_end_of_file() -> None:
     ours, theirs = await tcp_pair()
