@@ -243,6 +243,19 @@ async def test_each_rendezvous_ends_with_one_event_although_the_relay_and_its_wo
         assert len(re.findall(rf"rendezvous\.ended.*{id_}", first.err + second.err)) == 1
 
 
+@pytest.mark.parametrize("keep", ["0", "60"])
+async def test_a_relay_that_is_stopped_leaves_nothing_to_be_reported(tmp_path: Path, keep: str) -> None:
+    async with upgrading(tmp_path, "--keep-pairs", keep) as scene:
+        state = Path(scene.deployment.state)
+        await scene.end(Program.terminate)
+        left = await trio.to_thread.run_sync(joined_ids, state)
+        assert len(left) == (0 if keep == "0" else SESSIONS)
+        await scene.start("--keep-pairs", keep)
+        await scene.flows()
+        relay = scene.relay
+    assert "outcome=lost" not in relay.err
+
+
 def joined_ids(state: Path) -> list[str]:
     """The ids in the relay's list."""
     with closing(JoinedFile(state)) as file:
