@@ -27,7 +27,8 @@ class _Keeper:
     async def __call__(self, before: ConnectionString, after: ConnectionString) -> str:
         """See `KeepString`. Owner, group, mode and symbolic links stay as they are (`replace_file`)."""
         unreadable, kept = "", None
-        for path in self._files():
+        # The right file comes first, so that no other one, whose file system may hang, is waited for.
+        for path in sorted(self._files(), key=lambda path: path.absolute() != before.file):
             try:
                 kept = await thread_of_file(path).run(partial(write_changes, path, before, after))
             except ConfigurationError as exc:  # perhaps the file of another connection string

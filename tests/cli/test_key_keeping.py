@@ -17,6 +17,7 @@ from hybridrelay.cli import key_keeping
 from hybridrelay.cli.key_keeping import keeper_of
 from hybridrelay.cli.update_marks import UpdateMarks
 from hybridrelay.connectivity import string_files
+from hybridrelay.connectivity.string_files import write_changes
 from hybridrelay.security import ConnectionString, Secret, load_connection_string
 
 from ..waiting import patience
@@ -68,6 +69,23 @@ async def test_a_damaged_file_before_the_right_one(created: Created, tmp_path: P
     assert await keeper_of(lambda: [damaged, created.application], NO_MARKS)(before, after) == ""
     assert load_connection_string(created.application) == after
     assert str(damaged) in await keeper_of(lambda: [damaged], NO_MARKS)(before, after)
+
+
+async def test_no_other_file_is_waited_for(created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system of another one may hang."""
+    tried: list[Path] = []
+
+    def write(path: Path, before: ConnectionString, after: ConnectionString) -> str | None:
+        tried.append(path)
+        return write_changes(path, before, after)
+
+    monkeypatch.setattr(key_keeping, "write_changes", write)
+    monkeypatch.chdir(created.application.parent)
+    others = [tmp_path / str(number) for number in range(3)]
+    before, after = strings(created.application)
+    relative = Path(created.application.name)
+    assert await keeper_of(lambda: [*others, relative], NO_MARKS)(before, after) == ""
+    assert tried == [relative]
 
 
 async def test_what_was_not_read_from_a_file(created: Created) -> None:
