@@ -84,16 +84,17 @@ class RollService:
         self._write_again_at = -math.inf
         #: Why it cannot be written at the moment.
         self.problem: FileProblem | None = None
-        #: When the relay was started (seconds since 1970), and until when programs that were connected before may
-        #: return (on Trio's clock; None: `run` has not begun).
+        #: When the relay was started (seconds since 1970).
         self._started_at = clock()
-        self._return_until: float | None = None
+        #: Whether programs that were connected before have had the time to return.
+        self._have_returned = False
 
     async def run(self) -> None:
         """Roll keys until cancelled."""
-        self._return_until = trio.current_time() + RETURN_SECONDS
+        return_until = trio.current_time() + RETURN_SECONDS
         await self._remember()
         while True:
+            self._have_returned = trio.current_time() >= return_until
             self._update()
             if self._rolls:
                 await self._look()
@@ -290,12 +291,13 @@ class RollService:
         depends on it: a client without a control channel may have a session.
 
         Shortly after the start of the relay, this is also so if a peer that was connected before may still return.
+        May be called in any thread.
         """
         return any(key in peer.keys for peer in self._peers()) or self._is_used(key) or self._may_return(key)
 
     def _may_return(self, key: KeyId) -> bool:
         """Return whether a program that used a key until the relay was started may not have connected again yet."""
-        if self._return_until is not None and trio.current_time() >= self._return_until:
+        if self._have_returned:
             return False
         used_at = self._broker.usage.last_use(key)
         return used_at is not None and self._started_at - _TOKEN_SECONDS <= used_at < self._started_at
