@@ -138,7 +138,7 @@ def _ticket(instance: object, attribute: attrs.Attribute[Any], value: object) ->
     if not isinstance(value, bytes):
         raise TypeError(f"{attribute.name} is not bytes")
     if len(value) != TICKET_SIZE:
-        raise ValueError(f"{attribute.name} has not {TICKET_SIZE} bytes")
+        raise ValueError(f"{attribute.name} does not have {TICKET_SIZE} bytes")
 
 
 _connection = _text(MAX_CONNECTION_NAME)
