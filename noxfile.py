@@ -247,7 +247,9 @@ def other_python(session: nox.Session) -> None:
     group(session, "test")
     # Fewer examples: those of the session `tests` are the same. Without epoll, because that session uses it.
     env = {"HYPOTHESIS_PROFILE": "quick"} | TASKS_WAIT
-    session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or QUICK), env=env)
+    # Fewer workers: these tests keep processors busy, and each worker first has to collect all of them.
+    workers = (*WORKERS, "--numprocesses=2")
+    session.run("pytest", "-m", "not slow", *workers, *(session.posargs or QUICK), env=env)
 
 
 @nox.session(name="without-epoll")
