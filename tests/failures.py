@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ["describe_failure"]
 
 _TESTS = Path(__file__).parent
-#: Of a message, its first and its last lines: the last ones may be the output of a program.
+#: How many lines of a message are shown at its beginning and its end, which may be the output of a program.
 _FIRST_LINES, _LAST_LINES = 12, 8
 _MAX_LINE = 300
 _MAX_EXCEPTIONS = 5

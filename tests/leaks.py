@@ -55,12 +55,12 @@ def holdings(found: Mapping[str, Any]) -> Holdings:
 
 
 async def of_program(program: Program) -> Holdings:
-    """Of a process."""
+    """What a process holds."""
     return holdings(await trio.to_thread.run_sync(program.statistics))
 
 
 async def of_this_run() -> Holdings:
-    """Of the Trio run that calls this."""
+    """What the Trio run that calls this holds."""
     await trio.lowlevel.checkpoint()
     return holdings(program_statistics().as_dict())
 

@@ -327,7 +327,7 @@ class Registry(Protocol):
         """
 
     def roll(self, name: str, rule: str) -> RollInfo | None:
-        """Return how far the roll of a rule's key has got; None if none is in progress.
+        """Return the progress of the roll of a rule's key; None if there is no roll.
 
         Raises:
             NotFound: there is no such hybrid connection.

@@ -69,7 +69,7 @@ def keys_as_dicts(
 
 
 def roll_text(rule: str, roll: RollInfo) -> str:
-    """Return how far the roll of a rule's key has got, and which programs do not have the new key."""
+    """Return the progress of the roll of a rule's key, and which programs do not have the new key."""
     at_latest = f"at {utc_text(roll.ends_at)}"
     when = at_latest if roll.waits else f"when all have the new one, or {at_latest}"
     since = utc_text(roll.started_at)

@@ -359,7 +359,7 @@ class Client:
         self._opener.replace(opened)
 
     def _end_denied(self) -> None:
-        """End everything that is open, because the policy of the machine does not allow it any more."""
+        """End everything that is open, because the policy of the machine no longer allows it."""
         for one in list(self._sessions):
             one.session.close(Reason.DENIED_BY_POLICY)
         for sender in self._senders.all:

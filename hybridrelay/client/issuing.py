@@ -97,7 +97,7 @@ def _refusal(reason: Reason, detail: str) -> PeerIdentityError:
 
 
 async def _receive(stream: MuxStream) -> bytes:
-    """Return the answer. Of one that is too long, return just enough to notice it."""
+    """Return the answer. If it is too long, return just enough of it to notice that."""
     received = bytearray()
     while len(received) <= MAX_ISSUE_ANSWER and (data := await stream.receive_some()):
         received += data

@@ -8,7 +8,7 @@ rules:
    connector other than this one, and other than those that have refused streams of this client in the same way within
    the last `EXCLUDED_SECONDS`.
 2. If there is one that accepts a session, this session takes the place of the current one for new streams. The
-   streams of the earlier session continue there, and the stream that was refused is opened once more.
+   streams of the earlier session continue there, and the stream that was refused is opened again.
 3. If there is none, the current session is kept, and streams that are refused cause no other search for a while,
    which grows up to `MAX_RETRY_SECONDS`. So as long as the only connector does not reach the target, the relay gets a
    join from time to time, which it refuses at once.

@@ -23,7 +23,7 @@ class Permission:
         policy: the policy of the machine and of further directories.
         events: the stream to which events are published.
         runs_application: whether the client serves an application that ``hybridrelay run`` has started.
-        ended: called when the policy does not allow it any more.
+        ended: called when the policy no longer allows it.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ async def open_on_any_session(
     deadline: float,
     wait_opened: bool,
 ) -> StreamT:
-    """Open a stream or flow. If that fails because of the session or its connector, try once more on another session.
+    """Open a stream or flow. If that fails because of the session or its connector, try again on another session.
 
     If cancelled, it is reset.
 

@@ -8,9 +8,9 @@ The rules:
 3. The changed connection string is first stored (`KeepString`), then the relay is answered, then the key is used,
    and shown to the other relays.
 4. The relay repeats the key until the answer is *kept*, so nothing is tried again here.
-5. Of the messages of a relay that wait, only the latest is handled, and new keys are handled with pauses between
-   them. A relay that an attacker controls can thus neither fill the memory, nor make the program write, register and
-   ask other relays without end.
+5. If several messages of a relay wait, only the latest is handled, and there are pauses between new keys. A relay
+   that an attacker controls can thus neither fill the memory, nor make the program write, register and ask other
+   relays without end.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class _Delivered:
 class Updates:
     """Handles the updates for one hybrid connection.
 
-    One update is handled at a time. Of the updates of a relay that wait, only the latest is handled, so that a relay
+    One update is handled at a time. If several updates of a relay wait, only the latest is handled, so that a relay
     that an attacker controls can neither fill the memory, nor keep out the updates of other relays.
 
     Args:

@@ -174,7 +174,7 @@ class StreamService:
         return self.decide(served, streams=others[0], of_label=others[1])
 
     def enforce(self) -> None:
-        """End the streams that the policy does not allow any more. The oldest ones count first against its limits."""
+        """End the streams that the policy no longer allows. The oldest ones count first against its limits."""
         count, of_label = 0, Counter[str]()
         for served in list(self._open):
             label = served.origin.peer.label
@@ -356,7 +356,7 @@ class ServedStream:
         return NotConnected(denial.reason, denial.rule)
 
     def deny(self, denial: Decision) -> None:
-        """End the stream, because the policy does not allow it any more. Idempotent."""
+        """End the stream, because the policy no longer allows it. Idempotent."""
         if self._denial is not None:
             return
         self._denial = denial

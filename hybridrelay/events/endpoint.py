@@ -189,7 +189,7 @@ class StreamClosed(_Stream):
     to_client: str
     bytes_to_target: int
     bytes_to_client: int
-    #: Of a flow of datagrams: how many were passed on in each direction, and how many this side has dropped.
+    #: For a flow of datagrams: how many were passed on in each direction, and how many this side has dropped.
     datagrams_to_target: int | None = None
     datagrams_to_client: int | None = None
     datagrams_dropped: int | None = None

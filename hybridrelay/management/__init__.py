@@ -5,7 +5,7 @@ its rows, so that nothing is served, checked or documented anywhere else. `servi
 Unix socket in the relay's state directory and, with a `ManagementTcp`, over TCP. `gate` finds out who sends a
 request. `web` is the dashboard: pages over the same operations. docs/management.md is for users.
 
-Of the modules, these decide and touch no I/O: `browsers`, `callers`, `hosts`, `parameters`, `peers`, `rates`,
+These modules decide, and do no I/O: `browsers`, `callers`, `hosts`, `parameters`, `peers`, `rates`,
 `logins`, `values`, `operations`, `problems`, `openapi`, and in `web` the modules `html`, `messages` and `shown`.
 """
 

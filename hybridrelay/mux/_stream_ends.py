@@ -73,7 +73,7 @@ class StreamEnds:
             self._nursery.start_soon(self._stop_waiting, self._waiting)
 
     def settled(self, stream: SettlingStream) -> None:
-        """Note that the stream does not wait any more; see `limit_settling`."""
+        """Note that the stream no longer waits; see `limit_settling`."""
         self._unsettled.pop(stream, None)
 
     async def _stop_waiting(self, scope: trio.CancelScope) -> None:

@@ -511,7 +511,7 @@ class Session:
             self._ends.limit_settling(stream)
 
     def settled(self, stream: SettlingStream) -> None:
-        """Note that the stream does not wait any more; see `limit_settling`. For use by the session's streams."""
+        """Note that the stream no longer waits; see `limit_settling`. For use by the session's streams."""
         self._ends.settled(stream)
 
     def _dispatch(self, happened: list[events.SessionEvent]) -> None:

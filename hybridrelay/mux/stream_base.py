@@ -48,7 +48,7 @@ class SessionPort(Protocol):
         """Call `stop_waiting` of the stream after some seconds, unless `settled` is called first."""
 
     def settled(self, stream: SettlingStream) -> None:
-        """Note that the stream does not wait any more."""
+        """Note that the stream no longer waits."""
 
 
 class StreamBase:

@@ -245,7 +245,7 @@ class HolderSnapshot:
 
 @attrs.frozen
 class RollSnapshot:
-    """How far the roll of a key has got at this relay."""
+    """The progress of the roll of a key at this relay."""
 
     #: How many programs were seen during the roll, and how many of them have kept the new key.
     holders: int = 0
@@ -273,7 +273,7 @@ class RecipientSnapshot:
 
 @attrs.frozen(kw_only=True)
 class UpdateSnapshot:
-    """How far an update has got at this relay."""
+    """The progress of an update at this relay."""
 
     #: ``connector`` or ``application``, and the serial of a single identity; empty for all of this side.
     role: str

@@ -12,7 +12,7 @@ Rules:
    that of all callers.
 2. For one purpose, there are at most `MAX_LOOKUPS` at the same time, so that the targets of a connector cannot keep
    it from looking up its relays.
-3. Of these, names in one zone have at most `MAX_OF_ZONE`.
+3. At most `MAX_OF_ZONE` of these are for names in one zone.
 4. A caller for whom there is no room waits, and sets its own deadline.
 """
 

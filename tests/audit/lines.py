@@ -21,7 +21,7 @@ class WrittenLog:
     keys: list[SigningKey] = attrs.field(factory=list)
     log: str = "0123456789abcdef"
     now: float = 1_700_000_000.0
-    #: Of the file that is being written.
+    #: The chain of the file that is being written.
     chain: Chain = attrs.field(init=False)
     lines: list[bytes] = attrs.field(init=False)
 

@@ -274,7 +274,7 @@ def test_a_forward_reloads_its_strings(deployment: Deployment, published: Publis
 
 
 def test_what_a_relay_has_refused_is_requested_again_at_once(deployment: Deployment, published: Published) -> None:
-    """Although no file has changed: the hybrid connection was imported in the meantime."""
+    """No file has changed, but the hybrid connection was imported in the meantime."""
     folder = deployment.folder
     files = {role: folder / f"late.{role}" for role in ("connector", "application", "authority", "relay")}
     done = deployment.run(

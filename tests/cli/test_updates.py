@@ -78,7 +78,7 @@ def test_a_target_goes_to_connectors(pushing_: Pushing, run: Run, tmp_path: Path
 
 
 def test_each_update_states_all_that_was_pushed(pushing_: Pushing) -> None:
-    """So that only the latest one is needed; and the sequence grows, also within a second."""
+    """Only the latest one is needed. The sequence grows, also within a second."""
     pushing_.push("--target", "db2.internal:5432")
     first = pushing_.opened()[CONNECTORS].sequence
     relays = ("--endpoint", "a.example", "--endpoint", "b.example", "--relay-pin", PIN, "--relay-pin", OTHER_PIN)

@@ -75,7 +75,7 @@ class Scene:
         return last
 
     def closed(self) -> tuple[str, Reason, str, str]:
-        """Of a stream that was open: the outcome, the reason, and how each direction ended."""
+        """How a stream that was open ended: the outcome, the reason, and the end of each direction."""
         end = self.end()
         assert isinstance(end, StreamClosed)
         return end.outcome, end.reason, end.to_target, end.to_client

@@ -43,7 +43,7 @@ class Certificates:
 
     right: ssl.SSLContext
     wrong: ssl.SSLContext
-    #: Of the right one.
+    #: The pin of the right one.
     pin: str
 
 

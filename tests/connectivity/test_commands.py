@@ -111,7 +111,7 @@ async def test_what_it_prints_to_standard_error_is_limited(caplog: pytest.LogCap
 
 
 async def test_a_line_without_end_is_published_in_pieces_while_it_is_printed() -> None:
-    """So that it takes little memory. Whatever an event is written to, its text cannot control a terminal."""
+    """It takes little memory, and the text of the events cannot control a terminal."""
     printed: list[Event] = []
     events = EventStream()
 

@@ -167,7 +167,7 @@ class Place(RelayLink):
 
     @property
     def routes(self) -> list[str]:
-        """Of the control channels that are open."""
+        """The routes of the control channels that are open."""
         return [one.channel.candidate.route.name for one in self.opened if one.session.outcome is None]
 
     @property
@@ -535,7 +535,7 @@ async def test_what_a_channel_took_before_it_was_lost_is_registered_anew(
 async def test_it_may_end_at_any_moment(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, cancelled: bool
 ) -> None:
-    """Of opening, and of each of two registrations; `moments` has some from before until after all of that."""
+    """While it opens, and during each of two registrations. `moments` spans all of that."""
     moments = [DELAY * 0.6 * number for number in range(12)]
 
     async def upgrade() -> None:

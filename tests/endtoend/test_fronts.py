@@ -243,7 +243,7 @@ async def test_fronts_in_a_configuration_file(deployment: Deployment, nursery: t
 async def test_a_file_that_cannot_be_used_changes_no_front(
     deployment: Deployment, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
-    """Although the fronts in it could be used. And a port passes from a front to a hybrid connection."""
+    """This holds even if the fronts in it could be used. Later, a port passes from a front to a hybrid connection."""
     scene = await start(deployment, nursery)
     config = tmp_path / "forward.toml"
     first, second, port = free_port(), free_port(), free_port()

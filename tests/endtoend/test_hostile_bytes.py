@@ -167,9 +167,9 @@ class Site:
 
     deployment: Deployment
     endpoint: RelayEndpoint
-    #: Of an application of the hybrid connection that is in use.
+    #: The string of an application of the hybrid connection that is in use.
     application: ConnectionString
-    #: Of a hybrid connection that nobody uses but us: by role.
+    #: The strings of a hybrid connection that only the attacker uses, by role.
     unused: Mapping[control.PeerRole, ConnectionString]
 
 

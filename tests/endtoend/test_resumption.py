@@ -27,7 +27,7 @@ from .targets import echo, serve
 
 #: A few where every change is tested; the soak session asks for twenty.
 ROUNDS = int(os.environ.get("HYBRIDRELAY_ROUNDS", "2"))
-#: Of the second kind, in which more processes have to be started.
+#: The number of rounds of the second kind, in which more processes have to be started.
 PEER_ROUNDS = max(1, ROUNDS // 2)
 #: From here on halves of them say something about memory.
 MANY_ROUNDS = 10

@@ -200,7 +200,7 @@ async def test_a_caller_with_a_scope_sees_its_part_of_the_relay(api: Api, nurser
 async def test_the_state_of_very_many_hybrid_connections_is_read_in_slices(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that it does not delay the relay's other work: there is a checkpoint after each hundred."""
+    """Reading it does not delay the relay's other work: there is a checkpoint after each hundred."""
     names = [f"n{number:04}" for number in range(2500)]
     for name in names:
         api.store.create(name, ["relay.example.com"], [])
@@ -232,7 +232,7 @@ class _Steps(trio.abc.Instrument):
 
 
 async def test_a_long_page_is_collected_in_slices(api: Api) -> None:
-    """So that it does not delay the relay's other work."""
+    """Collecting it does not delay the relay's other work."""
     api.relay.held_listeners = [listener("orders", f"{number:032x}") for number in range(1001)]
     answer, page = await api.call("GET", "/v1/listeners?limit=1000")
     assert (answer.status, len(page["value"])) == (200, 1000)

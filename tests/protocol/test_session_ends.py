@@ -68,7 +68,7 @@ def test_a_stream_that_the_peer_has_seen_is_not_reported_as_never_processed() ->
 
 @pytest.mark.parametrize("established", [True, False])
 def test_what_has_arrived_is_acknowledged_before_the_end(established: bool) -> None:
-    """So that the peer knows that its last streams have ended properly."""
+    """The peer then knows that its last streams have ended properly."""
     pair = CorePair.established(RESUMABLE)
     ours, theirs = pair.open()
     for core, stream in ((pair.initiator.core, ours), (pair.acceptor.core, theirs)):

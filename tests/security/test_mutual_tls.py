@@ -40,7 +40,7 @@ OURS = create_authority("orders/sql", now=NOW)
 THEIRS = create_authority("orders/sql", now=NOW)
 CONNECTOR = OURS.issue(Role.CONNECTOR, "hq", now=NOW)
 APPLICATION = OURS.issue(Role.APPLICATION, "web shop/1 é", now=NOW)
-#: Of the right names and the wrong authority.
+#: They have the right names, and are of the wrong authority.
 STRANGER = THEIRS.issue(Role.APPLICATION, "x", now=NOW)
 IMPOSTOR = THEIRS.issue(Role.CONNECTOR, "x", now=NOW)
 

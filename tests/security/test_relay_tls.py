@@ -164,7 +164,7 @@ async def test_verified_by_ca(tmp_path: Path, name: str) -> None:
 async def test_not_verified_by_ca(
     certificate_file: Path, trusted: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    # Of a known CA but for another host, and of an unknown CA.
+    # The certificate is of a known CA but for another host, or of an unknown CA.
     context = control_client_context(ca_file=certificate_file if trusted else None)
     with pytest.raises(TLSHandshakeError) as caught:
         await connect(context, control_server_context(certificate_file))

@@ -46,7 +46,7 @@ class StringChanges(TypedDict, total=False):
 
 
 class Options(TypedDict, total=False):
-    """Of connectors and clients."""
+    """Options of connectors and clients."""
 
     mode: str
     dialer: Dialer

@@ -127,7 +127,7 @@ async def test_a_cut(
     to_connector: str,
     cut: Callable[[trio.abc.AsyncResource], Awaitable[None]],
 ) -> None:
-    """Of the client's connections, in the middle: only the network reports it, in one way or the other."""
+    """The client's connections are cut in the middle: only the network reports it, in one way or the other."""
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     listening = _string(deployment, published, Role.CONNECTOR, to_connector, target=target)

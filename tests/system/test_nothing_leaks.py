@@ -76,7 +76,7 @@ async def test_clients_that_come_and_go(deployment: Deployment, nursery: trio.Nu
 
 
 async def test_clients_that_leave_in_the_middle(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
-    """Of a write, so that they cannot say goodbye: the connector waits for them until its deadline."""
+    """They leave in the middle of a write, without a goodbye: the connector waits for them until its deadline."""
     published = await _publish(deployment, mode=mode, resume_deadline=0.5)
     string = deployment.string(published, Role.APPLICATION)
     budget = Budget(1 << 24)

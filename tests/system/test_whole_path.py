@@ -270,7 +270,7 @@ async def test_identities_are_refused_with_their_reason(deployment: Deployment, 
     stranger = attrs.evolve(published, authority=create_authority(published.name, now=time.time()))
     string = deployment.string(stranger, Role.APPLICATION)
     assert await _reason_of(deployment, string, PeerIdentityError) is Reason.IDENTITY_WRONG_AUTHORITY
-    # Of the right authority, and of the wrong role: refused before anything is sent.
+    # The authority is the right one, and the role is not: refused before anything is sent.
     identity = published.authority.issue(Role.CONNECTOR, "thief", now=time.time())
     string = deployment.string(published, Role.APPLICATION, identity=identity)
     with pytest.raises(ConfigurationError):

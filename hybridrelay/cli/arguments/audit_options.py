@@ -25,7 +25,7 @@ class AuditTarget(NamedTuple):
     """A value of ``--audit-to``."""
 
     kind: Literal["journal", "stderr", "eventlog", "syslog"]
-    #: Of syslog: ``udp``, ``tcp`` or ``tls``, and the server.
+    #: For syslog: ``udp``, ``tcp`` or ``tls``, and the server.
     transport: str = ""
     host: str = ""
     port: int = 0

@@ -377,7 +377,7 @@ class ForwardService:
 
 def _not_served(key: Key) -> ConfigurationError:
     return ConfigurationError(
-        f"{key[0]} is not served any more: relays have just refused it", remedy="reload once more (SIGHUP)"
+        f"{key[0]} is not served any more: relays have just refused it", remedy="reload again (SIGHUP)"
     )
 
 
@@ -409,7 +409,7 @@ def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, Local
                 spare.update({(entry.key, taken): back for taken, back in found.items()})
                 raise ConfigurationError(
                     f"{place[0]} cannot be used: what listened there has just ended",
-                    remedy="reload once more (SIGHUP)",
+                    remedy="reload again (SIGHUP)",
                 )
             found[place] = port
             if isinstance(place[0], NamePorts):

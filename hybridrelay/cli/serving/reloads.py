@@ -60,7 +60,7 @@ class Service(Protocol):
         """
 
     def refresh(self, keys: Iterable[Key]) -> None:
-        """Use unchanged connection strings once more, so that what relays have refused is requested again at once."""
+        """Apply unchanged connection strings again, so that what relays have refused is requested again at once."""
 
 
 class Reloads:

@@ -1,6 +1,6 @@
 """SOCKS5 for applications (RFC 1928), with user name and password if they are required (RFC 1929). Pure.
 
-1. Of the commands, there is only CONNECT. Names are not resolved here, so applications have to send them (socks5h).
+1. CONNECT is the only command. Names are not resolved here, so applications have to send them (socks5h).
 2. The application offers methods of authentication. If a user is required, it has to offer user name and password
    (RFC 1929). Otherwise the method without authentication is chosen, or, if it is not offered, user name and
    password, which are then not checked: some applications offer only what they are configured for.

@@ -300,7 +300,7 @@ class Sender:
         )
 
     async def open_data_channel_probing(self, to: Peer | ListenerSearch, end_to_end: EndToEnd) -> DataChannel:
-        """Like `open_data_channel`, but if a remembered route fails, probe the routes and try once more."""
+        """Like `open_data_channel`, but if a remembered route fails, probe the routes and try again."""
         remembered = self.link.remembers
         try:
             return await self.open_data_channel(to, end_to_end)

@@ -172,7 +172,7 @@ class Issuing:
         except RequestError as exc:
             return IssueRefused(Reason.ISSUE_REFUSED, str(exc))
         except ConfigurationError as exc:
-            # Of this machine, so the client is not told the details.
+            # This is a problem of this machine, so the client is not told the details.
             self._refused(origin, IssueRefused(Reason.ISSUE_REFUSED, str(exc)), remedy=exc.remedy or "")
             return IssueRefused(Reason.ISSUE_REFUSED, "the connector cannot issue identities now; its log says why")
         if issued is None:

@@ -184,7 +184,7 @@ class PairTable:
         """Return the traffic of a hybrid connection's ended pairs, and the counters of its current pairs.
 
         `of_connection` adds these up. A caller may do that in several steps if there are many pairs, because the
-        counters of a pair that ends in the meantime do not change any more.
+        counters of a pair that ends in the meantime no longer change.
         """
         account = self._connections.get(connection)
         return (Traffic(), ()) if account is None else (account.ended, [one.moved for one in account.joined.values()])

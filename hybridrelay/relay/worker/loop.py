@@ -25,7 +25,7 @@ __all__ = ["TURN_BYTES", "TURN_STEPS", "Worker"]
 #: millisecond.
 TURN_STEPS = 64
 TURN_BYTES = 1024 * 1024
-#: Of this many steps, one is for a direction that was already served, even if others have just become ready.
+#: One in this many steps is for a direction that was already served, even if others have just become ready.
 _SERVED_EVERY = 4
 #: How many events and messages are taken in one round, and how many holders get a turn, at most.
 _MAX_EVENTS = 256

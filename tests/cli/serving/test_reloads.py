@@ -127,7 +127,7 @@ async def test_a_connection_string_that_could_not_be_read_is_tried_again(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Although its file is the same: its file system did not answer."""
+    """The file has not changed, but its file system did not answer."""
     monkeypatch.setattr(reloads_module, "RETRY_SECONDS", 0.1)
     file = tmp_path / "one.connector"
     file.write_text(string("one").format())

@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_looked_at_counts_as_it_was() -> None:
 
 
 def test_stamps(tmp_path: Path) -> None:
-    """Of a file, and of one that a link in a directory above leads to, as in Kubernetes."""
+    """A file, and one to which a link in a directory above leads, as in Kubernetes."""
     for number in (1, 2):
         (tmp_path / f"..{number}").mkdir()
         (tmp_path / f"..{number}" / "string").write_text("same size")

@@ -70,7 +70,7 @@ def test_all_ports_of_a_host_have_its_address() -> None:
 
 
 def test_in_a_private_network_ports_of_one_host_only_are_open_at_every_address() -> None:
-    """So that an address that the server tells the application leads to the same host."""
+    """An address that the server tells the application then leads to the same host."""
     alike = HostPorts("c.example", PortSet([(50001, 50002)]))
     found = Published.of([SEVERAL, HostPort("b.example", 21), HostPort("d.example", 80), alike], 7)
     a, b, c, d = (found.names[f"{letter}.example"] for letter in "abcd")

@@ -111,7 +111,7 @@ def test_what_is_no_query_is_not_read(data: bytes) -> None:
 
 
 def test_strange_bytes_in_a_name_are_escaped() -> None:
-    """So that no name can look like another one, and none has a dot within a label."""
+    """No name can look like another one, and none has a dot within a label."""
     data = query()[:12] + b"\x05a.b\x00\xff\0" + struct.pack("!2H", A, 1)
     assert parse_query_untrusted(data).name == "a\\046b\\000\\255"
 

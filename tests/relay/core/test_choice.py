@@ -176,7 +176,7 @@ def test_a_listener_that_ends_its_sessions_at_once_leaves_others_their_part() ->
 
 
 def test_sessions_are_shared_evenly_by_honest_listeners() -> None:
-    """Although one was there long before the others, with all sessions."""
+    """One of them was there long before the others, and had all sessions."""
     randbelow = random.Random(1).randrange
     counts = SessionCounts()
     for number in range(50):

@@ -33,5 +33,5 @@ def test_no_reason_that_a_listener_gives_is_permanent_for_a_sender() -> None:
 
 
 def test_a_listener_that_is_busy_has_reached_a_limit() -> None:
-    """So that the client knows that waiting may help."""
+    """From this reason, the client knows that waiting may help."""
     assert PASSED_ON[Reason.BUSY] is PASSED_ON[Reason.LIMIT] is Reason.LIMIT

@@ -132,7 +132,7 @@ async def test_a_peer_that_reads_nothing_has_a_limited_number_of_joins(
 async def test_a_peer_that_leaves_a_part_of_its_queue_unread_loses_its_channel(
     broker: BrokerService, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Although no message has to wait for room."""
+    """It loses the channel even though no message has to wait for room."""
     async with trio.open_nursery() as nursery:
         client = await _client(broker, nursery)
         key = control.Key("db", "rule", 1, "k" * 100)

@@ -92,7 +92,7 @@ async def test_holders_have_equal_shares_however_many_sessions_they_have(
 async def test_the_number_of_blocks_is_bounded(
     rate: int, seconds: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Because each of them costs processor time, which the relay needs for all other hybrid connections."""
+    """Each block costs processor time, which the relay needs for all other hybrid connections."""
     pace, moved = Pace(), Counter[object]()
     pace.change(rate)
     blocks = 0

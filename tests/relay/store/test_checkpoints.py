@@ -245,7 +245,7 @@ def test_nobody_without_the_key_of_a_log_can_have_its_checkpoints_deleted(
 def test_a_client_makes_no_room_among_the_checkpoints_of_a_connector(
     file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although it can state the same log and instance."""
+    """The client may state the same log and instance as the connector."""
     monkeypatch.setattr(module, "CLIENT_ROWS", 40)
     for number in range(40):
         file.keep(one(number, at=NOW + number))
