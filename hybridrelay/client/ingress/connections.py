@@ -218,39 +218,40 @@ class _Connection:
 
     async def wait(self) -> None:
         """Wait for a session, and open a stream."""
-        try:
-            stream = await self._open_stream_unless_reset()
-        except StreamRefused as exc:
-            self._refused(exc)
-        except Exception as exc:  # noqa: BLE001
-            self._failed(exc)
-        except BaseException:  # cancelled: the forward stops
-            self._lost(Ending.LOST)
-            raise
-        else:
-            if stream is None:
-                self._lost(Ending.RESET_BY_APPLICATION)
-            else:
-                self._bridge(stream)
+        opened = await self._opened()
+        if isinstance(opened, StreamRefused):
+            self._refused(opened)
+        elif opened is not None:
+            self._bridge(opened)
 
     async def answer(self, handshake: FrontHandshake) -> None:
         """Open a stream, and tell the application the result, in the protocol of a front."""
         self._begin_request()
+        opened = await self._opened(wait_opened=True)
+        if isinstance(opened, StreamRefused):
+            self._publish_failure(opened, self._seconds)
+            await close_after(self._local, handshake.failed(opened.reason, str(opened)))
+        elif opened is not None:
+            await self._tell_opened(opened, handshake.opened())
+
+    async def _opened(self, *, wait_opened: bool = False) -> MuxStream | StreamRefused | None:
+        """Wait for a session, and open a stream.
+
+        Returns the stream; or the refusal, which the caller handles; or None if the connection ended for another
+        reason, which was published."""
         try:
-            stream = await self._open_stream_unless_reset(wait_opened=True)
+            stream = await self._open_stream_unless_reset(wait_opened=wait_opened)
         except StreamRefused as exc:
-            self._publish_failure(exc, self._seconds)
-            await close_after(self._local, handshake.failed(exc.reason, str(exc)))
+            return exc
         except Exception as exc:  # noqa: BLE001
             self._failed(exc)
+            return None
         except BaseException:  # cancelled: the forward stops
             self._lost(Ending.LOST)
             raise
-        else:
-            if stream is None:
-                self._lost(Ending.RESET_BY_APPLICATION)
-            else:
-                await self._tell_opened(stream, handshake.opened())
+        if stream is None:
+            self._lost(Ending.RESET_BY_APPLICATION)
+        return stream
 
     async def _tell_opened(self, stream: MuxStream, reply: bytes) -> None:
         self._request.stream = stream
