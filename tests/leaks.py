@@ -106,6 +106,6 @@ async def assert_back_to(
 
 
 def growth(sizes: Sequence[int]) -> int:
-    """By how much the middle of the second half is above that of the first."""
+    """The difference between the medians of the second half and the first half."""
     half = len(sizes) // 2
     return int(statistics.median(sizes[half:]) - statistics.median(sizes[:half]))

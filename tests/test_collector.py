@@ -69,7 +69,7 @@ def test_a_program_that_has_grown_examines_everything(monkeypatch: pytest.Monkey
 
 
 def test_a_program_that_has_got_more_memory_examines_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if it has hardly more objects: each of them may hold memory of a library."""
+    """This also holds if it has hardly more objects: each of them may hold memory of a library."""
     with short_collections():
         gc.collect()
         old = Node()

@@ -412,7 +412,7 @@ END
 @as_root
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
 def test_a_file_that_is_a_mount_point(path: Path, tmp_path: Path) -> None:
-    """As in containers, where a single file is mounted from outside."""
+    """This happens in containers, where a single file is mounted from outside."""
     source = tmp_path / "mounted from here"
     source.write_text(OLD)
     source.chmod(0o640)

@@ -116,7 +116,7 @@ def test_windows(role: ServiceRole) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_configuration_to_begin_with(role: ServiceRole, tmp_path: Path) -> None:
-    """As it is, and with its comments made into settings."""
+    """It is valid as it is, and with its comments made into settings."""
     text = example_config(settings(role))
     for content in (text, re.sub(r"^# (\[\[|file|listen|tls|management)", r"\1", text, flags=re.MULTILINE)):
         path = tmp_path / "file.toml"
@@ -137,7 +137,7 @@ def test_the_configuration_to_begin_with(role: ServiceRole, tmp_path: Path) -> N
 def test_install_and_uninstall_below_a_directory(
     role: ServiceRole, system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For packages: nothing else is changed, and what is there stays."""
+    """This is for packages: nothing else is changed, and what is there stays."""
     where = ["--for", system, "--root", str(tmp_path)]
     install = ["service", "install", role, *where, "--program", PROGRAM]
     assert main(install) == 0
@@ -241,7 +241,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_what_is_run_on_a_real_machine(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """As root, with the paths below a directory and the system's programs replaced: their order and arguments."""
+    """The user is root, and the system's programs are replaced: their order and arguments are checked."""
     assert machine.run("install", "connector", "--user", "nobody-knows-me") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "Then: systemctl start hybridrelay-connector"
     assert machine.run("install", "connector", "--user", "nobody-knows-me") == 0

@@ -26,7 +26,7 @@ class Scene:
         return StoreRegistry(self.store)
 
     def key(self, rule: str, slot: KeySlot) -> Secret:
-        """As the relay has it."""
+        """The hybrid connection as the relay has it."""
         key = self.store.rule("orders", rule).key(slot)
         assert key is not None
         return key

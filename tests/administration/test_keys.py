@@ -17,7 +17,7 @@ PRIMARY, SECONDARY = KeySlot
 
 
 class Steps:
-    """In which order a change happens."""
+    """The order of the steps of a change."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -25,7 +25,7 @@ class Steps:
         self.new_files: list[str] = []
 
     def before_change(self) -> None:
-        """For the parameter of this name."""
+        """The value for the parameter of this name."""
         assert self.key_at_call is None, "called once"
         self.key_at_call = self.scene.key("application", PRIMARY)
         self.new_files = [path.name for path in self.scene.files.authority.parent.iterdir() if path.name == "out"]

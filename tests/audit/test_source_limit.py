@@ -61,7 +61,7 @@ def test_others_are_not_affected() -> None:
     ],
 )
 def test_what_an_administrator_does_is_recorded_in_any_case(event: str, reason: str, is_limited: bool) -> None:
-    """And it takes no room from the peers."""
+    """It takes no room from the peers."""
     limit = SourceLimit()
     for _ in range(BURST):
         limit.admits(record(), 0.0)

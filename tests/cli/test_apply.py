@@ -170,7 +170,7 @@ def test_a_unix_socket_as_target(scene: Scene) -> None:
 
 
 def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:
-    """And what this directory has not made is not touched in any case."""
+    """What was not made from this directory is not touched in any case."""
     scene.apply(declaration("a", "b", more=REPORTING))
     result = scene.apply(declaration("b"))
     assert result.out.splitlines() == [

@@ -93,7 +93,7 @@ FINAL: list[HybridRelayError] = [
 async def test_what_passes_is_tried_again(
     error: HybridRelayError, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    """With pauses, which are at last up to half a minute."""
+    """There are pauses, which grow to half a minute."""
     tries, complete = answered(monkeypatch, [error] * 20)
     string = await complete(True)
     assert string is not None

@@ -234,7 +234,7 @@ def test_several_connection_strings(command: str, repeated: bool) -> None:
 
 @pytest.mark.parametrize("command", ["connector", "forward"])
 def test_the_command_reads_its_file(run: Run, created: Created, command: str) -> None:
-    """With the other side's string in it, so that the command ends."""
+    """The file has the other side's string, so that the command ends."""
     other = "orders.application" if command == "connector" else "orders.connector"
     path = created.state.parent / "file.toml"
     path.write_text(f"connection-string-file = '{other}'\n")

@@ -155,7 +155,7 @@ def test_of_several_files_the_wrong_one_is_named(run: Run, created: Created, tmp
     ],
 )
 def test_a_connection_string_in_argv_is_refused_and_not_repeated(arguments: tuple[str, ...]) -> None:
-    """As a process, because that is where arguments come from."""
+    """It runs as a process, because that is where arguments come from."""
     done = subprocess.run(
         [sys.executable, "-m", "hybridrelay", *arguments], check=False, capture_output=True, text=True, timeout=60
     )

@@ -58,7 +58,7 @@ def banned(log: str, *, journal: bool = False) -> list[str]:
 
 
 def logged(event: Event) -> str:
-    """As the log shows it."""
+    """The line as the log shows it."""
     exception = getattr(event, "exception", None)
     record = logging.makeLogRecord(
         {

@@ -26,7 +26,7 @@ from .conftest import Created, Run, regenerate
 def test_a_key_that_the_rule_has_already_is_not_taken_twice(
     run: Run, created: Created, tmp_path: Path, key: str
 ) -> None:
-    """In the other slot, it would go on to be good when it is revoked."""
+    """In the other slot, it would stay valid when it is revoked."""
     key_file = tmp_path / "new-key"
     regenerate(run, created, "--out", key_file)
     before = {slot: created.key_text("application", slot) for slot in KeySlot}

@@ -233,7 +233,7 @@ def test_a_write_that_fails_in_the_middle_loses_only_the_rest(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    """As on a disk that becomes full."""
+    """This happens on a disk that becomes full."""
     if not threads:
         request.getfixturevalue("no_threads")
     writer, write = pipe.writer(), os.write

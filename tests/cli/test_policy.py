@@ -138,7 +138,7 @@ def test_check(run: Run, policy: Path, text: str, arguments: str, code: int, say
 
 
 def test_every_address_of_a_name_is_checked(run: Run, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a connector does it, which dials the addresses that are allowed."""
+    """A connector does the same: it dials the addresses that are allowed."""
     policy.write_text("AllowedTargets = ['10.0.0.0/8:*']\n")
 
     def resolve(host: str, port: int, **options: object) -> list[tuple[object, ...]]:

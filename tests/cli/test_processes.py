@@ -195,7 +195,7 @@ async def test_the_log_as_json_and_the_audit_in_it(deployment: Deployment, nurse
 
 
 async def test_no_secret_is_ever_printed(deployment: Deployment, nursery: trio.Nursery) -> None:
-    """At the most talkative level, with a key that is revoked while it is in use."""
+    """The log level is the most verbose one, and a key is revoked while it is in use."""
     relay = deployment.start_relay("--log-level", "debug")
     published = deployment.create("orders", await _serve_echo(nursery))
     connector = deployment.start_connector(published, arguments=["--log-level", "debug"])

@@ -203,7 +203,7 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
 
 
 def test_a_first_deny_list_status_and_audit_log(deployment: Deployment) -> None:
-    """In the configuration file of a connector: each begins without a restart, and ends when it is taken out."""
+    """Each one in a connector's configuration file begins without a restart, and ends when it is removed."""
     folder = deployment.folder
     config, denied, status, audit = (folder / name for name in ("connector.toml", "deny", "status.sock", "audit"))
     deployment.start_relay()

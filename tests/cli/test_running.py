@@ -75,7 +75,7 @@ def test_an_error_leaves_as_itself() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(name: str) -> None:
-    """As under nohup, and for what a script starts in the background."""
+    """This is so under nohup, and for programs that a script starts in the background."""
     number = signal.Signals[name]
 
     async def main() -> None:
@@ -93,7 +93,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(name: str) -> None
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP there")
 @pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
 def test_sighup_reloads_and_ends_nothing(inherited: signal.Handlers) -> None:
-    """Before the program runs, while it runs, while it reloads; with nohup as well."""
+    """The signal comes before the program runs, while it runs, or while it reloads; also with nohup."""
     reloads = 0
     requests = ReloadRequests()
 
@@ -201,7 +201,7 @@ def test_a_question_that_cannot_be_answered_ends_nothing(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_the_second_signal_ends_the_process_at_once() -> None:
-    """In a process of its own, whose main task never gives way to being cancelled."""
+    """This needs a process of its own, whose main task is never cancelled."""
     import subprocess
 
     code = """

@@ -13,7 +13,7 @@ from .conftest import Created, Run
 
 
 def test_another_target(run: Run, created: Created, tmp_path: Path) -> None:
-    """In the connector's string, and in those that are issued later; nothing else changes."""
+    """It changes in the connector's string, and in those that are issued later. Nothing else changes."""
     before = load_connection_string(created.connector)
     target = ("connections", "set-target", "orders", "--target", "[fd00::5]:1433")
     result = run(*target, "--update", created.connector, created.authority)

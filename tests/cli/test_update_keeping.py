@@ -95,7 +95,7 @@ async def test_a_file_that_cannot_be_written(
 async def test_a_previous_one_that_cannot_be_kept(
     created: Created, marks: UpdateMarks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As where a single file is mounted into a container."""
+    """This is so if a single file is mounted into a container."""
     previous_of(created.connector).mkdir()
     before = load_connection_string(created.connector)
     assert await keeper_of(lambda: [created.connector], marks)(before, updated(before)) == ""

@@ -49,7 +49,7 @@ class Scene:
             await self._ended.wait()
 
     async def open(self, *, wait_opened: bool = True) -> MuxStream:
-        """As `Client.open_stream`."""
+        """Do the same as `Client.open_stream`."""
         with self.reports.request() as follow:
             stream = await self.session.open_stream() if wait_opened else self.session.open_stream_nowait()
             follow(stream)

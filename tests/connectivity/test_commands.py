@@ -238,7 +238,7 @@ async def test_a_command_that_has_to_be_reaped_when_it_has_ended_gets_no_signal(
 
 
 async def test_something_that_it_started_keeps_nothing_waiting() -> None:
-    """As ssh does with a master connection, which keeps standard error open."""
+    """The master connection of ssh keeps standard error open in this way."""
     async with Commands(("sh", "-c", "sleep 1000 & printf x")) as commands:
         with trio.fail_after(20):
             async with await commands.dial() as stream:

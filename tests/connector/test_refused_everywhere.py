@@ -106,7 +106,7 @@ async def test_it_ends_at_once_where_all_have_refused_just_now(
 async def test_who_cannot_be_asked_is_waited_for(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery
 ) -> None:
-    """As for any unreachable relay, with pauses between the attempts."""
+    """There are pauses between the attempts, as for any unreachable relay."""
     await trio.sleep(ASK_AGAIN_SECONDS / 2)
     scene.a.error = RelayUnreachable("down")
     scene.revoke_at_b()

@@ -237,7 +237,7 @@ async def test_a_relay_that_stays_away_is_reported_in_full_once(
 async def test_with_sessions_it_comes_back_within_two_seconds_however_often_it_was_lost(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, sessions: int
 ) -> None:
-    """Also if the session has not yet noticed that its own channel is lost."""
+    """This also holds if the session has not yet noticed that its own channel is lost."""
     for _ in range(sessions):
         scene.sessions.add(is_open=True)
     start(nursery, scene)

@@ -38,7 +38,7 @@ class Talker:
         self._stop.set()
 
     async def more_than(self, received: int) -> None:
-        """Until more than that has come back."""
+        """Wait until more than that has come back."""
         while self.received <= received:
             await self._echoed.wait()
 
@@ -69,7 +69,7 @@ class Talker:
 
 
 async def all_move(talkers: list[Talker]) -> None:
-    """Until every application has had something back."""
+    """Wait until every application has received something."""
     with trio.fail_after(ROUND_SECONDS):
         async with trio.open_nursery() as nursery:
             for talker in talkers:

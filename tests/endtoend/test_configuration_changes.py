@@ -67,7 +67,7 @@ class Scene:
 
 
 def replace(path: Path, text: str) -> None:
-    """As an editor does."""
+    """Replace the file, as an editor does."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.chmod(0o600)
@@ -201,7 +201,7 @@ async def test_files_that_cannot_be_used_change_nothing(scene: Scene) -> None:
 
 
 async def test_a_connection_string_may_arrive_after_the_file_that_names_it(scene: Scene) -> None:
-    """On both sides: a new one, and nothing else has to be done."""
+    """A new one is used on both sides, and nothing else has to be done."""
     folder = scene.deployment.folder
     for name in ("c.connector", "c.application"):
         (folder / name).rename(folder / f"{name}.later")
@@ -279,7 +279,7 @@ async def test_what_needs_a_restart_is_said(scene: Scene) -> None:
 
 
 async def test_a_unix_socket(scene: Scene) -> None:
-    """In addition to a port, without a restart; 20 MB arrive unchanged, in both directions."""
+    """It is added to a port, without a restart. 20 MB arrive unchanged in both directions."""
     path, socket_path = scene.deployment.folder / "forward.toml", scene.deployment.folder / "a.sock"
     async with talking(scene.ports["a"]):
         port = f'"127.0.0.1:{scene.ports["a"]}"'

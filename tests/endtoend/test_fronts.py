@@ -96,7 +96,7 @@ async def scene(deployment: Deployment, nursery: trio.Nursery) -> Scene:
 
 
 async def test_programs_reach_what_is_published_and_nothing_else(scene: Scene, nursery: trio.Nursery) -> None:
-    """And learn why they do not reach a target."""
+    """They also learn why they do not reach a target."""
     assert "127.0.0.1:" in scene.forward.out
     socks, http = ("--socks5-hostname", scene.socks), ("--proxy", f"http://{scene.http}", "--proxytunnel")
     for front in (socks, http):
@@ -132,7 +132,7 @@ async def test_programs_reach_what_is_published_and_nothing_else(scene: Scene, n
 
 
 async def test_a_target_that_the_policy_denies(scene: Scene, nursery: trio.Nursery) -> None:
-    """From the moment at which the connector's policy denies it."""
+    """It is refused from the moment at which the connector's policy denies it."""
     target = re.search(r"denied=127\.0\.0\.1:(\d+)", scene.connector.out)
     assert target is not None
     policy = scene.deployment.folder / "connector-policies" / "policy.toml"
@@ -149,7 +149,7 @@ async def test_a_target_that_the_policy_denies(scene: Scene, nursery: trio.Nurse
 
 
 async def test_what_the_reply_of_the_proxy_says(scene: Scene, nursery: trio.Nursery) -> None:
-    """With the reason as text, and for programs."""
+    """The reason is given as text, and for programs."""
     host, _, port = scene.http.partition(":")
     async with await trio.open_tcp_stream(host, int(port)) as stream:
         await stream.send_all(f"CONNECT {GONE}:80 HTTP/1.1\r\nHost: {GONE}\r\n\r\nearly".encode())
@@ -279,7 +279,7 @@ async def test_a_file_that_cannot_be_used_changes_no_front(
 
 
 async def test_a_policy_may_deny_a_front(deployment: Deployment, nursery: trio.Nursery, tmp_path: Path) -> None:
-    """As it may deny local ports."""
+    """The policy may deny local ports in the same way."""
     published = deployment.create("echo", await serve(nursery, echo))
     deployment.start_connector(published, arguments=["--mode", "tcp"])
     policies = tmp_path / "policies"
@@ -297,7 +297,7 @@ async def test_a_policy_may_deny_a_front(deployment: Deployment, nursery: trio.N
 
 
 async def test_connections_through_a_front_may_finish(deployment: Deployment, nursery: trio.Nursery) -> None:
-    """While the forward stops."""
+    """They finish while the forward stops."""
     scene = await start(deployment, nursery, "--grace", "50")
     host, _, port = scene.socks.partition(":")
     name = b"echo.corp.example"

@@ -69,7 +69,7 @@ class Machine:
         return sum("was lost" in line for one in self.services.values() for line in one.lines["err"])
 
     async def relay_has_noticed(self) -> None:
-        """Until the relay has acted on all changes of its registry: a key that it does not know makes it look."""
+        """Wait until the relay has acted on all changes of its registry. A key unknown to it makes it look."""
         text = (self.deployment.folder / "orders.application").read_text()
         unknown = self.deployment.folder / "unknown"
         unknown.write_text(re.sub("SharedAccessKey=[^;]+", "SharedAccessKey=unknown", text))

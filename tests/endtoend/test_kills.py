@@ -34,7 +34,7 @@ async def read_everything(stream: trio.SocketStream) -> None:
 
 
 async def wait_until_served(forward: Forward) -> None:
-    """Until a new connection works."""
+    """Wait until a new connection works."""
 
     async def served() -> bool:
         assert forward.program.process.poll() is None, forward.program.err
@@ -113,7 +113,7 @@ async def test_a_new_connector_serves_what_the_killed_one_did(
 async def test_everybody_comes_back_to_a_killed_relay(
     deployment: Deployment, nursery: trio.Nursery, mode: str
 ) -> None:
-    """With the relay back on its ports nothing else has to be started, and what was open goes on."""
+    """Once the relay is back on its ports, nothing else has to be started, and what was open continues."""
     published = deployment.create("kill", await serve(nursery, echo))
     connector = deployment.start_connector(published, arguments=["--mode", mode])
     forward = deployment.start_forward(published, mode=mode)
@@ -178,7 +178,7 @@ async def test_a_killed_forward_resets_its_application(
 async def test_a_killed_connector_that_is_back_has_its_clients_reset_at_once(
     deployment: Deployment, nursery: trio.Nursery, remembers: bool
 ) -> None:
-    """Without an option: it remembers who it was wherever that is possible. Their deadline is far away."""
+    """Without an option, it remembers its instance wherever possible. The deadline of the sessions is far away."""
     patient = ["--resume-deadline", "600"]
     arguments = patient if remembers else [*patient, "--instance-file", "none"]
     published = deployment.create("back", await serve(nursery, flood))

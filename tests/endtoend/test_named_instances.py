@@ -58,7 +58,7 @@ class Host:
 
 @pytest.fixture
 async def host(nursery: trio.Nursery) -> AsyncIterator[Host]:
-    """At a loopback address of its own, because the port of the service is fixed."""
+    """It is at a loopback address of its own, because the port of the service is fixed."""
     address = f"127.{random.randrange(1, 64)}.{random.randrange(256)}.{random.randrange(1, 255)}"
     host = Host(address)
     with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as sock:

@@ -105,7 +105,7 @@ def check_hosts_file(made: Pod) -> None:
 
 
 def check_name_server(made: Pod) -> None:
-    """With dig, and as the resolver of the C library, which asks it for A and AAAA at the same time."""
+    """It is asked with dig, and by the resolver of the C library, which asks for A and AAAA at the same time."""
     dig = f"dig @{DNS} +time=5 +tries=2"
     for option in ("+notcp", "+tcp", "+noedns", "+nocookie +dnssec"):
         assert made.application(f"{dig} {option} +short A {NAME.upper()}") == f"{ADDRESS}\n"

@@ -223,7 +223,7 @@ def test_an_application_that_cannot_be_executed(runner: Runner, network: str) ->
 
 
 def test_folders_of_the_path_that_cannot_be_entered_have_no_programs(runner: Runner) -> None:
-    """As in a shell: 127. A file in another one that is not executable: 126."""
+    """The exit code is 127, as in a shell; or 126, if another folder has the file and it is not executable."""
     closed, opened = runner.folder / "closed", runner.folder / "opened"
     for folder in (closed, opened):
         folder.mkdir()

@@ -151,7 +151,7 @@ async def test_a_relay_that_is_stopped_is_left_before_it_goes(pair: Pair, nurser
 
 
 async def test_a_second_relay_is_added_while_applications_talk(pair: Pair, nursery: trio.Nursery) -> None:
-    """With the commands of docs/operating.md. A forward that still uses the old string is served as before."""
+    """This uses the commands of docs/operating.md. A forward that still uses the old string is served as before."""
     published = pair.first.create("orders", await serve(nursery, echo), endpoint=HOSTS[0])
     connector = pair.first.start_connector(published)
     old_forward = pair.first.start_forward(published)

@@ -107,7 +107,7 @@ def ssh(deployment: Deployment, tmp_path: Path) -> Iterator[Ssh]:
 
 
 async def test_streams_through_ssh(deployment: Deployment, ssh: Ssh, nursery: trio.Nursery) -> None:
-    """From both sides; ends of file travel, and no process of ours or of ssh is left."""
+    """Both sides use it. Ends of file are passed on, and no process of ours or of ssh is left."""
 
     async def target(stream: trio.SocketStream) -> None:
         _, digest = await receive_hash(stream)

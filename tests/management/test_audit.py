@@ -440,7 +440,7 @@ async def test_a_symbolic_link_is_not_followed(log: AuditLog, tmp_path: Path) ->
 
 
 async def test_a_clock_that_is_behind_the_last_entry_loses_none(tmp_path: Path) -> None:
-    """After a restart of a machine whose clock was wrong, now or before."""
+    """The machine has restarted, and its clock is or was wrong."""
     for now in (5_000_000.0, 1000.0, 2_000_000.0):
         log = AuditLog(tmp_path, clock=Clock(now), events=EventStream(list[Event]().append))
         log(called(f"at {now:.0f}"))

@@ -92,7 +92,7 @@ def too_soon(retry_after: str) -> bytes:
 async def test_a_request_that_came_too_soon_is_repeated(
     relay: Scripted, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Even a change: the relay says that it has done nothing."""
+    """This includes changes: the relay says that it has done nothing."""
     there = relay([too_soon("1")], [too_soon("2")], [answer(body={"number": 1})])
     client = ManagementClient(there)
     assert (await client.call("PUT", "/v1/x", Value, body={"a": 1})).number == 1

@@ -188,7 +188,7 @@ async def test_a_bug_ends_one_bridge_only(scene: Scene, monkeypatch: pytest.Monk
 async def test_a_bridge_that_cannot_even_be_ended_affects_no_other_one(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For instance, because there is no memory."""
+    """There may be no memory, for instance."""
 
     def no_memory(*_: object) -> NoReturn:
         raise MemoryError

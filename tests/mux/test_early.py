@@ -151,7 +151,7 @@ async def test_the_reason_of_the_end_is_told_and_the_channel_closed(autojump_clo
 async def test_many_messages_of_the_dialing_side_at_once_are_never_too_long(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """For example when a client asks for many rendezvous over a control channel that has just been opened."""
+    """A client may ask for many rendezvous over a control channel that has just been opened."""
     message = bytes(700)
     with trio.fail_after(5):
         async with _pair() as (stream, early, _, nursery):
@@ -193,7 +193,7 @@ async def test_a_stranger_sends_few_frames(autojump_clock: trio.testing.MockCloc
 
 
 async def test_a_stranger_sends_few_bytes(autojump_clock: trio.testing.MockClock) -> None:
-    """In long frames, and never more than the window allows."""
+    """It comes in long frames, and never exceeds the window."""
     ours, _, early = await _early(b"")
     frame = frames.data_header(1, HELD_FOR_STRANGER) + bytes(HELD_FOR_STRANGER)
 

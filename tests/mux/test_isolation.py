@@ -194,7 +194,7 @@ async def test_a_peer_that_reads_nothing_on_many_streams_does_not_fill_our_memor
 
 
 async def test_a_long_send_lets_others_run(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the channel takes everything at once."""
+    """This also holds if the channel takes everything at once."""
     client, server = await session_pair(nursery)
     ours, _ = await open_stream(client, server)
     sent = 0

@@ -316,7 +316,7 @@ async def test_a_session_that_is_cancelled_within_a_write_tells_the_peer_after_i
 async def test_a_session_that_is_cancelled_during_a_long_write_sends_goaway_last(
     maker: Maker, nursery: trio.Nursery
 ) -> None:
-    """With every kind of channel: a TLS record or a WebSocket frame that is half written is finished first."""
+    """On every kind of channel, a TLS record or WebSocket frame that is half written is finished first."""
     channel, far = await maker(nursery)
     port = nowait(far)
     server = SessionCore(SessionRole.ACCEPTOR, config=SessionConfig(initial_window=BUSY_BYTES))

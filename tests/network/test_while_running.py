@@ -65,7 +65,7 @@ class Scene:
         await all_move(self.talkers)
 
     async def route_becomes(self, *routes: str) -> None:
-        """Until both sides' data channels go over one of these routes, and bytes flow there."""
+        """Wait until both sides' data channels use one of these routes, and bytes flow there."""
 
         async def there() -> bool:
             return all(route in routes for route in self.routes())
@@ -351,7 +351,7 @@ async def test_the_relay_is_killed_and_started_again(set_scene: SetScene) -> Non
     ],
 )
 async def test_a_stopped_process_goes_on(set_scene: SetScene, who: str, seconds: int) -> None:
-    """For a shorter and for a longer time than liveness needs to notice; always shorter than the resume deadline."""
+    """It is stopped for less or more time than liveness needs to notice, and always less than the resume deadline."""
     async with set_scene() as scene:
         program = dict(zip(("relay", "connector", "forward"), scene.programs, strict=True))[who]
         program.process.send_signal(signal.SIGSTOP)

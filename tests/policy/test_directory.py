@@ -86,7 +86,7 @@ def test_it_may_not_belong_to_another_user(directory: Path, which: str) -> None:
 
 
 def test_what_a_link_leads_to_is_checked(directory: Path, tmp_path: Path) -> None:
-    """As in a mounted ConfigMap of Kubernetes, whose files are links."""
+    """The files of a mounted ConfigMap of Kubernetes are such links."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o755)
     (elsewhere / "more.toml").write_text("MaxStreams = 2\n")

@@ -233,7 +233,7 @@ def test_stating_many_written_frames_forgives_late_frames_and_nothing_else() -> 
 
 
 def test_metadata_is_kept_no_longer_than_its_stream() -> None:
-    """Also if the peer never acknowledges that the stream was refused or reset."""
+    """This also holds if the peer never acknowledges that the stream was refused or reset."""
     pair = CorePair.established(SMALL)
     core = pair.acceptor.core
     metadata = Metadata([MetadataEntry(0x4000 + n, bytes(32)) for n in range(16)])

@@ -45,7 +45,7 @@ class ChangingScene:
             registry.revoke_key("db", self.rule_name, slot)
 
     async def relay_has_noticed(self) -> None:
-        """Until the relay has acted on all changes of its registry: a name that it does not know makes it look."""
+        """Wait until the relay has acted on all changes of its registry. A name unknown to it makes it look."""
         unknown = Published("unknown", create_authority("unknown", now=time.time()), self.published.rules)
         async with self.deployment.client(self.deployment.string(unknown, Role.APPLICATION)) as client:
             with pytest.raises(AuthorizationError):

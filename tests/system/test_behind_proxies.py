@@ -252,7 +252,7 @@ async def test_both_kinds_of_proxies_one_behind_the_other(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("each_way_to_accept")
 async def test_the_proxies_can_be_changed_while_the_relay_runs(tmp_path: Path) -> None:
-    """For connections that arrive afterwards; one that waits for its preamble is not affected."""
+    """It applies to connections that arrive afterwards. One that waits for its preamble is not affected."""
     async with running(tmp_path) as relay, relay.connect("probe") as earlier:
         changed = attrs.evolve(
             relay.config,

@@ -283,7 +283,7 @@ async def test_a_taker_that_asks_again_raises_no_alarm_about_itself(
 async def test_a_command_that_asks_again_raises_no_alarm_about_itself(
     deployment: Deployment, lost_answers: list[str], tmp_path: Path
 ) -> None:
-    """Neither while it waits for the relay, nor when it is started again."""
+    """It does not do so while it waits for the relay, nor when it is started again."""
     code, string = create(deployment)
     out = tmp_path / "billing.application"
     attempt = tmp_path / ".billing.application.attempt"

@@ -84,7 +84,7 @@ async def test_a_key_that_is_refused(scene: Scene, nursery: trio.Nursery, caplog
 
 
 async def test_another_target(scene: Scene, nursery: trio.Nursery) -> None:
-    """For streams that are opened from now on."""
+    """It is used for streams that are opened from now on."""
 
     async def shout(stream: trio.SocketStream) -> None:
         await stream.send_all(b"another")
@@ -139,7 +139,7 @@ async def test_other_relays(
 async def test_the_other_key_at_two_relays(
     deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Both sides go over to their other keys; then the earlier ones end at one relay and at the other."""
+    """Both sides change to their other keys; then the earlier ones are revoked at one relay after the other."""
     caplog.set_level("INFO")
     published = deployment.publish()
     second = await deployment.add_relay(published, tmp_path / "second")

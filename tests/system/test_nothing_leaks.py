@@ -168,7 +168,7 @@ async def test_opens_that_the_target_refuses(deployment: Deployment, nursery: tr
 async def test_opens_that_are_cancelled(
     deployment: Deployment, nursery: trio.Nursery, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the connector dials a target that does not answer."""
+    """They leave while the connector dials a target that does not answer."""
     dialing = trio.Semaphore(0)
 
     async def open_target(target: HostPort, **_: object) -> trio.SocketStream:
@@ -193,7 +193,7 @@ async def test_opens_that_are_cancelled(
 
 
 async def test_clients_that_are_refused(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
-    """By the relay, which knows neither the key nor, for another one, a listener."""
+    """The relay refuses them, because it does not know the key, or has no listener."""
     published = deployment.publish()
     right = deployment.string(published, Role.APPLICATION)
     wrong = deployment.string(published, Role.APPLICATION, key=generate_key())
@@ -221,7 +221,7 @@ def short_tickets(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_connections_that_are_cancelled_on_their_way(
     short_tickets: None, deployment: Deployment, nursery: trio.Nursery, mode: str
 ) -> None:
-    """At every step: with the first TCP connection of a client, with the second, and so on."""
+    """They are cancelled at every step: with the first TCP connection of a client, with the second, and so on."""
     published = await _publish(deployment, mode=mode)
     string = deployment.string(published, Role.APPLICATION)
 

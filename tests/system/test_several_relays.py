@@ -243,7 +243,7 @@ async def test_what_is_imported_later_is_found_without_a_restart(
 async def test_a_string_that_no_relay_takes_ends_nobody_else(
     pair: Pair, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At one relay, at the start."""
+    """This is so at one relay, at the start."""
     good = pair.string(pair.publish("good"), Role.CONNECTOR, relays=(0,))
     bad = pair.string(pair.publish("bad"), Role.CONNECTOR, relays=(0,), key=generate_key())
     served = await nursery.start(run_connector, ConnectorConfig([bad, good]))

@@ -81,7 +81,7 @@ def test_as_many_strangers_as_there_can_be_cost_64_mib_together(port: str, phase
 @pytest.mark.slow
 @pytest.mark.parametrize("name", mix.MIXES)
 def test_strangers_in_any_mix_of_phases_cost_64_mib_together(name: str) -> None:
-    """Even those that can have as many handshakes as they want."""
+    """This holds even for those that may have any number of handshakes."""
     total = mix.measure(mix.MIXES[name], rate_limits=False)
     assert total.opened == mix.CONNECTIONS
     assert total.peak_bytes_more < 64 * KIB * KIB, total
@@ -389,7 +389,7 @@ async def test_a_probe_is_answered_and_a_wrong_purpose_refused_before_any_task_b
 
 
 async def test_what_is_no_tls_is_told_so(deployment: Deployment, nursery: trio.Nursery) -> None:
-    """At once, by OpenSSL's alert, and the connection ends."""
+    """It is refused at once, by OpenSSL's alert, and the connection ends."""
     stream = await _dial(deployment, "https")
     await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
     with trio.fail_after(10):

@@ -438,7 +438,7 @@ async def test_connected_is_said_when_it_is_true(
 async def test_a_clock_that_is_set_right_heals_an_expired_token(
     deployment: Deployment, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At the first try too: machines without a clock of their own start with a wrong one."""
+    """This includes the first attempt: machines without a battery-backed clock start with a wrong time."""
     published = deployment.publish()
     is_right = False
 

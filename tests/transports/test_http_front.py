@@ -249,7 +249,7 @@ async def test_health_inside_outer_tls() -> None:
     [(LONGEST, 200), (LONGEST + 1, 431), (LONGEST + 1000, 431), (2 * LONGEST, 431), (5 * LONGEST, 431)],
 )
 async def test_heads_are_as_long_on_both_ports(size: int, status: int, record_bytes: int) -> None:
-    """Also if they arrive in many TLS records on port 443."""
+    """This also holds if they arrive in many TLS records on port 443."""
     sent = b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: \r\n\r\n"
     sent = sent.replace(b"A: ", b"A: " + b"a" * (size - len(sent)))
     for received in (

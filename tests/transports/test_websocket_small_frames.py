@@ -54,7 +54,7 @@ MASK = bytes(4)
     "frame", [PING + MASK + bytes(125), PONG + MASK + bytes(125), EMPTY + MASK], ids=["pings", "pongs", "fragments"]
 )
 async def test_a_flood_of_frames_without_data(autojump_clock: trio.testing.MockClock, frame: bytes) -> None:
-    """Also if there is a little data between them, so that the caller gets something."""
+    """This also holds if there is a little data between them, so that the caller gets something."""
     near, far = trio.testing.memory_stream_pair()
     stream = WebSocketStream(near, client=False)
     begin, end = b"\x02\x81" + MASK + b"x", b"\x80\x80" + MASK

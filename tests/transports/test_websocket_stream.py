@@ -34,7 +34,7 @@ def wrap(
 
 
 def message(payload: bytes) -> bytes:
-    """As the client sends it."""
+    """The frame as the client sends it."""
     return b"".join(encode_data(payload, masked=True))
 
 
@@ -391,7 +391,7 @@ async def test_a_pong_that_fails_is_reported_to_the_next_sender() -> None:
 
 @pytest.mark.parametrize("cause", ["the peer has gone", "cancelled in the middle of a frame"])
 async def test_a_stream_that_failed_is_freed_once_it_is_closed(cause: str) -> None:
-    """Without the garbage collector, which does not know how much memory OpenSSL has allocated below."""
+    """The garbage collector is not needed. It does not know how much memory OpenSSL has allocated below."""
     peer = Peer(lockstep=True)
     with no_garbage_collector():
         if cause == "the peer has gone":

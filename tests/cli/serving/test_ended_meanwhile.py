@@ -25,7 +25,7 @@ CHANGES: dict[type, Callable[[Running], Wanted | None]] = {
 async def test_a_step_for_one_that_has_ended_is_reported(
     kind: type, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And ends neither the change nor the program."""
+    """It ends neither the change nor the program."""
     async with forward(tmp_path) as program:
         before = dict(program.service.running)
         ((key, running),) = before.items()

@@ -182,7 +182,7 @@ def test_afterwards_everything_is_as_wanted(
     second: dict[str, tuple[ConnectionString, tuple[Listen, ...]]],
     unreadable: set[str],
 ) -> None:
-    """And what is unchanged is in no step."""
+    """What is unchanged is in no step."""
     try:
         before = after({}, make_plan({}, [Wanted(entry(file, *where), one) for file, (one, where) in first.items()]))
         wanted = [

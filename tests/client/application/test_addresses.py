@@ -28,7 +28,7 @@ def test_names_get_loopback_addresses_of_their_own(base: int) -> None:
 
 
 def test_addresses_are_in_their_shortest_form() -> None:
-    """As they are compared with those that a program connects to."""
+    """The addresses in the form in which they are compared with those that a program connects to."""
     assert Published.of([HostPort("FD00:0::5", 80)], 0).addresses == (("fd00::5", 80),)
     assert Published.of([HostPort("::ffff:10.1.2.3", 80)], 0).addresses == (("10.1.2.3", 80),)
 

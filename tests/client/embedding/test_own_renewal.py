@@ -200,7 +200,7 @@ def shared_clients() -> int:
 
 
 async def test_a_forward_in_a_thread_renews_its_identity(scene: Scene) -> None:
-    """Also those of `aio`, which run in the same way."""
+    """This includes those of `aio`, which run in the same way."""
 
     def run(stored: trio.Event, token: trio.lowlevel.TrioToken) -> bytes:
         with (
@@ -227,7 +227,7 @@ async def test_a_forward_in_a_thread_renews_its_identity(scene: Scene) -> None:
 
 
 async def test_what_another_process_has_renewed_is_used_from_the_file(scene: Scene) -> None:
-    """As by several processes of a server, which have read the same file. None of them asks a connector again."""
+    """Several processes of a server may have read the same file. None of them asks a connector again."""
     string = scene.string
     async with open_client(string) as client:
         await client.connect()

@@ -319,7 +319,7 @@ async def test_a_lack_of_memory_ends_one_connection_only_and_is_not_reported_as_
 async def test_a_lack_of_memory_when_a_stream_was_opened_ends_one_connection_only(
     where: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And it does not end what accepts connections, for which `serve` is called."""
+    """It does not end the task that accepts connections, for which `serve` is called."""
 
     def fail(*_: object, **__: object) -> None:
         raise MemoryError

@@ -100,7 +100,7 @@ async def test_an_address_that_cannot_be_listened_on_is_not_reported_as_open() -
 
 
 async def test_a_connection_that_is_not_admitted_is_reset() -> None:
-    """As at the ports of an application, which are for this application only."""
+    """The ports of an application, which are for this application only, are such ports."""
     taken: list[int | None] = []
     asked: list[object] = []
 

@@ -41,7 +41,7 @@ def test_a_query_is_read() -> None:
 
 
 def test_what_follows_the_question_is_ignored() -> None:
-    """As the OPT record of EDNS, which glibc and dig send."""
+    """The OPT record of EDNS, which glibc and dig send, is such a record."""
     opt = b"\0" + struct.pack("!2HIH", 41, 1232, 0, 0)
     data = query()
     with_opt = data[:10] + b"\0\1" + data[12:] + opt

@@ -108,7 +108,7 @@ for left in range(1, 100):
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_command_that_is_killed(hosts: Path, in_place: bool) -> None:
-    """At each of its system calls: the file has what it had, or everything; and the next command works."""
+    """It is killed at each of its system calls. The file is unchanged or complete, and the next command works."""
     if in_place:
         os.link(hosts, hosts.with_name("second name"))  # so that nothing is renamed over it
     done = subprocess.run([sys.executable, "-c", _KILLS, hosts], capture_output=True, text=True, check=True)
@@ -192,7 +192,7 @@ def _check_without_rights(hosts: Path) -> None:
     reason="mounts a file over another one, so it needs root on Linux",
 )
 def test_a_mount_point_stays_mounted(hosts: Path, tmp_path: Path) -> None:
-    """As in Docker and Kubernetes, where the hosts file is a mount point, and nothing can be renamed over it."""
+    """In Docker and Kubernetes, the hosts file is a mount point, and nothing can be renamed over it."""
     mounted = tmp_path / "mounted"
     mounted.write_bytes(b"the file beneath\n")
     script = (

@@ -809,7 +809,7 @@ async def test_a_target_is_one_word_for_the_shell(admin: Browser, host: str) -> 
 
 
 async def test_claims_key_rolls_and_updates(relay: Relay, admin: Browser) -> None:
-    """With who does not have the new key or the update yet."""
+    """It shows which programs do not have the new key or the update yet."""
     at = path_of("orders")
     text = page_of(await admin.get(at)).text
     for nothing in ("There is no claim.", "No key is being rolled.", "No update was pushed."):

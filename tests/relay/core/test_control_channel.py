@@ -323,7 +323,7 @@ def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> No
 
 
 def test_a_client_that_is_gone_does_not_count_as_a_sender(scene: Scene) -> None:
-    """Neither for the quota of senders nor in what administrators see."""
+    """It counts neither for the quota of senders nor in what administrators see."""
     for _ in range(2):
         channel = ControlChannelCore(scene.broker, "of a client", WELCOME, PEER)
         channel.receive(CLIENT, 0.0)

@@ -92,7 +92,7 @@ def test_who_has_left() -> None:
 
 
 def test_a_second_channel_of_the_same_program() -> None:
-    """As while it tries out the relays of an update."""
+    """A program has two while it tries out the relays of an update."""
     machine = Distribution[Channel](5)
     assert observe(machine, seen("trial", "a"), now=0) == ["trial"]
     observe(machine, now=1)

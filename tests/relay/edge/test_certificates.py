@@ -158,7 +158,7 @@ async def test_a_relay_notices_by_itself(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Also when it is a link that is changed, as certbot does."""
+    """This also holds if a link is changed, as certbot does."""
     monkeypatch.setattr("hybridrelay.relay.edge.renewal.POLL_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
     live = files.certificate.parent

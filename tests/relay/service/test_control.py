@@ -193,7 +193,7 @@ async def test_a_channel_stores_one_checkpoint_at_a_time_until_the_answer_was_re
 async def test_a_key_is_in_use_while_a_registration_depends_on_it(
     registry: SQLiteStore, broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
-    """Also if no control channel is known over which it was presented."""
+    """This also holds if no control channel is known over which it was presented."""
     peers = list[ControlPeer]()
     rolls = RollService(
         broker, lambda: peers, registry, trio.CapacityLimiter(1), clock=time.time, events=EventStream()
@@ -487,7 +487,7 @@ async def test_a_control_channel_whose_place_is_needed_ends(
 async def test_what_a_channel_held_before_it_authenticated_is_freed_when_it_ends(
     broker: BrokerService, how: str
 ) -> None:
-    """Without the garbage collector, which does not know how much memory OpenSSL has allocated below."""
+    """The garbage collector is not needed. It does not know how much memory OpenSSL has allocated below."""
     peers = ControlPeers(broker, "0" * 32, lambda: ())
     raw, below = trio.testing.memory_stream_pair()
     freed = weakref.ref(below)
@@ -615,7 +615,7 @@ async def _admitted(
 async def test_the_control_channels_of_one_key_share_turns(
     broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From whatever addresses, and although each has only a few messages at a time."""
+    """They may come from any addresses, and each has only a few messages at a time."""
     given: list[SharedTurns | None] = []
     take_over = EarlySession.take_over
 

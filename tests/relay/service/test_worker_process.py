@@ -270,7 +270,7 @@ async def test_a_worker_that_is_stuck_gets_only_as_many_pairs_as_fit_into_its_so
 
 
 async def test_a_worker_that_has_sent_nothing_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even if the system has reported that there is a message."""
+    """This holds even if the system has reported that there is a message."""
     is_first = True
 
     def nothing_at_first(sock: socket.socket) -> Message | None:

@@ -589,7 +589,7 @@ async def test_without_memfd_create_a_file_is_shared(monkeypatch: pytest.MonkeyP
 
 
 def test_a_worker_finds_the_package_where_the_main_process_has_found_it(tmp_path: Path) -> None:
-    """Even if it is not installed."""
+    """The package need not be installed."""
     here = [str(Path(hybridrelay.__file__).parents[1]), *(one for one in sys.path if one.endswith("site-packages"))]
     program = f"""
 import sys
@@ -853,7 +853,7 @@ async def test_a_pair_that_a_worker_does_not_take_is_moved_here(number: int, mon
 async def test_pairs_that_do_not_return_delay_the_others_only_for_a_moment(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """As many as are asked for at the same time are waited for together, and not one after the other."""
+    """Those that are asked for at the same time are waited for together, and not one after the other."""
 
     class Stuck:
         """A worker that was taken over and returns nothing."""

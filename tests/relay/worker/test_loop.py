@@ -827,7 +827,7 @@ def test_a_message_that_comes_without_a_part_of_its_descriptors() -> None:
 
 @given(st.lists(st.sampled_from(["borrow", "give back", "give back full", "refuse", "wait 1", "wait 60"])))
 def test_pipes_that_are_lent(steps: list[str]) -> None:
-    """At most a certain number at a time, and none for a minute after the system has refused to splice."""
+    """There are at most a certain number at a time, and none for a minute after the system has refused to splice."""
     most, now, until = 2, 0.0, -math.inf
     lent: list[tuple[int, int]] = []
     idle: list[tuple[int, int]] = []

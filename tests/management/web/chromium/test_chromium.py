@@ -220,7 +220,7 @@ def test_a_page_of_another_site_cannot_drain_the_relay(site: Site, viewer: Viewe
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_are_accessible_and_fit_on_a_phone(site: Site, chromium: Browser, scheme: str) -> None:
-    """In one test for all pages, because logging in and loading axe take time."""
+    """One test visits all pages, because logging in and loading axe take time."""
     axe = axe_script()
     with viewer_of(site, chromium, color_scheme=scheme, viewport={"width": 360, "height": 740}) as viewer:
         viewer.go("/login")
@@ -307,7 +307,7 @@ def test_a_page_has_one_stream_of_events_while_it_is_visible(viewer: Viewer) -> 
 
 
 def test_a_stream_that_ends_at_once_is_not_opened_again_at_once(viewer: Viewer) -> None:
-    """As with a proxy that does not pass on streams."""
+    """A proxy that does not pass on streams has this effect."""
     page, streams = viewer.page, list[str]()
 
     def end(route: Route) -> None:
