@@ -26,17 +26,14 @@ from ...events.stream import EventStream
 from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import ProgramAudit, audited
+from ..beginning import Beginning
 from ..key_keeping import keeper_of
 from ..option_parts import OptionParts, Part, audit_part, log_level_part, status_part
-from ..proxies import ChangingDialer, make_commands
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
-from ..serving.configuration import Configuration
 from ..serving.connector import ConnectorService
-from ..serving.plan import make_plan
 from ..serving.reloads import Reloads
 from ..status_served import StatusServer
-from ..update_marks import UpdateMarks
 
 if TYPE_CHECKING:
     from ...monitoring import StatusSource
@@ -73,17 +70,9 @@ def _used_claims(named: Path | None) -> Path | None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the connector until a signal stops it."""
-    configuration = Configuration(args, Role.CONNECTOR)
-    commands = make_commands(args)
-    dialer = ChangingDialer(configuration.dial_options(), commands)
-    if args.claim_file is not None:
-        from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
-
-        take_at_first_start(args)
-    marks = UpdateMarks.of_user()
-    wanted = configuration.load(marks)
-    make_plan({}, wanted)  # refuses what cannot be served together
-    strings = [one.string for one in wanted if one.string is not None]
+    beginning = Beginning.read(args, Role.CONNECTOR)
+    configuration, dialer, marks = beginning.configuration, beginning.dialer, beginning.marks
+    strings = [one.string for one in beginning.wanted if one.string is not None]
     events = logged_events()
     if args.check_target and args.status is None:
         raise ConfigurationError("--check-target needs --status", remedy="give --status PATH or --status ADDR:PORT")
@@ -118,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         deny_list = None if file is None else await thread_of_file(file).run(PolicyFile, file)
         connector.use_deny_list(None, deny_list)
 
-    service = ConnectorService(connector, wanted, grace=args.grace)
+    service = ConnectorService(connector, beginning.wanted, grace=args.grace)
     deny_list_part = Part(frozenset({"deny_list"}), use_deny_list)
     parts = OptionParts(args, [deny_list_part, status_part(status), audit_part(audit), log_level_part()])
     reloads = Reloads("connector", configuration, service, stop, dialer=dialer, parts=parts)
@@ -133,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     async def main() -> None:
         async with (
             audited(audit, "connector", events),
-            commands,
+            beginning.commands,
             status.serving(args.status),
             FlatNursery() as watching,
         ):

@@ -12,17 +12,14 @@ from ...events.log import logged_events
 from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import ProgramAudit, audited
+from ..beginning import Beginning
 from ..option_parts import OptionParts, audit_part, log_level_part, status_part
-from ..proxies import ChangingDialer, make_commands
 from ..running import GracefulStop, run_until_stopped
 from ..serving.client_config import client_config
-from ..serving.configuration import Configuration
 from ..serving.forward import ForwardService
 from ..serving.fronts import Fronts
-from ..serving.plan import make_plan
 from ..serving.reloads import Reloads
 from ..status_served import StatusServer
-from ..update_marks import UpdateMarks
 
 if TYPE_CHECKING:
     from ...monitoring import StatusSource
@@ -30,16 +27,8 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """Forward until a signal stops it."""
-    configuration = Configuration(args, Role.APPLICATION)
-    commands = make_commands(args)
-    dialer = ChangingDialer(configuration.dial_options(), commands)
-    if args.claim_file is not None:
-        from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
-
-        take_at_first_start(args)
-    marks = UpdateMarks.of_user()
-    wanted = configuration.load(marks)
-    make_plan({}, wanted)  # refuses what cannot be served together
+    beginning = Beginning.read(args, Role.APPLICATION)
+    configuration, dialer, marks = beginning.configuration, beginning.dialer, beginning.marks
     front_options = configuration.fronts()
     stop = GracefulStop(args.grace)
     events = logged_events()
@@ -68,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
     async def main() -> None:
         async with (
             audited(audit, "forward", events),
-            commands,
+            beginning.commands,
             status.serving(args.status),
             FlatNursery() as watching,
         ):
             watching.start_soon(reloads.watch)
             async with FlatNursery() as nursery:
-                await nursery.start(service.run, wanted)
+                await nursery.start(service.run, beginning.wanted)
                 await watching.start(fronts.run, front_options)
                 await stop.say_ready("forward", service.fields)
             watching.cancel_scope.cancel()

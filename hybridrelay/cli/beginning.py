@@ -1,0 +1,52 @@
+"""What a connector or forward reads before it serves anything."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ..security import Role
+from .proxies import ChangingDialer, make_commands
+from .serving.configuration import Configuration
+from .serving.plan import Wanted, make_plan
+from .update_marks import UpdateMarks
+
+if TYPE_CHECKING:
+    from ..connectivity.commands import Commands
+
+__all__ = ["Beginning"]
+
+
+@attrs.frozen
+class Beginning:
+    """The configuration with which a program begins."""
+
+    configuration: Configuration
+    #: Runs the command of ``--exec-command``.
+    commands: Commands
+    dialer: ChangingDialer
+    #: The last updates that were used on this machine.
+    marks: UpdateMarks
+    #: What is to be served.
+    wanted: tuple[Wanted, ...]
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, role: Role) -> Beginning:
+        """Read the configuration. With ``--claim-file``, the claim is taken first, if that has not been done.
+
+        Raises:
+            HybridRelayError: something cannot be used, or the claim cannot be taken.
+        """
+        configuration = Configuration(args, role)
+        commands = make_commands(args)
+        dialer = ChangingDialer(configuration.dial_options(), commands)
+        if args.claim_file is not None:
+            from .claim_taking import take_at_first_start  # imported here, because it is rarely needed
+
+            take_at_first_start(args)
+        marks = UpdateMarks.of_user()
+        wanted = configuration.load(marks)
+        make_plan({}, wanted)  # refuses what cannot be served together
+        return cls(configuration, commands, dialer, marks, wanted)
