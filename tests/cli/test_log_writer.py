@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -177,22 +178,29 @@ def test_a_thread_takes_over_when_one_can_be_started(pipe: _Pipe, monkeypatch: p
     assert lines[:2] == ["one", "more"]
 
 
+@contextmanager
+def _after_a_full_disk(lost: int, pipe: _Pipe) -> Iterator[LogWriter]:
+    """A writer that has lost lines on a full disk, which has room again: it leads to the pipe."""
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    writer = LogWriter(descriptor, _dropped)
+    for _ in range(lost):
+        writer.put("lost\n")
+        assert not writer.flush(10)
+    os.dup2(pipe.writing, descriptor)
+    yield writer
+    os.close(descriptor)
+
+
 @pytest.mark.parametrize("threads", [True, False])
 def test_a_full_disk_loses_lines_and_says_so_when_there_is_room(
     threads: bool, pipe: _Pipe, request: pytest.FixtureRequest
 ) -> None:
     if not threads:
         request.getfixturevalue("no_threads")
-    descriptor = os.open("/dev/full", os.O_WRONLY)
-    writer = LogWriter(descriptor, _dropped)
-    for _ in range(3):
-        writer.put("lost\n")
-        assert not writer.flush(10)
-    os.dup2(pipe.writing, descriptor)
-    writer.put("found\n")
-    assert writer.flush(10)
-    assert pipe.read() == "[3 missing]\nfound\n"
-    os.close(descriptor)
+    with _after_a_full_disk(3, pipe) as writer:
+        writer.put("found\n")
+        assert writer.flush(10)
+        assert pipe.read() == "[3 missing]\nfound\n"
 
 
 @pytest.mark.parametrize("threads", [True, False])
@@ -201,17 +209,11 @@ def test_what_was_lost_last_is_reported_at_the_end_if_there_is_room_again(
 ) -> None:
     if not threads:
         request.getfixturevalue("no_threads")
-    descriptor = os.open("/dev/full", os.O_WRONLY)
-    writer = LogWriter(descriptor, _dropped)
-    for _ in range(2):
-        writer.put("lost\n")
-        assert not writer.flush(10)
-    os.dup2(pipe.writing, descriptor)
-    assert writer.flush(10)
-    assert pipe.read() == "[2 missing]\n"
-    assert writer.flush(10)
-    assert pipe.read() == ""
-    os.close(descriptor)
+    with _after_a_full_disk(2, pipe) as writer:
+        assert writer.flush(10)
+        assert pipe.read() == "[2 missing]\n"
+        assert writer.flush(10)
+        assert pipe.read() == ""
 
 
 @pytest.mark.parametrize("threads", [True, False])

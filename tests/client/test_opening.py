@@ -324,27 +324,19 @@ async def test_a_connector_that_is_not_there_is_not_waited_for(
     assert trio.current_time() - began == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize("has_channel", [True, False])
 async def test_a_session_that_is_going_away_is_replaced_at_once(
-    autojump_clock: trio.testing.MockClock, scene: Scene
+    autojump_clock: trio.testing.MockClock, scene: Scene, has_channel: bool
 ) -> None:
     first = await scene.get()
     first.session.go_away()
+    if not has_channel:
+        first.session.lose_channel()
     began = trio.current_time()
     second = await scene.get()
     assert second is not first
     assert trio.current_time() - began == pytest.approx(0.01)
     assert scene.replaced == [first]
-
-
-async def test_one_that_is_going_away_and_lost_its_channel_is_replaced_at_once(
-    autojump_clock: trio.testing.MockClock, scene: Scene
-) -> None:
-    first = await scene.get()
-    first.session.go_away()
-    first.session.lose_channel()
-    began = trio.current_time()
-    assert await scene.get() is not first
-    assert trio.current_time() - began == pytest.approx(0.01)
 
 
 async def test_one_that_has_ended_is_not_replaced_but_forgotten(
