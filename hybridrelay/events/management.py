@@ -97,7 +97,8 @@ class ManagementTokenUseNotSaved(Event):
 
 @attrs.frozen(kw_only=True)
 class ManagementClosed(Event):
-    """After a reload, the management API is no longer served at an address."""
+    """A reload has closed an address of the management API. If the reload then fails, it opens the address again; and
+    those that it had opened are closed."""
 
     name: ClassVar = "management.closed"
     level: ClassVar = Level.INFO
@@ -109,7 +110,7 @@ class ManagementClosed(Event):
 
 @attrs.frozen(kw_only=True)
 class ManagementListening(Event):
-    """The management API is served over TCP."""
+    """The management API is served over TCP. This is published again when the TLS of the address is changed."""
 
     name: ClassVar = "management.listening"
     level: ClassVar = Level.INFO

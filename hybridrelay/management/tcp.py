@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 import trio
@@ -80,20 +81,26 @@ def _names(certificate: Path) -> frozenset[str]:
     return frozenset(name.lower().removesuffix(".") for name in names)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Served:
     """An address at which the API is served."""
 
     #: With the actual port in place of port 0; several if the name of the host has several addresses.
     bound: tuple[str, ...]
-    stop: Stop
-    closed: trio.Event
+    #: Connections that arrive from now on have TLS with this certificate, or none.
+    tls: Renewal[_ServerTLS] | None
+    stop: Stop = attrs.field(factory=Stop)
+    closed: trio.Event = attrs.field(factory=trio.Event)
 
     async def close(self) -> None:
         """Accept no more connections. Running requests may continue for a while."""
         self.stop.set()
         with trio.CancelScope(shield=True):
             await self.closed.wait()
+
+
+#: Serves an address, with TLS or without. Raises ConfigurationError if it is not possible to listen there.
+_Begin: TypeAlias = Callable[[tuple[str, int], Renewal[_ServerTLS] | None], Awaitable[_Served]]
 
 
 class ManagementTcp:
@@ -128,11 +135,12 @@ class ManagementTcp:
         #: The slots of the connections that are served.
         self._held: dict[trio.SocketStream, ConnectionSlot] = {}
         self._served: dict[tuple[str, int], _Served] = {}
-        #: Serves one more address; None while it does not serve.
-        self._begin: Callable[[tuple[str, int]], Awaitable[_Served]] | None = None
+        #: Serves one more address, with TLS or without; None while it does not serve.
+        self._begin: _Begin | None = None
         self._changing = trio.Lock()
         #: Cancelled when the files to be watched are others.
         self._watching = trio.CancelScope()
+        #: The certificate that is watched, and whose names clients may use; None if there is no TLS.
         self._tls = self._load(options)
 
     @property
@@ -193,34 +201,43 @@ class ManagementTcp:
             if files != (self._options.certificate, self._options.key, self._options.client_ca):
                 tls = await thread_of_file(options.certificate).run(self._load, options)
             self._options = options
-            # Connections to an address for which TLS is required get TLS, both during and after the change.
+            # While addresses that are to be closed have TLS, the names in their certificate stay valid.
             self._tls = self._tls if tls is None else tls
             if self._begin is not None:
                 try:
-                    await self._change_addresses(self._begin, options)
+                    await self._change_addresses(self._begin, options, tls, before[1])
                 except BaseException:
                     self._options, self._tls = before
                     raise
             self._tls = tls
+            for one in self._served.values():
+                if one.tls is not tls:
+                    one.tls = tls
+                    self._publish(one)
             self._watching.cancel()
 
     async def _change_addresses(
-        self, begin: Callable[[tuple[str, int]], Awaitable[_Served]], options: TcpOptions
+        self, begin: _Begin, options: TcpOptions, tls: Renewal[_ServerTLS] | None, before: Renewal[_ServerTLS] | None
     ) -> None:
-        bound = self.bound
-        try:
-            await change_listeners(
-                self._served,
-                list(options.addresses),
-                open=begin,
-                close=_Served.close,
-                may_exclude=lambda one, key: any(address.endswith(f":{key[1]}") for address in one.bound),
-                describe=lambda key: f"the management API on {bracketed(key[0])}:{key[1]}",
-            )
-        finally:
-            for address in bound:
-                if address not in self.bound:
-                    self._events.publish(ManagementClosed(address=address))
+        """Open and close addresses. Those that stay open keep their TLS."""
+
+        async def open_one(key: tuple[str, int]) -> _Served:
+            # If another address cannot be opened, one that was closed for it is opened again as it was.
+            return await begin(key, tls if key in options.addresses else before)
+
+        async def close_one(one: _Served) -> None:
+            await one.close()
+            for address in one.bound:
+                self._events.publish(ManagementClosed(address=address))
+
+        await change_listeners(
+            self._served,
+            list(options.addresses),
+            open=open_one,
+            close=close_one,
+            may_exclude=lambda one, key: any(address.endswith(f":{key[1]}") for address in one.bound),
+            describe=lambda key: f"the management API on {bracketed(key[0])}:{key[1]}",
+        )
 
     async def serve(
         self,
@@ -246,10 +263,9 @@ class ManagementTcp:
         )
         async with FlatNursery() as nursery:
 
-            async def begin(key: tuple[str, int]) -> _Served:
+            async def begin(key: tuple[str, int], tls: Renewal[_ServerTLS] | None) -> _Served:
                 listeners = await self._listen(*key)
-                found = tuple(map(_address_of, listeners))
-                served = _Served(found, Stop(), trio.Event())
+                served = _Served(tuple(map(_address_of, listeners)), tls)
                 await nursery.start(
                     partial(
                         serve,
@@ -259,18 +275,17 @@ class ManagementTcp:
                         max_connections=_MAX_CONNECTIONS,
                         stop=served.stop,
                         hold=self._hold,
-                        prepare=self._prepare,
+                        prepare=partial(self._prepare, served),
                         closed=served.closed,
                     )
                 )
-                for address in found:
-                    self._publish(address)
+                self._publish(served)
                 return served
 
             self._begin = begin
             try:
                 for key in dict.fromkeys(self._options.addresses):
-                    self._served[key] = await begin(key)
+                    self._served[key] = await begin(key, self._tls)
                 task_status.started()
                 await stop.wait()
             finally:
@@ -288,16 +303,19 @@ class ManagementTcp:
                 f"the management API cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy
             ) from exc
 
-    def _publish(self, address: str) -> None:
-        self._events.publish(
-            ManagementListening(
-                address=address,
-                tls=self._tls is not None,
-                pin="" if self._tls is None else self._tls.current.pin,
-                client_certificates=self._options.client_ca is not None,
-                authenticators=", ".join(name for name, _ in self.authenticators),
+    def _publish(self, served: _Served) -> None:
+        """Publish how an address is served from now on."""
+        tls = None if served.tls is None else served.tls.current
+        for address in served.bound:
+            self._events.publish(
+                ManagementListening(
+                    address=address,
+                    tls=tls is not None,
+                    pin="" if tls is None else tls.pin,
+                    client_certificates=tls is not None and tls.context.verify_mode is not ssl.CERT_NONE,
+                    authenticators=", ".join(name for name, _ in self.authenticators),
+                )
             )
-        )
 
     def _known_names(self) -> frozenset[str]:
         """Return the names by which clients may reach the API."""
@@ -315,9 +333,9 @@ class ManagementTcp:
             finally:
                 del self._held[accepted]
 
-    async def _prepare(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
+    async def _prepare(self, served: _Served, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
         """Do the TLS handshake, if there is TLS. Return the stream, and the peer that the connection identifies."""
-        renewal = self._tls
+        renewal = served.tls
         address = await self._address_of(accepted)
         peer = Peer(address, trusted_proxies=self._options.trusted_proxies, is_encrypted=renewal is not None)
         if accepted in self._held:  # otherwise it is about to be answered with 503

@@ -18,6 +18,7 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay import _listening
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import (
     Event,
@@ -359,6 +360,99 @@ async def test_other_addresses_and_a_first_certificate_while_it_serves(state: Pa
                     pass
         with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream("127.0.0.1", number)
+
+
+def published(relay: Served) -> list[tuple[str, str | None]]:
+    """The addresses in the events since the last call, in their order, each with its pin: "" without TLS, and None if
+    the address was closed."""
+    found = [
+        (one.address, one.pin if isinstance(one, ManagementListening) else None)
+        for one in relay.events
+        if isinstance(one, ManagementListening | ManagementClosed)
+    ]
+    for one in relay.events:
+        assert not isinstance(one, ManagementListening) or one.tls == bool(one.pin)
+    relay.events.clear()
+    return found
+
+
+async def test_the_events_say_how_an_address_is_served_after_a_change(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    files, others = Files(tmp_path), Files(tmp_path / "other")
+    pin, other_pin = (relay_pin(one.folder / "certificate.pem") for one in (files, others))
+    elsewhere = attrs.evolve(LOOPBACK, addresses=[("127.0.0.2", 0)])
+    async with served(state) as relay:
+        (address,) = relay.tcp.bound
+        assert published(relay) == [(address, "")]
+        # The address stays: its first certificate, one in other files, other options, and no certificate.
+        await relay.tcp.change(files.options)
+        assert published(relay) == [(address, pin)]
+        assert (await relay.ask(context=files.context()))[0] == 200
+        await relay.tcp.change(others.options)
+        assert published(relay) == [(address, other_pin)]
+        await relay.tcp.change(attrs.evolve(others.options, hosts=["admin.example.com"]))
+        assert published(relay) == []
+        await relay.tcp.change(attrs.evolve(others.options, client_ca=tmp_path / "ca.pem"))
+        (listening,) = (one for one in relay.events if isinstance(one, ManagementListening))
+        assert listening.client_certificates
+        assert published(relay) == [(address, other_pin)]
+        await relay.tcp.change(LOOPBACK)
+        assert published(relay) == [(address, "")]
+        assert (await relay.ask())[0] == 200
+        # Another address, and at the same time a certificate, or none.
+        await relay.tcp.change(attrs.evolve(elsewhere, certificate=files.options.certificate, key=files.options.key))
+        (second,) = relay.tcp.bound
+        assert published(relay) == [(second, pin), (address, None)]
+        await relay.tcp.change(LOOPBACK)
+        (third,) = relay.tcp.bound
+        assert published(relay) == [(third, ""), (second, None)]
+        relay.port = int(third.rpartition(":")[2])
+        assert (await relay.ask())[0] == 200
+
+
+async def test_during_a_change_each_address_is_served_as_before_or_as_afterwards(
+    state: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS is removed, and the address is another: the old one is never served without TLS, the new one never with."""
+    waits, may_go_on, real = trio.Event(), trio.Event(), _listening.open_listeners
+
+    async def open_listeners(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
+        if host == "127.0.0.2":
+            waits.set()
+            await may_go_on.wait()
+        return await real(host, port, events=events)
+
+    monkeypatch.setattr("hybridrelay.management.tcp.open_listeners", open_listeners)
+    without_tls = attrs.evolve(LOOPBACK, addresses=[("localhost", 0), ("127.0.0.2", 0)])
+    with trio.fail_after(60):
+        async with served(state, files.options) as relay:
+            (old,) = relay.tcp.bound
+            async with trio.open_nursery() as changing:
+                changing.start_soon(relay.tcp.change, without_tls)
+                await waits.wait()
+                assert (await relay.ask(context=files.context()))[0] == 200
+                new = next(one for one in relay.tcp.bound if one.startswith("127.0.0.1:") and one != old)
+                relay.port = int(new.rpartition(":")[2])
+                assert (await relay.ask())[0] == 200
+                may_go_on.set()
+            assert old not in relay.tcp.bound
+            assert (await relay.ask())[0] == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow both addresses at the same time")
+async def test_a_change_that_fails_says_what_was_closed_and_opened_again(state: Path, files: Files) -> None:
+    pin = relay_pin(files.folder / "certificate.pem")
+    async with served(state, files.options) as relay:
+        one, every = f"127.0.0.1:{relay.port}", f"0.0.0.0:{relay.port}"
+        await relay.tcp.change(attrs.evolve(files.options, addresses=[("0.0.0.0", relay.port)]))
+        assert published(relay) == [(one, pin), (one, None), (every, pin)]
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            impossible = attrs.evolve(LOOPBACK, addresses=[("127.0.0.1", relay.port), taken.getsockname()])
+            with pytest.raises(ConfigurationError, match=r"cannot listen on .*in use"):
+                await relay.tcp.change(impossible)
+        assert published(relay) == [(every, None), (one, ""), (one, None), (every, pin)]
+        assert relay.tcp.bound == [every]
+        assert (await relay.ask(context=files.context()))[0] == 200
 
 
 async def test_a_first_address_while_it_runs(state: Path) -> None:
