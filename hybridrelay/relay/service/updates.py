@@ -118,7 +118,7 @@ class UpdateService:
         """Read the updates of these hybrid connections, or of all, in a thread."""
         if names is None:
             return self._store.updates()
-        return [one for name in names if self._store.exists(name) for one in self._store.updates(name)]
+        return self._store.updates_of(names)
 
     async def _look(self) -> None:
         time_of_day = self._clock()
@@ -137,15 +137,14 @@ class UpdateService:
         """Return the control channels of programs that may be recipients. There may be thousands, so this lets other
         tasks run in between. A channel that has ended in the meantime drops what is sent."""
         found: dict[tuple[str, Role], set[ControlPeer]] = defaultdict(set)
-        wanted = {(connection, role) for connection, role, _ in self._updates}
         for number, peer in enumerate(tuple(self._peers()), 1):
             if number % _AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
             role = None if peer.role is None else _ROLES.get(peer.role)
             if role is not None:
-                for key in peer.keys:
-                    if (key.connection, role) in wanted:
-                        found[key.connection, role].add(peer)
+                for name in {key.connection for key in peer.keys}:
+                    if any(side is role for side, _ in self._of_connection.get(name, ())):
+                        found[name, role].add(peer)
         return found
 
     def answered(

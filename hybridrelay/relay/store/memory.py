@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Self
 
@@ -185,6 +185,11 @@ class MemoryStore:
         if name is not None:
             self.get(name)
         return tuple(one for at, one in sorted(self._updates.items()) if name in (None, at[0]))
+
+    def updates_of(self, names: Collection[str]) -> tuple[StoredUpdate, ...]:
+        """See `Store.updates_of`."""
+        self._read()
+        return tuple(one for at, one in sorted(self._updates.items()) if at[0] in names)
 
     # --- changing
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -279,7 +279,12 @@ class SQLiteStore:
         if name is not None:
             self.get(name)
         with self._reading():
-            return tuple(read_updates(self._database, name))
+            return tuple(read_updates(self._database, None if name is None else [name]))
+
+    def updates_of(self, names: Collection[str]) -> tuple[StoredUpdate, ...]:
+        """See `Store.updates_of`."""
+        with self._reading():
+            return tuple(read_updates(self._database, names))
 
     # --- changing
 
@@ -528,7 +533,7 @@ class SQLiteStore:
     def put_update(self, update: StoredUpdate) -> None:
         """See `Store.put_update`."""
         with self._change_of(update.connection, None) as (database, _):
-            check_new_update(update, tuple(read_updates(database, update.connection)))
+            check_new_update(update, tuple(read_updates(database, [update.connection])))
             put_update(database, update)
 
     # --- private

@@ -6,7 +6,7 @@ relay. Both pass tests/relay/store/test_conformance.py, as every other store mus
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Protocol
 
 from ...errors import ConfigurationError, StateError
@@ -152,6 +152,14 @@ class Store(Protocol):
 
         Raises:
             NotFound: there is no hybrid connection with this name.
+        """
+
+    def updates_of(self, names: Collection[str]) -> tuple[StoredUpdate, ...]:
+        """Return the updates of these hybrid connections, sorted by their recipients. A hybrid connection that does
+        not exist has none: it may be deleted at any time.
+
+        Args:
+            names: at most a few hundred.
         """
 
     # --- changing: each call is atomic. `version` is the version that the caller has read

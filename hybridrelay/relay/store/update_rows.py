@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ..updates import StoredUpdate
 
@@ -12,17 +12,18 @@ __all__ = ["put_update", "read_updates"]
 _COLUMNS = "connection, role, serial, sequence, document, created_at, expires_at, note"
 
 
-def read_updates(database: sqlite3.Connection, connection: str | None = None) -> Iterator[StoredUpdate]:
-    """Read the updates of a hybrid connection, or of all (None), sorted by their recipients.
+def read_updates(database: sqlite3.Connection, names: Collection[str] | None = None) -> Iterator[StoredUpdate]:
+    """Read the updates of these hybrid connections, or of all (None), sorted by their recipients. Those that do not
+    exist have none.
 
     Raises:
         sqlite3.Error: they cannot be read.
         ValueError: the rows are not what this program writes.
     """
+    where = "" if names is None else f" WHERE connection IN ({', '.join('?' * len(names))})"
     rows = database.execute(
-        f"SELECT {_COLUMNS} FROM updates WHERE ? IS NULL OR connection = ? "  # noqa: S608
-        "ORDER BY connection, role, serial",
-        (connection, connection),
+        f"SELECT {_COLUMNS} FROM updates{where} ORDER BY connection, role, serial",  # noqa: S608
+        tuple(names or ()),
     ).fetchall()
     try:
         yield from (StoredUpdate(*row) for row in rows)

@@ -755,6 +755,9 @@ def test_the_latest_update_for_each_group_of_recipients(store: Store, rules: Rul
     expected = (an_update(1, Role.APPLICATION), an_update(3), an_update(2, serial="AB"))
     assert store.updates("sql") == expected
     assert store.updates() == (an_update(5, name="other"), *expected)
+    assert store.updates_of(["sql"]) == expected
+    assert store.updates_of(["sql", "none", "other"]) == store.updates()
+    assert store.updates_of([]) == store.updates_of(["none"]) == ()
     assert store.get("sql").version > before
     with pytest.raises(NotFound):
         store.updates("none")
