@@ -14,7 +14,7 @@ from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.service.listener_handle import ListenerHandle
-from hybridrelay.relay.store.sqlite import SQLiteStore
+from hybridrelay.relay.store.store import Store
 from hybridrelay.security import KeySlot, Rule, audience_for, make_token
 from hybridrelay.testing import session_pair
 
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 20
 
 
 def make_broker(
-    registry: SQLiteStore,
+    registry: Store,
     events: EventStream | None = None,
     *,
     pairs: Places[str] | None = None,
@@ -47,7 +47,7 @@ def make_broker(
     )
 
 
-def update(broker: BrokerService, registry: SQLiteStore) -> None:
+def update(broker: BrokerService, registry: Store) -> None:
     """Inform a broker of what is in the registry now."""
     broker.update(StoreChange.between(broker.authorization.connections, registry.snapshot()))
 

@@ -111,6 +111,12 @@ class Roll(Generic[HandleT]):
         return tuple(self._holders.values())
 
     @property
+    def has_seen(self) -> bool:
+        """Whether any program was seen. Otherwise, only a control channel or the end of the grace period changes
+        anything."""
+        return bool(self._holders)
+
+    @property
     def missing(self) -> tuple[Holder, ...]:
         """Those of them that have not kept the new key."""
         return tuple(one for one in self._holders.values() if one.state is not KeptState.KEPT)

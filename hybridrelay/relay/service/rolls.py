@@ -1,10 +1,14 @@
-"""Rolls keys: carries out what `core.rolls` decides, over the control channels of this relay and in its store."""
+"""Rolls keys: carries out what `core.rolls` decides, over the control channels of this relay and in its store.
+
+There may be thousands of rolls, and thousands of control channels. All of them are looked at once a second, and other
+tasks run in between.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -18,6 +22,7 @@ from ...events.stream import EventStream
 from ...protocol import control
 from ..core.rolls import RETURN_SECONDS, GiveKey, RetireKey, Roll, Seen
 from ..model import HybridConnection, KeyId, KeyRoll
+from ..rolls import Holder
 from ..snapshot import FileProblem, HolderSnapshot, RollSnapshot
 from ..store.rolls import ROLLS_FILE, Remembered, read_rolls, roll_id, write_rolls
 from ..store.store import Store
@@ -37,6 +42,18 @@ _WRITE_AGAIN_SECONDS = 10.0
 _TOKEN_SECONDS = 2 * 3600.0
 #: More than any relay has.
 _ALL = 2**31
+#: How many control channels, hybrid connections without anything to do, or rolls to be saved are handled before other
+#: tasks run: less than half a millisecond's work.
+_AT_A_TIME = 200
+
+
+@attrs.frozen(eq=False)
+class _Known:
+    """A roll of this relay."""
+
+    #: Identifies it in the file.
+    id: str
+    machine: Roll[ControlPeer]
 
 
 class RollService:
@@ -70,17 +87,18 @@ class RollService:
         self._file_limiter = trio.CapacityLimiter(1)
         self._clock = clock
         self._events = events
-        self._rolls: dict[tuple[str, str], Roll[ControlPeer]] = {}
-        #: The hybrid connections of `_rolls` when it was made.
-        self._rolling: Mapping[str, HybridConnection] = {}
-        #: `KnownConnections.revision` when `_rolls` was made.
+        #: By hybrid connection and rule.
+        self._rolls: dict[tuple[str, str], _Known] = {}
+        #: The hybrid connections of `_rolls`, as they were when it was updated.
+        self._rolling: dict[str, HybridConnection] = {}
+        #: `KnownConnections.revision` when `_rolls` was updated.
         self._revision = -1
         self._has_begun = False
         self._state_dir = state_dir
         #: What the previous relay has seen; None if that is not known.
         self._remembered: Remembered | None = {}
-        #: What was last written: how often each roll had changed.
-        self._written: Mapping[str, int] = {}
+        #: How many times something has changed that the next relay has to remember, now and when it was last written.
+        self._changes = self._written = 0
         self._write_again_at = -math.inf
         #: Why it cannot be written at the moment.
         self.problem: FileProblem | None = None
@@ -95,7 +113,7 @@ class RollService:
         await self._remember()
         while True:
             self._have_returned = trio.current_time() >= return_until
-            self._update()
+            await self._update()
             if self._rolls:
                 await self._look()
             await self._save()
@@ -123,15 +141,10 @@ class RollService:
 
     async def _save(self) -> None:
         """Write what was seen, if it has changed."""
-        rolls = {roll_id(name, one.roll): one for (name, _), one in self._rolls.items()}
-        current = {one: machine.changes for one, machine in rolls.items()}
-        if self._state_dir is None or current == self._written or trio.current_time() < self._write_again_at:
+        if self._state_dir is None or self._changes == self._written or trio.current_time() < self._write_again_at:
             return
-        # Copies, because a thread reads them.
-        holders = {
-            one: None if machine.has_forgotten else [attrs.evolve(each) for each in machine.holders]
-            for one, machine in rolls.items()
-        }
+        # What changes while this makes copies, or while the thread writes them, is written the next time.
+        changes, holders = self._changes, await self._holders()
         file = str(self._state_dir / ROLLS_FILE)
         try:
             with trio.fail_after(_FILE_SECONDS):
@@ -146,78 +159,120 @@ class RollService:
                 self._events.publish(StateFileNotWritten(file=file, detail=detail, remedy=remedy))
             self.problem = FileProblem("rolls", detail, remedy)
             return
-        self._written = current
+        self._written = changes
         if self.problem is not None:
             self.problem = None
             self._events.publish(StateFileWritten(file=file))
 
-    def _update(self) -> None:
+    async def _holders(self) -> dict[str, list[Holder] | None]:
+        """Return copies of what was seen during each roll, by its id: a thread reads them."""
+        holders: dict[str, list[Holder] | None] = {}
+        copied = 0
+        for number, known in enumerate(tuple(self._rolls.values()), 1):
+            machine = known.machine
+            holders[known.id] = None if machine.has_forgotten else [attrs.evolve(each) for each in machine.holders]
+            copied += len(holders[known.id] or ())
+            if number % _AT_A_TIME == 0 or copied >= _AT_A_TIME:
+                copied = 0
+                await trio.lowlevel.checkpoint()
+        return holders
+
+    async def _update(self) -> None:
         """Note rolls that have begun, and those that are over because a key has changed."""
         connections = self._broker.authorization.connections
         if connections.revision == self._revision:
             return
-        self._revision = connections.revision
-        self._rolling = {name: connections[name] for name in connections.rolling}
-        rolls: dict[tuple[str, str], Roll[ControlPeer]] = {}
-        for connection in self._rolling.values():
-            for roll in connection.rolls:
-                at = connection.name, roll.rule
-                known = self._rolls.get(at)
-                if known is not None and known.roll == roll:
-                    rolls[at] = known
-                else:
-                    rolls[at] = self._begin(connection.name, roll)
-                    self._events.publish(
-                        KeyRollStarted(connection=connection.name, rule=roll.rule, slot=roll.slot.value)
-                    )
-        self._rolls, self._has_begun = rolls, True
+        self._revision = connections.revision  # changes from here on are noted the next time
+        for number, name in enumerate({*self._rolling, *connections.rolling}, 1):
+            connection = connections.get(name)
+            has_changed = connection is not self._rolling.get(name)
+            if has_changed:
+                self._update_one(name, connection)
+            if has_changed or number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+        self._has_begun = True
 
-    def _begin(self, connection: str, roll: KeyRoll) -> Roll[ControlPeer]:
+    def _update_one(self, name: str, connection: HybridConnection | None) -> None:
+        """Note the rolls of a hybrid connection; None if it was deleted."""
+        before = self._rolling.pop(name, None)
+        earlier = {
+            roll.rule: self._rolls.pop((name, roll.rule))
+            for roll in (() if before is None else before.rolls)
+            if (name, roll.rule) in self._rolls
+        }
+        if connection is not None and connection.rolls:
+            self._rolling[name] = connection
+        for roll in () if connection is None else connection.rolls:
+            known = earlier.pop(roll.rule, None)
+            if known is None or known.machine.roll != roll:
+                known = self._begin(name, roll)
+                self._changes += 1
+                self._events.publish(KeyRollStarted(connection=name, rule=roll.rule, slot=roll.slot.value))
+            self._rolls[name, roll.rule] = known
+        self._changes += len(earlier)
+
+    def _begin(self, connection: str, roll: KeyRoll) -> _Known:
+        id_ = roll_id(connection, roll)
         if self._has_begun:
-            return Roll(roll)
-        known = self._remembered
-        remembered = None if known is None else known.get(roll_id(connection, roll), ())
-        return Roll(roll, trio.current_time(), remembered)
+            return _Known(id_, Roll(roll))
+        remembered = None if self._remembered is None else self._remembered.get(id_, ())
+        return _Known(id_, Roll(roll, trio.current_time(), remembered))
 
     async def _look(self) -> None:
-        seen = self._seen()
-        for (name, rule), machine in tuple(self._rolls.items()):
-            connection = self._rolling[name]
-            outputs = machine.observe(
-                seen[name, rule],
-                trio.current_time(),
-                depends_on_old=self._is_used(machine.roll.old_key(name)),
-                is_over=self._clock() >= machine.roll.ends_at,
-            )
+        seen = await self._seen()
+        for number, connection in enumerate(tuple(self._rolling.values()), 1):
+            if await self._look_at(connection, seen) or number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def _look_at(
+        self, connection: HybridConnection, seen: Mapping[tuple[str, str], Sequence[Seen[ControlPeer]]]
+    ) -> bool:
+        """Look at the rolls of a hybrid connection. Returns whether there was anything to do."""
+        name, now, time_of_day = connection.name, trio.current_time(), self._clock()
+        used: frozenset[KeyId] | None = None
+        for roll in connection.rolls:
+            known = self._rolls.get((name, roll.rule))
+            channels, is_over = seen.get((name, roll.rule), ()), time_of_day >= roll.ends_at
+            if known is None or not (channels or is_over or known.machine.has_seen):
+                continue
+            used = self._used_keys(name) if used is None else used
+            machine = known.machine
+            changes = machine.changes
+            outputs = machine.observe(channels, now, depends_on_old=roll.old_key(name) in used, is_over=is_over)
+            self._changes += machine.changes - changes
             for output in outputs:
                 match output:
                     case GiveKey(peer):
-                        self._give(peer, connection, machine.roll)
+                        self._give(peer, connection, roll)
                     case RetireKey(has_waited):
                         await self._retire(name, machine, has_waited=has_waited)
+        return used is not None
 
-    def _seen(self) -> dict[tuple[str, str], list[Seen[ControlPeer]]]:
+    async def _seen(self) -> dict[tuple[str, str], list[Seen[ControlPeer]]]:
+        """Return the control channels over which keys that are being rolled were presented. A channel that has ended
+        in the meantime drops what is sent."""
         found: dict[tuple[str, str], list[Seen[ControlPeer]]] = defaultdict(list)
-        for peer in self._peers():
+        for number, peer in enumerate(tuple(self._peers()), 1):
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
             for at in {(key.connection, key.rule) for key in peer.keys if self._concerns(key)}:
                 role = "" if peer.role is None else peer.role.value
                 found[at].append(Seen(peer, peer.instance, peer.address, role))
         return found
 
     def _concerns(self, key: KeyId) -> bool:
-        machine = self._rolls.get((key.connection, key.rule))
-        return machine is not None and key in (
-            machine.roll.old_key(key.connection),
-            machine.roll.new_key(key.connection),
+        known = self._rolls.get((key.connection, key.rule))
+        return known is not None and key in (
+            known.machine.roll.old_key(key.connection),
+            known.machine.roll.new_key(key.connection),
         )
 
-    def _is_used(self, key: KeyId) -> bool:
-        """Return whether a registration or a pair depends on a key."""
-        listeners = self._broker.listeners.index.page(_ALL, connection=key.connection)
-        pairs = self._broker.pairs.index.page(_ALL, connection=key.connection)
-        return any(one.key == key for _, one in listeners) or any(
-            key in (one.listener.key, one.sender.key) for _, one in pairs
-        )
+    def _used_keys(self, connection: str) -> frozenset[KeyId]:
+        """Return the keys of a hybrid connection on which a registration or a pair depends."""
+        listeners = self._broker.listeners.index.page(_ALL, connection=connection)
+        pairs = self._broker.pairs.index.page(_ALL, connection=connection)
+        of_pairs = (key for _, one in pairs for key in (one.listener.key, one.sender.key))
+        return frozenset((*(one.key for _, one in listeners), *of_pairs))
 
     def _give(self, peer: ControlPeer, connection: HybridConnection, roll: KeyRoll) -> None:
         rule = connection.rule(roll.rule)
@@ -236,6 +291,7 @@ class RollService:
         except ConfigurationError:
             return  # the key was changed, which ends the roll; or the store cannot be changed now: retried
         del self._rolls[name, roll.rule]
+        self._changes += 1
         self._events.publish(
             KeyRollEnded(
                 connection=name,
@@ -248,14 +304,18 @@ class RollService:
 
     def answered(self, address: str, instance: str, answer: control.KeyKept) -> None:
         """Note what a peer has done with a new key. Answers that nobody has asked for are ignored."""
-        for (name, rule), machine in self._rolls.items():
-            if name == answer.connection and machine.roll.new_generation == answer.generation:
-                holder = machine.answered(address, instance, answer.state, answer.detail)
+        name = answer.connection
+        connection = self._rolling.get(name)
+        for roll in () if connection is None else connection.rolls:
+            known = self._rolls.get((name, roll.rule))
+            if known is not None and roll.new_generation == answer.generation:
+                holder = known.machine.answered(address, instance, answer.state, answer.detail)
                 if holder is not None:
+                    self._changes += 1
                     self._events.publish(
                         KeyRollAnswered(
                             connection=name,
-                            rule=rule,
+                            rule=roll.rule,
                             peer=address,
                             instance=instance,
                             state=answer.state.value,
@@ -265,9 +325,10 @@ class RollService:
 
     def snapshot(self, name: str, rule: str) -> RollSnapshot | None:
         """Return which programs have the new key of a rule; None if it is not being rolled."""
-        machine = self._rolls.get((name, rule))
-        if machine is None:
+        known = self._rolls.get((name, rule))
+        if known is None:
             return None
+        machine = known.machine
         missing = tuple(
             HolderSnapshot(
                 instance=one.instance,
@@ -293,7 +354,11 @@ class RollService:
         Shortly after the start of the relay, this is also so if a peer that was connected before may still return.
         May be called in any thread.
         """
-        return any(key in peer.keys for peer in self._peers()) or self._is_used(key) or self._may_return(key)
+        return (
+            any(key in peer.keys for peer in self._peers())
+            or key in self._used_keys(key.connection)
+            or self._may_return(key)
+        )
 
     def _may_return(self, key: KeyId) -> bool:
         """Return whether a program that used a key until the relay was started may not have connected again yet."""

@@ -32,8 +32,12 @@ def roll_id(connection: str, roll: KeyRoll) -> str:
 
 def write_rolls(state_dir: Path, rolls: Remembered) -> None:
     """Replace the file. Raises OSError."""
-    content = {one: None if holders is None else list(map(_encoded, holders)) for one, holders in rolls.items()}
-    text = json.dumps({"format": _FORMAT, "version": 1, "rolls": content}, separators=(",", ":"))
+    # One at a time: the encoder lets no other thread run until it has encoded everything that it was given.
+    content = ",".join(
+        f"{_dumped(one)}:{_dumped(None if holders is None else list(map(_encoded, holders)))}"
+        for one, holders in rolls.items()
+    )
+    text = f'{{"format":{_dumped(_FORMAT)},"version":1,"rolls":{{{content}}}}}'
     replace_file(state_dir / ROLLS_FILE, text + "\n")
 
 
@@ -61,6 +65,10 @@ def read_rolls(state_dir: Path) -> Remembered:
         }
     except (KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise ValueError("it has another form") from exc
+
+
+def _dumped(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _encoded(holder: Holder) -> list[str | None]:

@@ -17,7 +17,6 @@ import trio
 from hybridrelay.events import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.relay.claims import Claim
-from hybridrelay.relay.core.rolls import Roll
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.service.claims import ClaimService
 from hybridrelay.relay.service.control import ControlPeer
@@ -97,12 +96,11 @@ async def retire_a_key(store: SQLiteStore) -> Parts:
     """Revoke the old key at the end of a roll."""
     limiter, events = trio.CapacityLimiter(1), EventStream()
     service = RollService(make_broker(store), list[ControlPeer], store, limiter, clock=time.time, events=events)
-    service._update()
-    (machine,) = service._rolls.values()
-    assert isinstance(machine, Roll)
+    await service._update()
+    (known,) = service._rolls.values()
 
     async def act() -> None:
-        await service._retire(NAMES[0], machine, has_waited=True)
+        await service._retire(NAMES[0], known.machine, has_waited=True)
 
     return act, nothing
 

@@ -6,26 +6,32 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from hybridrelay.events.base import Event
+from hybridrelay.events.relay_changes import KeyRollStarted
 from hybridrelay.events.relay_resources import StateFileNotWritten, StateFileWritten
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
-from hybridrelay.relay.core.rolls import RETURN_SECONDS
+from hybridrelay.relay.core.rolls import RETURN_SECONDS, Roll
+from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.service import rolls as module
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.service.rolls import RollService
-from hybridrelay.relay.store.rolls import ROLLS_FILE, read_rolls
+from hybridrelay.relay.store.memory import MemoryStore
+from hybridrelay.relay.store.rolls import ROLLS_FILE, Remembered, read_rolls, write_rolls
 from hybridrelay.relay.store.sqlite import SQLiteStore
-from hybridrelay.security import KeySlot, Rule, generate_key
+from hybridrelay.relay.store.store import Store
+from hybridrelay.security import KeySlot, Right, Rule, generate_key
 
 from ...waiting import async_wait_until
 from ..peers import HOST, FarEnd, hello_of, make_broker, token_for, update
+from ..steps import calls_at_a_time
 
 NOBODY: list[ControlPeer] = []
 
@@ -37,7 +43,7 @@ def store(registry: SQLiteStore, rules: tuple[Rule, ...]) -> SQLiteStore:
 
 
 def service(
-    broker: BrokerService, store: SQLiteStore, peers: list[ControlPeer], folder: Path, events: list[Event]
+    broker: BrokerService, store: Store, peers: list[ControlPeer], folder: Path, events: list[Event]
 ) -> RollService:
     return RollService(
         broker, lambda: peers, store, trio.CapacityLimiter(1),
@@ -156,3 +162,122 @@ async def test_a_key_that_was_in_use_until_the_relay_was_started_counts_as_in_us
         # As the operation does, which asks in a thread.
         assert not await trio.to_thread.run_sync(relay.is_in_use, key)
         nursery.cancel_scope.cancel()
+
+
+def _many_rolls(connections: int) -> tuple[BrokerService, MemoryStore]:
+    """Make hybrid connections with two rules each, of both of which a key is being rolled."""
+    store = MemoryStore()
+    both = [Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])]
+    for number in range(connections):
+        store.create(f"db{number:05}", [HOST], both)
+        for rule in both:
+            store.roll_key(f"db{number:05}", rule.name, KeySlot.SECONDARY, generate_key(), seconds=1000)
+    return make_broker(store), store
+
+
+@attrs.define(eq=False)
+class Channel:
+    """A control channel of a program that has presented the old key of a rule."""
+
+    instance: str
+    keys: frozenset[KeyId]
+    address: str = "192.0.2.1"
+    role: control.PeerRole | None = control.PeerRole.CONNECTOR
+    given: list[control.Message] = attrs.field(factory=list)
+
+    def give(self, message: control.Message) -> None:
+        self.given.append(message)
+
+
+async def test_many_rolls_delay_no_other_task(tmp_path: Path) -> None:
+    async def longest_steps(connections: int) -> list[int]:
+        broker, store = _many_rolls(connections)
+        channels = [
+            Channel(f"{number:032x}", frozenset([roll.old_key(one.name)]))
+            for number, one in enumerate(store.list())
+            for roll in one.rolls[:1]
+        ]
+        relay = service(broker, store, channels, tmp_path / str(connections), [])  # type: ignore[arg-type]
+        (tmp_path / str(connections)).mkdir()
+        actions = [relay._update, relay._look, relay._look, relay._holders]
+        longest = [max(await calls_at_a_time(action)) for action in actions]
+        assert all(isinstance(message, control.Key) for one in channels for message in one.given)
+        assert sum(len(one.given) for one in channels) == len(channels) == connections
+        return longest
+
+    for few, many in zip(await longest_steps(210), await longest_steps(630), strict=True):
+        assert many < 1.5 * few
+
+
+async def test_rolls_of_which_no_program_has_a_key_cost_almost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, store = _many_rolls(20)
+    events: list[Event] = []
+    relay = service(broker, store, NOBODY, tmp_path, events)
+    written: list[Remembered] = []
+
+    def write(_: Path, rolls: Remembered) -> None:
+        written.append(rolls)
+
+    monkeypatch.setattr(module, "write_rolls", write)
+    monkeypatch.setattr(Roll, "observe", None)  # is not called
+    for _ in range(3):
+        await relay._update()
+        await relay._look()
+        await relay._save()
+    assert [len(rolls) for rolls in written] == [40]
+    assert _count(events, KeyRollStarted) == 40
+    # A roll that is over because a key was changed is not remembered any more; the others are not begun again.
+    store.revoke_key("db00000", "sender", KeySlot.PRIMARY)
+    store.delete("db00001")
+    update(broker, store)
+    for _ in range(2):
+        await relay._update()
+        await relay._save()
+    assert [len(rolls) for rolls in written] == [40, 37]
+    assert _count(events, KeyRollStarted) == 40
+    assert relay.snapshot("db00000", "sender") is None
+    assert relay.snapshot("db00000", "listener") is not None
+
+
+async def test_the_cost_of_an_answer_does_not_depend_on_how_many_rolls_there_are(tmp_path: Path) -> None:
+    async def cost(connections: int) -> list[int]:
+        broker, store = _many_rolls(connections)
+        relay = service(broker, store, NOBODY, tmp_path, [])
+        await relay._update()
+        answer = control.KeyKept("db00000", store.get("db00000").rolls[0].new_generation, KeptState.KEPT, "")
+
+        async def say() -> None:
+            relay.answered("192.0.2.1", "0" * 32, answer)
+
+        return await calls_at_a_time(say)
+
+    assert await cost(100) == await cost(1)
+
+
+async def test_what_changes_while_it_is_saved_is_saved_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, store = _many_rolls(1)
+    (roll, _) = store.get("db00000").rolls
+    channel = Channel("0" * 32, frozenset([roll.old_key("db00000")]))
+    relay = service(broker, store, [channel], tmp_path, [])  # type: ignore[list-item]
+    await relay._update()
+    await relay._look()
+    answers = iter([KeptState.WAITING, KeptState.KEPT])
+
+    def write(folder: Path, rolls: Remembered) -> None:
+        write_rolls(folder, rolls)
+        for state in answers:
+            trio.from_thread.run_sync(
+                relay.answered, "192.0.2.1", "0" * 32, control.KeyKept("db00000", roll.new_generation, state, "")
+            )
+            break
+
+    monkeypatch.setattr(module, "write_rolls", write)
+    saved = []
+    for _ in range(4):
+        await relay._save()
+        saved.append([one.state for each in read_rolls(tmp_path).values() for one in each or ()])
+    assert saved == [[None], [KeptState.WAITING], [KeptState.KEPT], [KeptState.KEPT]]
