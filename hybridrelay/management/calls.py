@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..http import Handler, Reply, Request, RequestError, Response, StreamedResponse
-from ..relay.store.store import NoConnection, QuotaReached
+from ..relay.store.store import NoConnection, QuotaReached, Store
 from .auditing import Effect, audit_event
 from .callers import Caller
 from .gate import Gate
@@ -27,6 +27,7 @@ from .request_ids import REQUEST_ID, new_request_id, with_request_id
 
 __all__ = ["Call", "handler_of", "perform"]
 
+T = TypeVar("T")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _JSON = "application/json"
@@ -68,6 +69,10 @@ class Call:
     def rule(self) -> str:
         """The authorization rule in the path."""
         return self.params["rule"]
+
+    async def change_store(self, function: Callable[[Store], T]) -> T:
+        """Call a function that changes the store; see `Managed.change_store`."""
+        return await self.managed.change_store(function, has_scope=not self.caller.scope.is_everything)
 
     def body_as(self, kind: type[StructT]) -> StructT:
         """Return the body, as the class that the operation's row names."""
@@ -114,7 +119,7 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
 def _turn(
     operation: Operation[Call], managed: Managed, caller: Caller
 ) -> contextlib.AbstractAsyncContextManager[None]:
-    """Wait for the caller's turn. Changes need none, because they take turns in `Managed.change_store`."""
+    """Wait for the caller's turn. Changes need none, because they take turns in `Call.change_store`."""
     if operation.is_audited or operation.waits:
         return contextlib.nullcontext()
     return managed.turns.take(caller.limit_key, has_scope=not caller.scope.is_everything)

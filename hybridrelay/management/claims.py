@@ -45,13 +45,13 @@ async def _create_claim(call: Call) -> ClaimValue:
     def add(store: Store) -> None:
         store.add_claim(claim)
 
-    await call.managed.change_store(add)
+    await call.change_store(add)
     call.has_created = True
     return ClaimValue.of(claim, now)
 
 
 async def _revoke_claim(call: Call) -> None:
-    was_open = await call.managed.change_store(lambda store: store.revoke_claim(call.name, call.params["claim"]))
+    was_open = await call.change_store(lambda store: store.revoke_claim(call.name, call.params["claim"]))
     call.effect.is_unchanged = not was_open
 
 

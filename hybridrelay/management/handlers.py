@@ -108,7 +108,7 @@ async def _put_connection(call: Call) -> ConnectionValue:
         rules = None if body.authorization_rules is None else [_new_rule(rule) for rule in body.authorization_rules]
     except ValueError as exc:
         raise problem(Problem.INVALID, str(exc)) from exc
-    created, connection = await call.managed.change_store(
+    created, connection = await call.change_store(
         lambda store: _put(call, store, hosts, description, rules, disabled=body.disabled, quota=quota)
     )
     call.has_created = created
@@ -199,7 +199,7 @@ async def _patch_connection(call: Call) -> ConnectionValue:
         call.effect.is_unchanged = _is_same(known, changed)
         return changed
 
-    return _shown(call, await call.managed.change_store(patch))
+    return _shown(call, await call.change_store(patch))
 
 
 def _is_same(before: HybridConnection, after: HybridConnection) -> bool:
@@ -244,7 +244,7 @@ async def _delete_connection(call: Call) -> None:
                 raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed") from None
             call.effect.is_unchanged = True
 
-    await call.managed.change_store(delete)
+    await call.change_store(delete)
 
 
 def _shown(call: Call, connection: HybridConnection) -> ConnectionValue:
@@ -284,7 +284,7 @@ async def _put_rule(call: Call) -> AuthorizationRule:
         call.effect.is_unchanged = _is_same(known, changed)
         return is_new, changed
 
-    call.has_created, connection = await call.managed.change_store(put)
+    call.has_created, connection = await call.change_store(put)
     rule = connection.rule(call.rule)
     assert rule is not None
     return _shown_rule(call, connection, rule)
@@ -299,7 +299,7 @@ async def _delete_rule(call: Call) -> None:
         else:
             call.effect.is_unchanged = True
 
-    await call.managed.change_store(delete)
+    await call.change_store(delete)
 
 
 async def _list_keys(call: Call) -> AccessKeys:
@@ -317,7 +317,7 @@ async def _regenerate_key(call: Call) -> AccessKeys:
         store.regenerate_key(call.name, call.rule, slot, _secret(body.key), generation=body.generation)
         return store.get(call.name)
 
-    return _keys(call, await call.managed.change_store(regenerate))
+    return _keys(call, await call.change_store(regenerate))
 
 
 async def _revoke_key(call: Call) -> None:
@@ -328,7 +328,7 @@ async def _revoke_key(call: Call) -> None:
         call.effect.is_unchanged = store.get(call.name).key_id(call.rule, slot) is None
         store.revoke_key(call.name, call.rule, slot, generation=body.generation)
 
-    await call.managed.change_store(revoke)
+    await call.change_store(revoke)
 
 
 def _keys(call: Call, connection: HybridConnection) -> AccessKeys:

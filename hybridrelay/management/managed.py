@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,8 @@ class Managed:
     scoped_changes: ScopedChanges = attrs.field(factory=ScopedChanges)
     #: At most one thread at a time uses each store.
     _changing: trio.CapacityLimiter = attrs.field(factory=_one_thread)
+    #: Held by the change of a caller with a scope while it waits for `_changing`, and while it is made.
+    _changing_in_scope: trio.CapacityLimiter = attrs.field(factory=_one_thread)
     _reading: trio.CapacityLimiter = attrs.field(factory=_one_thread)
 
     @started_at.default
@@ -89,8 +92,13 @@ class Managed:
         """
         return await run_in_thread(function, self.reader, limiter=self._reading)
 
-    async def change_store(self, function: Callable[[Store], T]) -> T:
+    async def change_store(self, function: Callable[[Store], T], *, has_scope: bool = False) -> T:
         """Call a function that reads and changes the store, in a thread. Only one change is made at a time.
+
+        Args:
+            function: called with the store.
+            has_scope: whether the caller has a scope. Of the changes of all such callers, only one at a time waits
+                together with those of administrators, who therefore wait for at most one of them.
 
         Raises:
             StoreBusy: the changes before this one took longer than `CHANGE_WAIT_SECONDS`. Nothing was changed.
@@ -100,7 +108,8 @@ class Managed:
         the function, which only changes a local file, so that the change is either made completely or not at all.
         """
         with trio.move_on_after(CHANGE_WAIT_SECONDS):
-            return await run_in_thread(function, self.store, limiter=self._changing)
+            async with self._changing_in_scope if has_scope else contextlib.nullcontext():
+                return await run_in_thread(function, self.store, limiter=self._changing)
         raise StoreBusy(
             f"other changes of the registry took longer than {CHANGE_WAIT_SECONDS:g} seconds; nothing was changed",
             remedy="try again",

@@ -90,7 +90,7 @@ async def _put_edition(call: Call) -> EditionValue:
         call.effect.is_unchanged = known is not None and attrs.evolve(changed, version=known.version) == known
         return store.editions()
 
-    return _shown(call, await call.managed.change_store(change))
+    return _shown(call, await call.change_store(change))
 
 
 def _shown(call: Call, editions: Editions) -> EditionValue:
@@ -113,7 +113,7 @@ async def _put_edition_of_relay(call: Call) -> RelayEdition:
         call.effect.is_unchanged = store.editions().in_use == name
         return store.use_edition(name)
 
-    return _of_relay(await call.managed.change_store(use))
+    return _of_relay(await call.change_store(use))
 
 
 def _of_relay(editions: Editions) -> RelayEdition:

@@ -43,7 +43,7 @@ async def _roll_key(call: Call) -> AccessKeys:
         )
         return store.get(call.name)
 
-    connection = await call.managed.change_store(roll)
+    connection = await call.change_store(roll)
     rule = connection.rule(call.rule)
     if rule is None:  # deleted a moment ago
         raise problem(Problem.NOT_FOUND, "the rule was deleted in the meantime")

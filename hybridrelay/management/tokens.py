@@ -32,7 +32,7 @@ async def _create_token(call: Call) -> CreatedToken:
             now=call.managed.clock(),
         )
 
-    token, text = await call.managed.change_store(create)
+    token, text = await call.change_store(create)
     call.has_created = True
     call.effect.token = token.id
     return CreatedToken(value=TokenValue.of(token), token=text.reveal())
@@ -45,7 +45,7 @@ async def _delete_token(call: Call) -> None:
         except NotFound:  # it was already revoked
             call.effect.is_unchanged = True
 
-    await call.managed.change_store(delete)
+    await call.change_store(delete)
 
 
 TOKEN_OPERATIONS: tuple[Operation[Call], ...] = (

@@ -61,7 +61,7 @@ async def _push_update(call: Call) -> UpdateValue:
     def put(store: Store) -> None:
         store.put_update(update)
 
-    await call.managed.change_store(put)
+    await call.change_store(put)
     return UpdateValue.of(update, None, call.managed.started_at)
 
 

@@ -44,7 +44,7 @@ class Inline(Managed):
         await trio.lowlevel.checkpoint()
         return function(self.store)
 
-    async def change_store(self, function: Callable[[Store], T]) -> T:
+    async def change_store(self, function: Callable[[Store], T], *, has_scope: bool = False) -> T:
         return await self.read_store(function)
 
 

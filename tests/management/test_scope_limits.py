@@ -13,6 +13,7 @@ from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.management.scope_limits import CHANGES_BURST, CHANGES_PER_SECOND, MAX_CONNECTIONS
 from hybridrelay.security import ManagementRole
 
+from ..waiting import async_wait_until
 from .conftest import CONNECTIONS, Api, serve_api
 
 ADMIN = ManagementRole.ADMIN
@@ -114,3 +115,38 @@ async def test_a_manage_key_does_not_make_the_relay_read_the_hybrid_connections_
     assert "db-2" not in str(value)
     api.store.delete("db")
     assert (await scoped.call("GET", path))[0].status == 200
+
+
+async def test_an_administrator_waits_for_one_change_of_callers_with_a_scope(
+    api: Api, as_caller: Callable[[Caller], Awaitable[Api]], nursery: trio.Nursery
+) -> None:
+    changing = api.managed._changing
+    made: list[str] = []
+
+    async def make(caller: Api, name: str) -> None:
+        assert (await create(caller, name))[0] == 201
+        made.append(name)
+
+    async def wait_until(tasks: int, in_scope: int) -> None:
+        async def is_so() -> bool:
+            waiting = api.managed._changing_in_scope.statistics().tasks_waiting
+            return (changing.statistics().tasks_waiting, waiting) == (tasks, in_scope)
+
+        await async_wait_until(is_so, seconds=20, what="they wait")
+
+    earlier = object()  # a change that is being made
+    await changing.acquire_on_behalf_of(earlier)
+    teams = [await as_caller(one) for one in (TEAM, OTHER)]
+    for number, (team, name) in enumerate(zip(teams, ("team/1", "other/1"), strict=True)):
+        nursery.start_soon(make, team, name)
+        await wait_until(1, number)
+    nursery.start_soon(make, api, "admin")
+    await wait_until(2, 1)
+    changing.release_on_behalf_of(earlier)
+
+    async def all_are_made() -> bool:
+        return len(made) == 3
+
+    await async_wait_until(all_are_made, seconds=20, what="all are made")
+    created = sorted(api.store.list(), key=lambda one: one.version)
+    assert [one.name for one in created] == ["team/1", "admin", "other/1"]
