@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-__all__ = ["OutOfThreads", "run_in_spare_thread", "run_in_thread", "thread_errors"]
+__all__ = ["OutOfThreads", "from_any_thread", "run_in_spare_thread", "run_in_thread", "thread_errors"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -20,6 +21,18 @@ class OutOfThreads(OSError):
 
     def __init__(self) -> None:
         super().__init__(errno.EAGAIN, "no thread can be started")
+
+
+def from_any_thread(function: Callable[[T], object]) -> Callable[[T], None]:
+    """Return a function that any thread may call, and that has this one called in the thread of this Trio run, soon.
+    After the end of the run, nothing is called."""
+    token = trio.lowlevel.current_trio_token()
+
+    def call(argument: T) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(function, argument)
+
+    return call
 
 
 async def run_in_thread(

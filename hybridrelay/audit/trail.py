@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from .._nursery import FlatNursery
-from .._threads import run_in_thread
+from .._threads import from_any_thread, run_in_thread
 from ..errors import ConfigurationError
 from ..events.audit import AuditCheckpoint, AuditFileNotCompressed, AuditRecordsLeftOut
 from ..events.base import Event
 from ..events.plain_log import also_subscribed
-from ..events.stream import EventStream, Subscriber
+from ..events.stream import EventStream
 from .chain import Checkpoint
 from .record import NOT_THERE, NotRecordedError, SinkProblem, record_of
 from .sinks.sink import Sink, SinkKind
@@ -90,16 +89,6 @@ class AuditTrail:
             for writer in self._writers:
                 writer.put(record)
 
-    def _from_any_thread(self) -> Subscriber:
-        """Return a subscriber that any thread may call."""
-        token = trio.lowlevel.current_trio_token()
-
-        def record(event: Event) -> None:
-            with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(self, event)
-
-        return record
-
     @property
     def problems(self) -> tuple[SinkProblem, ...]:
         """The sinks that cannot be written at the moment, and those that the policy requires and that are missing."""
@@ -165,7 +154,7 @@ class AuditTrail:
             self._nursery, self._events = nursery, events
             try:
                 # A subscriber even without sinks, because there may be some later.
-                with events.subscribed(self), also_subscribed(self._from_any_thread()):
+                with events.subscribed(self), also_subscribed(from_any_thread(self)):
                     for sink in self._sinks:
                         self._writers += (writer := self._writer_of(sink),)
                         await nursery.start(self._run, writer)

@@ -13,13 +13,12 @@ import trio
 
 from ..errors import ConfigurationError
 from .config_file import changed_options
-from .reloading import publish_not_reloaded
 
 if TYPE_CHECKING:
     from .auditing import ProgramAudit
     from .status_served import StatusServer
 
-__all__ = ["OptionParts", "Part", "audit_part", "log_level_part", "status_part"]
+__all__ = ["Changes", "OptionParts", "Part", "audit_part", "log_level_part", "status_part"]
 
 
 @attrs.frozen
@@ -31,6 +30,16 @@ class Part:
     #: Applies the options of a namespace. If they cannot be used, it raises `ConfigurationError` or `OSError`, and
     #: has changed nothing.
     use: Callable[[argparse.Namespace], Awaitable[None]]
+
+
+@attrs.frozen
+class Changes:
+    """What `OptionParts.change` has changed."""
+
+    #: The keys in the configuration file whose values have changed and are used.
+    changed: tuple[str, ...]
+    #: Why parts cannot be used, one for each.
+    failures: tuple[ConfigurationError, ...]
 
 
 class OptionParts:
@@ -47,16 +56,14 @@ class OptionParts:
         #: All options that can be changed.
         self.options = frozenset[str]().union(*(part.options for part in parts))
 
-    async def change(self, wanted: argparse.Namespace) -> list[str]:
-        """Use other options. A part that cannot be used is reported; the next call tries again.
+    async def change(self, wanted: argparse.Namespace) -> Changes:
+        """Use other options. If a part cannot be used, the others are; the next call tries it again.
 
         Args:
             wanted: all options.
-
-        Returns:
-            The keys in the configuration file whose values have changed and are used.
         """
-        changed = []
+        changed: list[str] = []
+        failures: list[ConfigurationError] = []
         for part in self._parts:
             trial = copy.copy(self._args)
             for option in part.options & vars(wanted).keys():
@@ -67,15 +74,15 @@ class OptionParts:
             try:
                 await part.use(trial)
             except ConfigurationError as exc:
-                publish_not_reloaded(exc)
+                failures.append(exc)
             except OSError as exc:
                 detail = ": ".join(filter(None, (", ".join(names), exc.filename, exc.strerror or str(exc))))
-                publish_not_reloaded(ConfigurationError(detail))
+                failures.append(ConfigurationError(detail))
             else:
                 for option in part.options & vars(wanted).keys():
                     setattr(self._args, option, getattr(wanted, option))
                 changed += names
-        return changed
+        return Changes(tuple(changed), tuple(failures))
 
 
 def audit_part(audit: ProgramAudit) -> Part:

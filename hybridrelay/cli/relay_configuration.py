@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import copy
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from .._file_thread import FileThread
+from ..errors import ConfigurationError
 from ..events.plain_log import plainly_logged_events
-from ..events.program import OptionsReloaded, RestartNeeded
+from ..events.program import OptionsReloaded, OptionsUnchanged, RestartNeeded
+from ..management import LastReload
 from .config_file import apply_config_file, changed_options, use_config_file
-from .option_parts import OptionParts
+from .option_parts import Changes, OptionParts
+from .reloading import publish_not_reloaded
 
 __all__ = ["RelayConfiguration"]
 
@@ -20,37 +25,56 @@ class RelayConfiguration:
 
     Args:
         args: the options of the command line. Those in the configuration file are added to them.
+        clock: returns seconds since 1970.
 
     Raises:
         ConfigurationError: the file cannot be used. The message says where.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, *, clock: Callable[[], float] = time.time) -> None:
         self._given = copy.copy(args)
         use_config_file(args)
         #: The options that are in use: those with which the relay was started, except those that were changed since.
         self.args = args
         self._file: Path | None = args.config
         self._thread = FileThread(str(args.config))
+        self._clock = clock
+        #: The last reload; None before the first one, and if there is no file.
+        self.last_reload: LastReload | None = None
 
     async def read_again(self, parts: OptionParts) -> None:
         """Read the file again, and use the options that can be changed while the relay runs. Those that need a
-        restart are reported each time, because somebody has asked for the reload.
+        restart are reported each time, because somebody has asked for the reload, and so is that nothing has changed.
+        What cannot be used is published, and stays as it was.
 
         Args:
             parts: the options that can be changed, to which the new values are applied.
-
-        Raises:
-            ConfigurationError: the file cannot be used. Nothing was changed.
         """
         if self._file is None:
             return
-        again = await self._thread.run(self._read, self._file)
-        events = plainly_logged_events()
-        if changed := await parts.change(again):
-            events.publish(OptionsReloaded(file=str(self._file), changed=tuple(changed)))
-        if needs_restart := changed_options(self.args, again, but=parts.options):
-            events.publish(RestartNeeded(file=str(self._file), changed=tuple(needs_restart)))
+        needs_restart: list[str] = []
+        try:
+            again = await self._thread.run(self._read, self._file)
+        except ConfigurationError as exc:
+            changes = Changes((), (exc,))
+        else:
+            changes = await parts.change(again)
+            needs_restart = changed_options(self.args, again, but=parts.options)
+        events, file = plainly_logged_events(), str(self._file)
+        for failure in changes.failures:
+            publish_not_reloaded(failure)
+        if changes.changed:
+            events.publish(OptionsReloaded(file=file, changed=changes.changed))
+        if needs_restart:
+            events.publish(RestartNeeded(file=file, changed=tuple(needs_restart)))
+        if not (changes.failures or changes.changed or needs_restart):
+            events.publish(OptionsUnchanged(file=file))
+        self.last_reload = LastReload(
+            at=self._clock(),
+            file=file,
+            failures=tuple((str(one), one.remedy) for one in changes.failures),
+            needs_restart=tuple(needs_restart),
+        )
 
     def _read(self, file: Path) -> argparse.Namespace:
         args = copy.copy(self._given)

@@ -21,6 +21,7 @@ __all__ = [
     "LeftoverRemoved",
     "ListenAddressSkipped",
     "OptionsReloaded",
+    "OptionsUnchanged",
     "OutOfMemory",
     "ProgramReady",
     "ProgramStarted",
@@ -194,6 +195,17 @@ class OptionsReloaded(Event):
     file: str
     #: The keys in the file.
     changed: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class OptionsUnchanged(Event):
+    """A relay has read its configuration file again, and there is nothing to change."""
+
+    name: ClassVar = "options.unchanged"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The configuration file was reloaded, and all options in it are in use already"
+
+    file: str
 
 
 @attrs.frozen(kw_only=True)

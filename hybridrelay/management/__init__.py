@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .callers import Caller as Caller
     from .callers import Scope as Scope
     from .client import ManagementClient as ManagementClient
+    from .condition import LastReload as LastReload
     from .plugins import Authenticator as Authenticator
     from .plugins import Credentials as Credentials
     from .service import serve_management as serve_management
@@ -39,6 +40,7 @@ _HOMES = {
     "blocking": ("BlockingClient", "blocking_client"),
     "callers": ("Caller", "Scope"),
     "client": ("ManagementClient",),
+    "condition": ("LastReload",),
     "plugins": ("Authenticator", "Credentials"),
     "service": ("serve_management",),
     "status": ("RelayStatus", "read_status"),

@@ -8,13 +8,22 @@ from itertools import islice
 
 import attrs
 
+from ..errors import ConfigurationError
 from ..relay.claims import OpenClaim
 from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
 from .callers import Scope
 from .live_values import ProblemCode, RelayProblem
 from .sizes import bytes_of
 
-__all__ = ["MAX_NAMES", "Names", "part_of_scope", "relay_problems"]
+__all__ = [
+    "MAX_NAMES",
+    "LastReload",
+    "Names",
+    "management_certificate_problem",
+    "part_of_scope",
+    "relay_problems",
+    "reload_problems",
+]
 
 #: A certificate is reported as a problem if it expires within this time (seconds). Certificates of public CAs are
 #: usually renewed a month before they expire.
@@ -43,6 +52,20 @@ class Names:
             self.first.append(name)
 
 
+@attrs.frozen(kw_only=True)
+class LastReload:
+    """What the last reload of a relay's configuration file could not use."""
+
+    #: Seconds since 1970.
+    at: float
+    file: str
+    #: What is wrong, and its remedy, if there is one: for each group of options that could not be used, or once for
+    #: the whole file.
+    failures: tuple[tuple[str, str | None], ...] = ()
+    #: The changed keys that take effect only after a restart.
+    needs_restart: tuple[str, ...] = ()
+
+
 def part_of_scope(snapshot: RelaySnapshot, scope: Scope) -> RelaySnapshot:
     """Return the part of a snapshot that concerns the hybrid connections of a scope, and whether the relay drains.
 
@@ -66,6 +89,7 @@ def relay_problems(
     *,
     unhealthy: Names | None = None,
     claims: Sequence[OpenClaim] = (),
+    others: Sequence[RelayProblem] = (),
 ) -> tuple[RelayProblem, ...]:
     """Return the problems, the most important first.
 
@@ -75,6 +99,7 @@ def relay_problems(
         now: the time, in seconds since 1970.
         unhealthy: those of which all connectors report that they cannot reach their target.
         claims: the open claims.
+        others: problems that are not in the snapshot, such as `reload_problems`.
     """
     found: list[RelayProblem] = []
     if snapshot.draining_since is not None:
@@ -88,6 +113,7 @@ def relay_problems(
         )
     for certificate in snapshot.certificates:
         found += _of_certificate(certificate, now)
+    found += others
     found += [_problem(code=one.code, detail=one.detail, remedy=one.remedy) for one in snapshot.file_problems]
     found += [_of_quota(one) for one in sorted(snapshot.quotas, key=lambda one: not one.is_reached)]
     found += _of_places("pairs", "places for pairs of data channels", snapshot.pairs, "or --max-pairs")
@@ -116,6 +142,42 @@ def relay_problems(
     return tuple(found)
 
 
+def reload_problems(last: LastReload) -> tuple[RelayProblem, ...]:
+    """Return what is in the configuration file and not in use."""
+    found = [
+        _problem(
+            code="reload-failed",
+            detail=f"at {_date(last.at)}, this could not be reloaded, and what was in use stays in use: {text}",
+            remedy=f"{remedy or 'correct it'}; then reload the relay (SIGHUP)",
+        )
+        for text, remedy in last.failures
+    ]
+    if last.needs_restart:
+        found.append(
+            _problem(
+                code="restart-needed",
+                detail=f"{last.file} was reloaded at {_date(last.at)}, and changes of these keys take effect only "
+                f"after a restart: {', '.join(last.needs_restart)}",
+                remedy="restart the relay; or undo these changes, and reload it (SIGHUP)",
+            )
+        )
+    return tuple(found)
+
+
+def management_certificate_problem(error: ConfigurationError) -> RelayProblem:
+    """Return the problem that the certificate of the management API cannot be read again."""
+    return _not_renewed("--management-tls-certificate", str(error), error.remedy)
+
+
+def _not_renewed(option: str, failure: str, remedy: str | None) -> RelayProblem:
+    return _problem(
+        code="certificate-not-renewed",
+        detail=f"the files of {option} have changed, and cannot be used: {failure}; the earlier certificate stays in "
+        "force",
+        remedy=remedy or "correct the files; the relay reads them again within half a minute",
+    )
+
+
 def _of_connections(
     code: ProblemCode, names: Names, detail: Callable[[str], str], remedy: str, remedy_of_others: str
 ) -> list[RelayProblem]:
@@ -134,14 +196,7 @@ def _problem(*, code: ProblemCode, detail: str, remedy: str, connection: str | N
 def _of_certificate(certificate: CertificateSnapshot, now: float) -> list[RelayProblem]:
     found = []
     if certificate.failure:
-        found.append(
-            _problem(
-                code="certificate-not-renewed",
-                detail=f"the files of --tls-certificate have changed, and cannot be used: {certificate.failure}; the "
-                "earlier certificate stays in force",
-                remedy=certificate.remedy or "correct the files; the relay reads them again within half a minute",
-            )
-        )
+        found.append(_not_renewed("--tls-certificate", certificate.failure, certificate.remedy))
     if now < certificate.expires_at - EXPIRY_SECONDS:
         return found
     is_over = now >= certificate.expires_at

@@ -232,7 +232,12 @@ async def _get_relay(call: Call) -> RelayValue:
     value = RelayValue(
         version=__version__,
         problems=relay_problems(
-            part_of_scope(whole, scope), unserved, call.managed.clock(), unhealthy=unhealthy, claims=claims
+            part_of_scope(whole, scope),
+            unserved,
+            call.managed.clock(),
+            unhealthy=unhealthy,
+            claims=claims,
+            others=call.managed.problems() if scope.is_everything else (),
         ),
         draining_since=whole.draining_since,
         pin=info.pin,

@@ -297,6 +297,8 @@ ProblemCode = Literal[
     "certificate-expires",
     "certificate-expired",
     "certificate-not-renewed",
+    "reload-failed",
+    "restart-needed",
     "quota-near",
     "quota-reached",
     "pairs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +17,7 @@ from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
 from .audit_log import AuditLog
 from .feed import Feed
+from .live_values import RelayProblem
 from .scope_limits import ScopedChanges
 from .turns import Turns
 
@@ -55,6 +56,8 @@ class Managed:
     started_at: float = attrs.field()
     #: The relay's audit log; None if there is none.
     audit: AuditLog | None = None
+    #: Returns the problems that are neither the relay's nor those of its audit log.
+    problems: Callable[[], Sequence[RelayProblem]] = tuple
     #: Keeps the latest events, once it is subscribed to `events`.
     feed: Feed = attrs.field()
     #: The turns of callers (`Caller.limit_key`): for requests that read and for pages, and for reading from `feed`. A

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import msgspec
 import trio
 
 from .._nursery import FlatNursery
+from .._threads import from_any_thread
 from .._version import __version__
 from ..errors import ConfigurationError
 from ..events.log import logged_events
 from ..events.management import ManagementTokenUseNotSaved, ManagementUnavailable
+from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream
 from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, serve
 from ..relay import LiveRelay, RelayInfo, SQLiteStore
@@ -25,10 +27,12 @@ from ..streams.unix_sockets import SocketFile, check_same_user, listen_unix_sock
 from .audit_log import AuditLog
 from .callers import Caller
 from .calls import handler_of
+from .condition import LastReload, management_certificate_problem, reload_problems
 from .forwarding import for_client_address
 from .gate import Gate
 from .handlers import OPERATIONS
 from .hosts import AllowedHosts
+from .live_values import RelayProblem
 from .logins import Logins
 from .managed import Managed
 from .openapi import openapi_document
@@ -81,6 +85,7 @@ async def serve_management(
     tcp: ManagementTcp | None = None,
     events: EventStream | None = None,
     logins: Logins | None = None,
+    last_reload: Callable[[], LastReload | None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the management API of a relay until `stop` is set, on ``management.sock`` in its state directory.
@@ -95,9 +100,11 @@ async def serve_management(
         stop: set this to stop gracefully: running requests may continue for two seconds.
         tcp: serves the API over TCP as well; None means only on the socket.
         events: the relay's event stream, which the API shows, and to which it publishes its own events; None means
-            the log.
+            the log. The API also shows what this process publishes only in its log (`plainly_logged_events`), such as
+            a reload.
         logins: the browsers that are logged in to the dashboard. With this, code in this process can add one-time
             codes (`Logins.add_code`).
+        last_reload: returns the last reload of the relay's configuration file, whose problems the API shows.
 
     Raises:
         StateError: the store cannot be opened.
@@ -114,9 +121,18 @@ async def serve_management(
         store = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         reader = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         audit = AuditLog(state_dir, clock=time.time, events=events)
-        managed = Managed(store, reader, info, relay, events, state_dir=state_dir, audit=audit)
+
+        def problems() -> Sequence[RelayProblem]:
+            last, error = last_reload(), None if tcp is None else tcp.certificate_error
+            return (
+                *(() if last is None else reload_problems(last)),
+                *(() if error is None else (management_certificate_problem(error),)),
+            )
+
+        managed = Managed(store, reader, info, relay, events, state_dir=state_dir, audit=audit, problems=problems)
         for subscriber in (managed.feed, audit):
             closing.enter_context(events.subscribed(subscriber))
+        closing.enter_context(also_subscribed(from_any_thread(managed.feed)))
         gate = Gate(managed, () if tcp is None else tcp.authenticators, logins)
         router, http_stop = make_router(managed, gate), Stop()
         async with FlatNursery() as nursery:

@@ -148,6 +148,11 @@ class ManagementTcp:
         """The addresses on which it listens, such as ``127.0.0.1:9180``; empty before it does."""
         return [address for one in self._served.values() for address in one.bound]
 
+    @property
+    def certificate_error(self) -> ConfigurationError | None:
+        """Why the last attempt to read the certificate again has failed; None if it has not."""
+        return None if self._tls is None else self._tls.error
+
     def _load_authenticators(self) -> None:
         if self._loads_authenticators:
             self.authenticators += load_authenticators()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,6 +21,10 @@ from .targets import echo, exchange, serve
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGHUP")
 
 
+#: What a reload says about the configuration file.
+RELOADS = {"options.reloaded", "options.unchanged", "reload.failed", "restart.needed"}
+
+
 def answers_probe(port: int) -> bool:
     """Whether the relay waits for what a client sends first, and does not close the connection of a client that has
     sent something other than a PROXY header."""
@@ -28,6 +34,14 @@ def answers_probe(port: int) -> bool:
             return sock.recv(12) == b"HTTP/1.1 200"
         except ConnectionResetError:
             return False
+
+
+def problems(deployment: Deployment) -> list[dict[str, str]]:
+    """The problems that the status of the relay shows."""
+    shown = deployment.run("status", "--json", "--state", deployment.state)
+    found: list[dict[str, str]] = json.loads(shown.stdout)["relay"]["problems"]
+    assert shown.returncode == (1 if found else 0)
+    return found
 
 
 async def hang_up(relay: Program, path: Path, text: str, says: str) -> str:
@@ -69,15 +83,27 @@ async def test_proxies_are_changed_and_other_settings_need_a_restart(tmp_path: P
             await stream.send_all(b"still")
             assert await stream.receive_some() == b"still"
 
-            # A bad file changes nothing, and the log says where the mistake is.
+            # A bad file changes nothing, and the log, the events and the status say where the mistake is.
             line = await hang_up(relay, config, 'max-pairs = 9\nproxy-protocol-from = "nowhere"\n', "reload.failed")
             assert "relay.toml: line 2: proxy-protocol-from" in line
+            (problem,) = await trio.to_thread.run_sync(problems, deployment)
+            assert problem["code"] == "reload-failed"
+            assert "relay.toml: line 2: proxy-protocol-from" in problem["detail"]
             assert not await trio.to_thread.run_sync(answers_probe, http)
 
             line = await hang_up(relay, config, "max-pairs = 9\nkeep-pairs = 3\n", "restart.needed")
             assert "changed=max-pairs,keep-pairs" in line
             assert "options.reloaded" in relay.err.rpartition("reload.failed")[2]
+            (problem,) = await trio.to_thread.run_sync(problems, deployment)
+            assert problem["code"] == "restart-needed"
+            assert problem["detail"].endswith("max-pairs, keep-pairs")
             assert await trio.to_thread.run_sync(answers_probe, http)
+            await hang_up(relay, config, "", "options.unchanged")
+            assert await trio.to_thread.run_sync(problems, deployment) == []
+            listed = await trio.to_thread.run_sync(deployment.run, "events", "--state", deployment.state)
+            assert [name for name in re.findall(r"(\w+\.\w+):", listed.stdout) if name in RELOADS] == [
+                "options.reloaded", "reload.failed", "options.reloaded", "restart.needed", "options.unchanged",
+            ]  # fmt: skip
             data = os.urandom(50_000)
             assert await exchange(port, data) == data
         nursery.cancel_scope.cancel()

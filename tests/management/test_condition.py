@@ -5,7 +5,14 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from hybridrelay.management.condition import Names, relay_problems
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.management.condition import (
+    LastReload,
+    Names,
+    management_certificate_problem,
+    relay_problems,
+    reload_problems,
+)
 from hybridrelay.relay import CertificateSnapshot, PlacesSnapshot, RelaySnapshot
 
 DAY = 86400.0
@@ -37,6 +44,31 @@ def test_a_certificate_that_is_not_renewed(days: float, also: list[str]) -> None
     problem = relay_problems(snapshot, Names(), NOW)[0]
     assert "permission denied" in problem.detail
     assert problem.remedy == "chmod it"
+
+
+def test_what_a_reload_could_not_use() -> None:
+    assert reload_problems(LastReload(at=NOW, file="relay.toml")) == ()
+    last = LastReload(
+        at=NOW,
+        file="relay.toml",
+        failures=(("relay.toml: line 2: ports: no", "say yes"), ("audit-dir: full", None)),
+        needs_restart=("workers", "max-pairs"),
+    )
+    one, other, restart = relay_problems(RelaySnapshot(), Names(), NOW, others=reload_problems(last))
+    assert [one.code, other.code, restart.code] == ["reload-failed", "reload-failed", "restart-needed"]
+    assert "2024-10-04 00:00 UTC" in one.detail
+    assert one.detail.endswith("stays in use: relay.toml: line 2: ports: no")
+    assert one.remedy == "say yes; then reload the relay (SIGHUP)"
+    assert other.remedy == "correct it; then reload the relay (SIGHUP)"
+    assert "2024-10-04 00:00 UTC" in restart.detail
+    assert restart.detail.endswith("only after a restart: workers, max-pairs")
+
+
+def test_the_certificate_of_the_management_api_is_not_renewed() -> None:
+    problem = management_certificate_problem(ConfigurationError("it is empty", remedy="write it"))
+    assert (problem.code, problem.remedy) == ("certificate-not-renewed", "write it")
+    assert "--management-tls-certificate" in problem.detail
+    assert "it is empty" in problem.detail
 
 
 def test_the_most_important_comes_first() -> None:

@@ -20,7 +20,8 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.events import Event, EventStream, ManagementUnavailable
+from hybridrelay.events import Event, EventStream, ManagementUnavailable, ReloadFailed
+from hybridrelay.events.plain_log import plainly_logged_events
 from hybridrelay.management import serve_management
 from hybridrelay.relay import RelayInfo, SQLiteStore
 from hybridrelay.relay.store import sqlite as sqlite_store
@@ -61,6 +62,20 @@ async def test_only_its_owner_can_connect_and_nothing_is_left_of_it(state: Path,
             assert (await Client(stream, host="localhost").request("GET", "/v1/relay")).status == 200
         stop.set()
     assert not path.exists()
+
+
+async def test_what_is_only_in_the_log_is_among_the_events_too(state: Path, nursery: trio.Nursery) -> None:
+    """Such as a reload, from any thread."""
+    stop = await start(nursery, state)
+    for number in range(2):
+        plainly_logged_events().publish(ReloadFailed(detail=f"in line {number}"))
+    await trio.to_thread.run_sync(lambda: plainly_logged_events().publish(ReloadFailed(detail="in a thread")))
+    async with await connect_unix_socket(state / "management.sock") as stream:
+        answer = await Client(stream, host="localhost").request("GET", "/v1/events?wait=20&name=reload.")
+    assert [one["fields"] for one in json.loads(answer.body)["value"]] == [
+        {"detail": "in line 0"}, {"detail": "in line 1"}, {"detail": "in a thread"},
+    ]  # fmt: skip
+    stop.set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for the credentials of the client")

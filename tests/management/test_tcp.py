@@ -221,6 +221,10 @@ async def test_a_renewed_certificate_is_used(state: Path, files: Files, monkeypa
         (files.folder / "seen.pem").write_text(text)
         return relay_pin(files.folder / "seen.pem")
 
+    async def problems(relay: Served, files: Files) -> list[str]:
+        found = json.loads((await relay.ask(context=files.context()))[2])["problems"]
+        return [one["code"] for one in found if one["code"] != "no-listener"]
+
     async with served(state, files.options) as relay:
         before = await trio.to_thread.run_sync(pin, relay.port)
         renewed = files.renew()
@@ -230,6 +234,10 @@ async def test_a_renewed_certificate_is_used(state: Path, files: Files, monkeypa
         with pytest.raises(ConfigurationError):
             await relay.tcp.reload()
         assert await trio.to_thread.run_sync(pin, relay.port) == renewed
+        assert await problems(relay, files) == ["certificate-not-renewed"]
+        files.renew()
+        assert await relay.tcp.reload()
+        assert await problems(relay, files) == []
     monkeypatch.setattr("hybridrelay.relay.edge.renewal.POLL_SECONDS", 0.01)
     files.renew()
     async with served(_other(state), files.options) as relay:

@@ -25,6 +25,10 @@ Problems of a relay, with the codes that --json shows:
                              a certificate expires within three weeks, or has
                              expired
   certificate-not-renewed    the new file of a certificate cannot be used
+  reload-failed              something in the configuration file could not be
+                             used when it was last reloaded
+  restart-needed             a change in this file takes effect only after a
+                             restart
   quota-near, quota-reached  a quota is at least four fifths used, or used up
   pairs, control-channels, unauthenticated-slots
                              nine tenths of the places for pairs of data

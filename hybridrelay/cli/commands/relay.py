@@ -58,10 +58,7 @@ def run(args: argparse.Namespace) -> int:
         if args.tls_certificate is None and args.management_tls_certificate is None and args.config is None:
             detail = "there is no --config or --tls-certificate to reload; changes to the registry need no signal"
             plainly_logged_events().publish(ReloadSkipped(detail=detail))
-        try:
-            await configuration.read_again(parts)
-        except ConfigurationError as exc:
-            publish_not_reloaded(exc)
+        await configuration.read_again(parts)
         for reload_certificates in (relay.reload_certificates, tcp.reload):
             try:
                 await reload_certificates()
@@ -74,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             info = await nursery.start(partial(relay.run, stop=stop.event))
             now = lambda: relay.info or info  # noqa: E731
             manage = partial(serve_management, args.state, now, relay.live, stop=stop.event, tcp=tcp, events=events)
-            await nursery.start(manage)
+            await nursery.start(partial(manage, last_reload=lambda: configuration.last_reload))
             await stop.say_ready("relay", _fields(info))
 
     reloads = partial(args.reload_requests.serve, stop.unless_stopping(reload))

@@ -142,8 +142,11 @@ class Reloads:
     async def _change_options(self, args: argparse.Namespace) -> None:
         """Use the changed options, and say what has changed, and what needs a restart."""
         events, file = plainly_logged_events(), str(self._configuration.file)
-        if changed_now := await self._parts.change(args):
-            events.publish(OptionsReloaded(file=file, changed=tuple(changed_now)))
+        changes = await self._parts.change(args)
+        for failure in changes.failures:
+            publish_not_reloaded(failure)
+        if changes.changed:
+            events.publish(OptionsReloaded(file=file, changed=changes.changed))
         if needs_restart := self._configuration.needs_restart(args, self._parts):
             events.publish(RestartNeeded(file=file, changed=needs_restart))
 
