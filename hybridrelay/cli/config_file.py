@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .logs import set_up_logs
 _MAX_FILE = 256 * 1024
 #: Options that are not allowed in a file.
 _COMMAND_LINE_ONLY = frozenset({"config", "help", "version", "check", "json"})
+_PORTS_FORM = 'expected numbers, "address:number" or "off"'
 #: Options that every command has, and that may also be given before the command's name.
 _COMMON = frozenset({"log_level", "log_json"})
 
@@ -136,11 +137,41 @@ def _convert_all(
         action = known.get(key)
         if action is None:
             raise _unknown(file.at(*place, key), key, known)
+        if action.metavar == "PORTS" and isinstance(value, Mapping):
+            _check_ports(action, value, file, (*place, key))
         try:
             found[key] = action, _convert(action, value, folder)
         except (ValueError, argparse.ArgumentTypeError) as exc:
             raise ConfigurationError(f"{file.at(*place, key)}: {key}: {exc}") from None
+        if action.metavar == "PORTS":
+            _check_port_names(found[key][1], file, (*place, key))
     return found
+
+
+def _check_ports(
+    action: argparse.Action, table: Mapping[str, Any], file: TomlFile, place: tuple[str | int, ...]
+) -> None:
+    """Check the entries of a table of ports one by one, so that a message names the line of the entry.
+
+    Raises:
+        ConfigurationError: one is not valid.
+    """
+    for name, value in table.items():
+        try:
+            if list(_convert_one(action, {name: value}, Path())) != [name]:
+                raise ValueError(_PORTS_FORM)
+        except (ValueError, argparse.ArgumentTypeError) as exc:
+            raise ConfigurationError(f"{file.at(*place, name)}: {place[-1]}.{printable(name[:40])}: {exc}") from None
+
+
+def _check_port_names(names: Iterable[str], file: TomlFile, place: tuple[str | int, ...]) -> None:
+    from ..connectivity import all_ports, discover  # imported here, because most files name no ports
+
+    # Whoever opens the ports reports transports that cannot be used.
+    known = all_ports(discover(on_broken=lambda _: None))
+    for name in names:
+        if name not in known:
+            raise _unknown(file.at(*place, name), name, known, what="port")
 
 
 def _known_options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -198,7 +229,7 @@ def _as_text(action: argparse.Action, value: Any) -> str:
     if action.metavar == "PORTS" and isinstance(value, Mapping):
         for entry in value.values():
             if isinstance(entry, bool) or not isinstance(entry, int | str):
-                raise ValueError('expected numbers, "address:number" or "off"')
+                raise ValueError(_PORTS_FORM)
         return ",".join(f"{name}={entry}" for name, entry in value.items())
     if action.metavar == "SECONDS" and isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:f}" if isinstance(value, float) else str(value)
@@ -207,7 +238,7 @@ def _as_text(action: argparse.Action, value: Any) -> str:
     raise ValueError("expected a number" if action.metavar in ("SECONDS", "N") else "expected a string in quotes")
 
 
-def _unknown(where: str, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:
+def _unknown(where: str, key: str, known: Mapping[str, object], *, what: str = "key") -> ConfigurationError:
     close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
-    remedy = f"did you mean {close[0]}?" if close else f"the known keys are: {', '.join(known)}"
-    return ConfigurationError(f"{where}: unknown key {printable(key[:40])!r}", remedy=remedy)
+    remedy = f"did you mean {close[0]}?" if close else f"the known {what}s are: {', '.join(known)}"
+    return ConfigurationError(f"{where}: unknown {what} {printable(key[:40])!r}", remedy=remedy)

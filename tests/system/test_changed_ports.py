@@ -156,6 +156,26 @@ async def test_a_port_that_is_in_use_changes_nothing(tmp_path: Path) -> None:
             assert await shown_certificate(relay.number("https")) == shown
 
 
+async def test_two_ports_with_the_same_number(tmp_path: Path) -> None:
+    """The message names the other port, also if the address of one of them is a wildcard."""
+    async with running(tmp_path / "state", probe=PROBE) as relay:
+        number = relay.number("probe")
+        probe = Binding(HOST, number)
+        await relay.change({"probe": (probe,)})
+        says = f"port http cannot listen on .*: port probe of this relay listens on {probe}"
+        for host in (HOST, "0.0.0.0", ""):
+            with pytest.raises(ConfigurationError, match=says) as raised:
+                await relay.change({"probe": (probe,), "http": (Binding(host, number),)})
+            assert "its own number" in str(raised.value.remedy)
+        assert await answers(number)
+        # Another program is the reason, although a port of the relay has the same number at another address.
+        with (
+            socket.create_server(("127.0.0.2", number)),
+            pytest.raises(ConfigurationError, match=r"port http cannot listen on .*in use"),
+        ):
+            await relay.change({"probe": (probe,), "http": (Binding("127.0.0.2", number),)})
+
+
 async def test_a_first_certificate_and_the_port_that_needs_it(tmp_path: Path) -> None:
     certificate = tmp_path / "certificate.pem"
     pem = b"".join(CertificateAuthority().issue("relay.example.com"))

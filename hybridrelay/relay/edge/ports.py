@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +109,9 @@ class OpenPort:
             await close_forcefully(self.listener)
 
 
+_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - only compared
+
+
 class Ports:
     """The ports of a relay.
 
@@ -199,7 +203,7 @@ class Ports:
         try:
             opened = await self._listen(self._network[key[0]], key[1])
         except OSError as exc:
-            raise _cannot_listen(key, exc) from exc
+            raise _cannot_listen(key, exc, self._open.values()) from exc
         if self._is_closed:
             await opened.close()
         elif self._accept is not None:
@@ -298,8 +302,29 @@ def _addresses(port: OpenPort) -> str:
     return ", ".join(map(str, port.bound))
 
 
-def _cannot_listen(key: tuple[str, Binding], error: OSError) -> ConfigurationError:
+def _overlap(one: Binding, other: Binding) -> bool:
+    """Return whether the system does not allow both at the same time. False for names whose addresses are unknown."""
+    if one.port != other.port or one.port == 0:
+        return False
+    hosts = {one.host, other.host}
+    if len(hosts) == 1 or "" in hosts:
+        return True
+    # A wildcard address excludes only addresses of its own family.
+    same_family = (":" in one.host) == (":" in other.host)
+    return same_family and not hosts.isdisjoint(_WILDCARDS)
+
+
+def _cannot_listen(key: tuple[str, Binding], error: OSError, others: Iterable[OpenPort]) -> ConfigurationError:
+    """Return the error that a port cannot be opened, beside others that are open."""
     name, binding = key
+    if error.errno == errno.EADDRINUSE:
+        for other in others:
+            for bound in other.bound:
+                if _overlap(binding, bound):
+                    return ConfigurationError(
+                        f"port {name} cannot listen on {binding}: port {other.name} of this relay listens on {bound}",
+                        remedy="give each port its own number, and each address once (--host, --ports)",
+                    )
     otherwise = "or choose another (--host, --ports), and name the ports for connection strings with --public-ports"
     text, remedy = explain_listen_error(error, binding.port, otherwise=otherwise)
     return ConfigurationError(f"port {name} cannot listen on {binding}: {text}", remedy=remedy)
