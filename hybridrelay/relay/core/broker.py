@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Generic
 
 from ...errors import RendezvousError
@@ -178,8 +178,11 @@ class Broker(Generic[HandleT]):
 
     # --- quotas
 
-    def check_quotas(self, by_connection: Mapping[str, int], total: int, now: float) -> None:
+    def check_quotas(self, by_connection: Mapping[str, int], total: int, now: float) -> Iterator[None]:
         """Compare the quotas with what is in use, and end sessions if a limit says so. Call it every few seconds.
+
+        There may be thousands of quotas. So this yields after those of each hybrid connection, and anything else may
+        happen before it continues.
 
         Args:
             by_connection: the bytes that were moved in this period, in both directions, by hybrid connection.
@@ -189,13 +192,17 @@ class Broker(Generic[HandleT]):
         quotas = self.quotas
         quotas.count_bytes(by_connection, total, now)
         for name in quotas.limited:
+            quotas.note_bytes(name, now)
             quotas.note(name, QuotaKind.LISTENERS, len(self.listeners.of(name)), now)
             quotas.note(name, QuotaKind.SENDERS, self.senders[name], now)
             quotas.note(name, QuotaKind.SESSIONS, self.rendezvous.count(name), now)
+            self._outputs += quotas.take()
+            yield
         self._outputs += quotas.take()
-        overdrawn = [name for name in self.rendezvous.connections if quotas.is_overdrawn(name)]
-        if overdrawn:
-            self._end_rendezvous(overdrawn, Input.OVERDRAWN, now)
+        for name in tuple(self.rendezvous.connections):
+            if quotas.is_overdrawn(name):
+                self._end_rendezvous([name], Input.OVERDRAWN, now)
+            yield
 
     def admit_sender(self, connection: str, instance: str, wanted: str | None, now: float) -> None:
         """Admit a client's control channel when it asks for its first join of a hybrid connection.
@@ -541,7 +548,8 @@ class Broker(Generic[HandleT]):
         return self.rendezvous.next_deadline()
 
     def expire(self, now: float) -> None:
-        """End rendezvous that did not get both of their data channels in time."""
+        """End rendezvous that did not get both of their data channels in time, as many as `RendezvousTable.expire`
+        ends. If there are more, `next_deadline` is not after `now`."""
         for ended in self.rendezvous.expire(now):
             self._outputs.append(
                 RendezvousTimeout(

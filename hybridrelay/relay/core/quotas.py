@@ -169,14 +169,17 @@ class Quotas:
     # --- use
 
     def count_bytes(self, by_connection: Mapping[str, int], total: int, now: float) -> None:
-        """Note how many bytes were moved in this period, in both directions, by hybrid connection and in total."""
+        """Note how many bytes were moved in this period, in both directions, by hybrid connection and in total. Call
+        `note_bytes` for each of `limited` afterwards."""
         self._bytes, self._all_bytes = by_connection, total
         self._published = {one: at for one, at in self._published.items() if now - at < REPEAT_SECONDS}
-        for name in self.limited:
-            self.note(name, QuotaKind.BYTES, by_connection.get(name, 0), now)
         for kind, used in ((QuotaKind.BYTES, total), (QuotaKind.CONNECTIONS, len(self._connections))):
             key = _Key(_RELAY, kind)
             self._note(key, used, self._limit_of(key), now)
+
+    def note_bytes(self, connection: str, now: float) -> None:
+        """Note that a hybrid connection has used its bytes in `count_bytes`."""
+        self.note(connection, QuotaKind.BYTES, self._bytes.get(connection, 0), now)
 
     def note(self, connection: str, kind: QuotaKind, used: int, now: float) -> None:
         """Note how much of a quota of a hybrid connection is used now."""

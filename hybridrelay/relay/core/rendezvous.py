@@ -51,7 +51,7 @@ from .places import Place, Places
 from .presence import Presence
 from .rendezvous_states import OPEN, REASONS, TRANSITIONS, Input, Outcome, Side, State
 
-__all__ = ["SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
+__all__ = ["EXPIRED_AT_A_TIME", "SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
 
 #: A pair is ended if its instance was refused another pair, and its sender has sent nothing for this long since then
 #: (seconds). This is shorter than the time for which a session waits to be resumed, even if its first attempt is
@@ -61,6 +61,8 @@ __all__ = ["SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable"
 SILENT_SECONDS = 15.0
 #: How many pairs of an instance are observed for this. An honest program has one or two.
 _MAX_LOOKED_AT = 8
+#: How many rendezvous one call of `RendezvousTable.expire` ends.
+EXPIRED_AT_A_TIME = 50
 
 
 @attrs.frozen
@@ -404,8 +406,10 @@ class RendezvousTable:
         return next((entry.expires_at for entry in self._open.values()), None)
 
     def expire(self, now: float) -> list[Ended]:
-        """End the rendezvous that did not get both of their data channels in time."""
-        late = list(itertools.takewhile(lambda entry: entry.expires_at <= now, self._open.values()))
+        """End rendezvous that did not get both of their data channels in time, at most `EXPIRED_AT_A_TIME` of them:
+        thousands may expire at the same moment."""
+        oldest = itertools.islice(self._open.values(), EXPIRED_AT_A_TIME)
+        late = list(itertools.takewhile(lambda entry: entry.expires_at <= now, oldest))
         return [one for entry in late if isinstance(one := self._end(entry, Input.EXPIRES, now), Ended)]
 
     def end(self, rendezvous_id: str, happened: Input, now: float) -> Ended | Stopping | None:

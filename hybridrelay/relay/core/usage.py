@@ -30,6 +30,8 @@ class UsageMachine:
         self.period = Period.at(now)
         #: The usage of the current period, by hybrid connection.
         self._usage: dict[str, Usage] = {}
+        #: Its bytes in both directions together.
+        self._bytes: dict[str, int] = {}
         #: The total of each hybrid connection when it was last observed.
         self._seen: dict[str, tuple[int, int]] = {}
         self._unsaved: dict[tuple[Period, str], Usage] = {}
@@ -44,7 +46,7 @@ class UsageMachine:
 
     def bytes_by_connection(self) -> dict[str, int]:
         """Return the bytes of the current period in both directions together."""
-        return {name: usage.bytes for name, usage in self._usage.items() if name != TOTAL}
+        return dict(self._bytes)
 
     def last_use(self, key: KeyId) -> float | None:
         """Return when a key was last used; None if it never was."""
@@ -62,7 +64,7 @@ class UsageMachine:
         period = Period.at(now)
         if period > self.period:
             self.period = period
-            self._usage = {}
+            self._usage, self._bytes = {}, {}
         return period < self.period
 
     def observe(self, connection: str, to_client: int, to_connector: int) -> None:
@@ -123,13 +125,18 @@ class UsageMachine:
             self.period = period
         if period == self.period:
             for name, one in usage.items():
-                self._usage[name] = self.of(name) + one
+                self._enter(name, self.of(name) + one)
         self._keys = {**keys, **self._keys}
 
     def _add(self, connection: str, usage: Usage) -> None:
         if usage == _NOTHING:
             return
         for name in (connection, TOTAL):
-            self._usage[name] = self.of(name) + usage
+            self._enter(name, self.of(name) + usage)
             place = self.period, name
             self._unsaved[place] = self._unsaved.get(place, _NOTHING) + usage
+
+    def _enter(self, name: str, usage: Usage) -> None:
+        self._usage[name] = usage
+        if name != TOTAL:
+            self._bytes[name] = usage.bytes

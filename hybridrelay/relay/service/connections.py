@@ -36,6 +36,8 @@ from .control import ControlPeer
 
 __all__ = ["ConnectionService", "ControlPeers"]
 
+#: How many control channels are examined before other tasks run.
+_AT_A_TIME = 50
 #: Errors that a peer or the network may cause at any time. They end the connection, and are not bugs.
 _EXPECTED = (
     HybridRelayError,
@@ -126,6 +128,16 @@ class ControlPeers:
             raise
         peer.lost()
         return None
+
+    async def sweep(self, now: float) -> None:
+        """End expired registrations, and channels whose peers read nothing. There may be thousands of channels, so
+        this lets other tasks run in between. `now`: seconds since 1970."""
+        for number, peer in enumerate(self, 1):
+            if peer in self._peers:  # it may have ended meanwhile
+                peer.expire(now)
+                peer.check_reading()
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
 
     def check_keys(self, connections: Iterable[str]) -> None:
         """Have the channels that concern these hybrid connections check their keys; see `ControlPeer.check_keys`."""

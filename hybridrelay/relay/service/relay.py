@@ -488,10 +488,7 @@ class Relay:
         """End expired registrations, and control channels whose peers read nothing."""
         while True:
             await trio.sleep(SWEEP_SECONDS)
-            now = self._clock()
-            for peer in peers:
-                peer.expire(now)
-                peer.check_reading()
+            await peers.sweep(self._clock())
 
 
 def _public_files(config: RelayConfig) -> CertificateFiles | None:

@@ -40,6 +40,8 @@ _FILE_SECONDS: Final = 5.0
 #: a millisecond's work.
 _AT_A_TIME: Final = 50
 _PAIRS_AT_A_TIME: Final = 1000
+#: The same for the quotas of a hybrid connection.
+_QUOTAS_AT_A_TIME: Final = 20
 
 
 class UsageService:
@@ -145,7 +147,11 @@ class UsageService:
                     await trio.lowlevel.checkpoint()
             if broker.pairs.has(name):  # the hybrid connection may have been deleted in the meantime
                 machine.observe(name, to_client, to_connector)
-        broker.core.check_quotas(machine.bytes_by_connection(), machine.of(TOTAL).bytes, trio.current_time())
+        checks = broker.core.check_quotas(machine.bytes_by_connection(), machine.of(TOTAL).bytes, trio.current_time())
+        for number, _ in enumerate(checks, 1):
+            if number % _QUOTAS_AT_A_TIME == 0:
+                broker.carry_out()
+                await trio.lowlevel.checkpoint()
         broker.carry_out()
 
     async def _save(self) -> None:

@@ -37,6 +37,12 @@ def change(made: Quotas, new: dict[str, HybridConnection], editions: Editions, n
     made.update((*change.changed, *change.deleted), editions, now)
 
 
+def count_bytes(made: Quotas, by_connection: dict[str, int], total: int, now: float) -> None:
+    made.count_bytes(by_connection, total, now)
+    for name in made.limited:
+        made.note_bytes(name, now)
+
+
 def refused(kind: QuotaKind, used: int, made: Quotas, *, for_session: bool = False) -> Reason | None:
     try:
         if kind is QuotaKind.SENDERS:
@@ -108,10 +114,10 @@ def test_bytes_that_are_used_up(whose: str, ends: bool) -> None:
         made = quotas(limits)
     else:
         made = quotas(editions=Editions([Edition(name="small", limits=limits)], "small"))
-    made.count_bytes({"db": 99}, 99, 0.0)
+    count_bytes(made, {"db": 99}, 99, 0.0)
     assert refused(QuotaKind.SESSIONS, 0, made) is None
     assert not made.is_overdrawn("db")
-    made.count_bytes({"db": 50 if whose == "relay" else 100}, 100, LATER)
+    count_bytes(made, {"db": 50 if whose == "relay" else 100}, 100, LATER)
     assert refused(QuotaKind.SESSIONS, 0, made) is Reason.TRANSFER_QUOTA
     assert refused(QuotaKind.SENDERS, 0, made) is None, "only sessions move bytes"
     assert (refused(QuotaKind.SESSIONS, 0, made, for_session=True) is None) is not ends
@@ -120,13 +126,13 @@ def test_bytes_that_are_used_up(whose: str, ends: bool) -> None:
         [QuotaNear, QuotaReached] if whose == "connection" else [RelayQuotaNear, RelayQuotaReached]
     )
     assert [type(one) for one in made.take()] == kinds
-    made.count_bytes({}, 0, 2 * LATER)
+    count_bytes(made, {}, 0, 2 * LATER)
     assert refused(QuotaKind.SESSIONS, 0, made) is None, "the next period has begun"
 
 
 def test_a_refusal_because_of_the_whole_relay_says_nothing_about_others() -> None:
     made = quotas(editions=Editions([Edition(name="small", limits=Limits(bytes_per_month=100))], "small"))
-    made.count_bytes({"other": 12345}, 12345, 0.0)
+    count_bytes(made, {"other": 12345}, 12345, 0.0)
     with pytest.raises(RendezvousError, match="edition of the relay") as caught:
         made.admit_session("db", 0, 0.0, for_session=False)
     assert caught.value.reason is Reason.TRANSFER_QUOTA
@@ -169,11 +175,11 @@ def test_each_event_once_and_again_after_it_was_little() -> None:
 def test_the_number_of_hybrid_connections() -> None:
     editions = Editions([Edition(name="small", connections=5)], "small")
     made = Quotas(KnownConnections({str(number): connection(str(number)) for number in range(4)}), editions)
-    made.count_bytes({}, 0, 0.0)
+    count_bytes(made, {}, 0, 0.0)
     assert made.take() == [RelayQuotaNear(quota="hybrid connections", used=4, limit=5)]
     assert list(made.most_used()) == [(None, QuotaKind.CONNECTIONS, 4, 5)]
     change(made, {}, editions, 1.0)
-    made.count_bytes({}, 0, 1.0)
+    count_bytes(made, {}, 0, 1.0)
     assert list(made.most_used()) == []
 
 
@@ -192,7 +198,7 @@ def test_what_was_deleted_is_forgotten() -> None:
 def test_the_level_says_what_is_admitted(limit: int, uses: list[int]) -> None:
     made = quotas(Limits(bytes_per_month=limit))
     for number, used in enumerate(uses):
-        made.count_bytes({"db": used}, used, number * LATER)
+        count_bytes(made, {"db": used}, used, number * LATER)
         events = made.take()
         assert (refused(QuotaKind.SESSIONS, 0, made) is Reason.TRANSFER_QUOTA) == (used >= limit)
         assert all(
@@ -239,7 +245,7 @@ def test_a_limit_that_is_removed_is_nearly_used_no_longer(kind: QuotaKind, limit
 def test_the_limits_of_an_edition_that_the_relay_no_longer_uses_are_nearly_used_no_longer() -> None:
     editions = Editions([Edition(name="small", connections=1, limits=Limits(bytes_per_month=100))], in_use="small")
     made = quotas(editions=editions)
-    made.count_bytes({"db": 120}, 120, 0.0)
+    count_bytes(made, {"db": 120}, 120, 0.0)
     assert {kind for _, kind, _, _ in made.most_used()} == {QuotaKind.BYTES, QuotaKind.CONNECTIONS}
     change(made, {"db": connection()}, Editions(), 1.0)
     assert list(made.most_used()) == []

@@ -17,7 +17,7 @@ from hybridrelay.protocol.errors import RemoteProtocolError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.holders import Holder
 from hybridrelay.relay.core.places import Places
-from hybridrelay.relay.core.rendezvous import Arrival, Ended, Rendezvous, RendezvousTable, Stopping
+from hybridrelay.relay.core.rendezvous import EXPIRED_AT_A_TIME, Arrival, Ended, Rendezvous, RendezvousTable, Stopping
 from hybridrelay.relay.core.rendezvous_states import TRANSITIONS, Input, Outcome, Side, State
 from hybridrelay.relay.limits import KEPT_AFTER_BREAK_SECONDS, KEPT_AFTER_END_SECONDS, TICKET_LIFETIME_SECONDS
 from hybridrelay.relay.model import KeyId
@@ -200,6 +200,19 @@ def test_a_late_ticket_is_refused_even_before_expiry_was_noticed() -> None:
     assert refused(rendezvous, made.sender_ticket, 130.0)
     assert rendezvous.expire(129.9) == []
     assert [ended.outcome for ended in rendezvous.expire(130.0)] == [Outcome.BOTH_ABSENT]
+    assert rendezvous.next_deadline() is None
+
+
+def test_only_so_many_expire_at_a_time() -> None:
+    rendezvous = table(lifetime=30.0)
+    count = 2 * EXPIRED_AT_A_TIME + 1
+    made = [rendezvous.create(f"db{number}", LISTENER, SENDER, 100.0).id for number in range(count)]
+    ended = []
+    for _ in range(3):
+        assert rendezvous.next_deadline() == 130.0
+        ended.append([one.rendezvous_id for one in rendezvous.expire(130.0)])
+    assert [len(some) for some in ended] == [EXPIRED_AT_A_TIME, EXPIRED_AT_A_TIME, 1]
+    assert [one for some in ended for one in some] == made
     assert rendezvous.next_deadline() is None
 
 
