@@ -20,9 +20,10 @@ The rules:
 6. The second half is for hybrid connections that have few checkpoints: each may have `FEW_ROWS`, but not more than a
    small part of what is still free in the whole file (`FEW_PART`). So there is room for `FEW_ROWS` of another one
    even if 100 hybrid connections take all they can (with the longest names; 400 with short ones), then for fewer; and
-   only after about 1,000 (1,500 with short names) is its first checkpoint refused. Nobody's evidence is deleted to
-   make room for others. `FEW_ROWS` are enough for a log with a checkpoint every minute, because it makes room for
-   itself by rule 4.
+   only after about 1,000 (1,500 with short names) is its first checkpoint refused. One that has more than it may have
+   then, such as the 260 of a log that has had one every minute for two days, cannot add any from about 300 on.
+   Nobody's evidence is deleted to make room for others. `FEW_ROWS` are enough for a log with a checkpoint every
+   minute, because it makes room for itself by rule 4.
 7. Clients may use three quarters of each of these parts (`CLIENT_PART`), as of all other limits.
 8. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
 """

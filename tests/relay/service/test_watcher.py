@@ -257,6 +257,23 @@ async def test_changes_of_another_process_are_noticed(registry: SQLiteStore, sta
             nursery.cancel_scope.cancel()
 
 
+async def test_one_check_reads_all_changes_however_many(registry: SQLiteStore, state: Path) -> None:
+    watcher = StoreWatcher(registry, interval=1e6)
+    count = 2 * PART + 1
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, lambda change: None)
+        with SQLiteStore.open(state) as other:
+            for number in range(count):
+                other.create(f"db{number}", ["relay.example.com"], [])
+            await watcher.refresh()
+            assert len(watcher.connections) == count
+            for number in range(count):
+                other.delete(f"db{number}")
+            await watcher.refresh()
+            assert watcher.connections == {}
+        nursery.cancel_scope.cancel()
+
+
 async def test_our_own_changes_are_noticed(registry: SQLiteStore, rules: Rules) -> None:
     watcher = StoreWatcher(registry, interval=INTERVAL)
     send, receive = trio.open_memory_channel[StoreChange](100)
