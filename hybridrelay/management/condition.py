@@ -8,6 +8,7 @@ from itertools import islice
 
 import attrs
 
+from ..audit.record import SinkProblem
 from ..errors import ConfigurationError
 from ..relay.claims import OpenClaim
 from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
@@ -23,6 +24,7 @@ __all__ = [
     "part_of_scope",
     "relay_problems",
     "reload_problems",
+    "sink_problems",
 ]
 
 #: A certificate is reported as a problem if it expires within this time (seconds). Certificates of public CAs are
@@ -162,6 +164,13 @@ def reload_problems(last: LastReload) -> tuple[RelayProblem, ...]:
             )
         )
     return tuple(found)
+
+
+def sink_problems(sinks: Sequence[SinkProblem]) -> tuple[RelayProblem, ...]:
+    """Return the problem of each sink of the relay's audit log that cannot be written."""
+    return tuple(
+        _problem(code="audit-failed", detail=f"{one.text}; its records wait", remedy=one.remedy) for one in sinks
+    )
 
 
 def management_certificate_problem(error: ConfigurationError) -> RelayProblem:

@@ -306,6 +306,7 @@ ProblemCode = Literal[
     "unauthenticated-slots",
     "claim-expires",
     "audit",
+    "audit-failed",
     "checkpoints",
     "history",
     "rendezvous",

@@ -14,6 +14,7 @@ import trio
 from .._nursery import FlatNursery
 from .._threads import from_any_thread
 from .._version import __version__
+from ..audit.record import SinkProblem
 from ..errors import ConfigurationError
 from ..events.log import logged_events
 from ..events.management import ManagementTokenUseNotSaved, ManagementUnavailable
@@ -27,7 +28,7 @@ from ..streams.unix_sockets import SocketFile, check_same_user, listen_unix_sock
 from .audit_log import AuditLog
 from .callers import Caller
 from .calls import handler_of
-from .condition import LastReload, management_certificate_problem, reload_problems
+from .condition import LastReload, management_certificate_problem, reload_problems, sink_problems
 from .forwarding import for_client_address
 from .gate import Gate
 from .handlers import OPERATIONS
@@ -86,6 +87,7 @@ async def serve_management(
     events: EventStream | None = None,
     logins: Logins | None = None,
     last_reload: Callable[[], LastReload | None] = lambda: None,
+    failed_sinks: Callable[[], Sequence[SinkProblem]] = tuple,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the management API of a relay until `stop` is set, on ``management.sock`` in its state directory.
@@ -105,6 +107,7 @@ async def serve_management(
         logins: the browsers that are logged in to the dashboard. With this, code in this process can add one-time
             codes (`Logins.add_code`).
         last_reload: returns the last reload of the relay's configuration file, whose problems the API shows.
+        failed_sinks: returns the sinks of the relay's audit log that cannot be written.
 
     Raises:
         StateError: the store cannot be opened.
@@ -127,6 +130,7 @@ async def serve_management(
             return (
                 *(() if last is None else reload_problems(last)),
                 *(() if error is None else (management_certificate_problem(error),)),
+                *sink_problems(failed_sinks()),
             )
 
         managed = Managed(store, reader, info, relay, events, state_dir=state_dir, audit=audit, problems=problems)

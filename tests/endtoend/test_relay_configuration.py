@@ -98,11 +98,18 @@ async def test_proxies_are_changed_and_other_settings_need_a_restart(tmp_path: P
             assert problem["code"] == "restart-needed"
             assert problem["detail"].endswith("max-pairs, keep-pairs")
             assert await trio.to_thread.run_sync(answers_probe, http)
+            with socket.create_server(("127.0.0.1", 0)) as closed:
+                nowhere = closed.getsockname()[1]
+            await hang_up(relay, config, f'audit-to = "syslog+tcp://127.0.0.1:{nowhere}"\n', "audit.sink-failed")
+            (problem,) = await trio.to_thread.run_sync(problems, deployment)
+            assert problem["code"] == "audit-failed"
+            await hang_up(relay, config, "", "options.reloaded")
             await hang_up(relay, config, "", "options.unchanged")
             assert await trio.to_thread.run_sync(problems, deployment) == []
             listed = await trio.to_thread.run_sync(deployment.run, "events", "--state", deployment.state)
             assert [name for name in re.findall(r"(\w+\.\w+):", listed.stdout) if name in RELOADS] == [
-                "options.reloaded", "reload.failed", "options.reloaded", "restart.needed", "options.unchanged",
+                "options.reloaded", "reload.failed", "options.reloaded", "restart.needed", *["options.reloaded"] * 2,
+                "options.unchanged",
             ]  # fmt: skip
             data = os.urandom(50_000)
             assert await exchange(port, data) == data

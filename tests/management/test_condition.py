@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from hybridrelay.audit.record import SinkProblem
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.management.condition import (
     LastReload,
@@ -12,6 +13,7 @@ from hybridrelay.management.condition import (
     management_certificate_problem,
     relay_problems,
     reload_problems,
+    sink_problems,
 )
 from hybridrelay.relay import CertificateSnapshot, PlacesSnapshot, RelaySnapshot
 
@@ -62,6 +64,15 @@ def test_what_a_reload_could_not_use() -> None:
     assert other.remedy == "correct it; then reload the relay (SIGHUP)"
     assert "2024-10-04 00:00 UTC" in restart.detail
     assert restart.detail.endswith("only after a restart: workers, max-pairs")
+
+
+def test_a_sink_of_the_audit_log_that_cannot_be_written() -> None:
+    (problem,) = sink_problems([SinkProblem("syslog logs:6514", "connection refused", is_required=False)])
+    assert problem.code == "audit-failed"
+    assert (
+        problem.detail == "the audit log cannot be written to syslog logs:6514: connection refused; its records wait"
+    )
+    assert problem.remedy
 
 
 def test_the_certificate_of_the_management_api_is_not_renewed() -> None:

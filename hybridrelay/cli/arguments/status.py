@@ -35,6 +35,8 @@ Problems of a relay, with the codes that --json shows:
                              channels, for control channels, or for
                              unauthenticated connections are taken
   claim-expires              a claim that was not taken expires soon
+  audit-failed               a sink of the audit log (--audit-dir, --audit-to)
+                             cannot be written
   audit, checkpoints, history, rendezvous, rolls, usage
                              this file cannot be written
 

@@ -71,7 +71,13 @@ def run(args: argparse.Namespace) -> int:
             info = await nursery.start(partial(relay.run, stop=stop.event))
             now = lambda: relay.info or info  # noqa: E731
             manage = partial(serve_management, args.state, now, relay.live, stop=stop.event, tcp=tcp, events=events)
-            await nursery.start(partial(manage, last_reload=lambda: configuration.last_reload))
+            await nursery.start(
+                partial(
+                    manage,
+                    last_reload=lambda: configuration.last_reload,
+                    failed_sinks=lambda: audit.trail.problems,
+                )
+            )
             await stop.say_ready("relay", _fields(info))
 
     reloads = partial(args.reload_requests.serve, stop.unless_stopping(reload))
