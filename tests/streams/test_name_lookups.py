@@ -129,6 +129,19 @@ async def test_a_name_is_looked_up_again_while_the_first_lookup_hangs(autojump_c
     assert not lookups._zones
 
 
+async def test_callers_that_give_up_one_after_the_other_look_a_name_up_no_more_often(
+    autojump_clock: MockClock,
+) -> None:
+    trio.socket.set_custom_hostname_resolver(resolver := Resolver())
+    lookups, counts = NameLookups(), []
+    for _ in range(20):
+        with trio.move_on_after(AGAIN_SECONDS / 2):
+            await lookups.find("db.dead.example", 1, socket.SOCK_STREAM)
+        counts.append(resolver.waiting.total())
+    assert counts[:4] == [1, 1, 2, 2]
+    assert counts[-1] == lookups.running == MAX_OF_NAME
+
+
 async def test_the_second_lookup_begins_after_a_while_and_its_answer_is_used(autojump_clock: MockClock) -> None:
     class Recovering(Resolver):
         async def getaddrinfo(self, host: bytes | None, *rest: Any, **more: Any) -> Any:
@@ -148,7 +161,8 @@ async def test_a_dead_zone_does_not_delay_other_zones_and_all_names_get_their_tu
     found: list[int] = []
 
     async def look_up(number: int) -> None:
-        await lookups.find(f"db{number}.DEAD.example.", 1, socket.SOCK_STREAM)
+        zone = ("dead.example", "DEAD.example", "dead.Example.")[number % 3]
+        await lookups.find(f"db{number}.{zone}", 1, socket.SOCK_STREAM)
         found.append(number)
 
     async with trio.open_nursery() as nursery:

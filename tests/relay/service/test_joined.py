@@ -18,6 +18,7 @@ from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.joined import _TAKING_SECONDS
 from hybridrelay.relay.service.joined import JoinedService
+from hybridrelay.relay.store.expendable import ExpendableFileError
 from hybridrelay.relay.store.joined import JOINED_FILE, JoinedFile
 
 from ...waiting import async_wait_until
@@ -163,6 +164,68 @@ async def test_a_damaged_file_is_replaced_and_what_is_joined_is_saved_again(tmp_
         await first.saved(1)
 
 
+async def test_a_file_that_is_damaged_later_gets_everything_that_is_joined(tmp_path: Path) -> None:
+    async with relay(tmp_path, is_killed=True) as first:
+        first.joins(1)
+        await first.saved(1)
+        async with first.service._limiter:  # not while it is written
+            first.service._file.close()
+            for path in tmp_path.iterdir():
+                path.unlink()
+            (tmp_path / JOINED_FILE).write_bytes(b"x" * 5000)
+        first.joins(2)
+        await async_wait_until(lambda: _has(first, StateFileSetAside), seconds=60, what="it is set aside")
+        first.joins(3)
+        await first.saved(1, 2, 3)
+
+
+async def test_what_could_not_be_saved_is_saved_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ExpendableFileError("the disk is on fire", remedy="call the fire brigade")
+
+    async with relay(tmp_path, is_killed=True) as first:
+        with monkeypatch.context() as context:
+            context.setattr(first.service._file, "save", fail)
+            first.joins(1)
+            await async_wait_until(lambda: _has(first, StateFileNotWritten), seconds=60, what="the failure")
+        first.joins(2)
+        await first.saved(1, 2)
+
+
+async def test_a_relay_that_is_cancelled_saves_what_has_just_happened(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        async with relay(tmp_path) as first:
+            first.joins(1)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    async with relay(tmp_path) as second:
+        await second.saved()
+        assert second.lost == [1]
+
+
+async def test_what_waits_for_its_thread_when_it_is_cancelled_is_saved_at_the_end(tmp_path: Path) -> None:
+    stream = EventStream(lambda _: None)
+    service = JoinedService(tmp_path, 0.0, clock=lambda: 1000.0, events=stream)
+
+    async def was_taken() -> bool:
+        return service._limiter.statistics().tasks_waiting > 0 and not service._machine.has_changed
+
+    async with service.subscribed():
+        await service.load()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.run)
+            async with service._limiter:
+                stream.publish(RendezvousJoined(connection="db", activity_id=id_of(1)))
+                await async_wait_until(was_taken, seconds=60, what="it waits for the thread")
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await trio.testing.wait_all_tasks_blocked()
+    async with relay(tmp_path) as second:
+        await second.saved()
+        assert second.lost == [1]
+
+
 async def test_a_file_that_cannot_be_used_is_reported_and_tried_again(tmp_path: Path) -> None:
     (tmp_path / JOINED_FILE).mkdir()
     async with relay(tmp_path) as first:
@@ -173,9 +236,9 @@ async def test_a_file_that_cannot_be_used_is_reported_and_tried_again(tmp_path: 
         (tmp_path / JOINED_FILE).rmdir()
         first.joins(2)
         await first.saved(1, 2)
-        await async_wait_until(lambda: _written(first), seconds=60, what="the event")
+        await async_wait_until(lambda: _has(first, StateFileWritten), seconds=60, what="the event")
         assert first.service.problem is None
 
 
-async def _written(relay: Relay) -> bool:
-    return any(isinstance(event, StateFileWritten) for event in relay.events)
+async def _has(relay: Relay, type_: type[Event]) -> bool:
+    return any(isinstance(event, type_) for event in relay.events)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -223,6 +224,85 @@ class Watching(RuleBasedStateMachine):
 
 
 TestWatching = Watching.TestCase
+
+
+#: What a reader asks its store for.
+QUESTIONS = ["data_version", "editions", "changes"]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("is_after", [True, False])
+def test_a_change_while_the_store_is_read_is_noticed_at_the_next_check(
+    monkeypatch: pytest.MonkeyPatch, question: str, is_after: bool
+) -> None:
+    store = MemoryStore()
+    store.create("a", ["relay.example.com"], [])
+    reader, known = StoreReader(store), KnownConnections()
+    ask = getattr(store, question)
+
+    def interrupted(*arguments: Any) -> object:
+        monkeypatch.undo()
+        found = ask(*arguments) if is_after else None
+        store.change("a", disabled=True)
+        store.create("b", ["relay.example.com"], [])
+        store.use_edition("basic")
+        return found if is_after else ask(*arguments)
+
+    monkeypatch.setattr(store, question, interrupted)
+    parts = [*reader.read()[0], *reader.read()[0]]
+    for part in parts:
+        known.apply(part.change)
+    assert known == store.snapshot()
+    assert [part.change.editions for part in parts if part.change.editions is not None][-1] == store.editions()
+    assert reader.read() == ([], False)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_could_not_be_read_is_read_the_next_time(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    store = MemoryStore()
+    reader = StoreReader(store)
+    for number in range(2 * PART):
+        store.create(f"c{number:03}", ["relay.example.com"], [])
+    reader.read()
+    store.delete("c001")
+
+    def fail(*_: Any) -> object:
+        raise StateError("the disk is on fire")
+
+    with monkeypatch.context() as context:
+        context.setattr(store, question, fail)
+        with pytest.raises(StateError):
+            reader.read()
+    parts, has_more = reader.read()
+    assert [part.change.deleted for part in parts] == [{"c001"}]
+    assert not has_more
+
+
+async def test_keys_are_in_the_index_as_long_as_they_are_in_the_store() -> None:
+    """And whoever is informed of a change finds it done."""
+    store = MemoryStore()
+    watcher = StoreWatcher(store)
+    keys, proofs = [Secret("k"), Secret("l")], [make_admission_proof(Secret(one), 1000.0) for one in "kl"]
+    valid: list[tuple[bool, ...]] = []
+
+    def note(_change: StoreChange) -> None:
+        assert watcher.connections == store.snapshot()
+        assert watcher.editions == store.editions()
+        valid.append(tuple(watcher.keys.prove(proof, 1000.0) is not None for proof in proofs))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, note)
+        for act in (
+            lambda: store.create("a", ["relay.example.com"], [Rule("r", {Right.SEND}, keys[0], None)]),
+            lambda: store.regenerate_key("a", "r", KeySlot.PRIMARY, keys[1]),
+            lambda: store.use_edition("basic"),
+            lambda: store.delete("a"),
+        ):
+            act()
+            await watcher.refresh()
+        nursery.cancel_scope.cancel()
+    assert valid == [(True, False), (False, True), (False, True), (False, False)]
+    assert len(watcher.keys) == 0
 
 
 async def test_changes_of_another_process_are_noticed(registry: SQLiteStore, state: Path, rules: Rules) -> None:

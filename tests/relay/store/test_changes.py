@@ -151,6 +151,22 @@ def test_only_what_has_changed_is_read(store: Store) -> None:
     assert reader.known == store.snapshot()
 
 
+def test_more_changes_than_are_read_at_once_are_read_in_parts_up_to_the_last_one(store: Store) -> None:
+    names = [f"c{number:02}" for number in range(30)]
+    for name in names:
+        store.create(name, HOSTS, [])
+    reader = Reader(store)
+    reader.read_all()
+    for name in names[:7]:
+        store.change(name, disabled=True)
+    assert [reader.read_part(3) for _ in range(3)] == [True, True, False]
+    assert reader.known == store.snapshot()
+    for name in names[:7]:
+        store.delete(name)
+    assert [reader.read_part(3) for _ in range(3)] == [True, True, False]
+    assert reader.known == store.snapshot()
+
+
 def test_what_was_created_again_is_not_deleted(store: Store) -> None:
     before = store.create("a", HOSTS, [])
     reader = Reader(store)
