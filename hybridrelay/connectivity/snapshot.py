@@ -157,6 +157,8 @@ class ConnectionSnapshot:
     #: At a connector: the rule of the policy, with file and line, that does not allow it or its target; empty if
     #: there is none. It may still be registered, so that clients are told.
     denial: str = ""
+    #: What to do about `denial`; empty if nothing more is known than that the policy has to be changed.
+    denial_remedy: str = ""
 
     @property
     def is_registered(self) -> bool:

@@ -20,14 +20,22 @@ from ..policy import (
     WatchedPolicy,
 )
 from ..policy.machine import machine_policy_place
+from ..policy.schema import KEYS
 from ..security import StreamTarget, Target
 from ..security.targets import has_datagrams
 from .config import ConnectorConfig
 
-__all__ = ["Policies"]
+__all__ = ["Policies", "remedy_of"]
 
 #: How soon what is open ends when the allowed hours are over (seconds).
 _HOURS_SECONDS = 1.0
+
+
+def remedy_of(denial: Decision) -> str:
+    """Return what to do about a denial; empty if there is nothing special about it."""
+    if denial.kind == KEYS["AllowUdp"].slug:  # there may be no rule that could be changed
+        return f"to allow datagrams, set AllowUdp = true in the policy of this machine, {machine_policy_place()}"
+    return ""
 
 
 @attrs.define(eq=False)
@@ -167,14 +175,13 @@ class Policies:
         denied = {name: target for name, target in connections if has_datagrams(target)}
         if decision.reason is None:
             denied = {}
-        where = machine_policy_place()
         for name in denied.keys() - self._without_datagrams:
             self._events.publish(
                 DatagramsDenied(
                     connection=name,
                     target=str(denied[name]),
                     detail=decision.rule,
-                    remedy=f"to allow them, set AllowUdp = true in the policy of this machine, {where}",
+                    remedy=remedy_of(decision),
                 )
             )
         self._without_datagrams = frozenset(denied)

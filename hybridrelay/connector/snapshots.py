@@ -19,6 +19,7 @@ from ..connectivity.snapshot import (
 )
 from ..mux import Bridged, MemoryUse
 from ..policy import Policy
+from .policies import remedy_of
 from .published import Published
 from .relays import Relays
 from .serving import ServedStream
@@ -71,6 +72,7 @@ def connector_snapshot(
             update=None if one.updates is None else one.updates.status(),
             credentials=tuple(credential.snapshot(now) for credential in one.credentials),
             denial="" if (denial := one.why_denied(policy)) is None else denial.rule,
+            denial_remedy="" if denial is None else remedy_of(denial),
         )
         for one in published
     )

@@ -100,10 +100,21 @@ class Gate:
         self.logins = Logins() if logins is None else logins
 
     async def admit(self, request: Request) -> Caller:
-        """Return the caller of the request. `Request.peer` must be a `Peer`.
+        """Return the caller of the request, whose rate is not too high. `Request.peer` must be a `Peer`.
 
         Raises:
             RequestError: 401, 403 or 429; 503 if the store cannot be read.
+        """
+        caller = await self.identify(request)
+        await self.limit(request, caller)
+        return caller
+
+    async def identify(self, request: Request) -> Caller:
+        """Return the caller of the request, as `admit` does, however many requests the caller sends.
+
+        Raises:
+            RequestError: 401 or 403; 429 after too many failed attempts, or too many requests without credentials;
+                503 if the store cannot be read.
         """
         assert isinstance(request.peer, Peer)
         peer, group = request.peer, address_group(request.peer.address)
@@ -132,21 +143,31 @@ class Gate:
             await trio.sleep(REFUSAL_SECONDS)
             raise _unauthenticated("the request has no credentials")
         peer.on_identified(caller)
-        if caller is not peer.caller or peer.address:
-            await self._check_rate(self._calls.take(caller.limit_key, trio.current_time()), "too many requests")
         return caller
 
-    async def admit_with_body(self, request: Request) -> tuple[Caller, bytes]:
-        """Return the caller of the request, and its body, which may take seconds to arrive.
+    async def limit(self, request: Request, caller: Caller) -> None:
+        """Count a request of a caller (from `identify`).
 
         Raises:
-            RequestError: the same as in `admit`; or 401, because the credentials have become invalid in the meantime.
+            RequestError: 429, because the caller sends too many.
         """
-        caller, began = await self.admit(request), trio.current_time()
+        assert isinstance(request.peer, Peer)
+        if caller is not request.peer.caller or request.peer.address:
+            await self._check_rate(self._calls.take(caller.limit_key, trio.current_time()), "too many requests")
+
+    async def receive_body(self, request: Request, caller: Caller) -> bytes:
+        """Count a request of a caller (from `identify`), and return its body, which may take seconds to arrive.
+
+        Raises:
+            RequestError: the same as in `limit`; the body cannot be read; or 401, because the credentials have become
+                invalid in the meantime.
+        """
+        await self.limit(request, caller)
+        began = trio.current_time()
         body = await request.body.read()
         if request.method not in _SAFE or trio.current_time() - began > _STALE_SECONDS:
             await self._confirm(request, caller)
-        return caller, body
+        return body
 
     async def _confirm(self, request: Request, caller: Caller) -> None:
         """Verify the credentials again: a token may have been revoked, or a key replaced."""

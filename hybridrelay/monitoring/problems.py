@@ -59,7 +59,9 @@ def why_denied(connection: ConnectionSnapshot) -> tuple[str, str]:
     effect = (
         "its streams or datagrams are refused" if connection.is_registered else "it is not registered at any relay"
     )
-    return f"{connection.name} is denied by policy, so {effect}: {connection.denial}", _CHANGE_POLICY
+    return f"{connection.name} is denied by policy, so {effect}: {connection.denial}", (
+        f"{connection.denial_remedy}; no restart is needed" if connection.denial_remedy else _CHANGE_POLICY
+    )
 
 
 def why_not_registered(connection: ConnectionSnapshot) -> tuple[str, str]:

@@ -348,6 +348,28 @@ async def test_requests_are_limited_by_caller(
     assert (await other.call("GET", "/v1/relay", Authorization=relay.token("other")[1]))[0].status == 200
 
 
+@pytest.mark.parametrize("is_page", [False, True], ids=["operation", "page"])
+async def test_a_call_over_the_limit_is_audited_with_its_caller(
+    relay: Relay, autojump_clock: trio.testing.MockClock, is_page: bool
+) -> None:
+    token, header = relay.token()
+    path = "/connections/orders/delete" if is_page else f"{CONNECTIONS}/orders/authorizationRules/all/listKeys"
+    statuses: list[int] = []
+
+    async def ask(api: Api) -> None:
+        statuses.append((await api.call("POST", path, Authorization=header))[0].status)
+
+    async with trio.open_nursery() as asking:
+        for _ in range(110):
+            asking.start_soon(ask, relay.connect(Peer("192.0.2.1")))
+    assert statuses.count(429) == 10
+    audited = [event for event in relay.events if isinstance(event, (ManagementCalled, ManagementCallRefused))]
+    over = [event for event in audited if event.status == 429]
+    assert len(over) == 10
+    assert {event.caller for event in over if isinstance(event, ManagementCalled)} == {f"token ci {token.id}"}
+    assert not any(isinstance(event, ManagementCallRefused) for event in audited)
+
+
 async def test_the_owner_on_the_socket_is_not_limited(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
     api = relay.connect(Peer(caller=Caller("local", "uid 0", ManagementRole.ADMIN)))
     assert {(await api.call("GET", "/v1/relay"))[0].status for _ in range(300)} == {200}

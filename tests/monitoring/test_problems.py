@@ -81,6 +81,12 @@ def test_what_the_policy_denies_is_named_with_its_rule(relays: tuple[RelaySnapsh
     assert "hybridrelay policy show" in found.remedy
 
 
+def test_a_denial_with_a_remedy_of_its_own() -> None:
+    snapshot = endpoint(connection("dns", relay("a"), denial="AllowUdp is not set", denial_remedy="set AllowUdp"))
+    (found,) = endpoint_problems(snapshot, role="connector", stopping=False)
+    assert found.remedy == "set AllowUdp; no restart is needed"
+
+
 def test_an_update_that_is_not_used() -> None:
     waiting = UpdateStatus(sequence=7, state="waiting", detail="none of its relays can be used")
     (found,) = endpoint_problems(

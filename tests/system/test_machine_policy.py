@@ -523,8 +523,11 @@ async def test_datagrams_that_are_denied_are_reported_once(nursery: trio.Nursery
 
     (denied,) = scene.of(DatagramsDenied)
     assert (denied.connection, denied.target) == ("db", str(scene.target))
-    assert denied.remedy == f"to allow them, set AllowUdp = true in the policy of this machine, {scene.directory}"
+    assert (
+        denied.remedy == f"to allow datagrams, set AllowUdp = true in the policy of this machine, {scene.directory}"
+    )
     assert denial() == denied.detail
+    assert [one.denial_remedy for one in connector.snapshot().connections] == [denied.remedy]
     scene.write("MaxStreams = 8\n")
     await scene.until(lambda: len(scene.of(PolicyInForce)) == 2)
     scene.write("AllowUdp = true\n")

@@ -63,13 +63,15 @@ def routes_of(pages: Iterable[Page | PublicPage], managed: Managed, gate: Gate) 
 def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
     async def handle(request: Request) -> Reply:
         visit: Visit | None = None
+        caller: Caller | None = None
         #: 0 means that there is no response, because the client has disconnected or the relay is stopping.
         status, request_id = 0, new_request_id()
         try:
-            admitted, body = await gate.admit_with_body(request)
-            visit = Visit(managed, admitted, request, body)
+            caller = await gate.identify(request)
+            body = await gate.receive_body(request, caller)
+            visit = Visit(managed, caller, request, body)
             visit.require(page.role)
-            async with managed.turns.take(admitted.limit_key, has_scope=not admitted.scope.is_everything):
+            async with managed.turns.take(caller.limit_key, has_scope=not caller.scope.is_everything):
                 shown = await page.show(visit)
                 await trio.lowlevel.checkpoint()  # writing a large page takes milliseconds
                 response = page_response(visit, shown) if isinstance(shown, View) else shown
@@ -85,7 +87,6 @@ def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
             raise
         finally:
             if page.method != "GET" and (visit is None or not visit.has_called):
-                caller = None if visit is None else visit.caller
                 params = valid_params(request.params, request.param)
                 managed.events.publish(audit_event(page.id, params, request, caller, status, request_id, Effect()))
 
