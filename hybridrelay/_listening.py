@@ -22,6 +22,7 @@ _BACKLOG = 0xFFFF
 _EPHEMERAL = 32768
 #: The command that shows which program uses a port.
 _WHO_LISTENS = {"linux": "ss -ltnp", "win32": "netstat -abn"}.get(sys.platform, "lsof -nP -iTCP")
+_WHO_RECEIVES = {"linux": "ss -lunp", "win32": "netstat -abn"}.get(sys.platform, "lsof -nP -iUDP")
 _WHO_HAS_IT = {"linux": "ss -tanp"}.get(sys.platform, _WHO_LISTENS)
 
 _PRIVILEGE = (
@@ -129,13 +130,14 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
     return found
 
 
-def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[str, str]:
-    """Explain an error of `open_listeners`.
+def explain_listen_error(error: OSError, port: int, *, otherwise: str, datagrams: bool = False) -> tuple[str, str]:
+    """Explain an error of `open_listeners`, or of `bind_datagrams`.
 
     Args:
         error: the exception.
         port: the port number that was requested.
         otherwise: an alternative for the remedy, as "or ...".
+        datagrams: whether the port is for datagrams, and not for connections.
 
     Returns:
         A short description of the problem, and a remedy.
@@ -143,7 +145,7 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[
     text = error.strerror or str(error)
     match error.errno:
         case errno.EADDRINUSE:
-            remedy = _who_has(port)
+            remedy = _who_has(port, datagrams)
         case errno.EACCES:
             remedy = _PRIVILEGE
         case errno.EADDRNOTAVAIL:
@@ -156,7 +158,9 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[
     return text, f"{remedy}, {otherwise}"
 
 
-def _who_has(port: int) -> str:
+def _who_has(port: int, datagrams: bool) -> str:
+    if datagrams:
+        return f"find out which program uses it with '{_WHO_RECEIVES}' (only root sees other users' programs)"
     if port < _EPHEMERAL:
         return f"find out which program uses it with '{_WHO_LISTENS}' (only root sees other users' programs)"
     return f"find out which program uses it with '{_WHO_HAS_IT}' (here it may be an outgoing connection)"

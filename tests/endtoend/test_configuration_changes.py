@@ -269,6 +269,40 @@ async def test_ports_change_hands(scene: Scene) -> None:
     assert "cannot listen" not in scene.forward.err
 
 
+async def test_the_same_port_in_another_form(scene: Scene) -> None:
+    """Open connections continue. If another address of the configuration cannot be opened, it is open as before."""
+    path, port = scene.deployment.folder / "forward.toml", scene.ports["a"]
+    first, file = path.read_text(), scene.deployment.folder / "a.sock"
+    before = f'"127.0.0.1:{port}"'
+
+    async def change(listen: str, pattern: str = "configuration.reloaded: .*changed=a") -> str:
+        return await says(scene.forward, pattern, partial(replace, path, first.replace(before, listen)))
+
+    async with talking(port) as talkers:
+        for listen in (f'"127.0.0.1:{port}/tcp+udp"', f'"0.0.0.0:{port}"', before):
+            await change(listen)
+            await all_move(talkers)
+            await scene.served("a")
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            other = taken.getsockname()[1]
+            line = await change(f'["0.0.0.0:{port}", "127.0.0.1:{other}"]', "reload.failed: ")
+            assert f"cannot listen on 127.0.0.1:{other}" in line
+        await scene.served("a")
+        await all_move(talkers)
+    await change(f'"127.0.0.1:{port}/udp"')
+    await scene.not_listening("a")
+    await change(f'[{before}, "unix:{file}"]')
+    for mode in ("660", "600"):
+        await change(f'[{before}, "unix:{file},mode={mode}"]')
+        assert f"{file.stat().st_mode & 0o777:o}" == mode
+        async with await connect_unix_socket(file) as stream:
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+    await scene.served("a")
+
+
 async def test_what_needs_a_restart_is_said(scene: Scene) -> None:
     path = scene.deployment.folder / "connector.toml"
     text = path.read_text().replace("grace = 20", "grace = 7\nmode = 'websocket'")

@@ -13,15 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import TypeAlias
 
 import attrs
 import trio
 
+from ..._changing_listeners import change_listeners
+from ..._datagram_address import DatagramAddress
 from ..._name_ports import NamePorts
 from ..._nursery import FlatNursery
+from ..._unix_address import UnixAddress
 from ...client import Client, ClientConfig, OpenPort, open_port
 from ...client.ingress.fronts import Found
+from ...connectivity.endpoint import format_address
 from ...errors import AuthorizationError, ConfigurationError, DeniedByPolicy, HybridRelayError
 from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
@@ -238,10 +243,11 @@ class ForwardService:
         lend: Callable[[Listen], OpenPort | None],
     ) -> _Spare:
         """Open the ports that no client has. `lend` returns those of fronts that go away. Those of an address with
-        several ports that are already open, and will be given up, are taken over later (`_ports_for`).
+        several ports that are already open, and will be given up, are taken over later (`_ports_for`). Ports that
+        are given up, and that nothing takes over, are closed: only then can the same port be opened in another form.
 
         Raises:
-            ConfigurationError: one of them cannot be opened. None is open.
+            ConfigurationError: one of them cannot be opened. None is open, and what was closed is open again.
         """
         kept = {key: () if key in stopping else tuple(served.ports) for key, served in self._served.items()}
         free = {
@@ -250,28 +256,77 @@ class ForwardService:
             for place in served.ports
             if key in stopping or (key in wanted and place not in wanted[key])
         }
-        opened: _Spare = {}
         found: _Spare = {}
+        missing: dict[tuple[Key, Place], Entry] = {}
+        for step in plan.steps:
+            if not isinstance(step, Start | Replace | Change):
+                continue
+            for place in wanted[step.entry.key]:
+                if place not in kept.get(step.entry.key, ()) and (place not in free or is_any_port(place[0])):
+                    if (lent := lend(place[0])) is not None:
+                        found[step.entry.key, place] = LocalPort(lent)
+                    else:
+                        missing[step.entry.key, place] = step.entry
+        gone = self._gone(free, {place for places in wanted.values() for place in places})
+        current = {use: self._served[use[0]].ports[use[1]] for use in gone}
+
+        async def open_one(use: tuple[Key, Place]) -> LocalPort:
+            if (served := gone.get(use)) is not None:
+                return await self._reopen(served, use[1])
+            given_up = [port for key in self._served for port in self._given_up(key, free)]
+            try:
+                return await self._open(use[1], _held_at(use[1][0], given_up))
+            except ConfigurationError as exc:
+                raise missing[use].error(exc) from exc.__cause__ or exc
+
         try:
-            for step in plan.steps:
-                if not isinstance(step, Start | Replace | Change):
-                    continue
-                for place in wanted[step.entry.key]:
-                    if place not in kept.get(step.entry.key, ()) and (place not in free or is_any_port(place[0])):
-                        if (lent := lend(place[0])) is not None:
-                            found[step.entry.key, place] = LocalPort(lent)
-                            continue
-                        given_up = [port for key in self._served for port in self._given_up(key, free)]
-                        held = _held_at(place[0], given_up)
-                        try:
-                            opened[step.entry.key, place] = await self._open(place, held)
-                        except ConfigurationError as exc:
-                            raise step.entry.error(exc) from exc
+            await change_listeners(
+                current,
+                missing,
+                open=open_one,
+                close=LocalPort.end,
+                may_exclude=lambda port, use: _may_exclude(port.opened, use[1][0]),
+                describe=lambda use: _text_of(use[1][0]),
+            )
         except BaseException:
-            for port in opened.values():
-                port.close()
+            for use, port in current.items():
+                if use in missing:
+                    port.close()
             raise
-        return opened | found
+        return {**found, **{(key, place): port for (key, place), port in current.items()}}
+
+    def _gone(self, free: Collection[Place], wanted: Collection[Place]) -> dict[tuple[Key, Place], Served]:
+        """Return the ports that will be given up, and that nothing takes over, and what has them now."""
+        addresses = [address for address, _ in wanted]
+        return {
+            (key, place): served
+            for key, served in self._served.items()
+            for place, port in served.ports.items()
+            if place in free
+            and place not in wanted
+            and not any(_held_at(address, [port.opened]) for address in addresses)
+        }
+
+    async def _reopen(self, served: Served, place: Place) -> LocalPort:
+        """Open a port again that was closed for another one, and accept connections there.
+
+        Raises:
+            ConfigurationError: it cannot be opened. The next reload tries it again.
+        """
+        port = served.ports.get(place)
+        try:
+            opened = await self._open(place)
+        except ConfigurationError:
+            if served.ports.pop(place, None) is not None:
+                others = tuple(one for one, _ in served.ports)
+                served.entry = attrs.evolve(served.entry, listen=others)
+            raise
+        if port is None or served.client is None:  # it has ended by itself in the meantime
+            opened.close()
+            return opened
+        port.opened = opened.opened
+        await served.add(place, port)
+        return port
 
     def _given_up(self, key: Key, free: Collection[Place]) -> Iterable[OpenPort]:
         """Return the ports of an entry that will be given up."""
@@ -417,6 +472,21 @@ def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, Local
                     if isinstance(address, NamePorts) and address.host == place[0].host:
                         port.opened.take_from(other.opened, place[0])
     return found
+
+
+def _text_of(address: Listen) -> str:
+    return format_address(*address) if isinstance(address, tuple) else str(address)
+
+
+def _may_exclude(port: OpenPort, address: Listen) -> bool:
+    """Return whether an open port may be the reason why an address cannot be opened."""
+    match address:
+        case UnixAddress(path):
+            return port.file is not None and port.file.path == Path(path)
+        case NamePorts(ports=numbers):
+            return any(number in numbers for _, number in port.bound)
+        case DatagramAddress(port=number) | (_, number):
+            return any(used == number for _, used in port.bound)
 
 
 def _held_at(address: Listen, ports: Iterable[OpenPort]) -> Collection[tuple[int, bool]]:

@@ -34,6 +34,12 @@ class LocalPort:
             service.stop(grace)
             await service.has_stopped.wait()
 
+    async def end(self) -> None:
+        """Accept no more connections, and stop listening. Open connections continue."""
+        await self.release(math.inf)
+        self.close()
+        self.opened = OpenPort([], ())
+
     def close(self) -> None:
         """Stop listening."""
         self.opened.close()

@@ -8,6 +8,7 @@ This module is long because it also opens the ports, of every kind, and explains
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -242,7 +243,7 @@ async def _open_unix_socket(address: UnixAddress) -> OpenPort:
             raise ConfigurationError(
                 f"cannot listen on {address}: a program already listens there",
                 remedy="stop that program, or choose another path",
-            )
+            ) from OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         listener, file = await listen_unix_socket(path, mode=address.mode)
     except OSError as exc:
         raise ConfigurationError(
@@ -267,7 +268,7 @@ async def _open_datagram_port(address: DatagramAddress, *, events: EventStream) 
             if attempt and address.port == 0 and exc.errno == errno.EADDRINUSE:
                 continue
             otherwise = "or choose another --listen address; port 0 means any free port"
-            text, remedy = explain_listen_error(exc, address.port, otherwise=otherwise)
+            text, remedy = explain_listen_error(exc, address.port, otherwise=otherwise, datagrams=True)
             raise ConfigurationError(f"cannot receive datagrams at {address}: {text}", remedy=remedy) from exc
         return OpenPort(listeners, _names_of(listeners, found), found)
     raise AssertionError
