@@ -18,20 +18,22 @@ The rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import attrs
 
 from ...protocol.control import KeptState
 from ..model import KeyRoll
-from ..rolls import MAX_HOLDERS, Holder
+from ..rolls import FEW_HOLDERS, FREE_PART, MAX_HOLDERS, MAX_HOLDERS_OF_RELAY, Holder
 
 __all__ = [
     "REPEAT_SECONDS",
     "RETURN_SECONDS",
     "SETTLED_SECONDS",
     "GiveKey",
+    "HolderRoom",
     "RetireKey",
     "Roll",
     "Seen",
@@ -78,6 +80,33 @@ class RetireKey:
     has_waited: bool
 
 
+class HolderRoom:
+    """How many programs the rolls of a relay remember; see `MAX_HOLDERS`."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._used: Counter[str] = Counter()
+        self._total = 0
+
+    def take(self, connection: str) -> bool:
+        """Take room for one program. Returns whether there is any."""
+        used = self._used[connection]
+        free = MAX_HOLDERS_OF_RELAY - self._total
+        unreserved = int(max(0.0, free + used - MAX_HOLDERS_OF_RELAY / 2) * FREE_PART)
+        if free <= 0 or used >= min(MAX_HOLDERS, max(FEW_HOLDERS, unreserved)):
+            return False
+        self._total += 1
+        self._used[connection] += 1
+        return True
+
+    def release(self, connection: str, count: int) -> None:
+        """Give back the room of a roll that is over."""
+        self._used[connection] -= count
+        self._total -= count
+        if not self._used[connection]:
+            del self._used[connection]
+
+
 class Roll(Generic[HandleT]):
     """The machine of one roll.
 
@@ -85,23 +114,36 @@ class Roll(Generic[HandleT]):
         roll: which keys, and when it ends.
         resumed_at: when the relay was started during the roll, on the clock of `observe`; None if it was not.
         remembered: the programs that a previous relay has seen during the roll; None: they were forgotten.
+        take_room: returns whether there is room for one more program, and takes it.
     """
 
     def __init__(
-        self, roll: KeyRoll, resumed_at: float | None = None, remembered: Iterable[Holder] | None = ()
+        self,
+        roll: KeyRoll,
+        resumed_at: float | None = None,
+        remembered: Iterable[Holder] | None = (),
+        *,
+        take_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self.roll = roll
         self._not_before = -math.inf if resumed_at is None else resumed_at + RETURN_SECONDS
         #: The programs that were seen, by address group and instance: another program may claim the same instance.
-        self._holders = {(one.address, one.instance): one for one in remembered or ()}
+        self._holders: dict[tuple[str, str], Holder] = {}
+        self._take_room = take_room
         #: When the key was last sent over each control channel.
         self._asked: dict[HandleT, float] = {}
         #: Whether a previous relay has seen programs of which nothing is known.
         self.has_forgotten = remembered is None
-        #: Whether more programs than `MAX_HOLDERS` were seen.
-        self._is_crowded = False
         #: How many times something has changed that the next relay has to remember.
         self.changes = 0
+        #: Whether there was no room for a program that was seen.
+        self.is_crowded = False
+        for one in remembered or ():
+            if (one.address, one.instance) in self._holders:
+                continue
+            if not self._has_room():
+                break
+            self._holders[one.address, one.instance] = one
         #: Since when the condition of rule 3 has held; None if it does not.
         self._well_since: float | None = None
 
@@ -148,7 +190,7 @@ class Roll(Generic[HandleT]):
                 last = now
             asked[seen.handle] = last
         self._asked = asked
-        is_complete = bool(self._holders) and not self.has_forgotten and not self._is_crowded
+        is_complete = bool(self._holders) and not self.has_forgotten and not self.is_crowded
         is_well = is_complete and not self.missing and not depends_on_old
         if not is_well:
             self._well_since = None
@@ -165,13 +207,19 @@ class Roll(Generic[HandleT]):
     def _holder_of(self, seen: Seen[HandleT]) -> Holder | None:
         known = self._holders.get((seen.address, seen.instance))
         if known is None:
-            if len(self._holders) >= MAX_HOLDERS:
-                self._is_crowded = True
+            if not self._has_room():
                 return None
             known = Holder(seen.instance, seen.address, seen.role)
             self._holders[seen.address, seen.instance] = known
             self.changes += 1
         return known
+
+    def _has_room(self) -> bool:
+        """Take room for another program. Once there was none, the roll waits for the end of the grace period."""
+        if not self.is_crowded and not self._take_room():
+            self.is_crowded = True
+            self.changes += 1
+        return not self.is_crowded
 
     def answered(self, address: str, instance: str, state: KeptState, detail: str) -> Holder | None:
         """Note the answer of a program. Returns the program; None if it is unknown, has said this before, or has

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -20,7 +21,7 @@ from ...events.relay_changes import KeyRollAnswered, KeyRollEnded, KeyRollStarte
 from ...events.relay_resources import StateFileNotWritten, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
-from ..core.rolls import RETURN_SECONDS, GiveKey, RetireKey, Roll, Seen
+from ..core.rolls import RETURN_SECONDS, GiveKey, HolderRoom, RetireKey, Roll, Seen
 from ..model import HybridConnection, KeyId, KeyRoll
 from ..rolls import Holder
 from ..snapshot import FileProblem, HolderSnapshot, RollSnapshot
@@ -38,6 +39,8 @@ _MAX_LISTED = 100
 #: How long reading and writing the file may take, and when writing is tried again after a failure (seconds).
 _FILE_SECONDS = 5.0
 _WRITE_AGAIN_SECONDS = 10.0
+#: The file is written so often that no more programs than this are written each second.
+_WRITTEN_PER_SECOND = 5000.0
 #: A program that is connected presents a new token at least this often (seconds): tokens are valid for an hour.
 _TOKEN_SECONDS = 2 * 3600.0
 #: More than any relay has.
@@ -87,6 +90,7 @@ class RollService:
         self._file_limiter = trio.CapacityLimiter(1)
         self._clock = clock
         self._events = events
+        self._room = HolderRoom()
         #: By hybrid connection and rule.
         self._rolls: dict[tuple[str, str], _Known] = {}
         #: The hybrid connections of `_rolls`, as they were when it was updated.
@@ -145,6 +149,8 @@ class RollService:
             return
         # What changes while this makes copies, or while the thread writes them, is written the next time.
         changes, holders = self._changes, await self._holders()
+        count = sum(len(one or ()) for one in holders.values())
+        self._write_again_at = trio.current_time() + count / _WRITTEN_PER_SECOND
         file = str(self._state_dir / ROLLS_FILE)
         try:
             with trio.fail_after(_FILE_SECONDS):
@@ -169,12 +175,18 @@ class RollService:
         holders: dict[str, list[Holder] | None] = {}
         copied = 0
         for number, known in enumerate(tuple(self._rolls.values()), 1):
-            machine = known.machine
-            holders[known.id] = None if machine.has_forgotten else [attrs.evolve(each) for each in machine.holders]
-            copied += len(holders[known.id] or ())
-            if number % _AT_A_TIME == 0 or copied >= _AT_A_TIME:
-                copied = 0
+            if number % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
+            machine = known.machine
+            if machine.has_forgotten or machine.is_crowded:
+                holders[known.id] = None
+                continue
+            copies = holders[known.id] = list[Holder]()
+            for holder in machine.holders:
+                copies.append(attrs.evolve(holder))
+                copied += 1
+                if copied % _AT_A_TIME == 0:
+                    await trio.lowlevel.checkpoint()
         return holders
 
     async def _update(self) -> None:
@@ -202,6 +214,9 @@ class RollService:
         }
         if connection is not None and connection.rolls:
             self._rolling[name] = connection
+        for one in earlier.values():
+            if connection is None or connection.roll(one.machine.roll.rule) != one.machine.roll:
+                self._room.release(name, len(one.machine.holders))
         for roll in () if connection is None else connection.rolls:
             known = earlier.pop(roll.rule, None)
             if known is None or known.machine.roll != roll:
@@ -212,11 +227,11 @@ class RollService:
         self._changes += len(earlier)
 
     def _begin(self, connection: str, roll: KeyRoll) -> _Known:
-        id_ = roll_id(connection, roll)
+        id_, room = roll_id(connection, roll), partial(self._room.take, connection)
         if self._has_begun:
-            return _Known(id_, Roll(roll))
+            return _Known(id_, Roll(roll, take_room=room))
         remembered = None if self._remembered is None else self._remembered.get(id_, ())
-        return _Known(id_, Roll(roll, trio.current_time(), remembered))
+        return _Known(id_, Roll(roll, trio.current_time(), remembered, take_room=room))
 
     async def _look(self) -> None:
         seen = await self._seen()
@@ -291,6 +306,7 @@ class RollService:
         except ConfigurationError:
             return  # the key was changed, which ends the roll; or the store cannot be changed now: retried
         del self._rolls[name, roll.rule]
+        self._room.release(name, len(machine.holders))
         self._changes += 1
         self._events.publish(
             KeyRollEnded(

@@ -20,6 +20,8 @@ _FORMAT: Final = "hybridrelay-rolls"
 #: The maximum size of a file that is read (bytes). 10,000 programs take about 2 MB.
 _MAX_BYTES: Final = 64 << 20
 _MAX_TEXT: Final = 1024
+#: How many programs are encoded at once.
+_PART: Final = 200
 
 #: The programs that were seen, by roll (`roll_id`); None: they were forgotten.
 Remembered: TypeAlias = Mapping[str, Sequence[Holder] | None]
@@ -32,10 +34,9 @@ def roll_id(connection: str, roll: KeyRoll) -> str:
 
 def write_rolls(state_dir: Path, rolls: Remembered) -> None:
     """Replace the file. Raises OSError."""
-    # One at a time: the encoder lets no other thread run until it has encoded everything that it was given.
+    # In parts: the encoder lets no other thread run until it has encoded everything that it was given.
     content = ",".join(
-        f"{_dumped(one)}:{_dumped(None if holders is None else list(map(_encoded, holders)))}"
-        for one, holders in rolls.items()
+        f"{_dumped(one)}:{'null' if holders is None else _dumped_holders(holders)}" for one, holders in rolls.items()
     )
     text = f'{{"format":{_dumped(_FORMAT)},"version":1,"rolls":{{{content}}}}}'
     replace_file(state_dir / ROLLS_FILE, text + "\n")
@@ -65,6 +66,11 @@ def read_rolls(state_dir: Path) -> Remembered:
         }
     except (KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise ValueError("it has another form") from exc
+
+
+def _dumped_holders(holders: Sequence[Holder]) -> str:
+    parts = (holders[begin : begin + _PART] for begin in range(0, len(holders), _PART))
+    return f"[{','.join(_dumped(list(map(_encoded, part)))[1:-1] for part in parts)}]"
 
 
 def _dumped(value: object) -> str:

@@ -17,8 +17,9 @@ from hybridrelay.events.relay_resources import StateFileNotWritten, StateFileWri
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
+from hybridrelay.relay.core import rolls as core
 from hybridrelay.relay.core.rolls import RETURN_SECONDS, Roll
-from hybridrelay.relay.model import KeyId
+from hybridrelay.relay.model import KeyId, KeyRoll
 from hybridrelay.relay.service import rolls as module
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
@@ -281,3 +282,68 @@ async def test_what_changes_while_it_is_saved_is_saved_the_next_time(
         await relay._save()
         saved.append([one.state for each in read_rolls(tmp_path).values() for one in each or ()])
     assert saved == [[None], [KeptState.WAITING], [KeptState.KEPT], [KeptState.KEPT]]
+
+
+def _programs(roll: KeyRoll, count: int) -> list[Channel]:
+    key = roll.old_key("db00000")
+    return [Channel(f"{number:032x}", frozenset([key])) for number in range(count)]
+
+
+async def test_saving_many_programs_delays_no_other_task_and_is_seldom(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Remembered] = []
+
+    def write(_: Path, rolls: Remembered) -> None:
+        written.append(rolls)
+
+    monkeypatch.setattr(module, "write_rolls", write)
+    longest = []
+    for count in (1000, 3000):
+        broker, store = _many_rolls(1)
+        (roll, _) = store.get("db00000").rolls
+        channels = _programs(roll, count)
+        relay = service(broker, store, channels, tmp_path, [])  # type: ignore[arg-type]
+        await relay._update()
+        await relay._look()
+        longest.append(max(await calls_at_a_time(relay._holders)))
+        await relay._save()
+        channels.append(Channel("f" * 32, channels[0].keys))
+        await relay._look()
+        assert relay._changes != relay._written
+        await relay._save()
+        mock_clock.jump(count / module._WRITTEN_PER_SECOND + 0.01)
+        await relay._save()
+        assert [sum(len(one or ()) for one in rolls.values()) for rolls in written] == [count, count + 1]
+        written.clear()
+    assert longest[1] < 1.5 * longest[0]
+
+
+async def test_the_room_for_programs_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "MAX_HOLDERS", 5)
+    broker, store = _many_rolls(1)
+    (roll, other) = store.get("db00000").rolls
+    channels = _programs(roll, 5)
+    relay = service(broker, store, channels, tmp_path, [])  # type: ignore[arg-type]
+
+    async def observed(rule: str, program: str) -> tuple[int, bool]:
+        current = store.get("db00000").roll(rule)
+        assert current is not None
+        channels.append(Channel(program * 32, frozenset([current.old_key("db00000")])))
+        await relay._update()
+        await relay._look()
+        machine = relay._rolls["db00000", rule].machine
+        return len(machine.holders), machine.is_crowded
+
+    assert await observed(roll.rule, "a") == (5, True)
+    assert await observed(other.rule, "b") == (0, True)
+    assert set((await relay._holders()).values()) == {None}, "a relay that is started again does not know all of them"
+    # The first roll is over because a key was changed, and another one begins.
+    store.regenerate_key("db00000", roll.rule, KeySlot.PRIMARY)
+    store.roll_key("db00000", roll.rule, KeySlot.SECONDARY, generate_key(), seconds=1000)
+    update(broker, store)
+    channels.clear()
+    assert await observed(roll.rule, "c") == (1, False)
+    known = relay._rolls["db00000", roll.rule]
+    await relay._retire("db00000", known.machine, has_waited=True)
+    assert relay._room._total == 0

@@ -30,6 +30,12 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert read_rolls(tmp_path) == {}
 
 
+def test_many_programs_are_read_again(tmp_path: Path) -> None:
+    holders = [Holder(str(number), "192.0.2.1", "client", is_connected=False) for number in range(401)]
+    write_rolls(tmp_path, {ROLL: holders, "other": holders[:200]})
+    assert read_rolls(tmp_path) == {ROLL: holders, "other": holders[:200]}
+
+
 def test_programs_seem_disconnected_until_they_are_seen_again(tmp_path: Path) -> None:
     write_rolls(tmp_path, {ROLL: [Holder("1", "a", "client")]})
     (holder,) = read_rolls(tmp_path)[ROLL] or ()
