@@ -22,6 +22,7 @@ __all__ = [
     "ConnectorPassedOver",
     "ConnectorReplaced",
     "DatagramsDropped",
+    "FlowNotOpened",
     "FlowsUsedUp",
     "ForwardOpenToOthers",
     "ForwardPortClosed",
@@ -296,6 +297,22 @@ class FlowsUsedUp(Event):
     connection: str
     #: How many flows a local port may have.
     limit: int
+
+
+@attrs.frozen(kw_only=True)
+class FlowNotOpened(Event):
+    """The datagrams of an application were dropped, because no flow could be opened for them. The application is not
+    told, because an ordinary program cannot refuse datagrams. `StreamNotOpened` is published as well."""
+
+    name: ClassVar = "forward.flow-not-opened"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The datagrams of an application were dropped, because no flow could be opened for them"
+
+    connection: str
+    #: The address of the application.
+    application: str
+    reason: Reason
+    detail: str
 
 
 @attrs.frozen(kw_only=True)

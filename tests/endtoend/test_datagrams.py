@@ -152,10 +152,11 @@ async def test_only_a_policy_allows_them(deployment: Deployment, nursery: trio.N
         dns = deployment.create("dns", f"127.0.0.1:{target.getsockname()[1]}/udp")
         connector = deployment.start_connector(dns, arguments=["--policy-dir", str(policies)])
         await connector.logs(r"policy\.datagrams-denied: .*set AllowUdp = true in the policy of this machine, /etc/")
-        _, port = start_forward(deployment, dns.application, "127.0.0.1:0/udp")
+        forward, port = start_forward(deployment, dns.application, "127.0.0.1:0/udp")
         with bound() as application:
             await application.sendto(b"too early", ("127.0.0.1", port))
             await connector.logs(r"policy\.refused: .*AllowUdp is not set")
+            await forward.logs(r"warning .*forward\.flow-not-opened: .*reason=denied-by-policy")
         (policies / "udp.toml").write_text("AllowUdp = true\n")
         await connector.logs(r"policy\.in-force: .*AllowUdp true")
         assert await ask(port, b"allowed") == [b"re: allowed"]

@@ -13,8 +13,8 @@ from ..._unexpected_failure import unexpected_failure
 from ..._wildcard_datagrams import LocalSocket, Source
 from ...connectivity.counters import CountedDatagrams
 from ...connectivity.endpoint import format_address
-from ...errors import HybridRelayError
-from ...events.client import DatagramsDropped, FlowsUsedUp
+from ...errors import HybridRelayError, RelayUnreachable
+from ...events.client import DatagramsDropped, FlowNotOpened, FlowsUsedUp
 from ...mux import DatagramFlow
 from ...protocol.config import KIB, MAX_DATAGRAM
 from ...protocol.datagrams import MAX_QUEUED_DATAGRAMS, MAX_WAIT_SECONDS, DatagramQueue, Dropped
@@ -259,8 +259,11 @@ class _LocalFlow:
                 flow = self._flow = await client.open_flow(
                     port=self._port.target_port, wait_opened=False, application=address
                 )
-        except (HybridRelayError, trio.ClosedResourceError, trio.TooSlowError):
-            self._has_ended = True  # an event has reported it
+        except (HybridRelayError, trio.ClosedResourceError, trio.TooSlowError) as exc:
+            self._has_ended = True
+            if not isinstance(exc, trio.ClosedResourceError):  # then the client was closed
+                no_session = RelayUnreachable("there was no session in time")
+                self._report(no_session if isinstance(exc, trio.TooSlowError) else exc)
             return
         try:
             flow.set_watcher(self._deliver)
@@ -274,10 +277,22 @@ class _LocalFlow:
                     return
                 with trio.CancelScope(deadline=deadline) as self._waiting:
                     await trio.sleep_forever()
+            if flow.reset_reason and not flow.was_accepted:
+                self._report(flow.refusal())
         finally:
             self._has_ended = True
             flow.set_watcher(None)
             flow.close_nowait()
+
+    def _report(self, error: HybridRelayError) -> None:
+        """Publish that no flow could be opened."""
+        application = format_address(*self.source[0][:2])
+        client = self._port.client
+        client.events.publish(
+            FlowNotOpened(
+                connection=client.connection, application=application, reason=error.reason, detail=str(error)
+            )
+        )
 
     def _deliver(self) -> None:
         """Pass on to the application what has arrived from the target."""

@@ -24,6 +24,7 @@ from hybridrelay.events import (
     DatagramsDropped,
     Event,
     EventStream,
+    FlowNotOpened,
     FlowsUsedUp,
     ForwardOpenToOthers,
     InternalError,
@@ -316,6 +317,10 @@ async def test_after_a_refusal_there_is_a_pause(nursery: trio.Nursery, mock_cloc
         await trio.testing.wait_all_tasks_blocked(0.01)
     refused = [event.reason for event in scene.client.published if isinstance(event, StreamNotOpened)]
     assert refused == [Reason.TARGET_REFUSED] * 2
+    said = [event for event in scene.client.published if isinstance(event, FlowNotOpened)]
+    assert [(event.connection, event.reason) for event in said] == [("dns", Reason.TARGET_REFUSED)] * 2
+    assert {event.application for event in said} == {f"127.0.0.1:{program.socket.getsockname()[1]}"}
+    assert all(event.detail for event in said)
     nursery.cancel_scope.cancel()
 
 
