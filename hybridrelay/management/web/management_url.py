@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from .visit import Visit
 
-__all__ = ["LOOPBACK", "file_of", "management_url"]
+__all__ = ["LOOPBACK", "NEXT_LINE", "at_the_relay", "file_of", "management_url"]
 
+#: What separates the lines of a long command.
+NEXT_LINE = " \\\n  "
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -27,3 +30,18 @@ def management_url(visit: Visit) -> str | None:
         return None
     # Commands send a token without TLS only to their own machine.
     return f"{visit.scheme}://{authority}" if visit.scheme == "https" or authority.host in LOOPBACK else None
+
+
+def at_the_relay(visit: Visit) -> tuple[str, str]:
+    """Return the options by which a command reaches this relay, and where to run it."""
+    url = management_url(visit)
+    if url is None:
+        return f"--state {visit.state_argument}", (
+            "Run it on the relay's machine, as the user of the relay. The authority file has to be there for that "
+            "time. To run the command on your own machine instead, open this page over TLS: "
+            "hybridrelay relay --management."
+        )
+    return f"--management {shlex.quote(url)} --token-file admin.token", (
+        "Run it on your own machine, where the authority file is. The file admin.token has to contain the management "
+        "token of an administrator."
+    )

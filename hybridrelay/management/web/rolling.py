@@ -14,6 +14,7 @@ from ..values import AuthorizationRule, KeyValue
 from .forms import NOTHING_ENTERED, Entered, refused
 from .html import Child, Element, h
 from .layout import View, redirect
+from .management_url import NEXT_LINE, at_the_relay, file_of
 from .messages import done
 from .page import Page
 from .parts import button, command, field, post_form
@@ -89,7 +90,14 @@ async def _show(visit: Visit) -> View:
         ("Old key", [f"{old.slot}, ", h("code", old.fingerprint), ", last used: ", moment(old.last_used)]),
         ("New key", f"{new.slot}: {'the key in this slot is replaced' if new.generation else 'the slot is empty'}"),
     )
-    by_command = f"hybridrelay keys roll {shlex.quote(name)} --rule {shlex.quote(rule.name)} --update AUTHORITY_FILE"
+    options, where = at_the_relay(visit)
+    by_command = NEXT_LINE.join(
+        [
+            f"hybridrelay keys roll {shlex.quote(name)} --rule {shlex.quote(rule.name)}",
+            f"--update {file_of(name)}.authority",
+            options,
+        ]
+    )
     return View(
         title="Roll this key?",
         place="/connections",
@@ -111,9 +119,10 @@ async def _show(visit: Visit) -> View:
             h(
                 "details",
                 h("summary", "If an authority file has keys of this rule"),
-                h("p", "Connection strings that are issued with it later need the new key. This command, on the "
-                  "machine of the authority file, rolls the key and writes it there:"),
+                h("p", "Connection strings that are issued with it later need the new key. This command rolls the "
+                  "key and writes it into the authority file:"),
                 command(by_command, "command that rolls the key"),
+                h("p", where, class_="note"),
             ),
         ),
     )  # fmt: skip

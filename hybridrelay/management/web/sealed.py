@@ -15,7 +15,7 @@ from ...security.names import parse_host_untrusted
 from ..values import ConnectionValue
 from .html import Child, Element, h
 from .layout import View
-from .management_url import file_of, management_url
+from .management_url import NEXT_LINE, at_the_relay, file_of
 from .page import Page
 from .parts import button, command, field
 from .paths import path_of
@@ -30,7 +30,6 @@ _ROLES: Mapping[str, str] = {
     "connector": "Connector: for the private network",
 }
 _MAX_NOTE = 128
-_NEXT_LINE = " \\\n  "
 
 
 def claim_path(name: str) -> str:
@@ -41,21 +40,6 @@ def claim_path(name: str) -> str:
 def update_path(name: str) -> str:
     """Return the path of the page that pushes an update."""
     return f"{path_of(name)}/push-update"
-
-
-def _at_the_relay(visit: Visit) -> tuple[str, str]:
-    """Return the options by which a command reaches this relay, and where to run it."""
-    url = management_url(visit)
-    if url is None:
-        return f"--state {visit.state_argument}", (
-            "Run it on the relay's machine, as the user of the relay. The authority file has to be there for that "
-            "time. To run the command on your own machine instead, open this page over TLS: "
-            "hybridrelay relay --management."
-        )
-    return f"--management {shlex.quote(url)} --token-file admin.token", (
-        "Run it on your own machine, where the authority file is. The file admin.token has to contain the management "
-        "token of an administrator."
-    )
 
 
 async def _view(visit: Visit, title: str, about: str, form: Element, problems: list[str], shown: Child) -> View:
@@ -74,11 +58,11 @@ async def _view(visit: Visit, title: str, about: str, form: Element, problems: l
 
 
 def _shown(visit: Visit, line: list[str], title: str, note: str) -> Element:
-    options, where = _at_the_relay(visit)
+    options, where = at_the_relay(visit)
     return h(
         "section",
         h("h2", title),
-        command(_NEXT_LINE.join([*line, options]), f"command: {title.lower()}"),
+        command(NEXT_LINE.join([*line, options]), f"command: {title.lower()}"),
         h("p", where, class_="note"),
         h("p", note, class_="note"),
         class_="card",

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from hybridrelay.cli.parser import build_parser
 from hybridrelay.events import ManagementCalled
 from hybridrelay.management.web.paths import path_of
 from hybridrelay.security import KeySlot
@@ -25,9 +26,13 @@ async def admin(relay: Relay, browser: Browser) -> Browser:
 
 
 def command_in(answer: Answer) -> list[str]:
-    """The words of the command line on a page; empty if there is none."""
-    found = [text for text in page_of(answer).texts if re.match(r"hybridrelay (claims create|updates push) ", text)]
-    return shlex.split(found[0].replace("\\\n", "")) if found else []
+    """The words of the command line on a page, which can be used as it is; empty if there is none."""
+    pattern = r"hybridrelay (claims create|updates push|keys roll) "
+    found = [text for text in page_of(answer).texts if re.match(pattern, text)]
+    words = shlex.split(found[0].replace("\\\n", "")) if found else []
+    if words:
+        build_parser().parse_args(words[1:])
+    return words
 
 
 async def test_rolling_a_key(relay: Relay, admin: Browser) -> None:
@@ -40,6 +45,9 @@ async def test_rolling_a_key(relay: Relay, admin: Browser) -> None:
     assert at in page_of(await admin.get(path_of("orders"))).links
     page = page_of(await admin.get(at))
     assert "Old key secondary" in " ".join(page.text.split())
+    words = command_in(await admin.get(at))
+    assert words[:8] == ["hybridrelay", "keys", "roll", "orders", "--rule", "all", "--update", "orders.authority"]
+    assert "--management" in words or "--state" in words
     before, fields = relay.store.rule("orders", "all"), page.fields
     assert (fields["slot"], fields["days"]) == ("primary", "7")
     for days in ("0", "31", "soon", "nan", ""):
