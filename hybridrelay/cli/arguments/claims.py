@@ -27,7 +27,9 @@ entry in the audit log of its management API, and a line in 'claims list'.
 _CREATE = """\
 Create a claim, and show its code. The connection string in it is either a new one, with an identity of its own
 (--role, --label and --authority-file, as for 'connections issue', with a key that the relay has), or the one in a
-file (--connection-string-file).
+file (--connection-string-file). Relays and ports of a new one are those in the authority file, also with --state. If
+a relay listens at other ports now, push an update first (hybridrelay updates push --help), which also corrects the
+authority file.
 
 If the hybrid connection has an issuer ('connections issuer'), a new claim for an application contains no private
 key. The machine that takes it makes the key, and asks a connector for an identity, which is valid for 90 days and
