@@ -37,6 +37,7 @@ from .places import Place
 
 __all__ = [
     "MAX_JOINS",
+    "MAX_KEYS",
     "MAX_REGISTRATIONS",
     "MAY_SEND",
     "Authorize",
@@ -57,6 +58,8 @@ __all__ = [
 MAX_JOINS = 32
 #: The maximum number of hybrid connections that may be registered over one control channel.
 MAX_REGISTRATIONS = 1024
+#: How many keys one control channel may present: an old and a new one for each registration.
+MAX_KEYS = 2 * MAX_REGISTRATIONS
 #: Reasons that mean that the token is invalid. With any other reason, it is valid but does not give the right.
 _INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
 
@@ -325,12 +328,19 @@ class ControlChannelCore(Generic[HandleT]):
         self.hello = attrs.evolve(message, secret=None)
         return Say(self._welcome)
 
-    def authorize(self, request: Request, grant: Grant, now: float) -> None:
+    def authorize(self, request: Request, grant: Grant, now: float) -> bool:
         """Authorize a request whose token is valid. Call `grant` next. `now` is a time on the broker's clock.
+
+        Returns:
+            Whether the channel has presented no token with this key before. Otherwise, `keys` and `connections` stay
+            the same.
 
         Raises:
             RendezvousError: a limit is reached, or the request is not allowed: call `refuse`. Nothing has changed.
         """
+        is_new = grant.key not in self._keys
+        if is_new and len(self._keys) >= MAX_KEYS:
+            raise RendezvousError("too many keys on one control channel", reason=Reason.LIMIT)
         if self._broker.is_draining and not self._may_be_for_session(request):
             raise RendezvousError(Reason.RELAY_DRAINING.describe, reason=Reason.RELAY_DRAINING)
         if isinstance(request, control.Register):
@@ -345,10 +355,12 @@ class ControlChannelCore(Generic[HandleT]):
         if self._place is None:
             assert self.hello is not None
             self._place = self._broker.admit(Holder(grant.key, self.address), self._handle, self.hello.instance)
-        self._keys.add(grant.key)
-        self._count_sender()
+        if is_new:
+            self._keys.add(grant.key)
+            self._count_sender()
         self._apply(ChannelInput.GRANT)
         self.authorized = True
+        return is_new
 
     @property
     def _is_client(self) -> bool:

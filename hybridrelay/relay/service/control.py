@@ -320,8 +320,8 @@ class ControlPeer:
         request = wanted.request
         try:
             grant = await self._broker.authorize(request.connection, request.token, wanted.right)
-            self._channel.authorize(request, grant, trio.current_time())
-            self._update_connections()
+            if self._channel.authorize(request, grant, trio.current_time()):
+                self._update_connections()
         except (AuthorizationError, RendezvousError) as exc:
             refusal = self._channel.refuse(request, exc)
             self._broker.carry_out()

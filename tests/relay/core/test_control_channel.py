@@ -224,6 +224,22 @@ def test_registrations_are_limited(scene: Scene, monkeypatch: pytest.MonkeyPatch
     assert caught.value.reason is Reason.LIMIT
 
 
+def test_keys_are_limited_and_presenting_one_again_costs_little(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_channel, "MAX_KEYS", 2)
+    scene.channel.receive(CLIENT, 0.0)
+    grants = [scene.grant("sender", slot=slot) for slot in KeySlot]
+    assert [scene.channel.authorize(JOIN, grant, 0.0) for grant in grants] == [True, True]
+    monkeypatch.setattr(scene.channel, "_count_sender", None)  # takes time in proportion to the keys
+    assert [scene.channel.authorize(JOIN, grant, 0.0) for grant in grants] == [False, False]
+    with pytest.raises(RendezvousError, match="too many keys") as caught:
+        scene.channel.authorize(control.Join(2, "web", "token"), scene.grant("sender", "web"), 0.0)
+    assert caught.value.reason is Reason.LIMIT
+    assert scene.channel.keys == {grant.key for grant in grants}
+    assert scene.channel.connections == ("db",)
+
+
 def test_joins_are_limited(scene: Scene) -> None:
     scene.channel.receive(CLIENT, 0.0)
     grant = scene.grant("sender")
