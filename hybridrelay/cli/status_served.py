@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -40,7 +41,7 @@ class _Served:
 
 
 class StatusServer:
-    """Serves the status at a place that may be changed.
+    """Serves the status of the program at a place that may be changed. It is made when the program starts.
 
     Args:
         make_source: returns the source of the status.
@@ -52,6 +53,7 @@ class StatusServer:
         self._make_source = make_source
         self._stop = stop
         self._events = events
+        self._started_at = time.time()
         self._served: dict[_Where, _Served] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -103,7 +105,9 @@ class StatusServer:
             with trio.CancelScope() as scope:
                 async with FlatNursery() as nursery:
                     serve = partial(serve_status, StatusAddress.of(where), self._make_source())
-                    address = await nursery.start(partial(serve, stop=self._stop, events=self._events))
+                    address = await nursery.start(
+                        partial(serve, stop=self._stop, events=self._events, started_at=self._started_at)
+                    )
                     task_status.started(_Served(address, scope, ended))
         finally:
             ended.set()

@@ -46,7 +46,7 @@ class Monitored:
     source: StatusSource
     #: Set when the program is stopping.
     stop: trio.Event
-    #: When it began to serve its status (seconds since 1970).
+    #: When it was started (seconds since 1970).
     started_at: float
     lag: LoopLag = attrs.field(factory=LoopLag)
     _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)

@@ -73,6 +73,7 @@ async def serve_status(
     *,
     stop: trio.Event | None = None,
     events: EventStream | None = None,
+    started_at: float | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``/v1/status``, ``/metrics``, ``/livez`` and ``/readyz`` of a connector or forward until cancelled.
@@ -87,6 +88,7 @@ async def serve_status(
         source: what to show.
         stop: the event that stops the program; once it is set, ``/readyz`` answers 503.
         events: the stream to which events are published; None means the log.
+        started_at: when the program was started (seconds since 1970); None means now.
 
     Raises:
         ConfigurationError: the program cannot listen at `address`, or another program already does.
@@ -94,7 +96,8 @@ async def serve_status(
     If cancelled, it aborts all connections without waiting, and removes the socket.
     """
     events = logged_events() if events is None else events
-    monitored = Monitored(source, trio.Event() if stop is None else stop, time.time())
+    started_at = time.time() if started_at is None else started_at
+    monitored = Monitored(source, trio.Event() if stop is None else stop, started_at)
     prepare: Prepare | None = None if address.path is None else _check_user
     service = Service(
         router=make_router(monitored),
