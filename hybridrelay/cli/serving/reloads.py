@@ -101,6 +101,9 @@ class Reloads:
         self._is_renewed = trio.Event()
         #: Why the last attempt has failed; None if it has not.
         self._error: str | None = None
+        #: The options that were read last, and why some of them cannot be used.
+        self._options: argparse.Namespace | None = None
+        self._failures: list[str] = []
         #: Whether to try again.
         self._is_incomplete = False
 
@@ -137,17 +140,22 @@ class Reloads:
             self._report(before, done, plan, unchanged if says_all else [])
             if done:
                 self._stop.say_changed(self._role, self._service.fields)
-            await self._change_options(reading.args)
+            await self._change_options(reading.args, says_all=says_all)
 
-    async def _change_options(self, args: argparse.Namespace) -> None:
-        """Use the changed options, and say what has changed, and what needs a restart."""
+    async def _change_options(self, args: argparse.Namespace, *, says_all: bool) -> None:
+        """Use the changed options, and say what has changed, what cannot be used, and what needs a restart. Unless
+        `says_all`, the latter two are not repeated while the options stay the same."""
         events, file = plainly_logged_events(), str(self._configuration.file)
+        is_new = says_all or args != self._options
         changes = await self._parts.change(args)
         for failure in changes.failures:
-            publish_not_reloaded(failure)
+            if is_new or str(failure) not in self._failures:
+                publish_not_reloaded(failure)
+        self._options, self._failures = args, [str(failure) for failure in changes.failures]
         if changes.changed:
             events.publish(OptionsReloaded(file=file, changed=changes.changed))
-        if needs_restart := self._configuration.needs_restart(args, self._parts):
+        needs_restart = self._configuration.needs_restart(args, self._parts)
+        if needs_restart and is_new:
             events.publish(RestartNeeded(file=file, changed=needs_restart))
 
     async def watch(self) -> None:

@@ -12,6 +12,7 @@ import trio
 
 from hybridrelay.cli.connection_strings import load_again
 from hybridrelay.cli.entries import Key
+from hybridrelay.cli.option_parts import OptionParts, Part
 from hybridrelay.cli.parser import build_parser
 from hybridrelay.cli.proxies import ChangingDialer
 from hybridrelay.cli.running import GracefulStop
@@ -28,10 +29,15 @@ from ...waiting import async_wait_until
 from .test_plan import NAMES, string
 
 
-def make_reloads(args: argparse.Namespace, service: Service, configuration: Configuration | None = None) -> Reloads:
+def make_reloads(
+    args: argparse.Namespace,
+    service: Service,
+    configuration: Configuration | None = None,
+    parts: OptionParts | None = None,
+) -> Reloads:
     configuration = configuration or Configuration(args, Role.CONNECTOR)
     dialer = ChangingDialer(configuration.dial_options(), Commands(None))
-    return Reloads("connector", configuration, service, GracefulStop(0), dialer=dialer)
+    return Reloads("connector", configuration, service, GracefulStop(0), dialer=dialer, parts=parts)
 
 
 class Service:
@@ -92,6 +98,58 @@ class RefusingService(Service):
             raise ConfigurationError(self.why)
         self.has_applied.set()
         return ()
+
+
+class AskedService(Service):
+    """Serves nothing, and somebody has asked for the reload."""
+
+    def refresh(self, keys: Iterable[Key]) -> None:
+        pass
+
+    async def apply(self, plan: Plan) -> Sequence[Step]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+
+async def test_options_that_cannot_be_used_are_reported_once_unless_somebody_asks_or_they_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A signal and the watch of the file may both cause a reload."""
+    (tmp_path / "one.connector").write_text(string("one").format())
+    (tmp_path / "one.connector").chmod(0o600)
+    file = tmp_path / "connector.toml"
+
+    def write(*lines: str) -> None:
+        file.write_text("\n".join([*lines, "[[connection]]", 'file = "one.connector"\n']))
+
+    write()
+    args = build_parser().parse_args(["connector", "--config", str(file)])
+    configuration = Configuration(args, Role.CONNECTOR)
+    configuration.load()
+
+    async def refuse(wanted: argparse.Namespace) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ConfigurationError(f"no status at {wanted.status}")
+
+    parts = OptionParts(args, [Part(frozenset({"status"}), refuse)])
+    reloads = make_reloads(args, AskedService(), configuration, parts)
+
+    async def reported(*, says_all: bool) -> tuple[int, int]:
+        caplog.clear()
+        await reloads.reload(says_all=says_all)
+        return caplog.text.count("no status at"), caplog.text.count("only after a restart")
+
+    write("grace = 7", 'status = "one"')
+    assert await reported(says_all=True) == (1, 1)
+    assert await reported(says_all=False) == (0, 0)
+    assert await reported(says_all=True) == (1, 1)
+    write("grace = 8", 'status = "two"')
+    assert await reported(says_all=False) == (1, 1)
+    assert await reported(says_all=False) == (0, 0)
+    write()
+    assert await reported(says_all=False) == (0, 0)
+    write("grace = 8", 'status = "two"')
+    assert await reported(says_all=False) == (1, 1)
 
 
 async def test_what_could_not_be_read_is_tried_again_and_reported_once(
