@@ -207,6 +207,9 @@ def _convert(action: argparse.Action, value: Any, folder: Path) -> Any:
             raise ValueError("expected true or false")
         return value
     if isinstance(action, argparse._AppendAction):  # also for `extend`, whose class is a subclass
+        if value == []:
+            # Otherwise `host = []` would mean every address, and not none.
+            raise ValueError("the list is empty: expected at least one value, or no such key")
         return [_convert_one(action, one, folder) for one in (value if isinstance(value, list) else [value])]
     return _convert_one(action, value, folder)
 
