@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from hybridrelay._threads import OutOfThreads
 from hybridrelay.connector.targets import TargetError, open_target
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort
@@ -79,6 +80,20 @@ async def test_an_error_is_that_of_every_caller(autojump_clock: MockClock) -> No
         for _ in range(5):
             nursery.start_soon(look_up)
     assert errors == 5 * [socket.EAI_AGAIN]
+
+
+async def test_without_threads_callers_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    lookups = NameLookups()
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", start)
+        context.setattr(trio._core._thread_cache.THREAD_CACHE, "_idle_workers", {})
+        with pytest.raises(OutOfThreads):
+            await lookups.find("db.example", 1433, socket.SOCK_STREAM)
+    assert not lookups.running
+    assert not lookups._names
 
 
 @pytest.mark.parametrize("host", ["a..example", "a" * 64 + ".example"])
