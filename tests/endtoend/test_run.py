@@ -426,7 +426,8 @@ def test_a_signal_before_the_application_runs(runner: Runner, number: signal.Sig
     with runner.start("--", "sleep", "1000") as process:
         wait_until(lambda: len(runner.processes()) >= 2, seconds=20, what="the process of the client")
         process.send_signal(number)
-        assert process.wait(patience(20)) == -number
+        # On a busy machine, the application may run by now. It has the signal then, and the exit code says so.
+        assert process.wait(patience(20)) in {-number, 128 + number}
         runner.wait_until_gone()
 
 

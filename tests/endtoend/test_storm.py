@@ -25,7 +25,7 @@ from .targets import echo, serve
 
 #: Fewer than the relay's slots where every change is tested; the soak session asks for twice as many as those.
 CLIENTS = int(os.environ.get("HYBRIDRELAY_STORM", "200"))
-STORM_SECONDS = 60 + CLIENTS // 10
+STORM_SECONDS = 240 + CLIENTS // 5
 #: All clients share one processor here. With more of them at a time in two layers of TLS, they miss deadlines,
 #: and it is not the relay that is tried.
 AT_ONCE = {"tcp": CLIENTS, "websocket": 500}
