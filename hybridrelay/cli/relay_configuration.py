@@ -79,4 +79,10 @@ class RelayConfiguration:
     def _read(self, file: Path) -> argparse.Namespace:
         args = copy.copy(self._given)
         apply_config_file(args, file, regular=True)
+        if args.state is None:
+            # The relay could not start with this file. It may be empty for a moment, while somebody replaces it.
+            raise ConfigurationError(
+                f"{file} no longer names the state directory: it may be incomplete",
+                remedy="write the whole file, with state, and put it in place of the old one with mv",
+            )
         return args

@@ -155,6 +155,13 @@ def test_a_relay_listens_elsewhere_and_streams_continue(deployment: Deployment) 
             echoes()
             write("audit-dir = 'audit'\nhost = '127.0.0.1'")
             hang_up(relay, "options.reloaded.*changed=.*audit-dir")
+            # A file that is being written changes nothing.
+            for text in ("", "[ports]\nprobe = 0\n"):
+                config.write_text(text)
+                hang_up(relay, "reload.failed: .*no longer names the state directory")
+            write("audit-dir = 'audit'\nhost = '127.0.0.1'")
+            hang_up(relay, "options.unchanged")
+            echoes()
     assert relay.terminate() == 0
     verified = deployment.run("audit", "verify", folder / "audit")
     assert verified.returncode == 0, verified.stdout
