@@ -200,6 +200,7 @@ def change_file(state: Path, *statements: str) -> None:
     [
         # More deletions than a registry remembers.
         "DELETE FROM deletions WHERE number < 3",
+        "DELETE FROM deletions WHERE number < 2",
         "DELETE FROM deletions",
         # An earlier copy of the registry was restored into the file.
         "UPDATE meta SET value = '1' WHERE name = 'changes'",
