@@ -1050,6 +1050,28 @@ def test_a_direction_that_has_ended_holds_no_pipe(main: Main) -> None:
         assert len(main.worker._pipes._idle) == 1, "it was used"
 
 
+def test_an_end_that_was_reported_before_the_bulk_data_was_moved_is_passed_on(main: Main) -> None:
+    a, b = main.add(0)
+    with closing(a, b):
+        main.rounds(1)
+        sent = send_some(a, bytes(4 * BUFFER_BYTES))
+        assert sent > 2 * BUFFER_BYTES
+        a.shutdown(socket.SHUT_WR)
+        # All of it is there before the worker looks, so that one event reports everything.
+        poll = select.poll()
+        poll.register(main.worker._pairs[0].a.sock, select.POLLRDHUP)
+        assert poll.poll(60_000)
+        got = bytearray()
+
+        def ended() -> bool:
+            data = read_some(b)
+            got.extend(data or b"")
+            return data == b""
+
+        main.until(ended)
+        assert len(got) == sent
+
+
 def test_what_did_not_fit_into_a_pipe_follows_without_another_event(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
