@@ -8,16 +8,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import trio
+
 from .._file_thread import FileThread
 from ..errors import ConfigurationError
 from ..events.plain_log import plainly_logged_events
 from ..events.program import OptionsReloaded, OptionsUnchanged, RestartNeeded
 from ..management import LastReload
 from .config_file import apply_config_file, changed_options, use_config_file
+from .file_stamps import POLL_SECONDS, Stamp, stamp_of
 from .option_parts import Changes, OptionParts
 from .reloading import publish_not_reloaded
 
 __all__ = ["RelayConfiguration"]
+
+#: At how many looks, `POLL_SECONDS` apart, a reload finds the file changing until it is given up.
+_MAX_LOOKS = 20
 
 
 class RelayConfiguration:
@@ -26,12 +32,19 @@ class RelayConfiguration:
     Args:
         args: the options of the command line. Those in the configuration file are added to them.
         clock: returns seconds since 1970.
+        look: returns the present stamp of a file. It is called in a thread.
 
     Raises:
         ConfigurationError: the file cannot be used. The message says where.
     """
 
-    def __init__(self, args: argparse.Namespace, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        *,
+        clock: Callable[[], float] = time.time,
+        look: Callable[[Path], Stamp] = stamp_of,
+    ) -> None:
         self._given = copy.copy(args)
         use_config_file(args)
         #: The options that are in use: those with which the relay was started, except those that were changed since.
@@ -39,6 +52,7 @@ class RelayConfiguration:
         self._file: Path | None = args.config
         self._thread = FileThread(str(args.config))
         self._clock = clock
+        self._look = look
         #: The last reload; None before the first one, and if there is no file.
         self.last_reload: LastReload | None = None
 
@@ -54,7 +68,7 @@ class RelayConfiguration:
             return
         needs_restart: list[str] = []
         try:
-            again = await self._thread.run(self._read, self._file)
+            again = await self._read_complete(self._file)
         except ConfigurationError as exc:
             changes = Changes((), (exc,))
         else:
@@ -75,6 +89,21 @@ class RelayConfiguration:
             failures=tuple((str(one), one.remedy) for one in changes.failures),
             needs_restart=tuple(needs_restart),
         )
+
+    async def _read_complete(self, file: Path) -> argparse.Namespace:
+        """Read the file once it is the same at two looks in a row, and thus not in the middle of being written: what
+        is missing at its end would be taken for defaults, such as the default ports on all addresses.
+
+        Raises:
+            ConfigurationError: the file cannot be used, or still changes after `_MAX_LOOKS` looks.
+        """
+        stamp = await self._thread.run(self._look, file)
+        for _ in range(_MAX_LOOKS):
+            await trio.sleep(POLL_SECONDS)
+            before, stamp = stamp, await self._thread.run(self._look, file)
+            if stamp == before:
+                return await self._thread.run(self._read, file)
+        raise ConfigurationError(f"{file} is still being written", remedy="reload again when it is complete")
 
     def _read(self, file: Path) -> argparse.Namespace:
         args = copy.copy(self._given)

@@ -10,26 +10,18 @@ it and those after it are looked at in a thread each, so that it holds up none o
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 import attrs
 import trio
 
 from ..._file_thread import FileThread
 from ...errors import ConfigurationError
+from ..file_stamps import POLL_SECONDS, Stamp, stamp_of
 from ..reloading import publish_not_reloaded
 
-__all__ = ["Changes", "FileWatch", "Stamp", "stamp_of"]
-
-#: How often the files are looked at (seconds). A change counts once the file is the same at two looks in a row.
-POLL_SECONDS = 0.5
-
-#: What distinguishes a file from another one, or from the same file with another content: device, inode, times and
-#: size. If there is no file, the error number. Empty for what cannot be read twice, such as a pipe.
-Stamp: TypeAlias = tuple[int, ...]
+__all__ = ["Changes", "FileWatch"]
 
 
 class Changes:
@@ -160,14 +152,3 @@ class FileWatch:
                 del self._apart[path]
         finally:
             apart.is_looking = False
-
-
-def stamp_of(path: Path) -> Stamp:
-    """Return the present stamp of a file. Links are followed."""
-    try:
-        found = path.stat()
-    except OSError as exc:
-        return (exc.errno or 0,)
-    if not stat.S_ISREG(found.st_mode):
-        return ()
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay import _file_thread
+from hybridrelay.cli.file_stamps import Stamp, stamp_of
 from hybridrelay.cli.serving import watching
-from hybridrelay.cli.serving.watching import Changes, FileWatch, Stamp, stamp_of
+from hybridrelay.cli.serving.watching import Changes, FileWatch
 
 A = Path("a")
 
