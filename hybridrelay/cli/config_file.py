@@ -17,6 +17,7 @@ from .._printable import printable
 from .._toml_files import TomlFile, read_toml
 from ..errors import ConfigurationError
 from .arguments import values
+from .arguments.options import MergePorts
 from .logs import set_up_logs
 
 _MAX_FILE = 256 * 1024
@@ -41,7 +42,8 @@ def use_config_file(args: argparse.Namespace) -> None:
 def apply_config_file(args: argparse.Namespace, path: Path, *, regular: bool = False) -> None:
     """Take options that were not given on the command line from a file.
 
-    Relative paths in the file are relative to the file.
+    Relative paths in the file are relative to the file. An option of ports on the command line counts for the ports
+    that it names, and the file for all others.
 
     Args:
         args: the parsed arguments of a command with `add_config`.
@@ -70,6 +72,8 @@ def apply_config_file(args: argparse.Namespace, path: Path, *, regular: bool = F
             )
         if not _is_given(args, action):
             setattr(args, action.dest, converted)
+        elif isinstance(action, MergePorts):
+            setattr(args, action.dest, {**converted, **getattr(args, action.dest)})
     if tables is not None:
         args.connections = list(_read_tables(args, tables, file, path.parent))
 

@@ -65,7 +65,6 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
 
     assert config.state_dir == Path("other")
     assert config.bindings["data"] == (Binding("::1", 1),)
-    assert config.bindings["http"] == (Binding("::1", 80),), "--ports replaces the whole of them"
 
 
 def test_the_log_of_the_file(tmp_path: Path) -> None:
@@ -78,6 +77,19 @@ def test_the_log_of_the_file(tmp_path: Path) -> None:
 
     assert (quiet.log_level, quiet.log_json) == ("error", True)
     assert (open_.log_level, open_.log_json) == ("debug", True)
+
+
+def test_the_command_line_wins_for_each_port(tmp_path: Path) -> None:
+    given = ("--ports", "data=1,https=off", "--public-ports", "http=81")
+
+    config = _config(tmp_path, WHOLE, "--host", "::1", *given)
+
+    assert config.bindings == {
+        "probe": (Binding("::1", 9350),),
+        "data": (Binding("::1", 1),),
+        "http": (Binding("127.0.0.1", 8080),),
+    }
+    assert config.public_ports == {"http": 81, "https": 443}
 
 
 def test_ports_that_are_given_several_times_are_merged(tmp_path: Path) -> None:

@@ -74,6 +74,18 @@ async def test_the_state_directory_may_be_on_the_command_line(path: Path) -> Non
     assert reloads.used == [(None, None)]
 
 
+async def test_a_port_on_the_command_line_stays_and_the_others_are_those_of_the_file(path: Path) -> None:
+    reloads = Reloads(path, "--ports", "http=28080", "--ports", "data=off")
+    assert reloads.configuration.args.ports == {"probe": (None, 19350), "http": (None, 28080), "data": None}
+    path.write_text(FULL.replace("19350", "19351").replace("18080", "18081"))
+
+    assert await reloads.reload() == ()
+    assert reloads.used == [(["127.0.0.1"], {"probe": (None, 19351), "http": (None, 28080), "data": None})]
+    path.write_text('state = "state"\n')
+    assert await reloads.reload() == ()
+    assert reloads.used[1:] == [(None, {"http": (None, 28080), "data": None})]
+
+
 async def test_a_file_is_read_when_it_is_complete(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_configuration, "POLL_SECONDS", 0)
     new = FULL.replace("18080", "18081")

@@ -372,7 +372,10 @@ def add_update(parser: argparse.ArgumentParser, *, means: str) -> None:
 
 
 class MergePorts(argparse.Action):
-    """Merges the ports of an option that may be repeated. If a port occurs several times, the last entry counts."""
+    """Merges the ports of an option that may be repeated. If a port occurs several times, the last entry counts.
+
+    With a configuration file, the file counts for each port that is not on the command line (`apply_config_file`).
+    """
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None

@@ -80,7 +80,7 @@ def _add_arguments(parser: Parser) -> None:
         type=values.ports,
         action=MergePorts,
         help="the ports to open, such as probe=9350,http=127.0.0.1:8080,https=[::1]:8443,data=off; 0: any free port; "
-        "may be repeated, and for each port the last one counts",
+        "may be repeated, and for each port the last one counts; other ports are as in --config, or the default",
     )
     parser.add_argument(
         "--public-ports",
@@ -88,7 +88,7 @@ def _add_arguments(parser: Parser) -> None:
         type=values.public_ports,
         action=MergePorts,
         help="the ports to write into connection strings, if they differ from --ports because of a reverse proxy or "
-        "a NAT in front of the relay; may be repeated",
+        "a NAT in front of the relay; may be repeated, and is merged with --config like --ports",
     )
     parser.add_argument(
         "--tls-certificate",
