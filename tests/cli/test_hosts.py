@@ -82,7 +82,7 @@ def test_a_name_that_another_line_has_is_told(run: Run, created: Created, hosts:
     hosts.write_text(f"127.0.0.1 localhost\n10.0.0.1 {NAME}\n")
     result = run("hosts", "apply", "--connection-string-file", created.application, "--hosts-file", hosts)
     assert result.code == 0
-    assert f"line 2 of {hosts} has {NAME} already" in result.out
+    assert f"line 2 of {hosts} already has {NAME}" in result.out
 
 
 def test_strings_without_a_local_name(run: Run, created: Created, hosts: Path) -> None:
