@@ -56,6 +56,8 @@ class GracefulStop:
         self.systemd = SystemdNotifier()
         #: The status line that systemd shows while the program serves; empty before.
         self._status = ""
+        #: Whether systemd waits for the end of a reload. It takes the next status line for that.
+        self._is_reloading = False
 
     def arm(self) -> None:
         """Let the first signal stop the program gracefully, because it is serving now."""
@@ -77,7 +79,8 @@ class GracefulStop:
         `say_ready`."""
         if self._status and not self.event.is_set():
             self._status = output.ready_line(role, fields)
-            self.systemd.ready(self._status)
+            if not self._is_reloading:
+                self.systemd.ready(self._status)
 
     async def _cancel_when_stopped(self, scope: trio.CancelScope) -> None:
         await self.event.wait()
@@ -93,9 +96,11 @@ class GracefulStop:
                 plainly_logged_events().publish(ReloadSkipped(detail="the program is stopping"))
             elif self._status:
                 self.systemd.reloading()
+                self._is_reloading = True
                 try:
                     await reload()
                 finally:
+                    self._is_reloading = False
                     # If the program is to stop, this is omitted: systemd would assume that it serves again.
                     if not self.event.is_set():
                         self.systemd.ready(self._status)
