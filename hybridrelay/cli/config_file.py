@@ -171,7 +171,7 @@ def _check_ports(
 def _check_port_names(names: Iterable[str], file: TomlFile, place: tuple[str | int, ...]) -> None:
     from ..connectivity import all_ports, discover  # imported here, because most files name no ports
 
-    # Whoever opens the ports reports transports that cannot be used.
+    # Transports that cannot be used are reported when the ports are opened.
     known = all_ports(discover(on_broken=lambda _: None))
     for name in names:
         if name not in known:

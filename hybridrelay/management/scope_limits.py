@@ -1,6 +1,6 @@
 """Limits for callers with a scope: how often they change something, and how many hybrid connections they create.
 
-A token with a scope is given to a tenant, and a key with the right Manage to whoever manages one hybrid connection.
+A token with a scope is for a tenant, and a key with the right Manage is for the manager of one hybrid connection.
 What they do must not take the relay from the others. Callers without a scope are administrators of the whole relay,
 and are not limited by this.
 """

@@ -110,7 +110,7 @@ async def _show_claim(visit: Visit) -> View:
             visit,
             line,
             "Create the claim",
-            "The command shows a code, once. Whoever has it takes the connection string: hybridrelay claims take. "
+            "The command shows a code, once. Take the connection string with it: hybridrelay claims take. "
             "The claim then appears on the page of the hybrid connection.",
         )
     about = (

@@ -279,7 +279,7 @@ def test_what_could_not_be_read_is_read_the_next_time(monkeypatch: pytest.Monkey
 
 
 async def test_keys_are_in_the_index_as_long_as_they_are_in_the_store() -> None:
-    """And whoever is informed of a change finds it done."""
+    """The change has been applied by the time subscribers are informed of it."""
     store = MemoryStore()
     watcher = StoreWatcher(store)
     keys, proofs = [Secret("k"), Secret("l")], [make_admission_proof(Secret(one), 1000.0) for one in "kl"]

@@ -1,4 +1,4 @@
-"""Whoever reads only what has changed gets the same as whoever reads everything."""
+"""Reading only what has changed gives the same result as reading everything."""
 
 from __future__ import annotations
 
