@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from ..relay import HybridConnection, Store
 from ..relay.snapshot import RollSnapshot
 from ..relay.store.store import NotFound
@@ -24,7 +26,8 @@ async def _roll_key(call: Call) -> AccessKeys:
 
     def roll(store: Store) -> HybridConnection:
         replaced = store.get(call.name).key_id(call.rule, slot)
-        if replaced is not None and call.managed.relay.is_key_in_use(replaced):
+        # The event loop changes what this looks at, so that it cannot be asked here, in a thread.
+        if replaced is not None and trio.from_thread.run_sync(call.managed.relay.is_key_in_use, replaced):
             raise problem(
                 Problem.INVALID,
                 f"programs that are connected, or were connected until the relay was started a moment ago, or "

@@ -368,7 +368,6 @@ class RollService:
         depends on it: a client without a control channel may have a session.
 
         Shortly after the start of the relay, this is also so if a peer that was connected before may still return.
-        May be called in any thread.
         """
         return (
             any(key in peer.keys for peer in self._peers())

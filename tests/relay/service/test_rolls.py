@@ -157,11 +157,10 @@ async def test_a_key_that_was_in_use_until_the_relay_was_started_counts_as_in_us
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay.run)
         await trio.testing.wait_all_tasks_blocked()
-        assert await trio.to_thread.run_sync(relay.is_in_use, key) is is_in_use
+        assert relay.is_in_use(key) is is_in_use
         mock_clock.jump(RETURN_SECONDS)
         await async_wait_until(relay_has_settled, seconds=60, what="the relay looks at the clock")
-        # As the operation does, which asks in a thread.
-        assert not await trio.to_thread.run_sync(relay.is_in_use, key)
+        assert not relay.is_in_use(key)
         nursery.cancel_scope.cancel()
 
 
