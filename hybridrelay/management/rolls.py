@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import trio
-
 from ..relay import HybridConnection, Store
 from ..relay.snapshot import RollSnapshot
-from ..relay.store.store import NotFound
+from ..relay.store.store import ChangedMeanwhile, NotFound
 from ..security import KeySlot, ManagementRole, Secret
 from .calls import Call
 from .operations import Operation
@@ -24,16 +22,21 @@ async def _roll_key(call: Call) -> AccessKeys:
     body = call.body_as(RollBody)
     slot = KeySlot(body.slot)
 
+    # The event loop changes what says whether a key is in use, and so it is asked there, between two uses of the store.
+    replaced = await call.managed.read_store(lambda store: store.get(call.name).key_id(call.rule, slot))
+    if replaced is not None and call.managed.relay.is_key_in_use(replaced):
+        raise problem(
+            Problem.INVALID,
+            f"programs that are connected, or were connected until the relay was started a moment ago, or "
+            f"sessions, use the {slot} key, which would be replaced; nothing was changed",
+            remedy="roll this key instead, or let those programs use the other one first (hybridrelay keys use); "
+            "if the relay has just been started, try again half a minute later",
+        )
+
     def roll(store: Store) -> HybridConnection:
-        replaced = store.get(call.name).key_id(call.rule, slot)
-        # The event loop changes what this looks at, so that it cannot be asked here, in a thread.
-        if replaced is not None and trio.from_thread.run_sync(call.managed.relay.is_key_in_use, replaced):
-            raise problem(
-                Problem.INVALID,
-                f"programs that are connected, or were connected until the relay was started a moment ago, or "
-                f"sessions, use the {slot} key, which would be replaced; nothing was changed",
-                remedy="roll this key instead, or let those programs use the other one first (hybridrelay keys use); "
-                "if the relay has just been started, try again half a minute later",
+        if store.get(call.name).key_id(call.rule, slot) != replaced:
+            raise ChangedMeanwhile(
+                f"the {slot} key of rule {call.rule} was changed in the meantime", remedy="try again"
             )
         store.roll_key(
             call.name,
