@@ -72,8 +72,9 @@ set it up (each command has its own --help):
 
 exit codes:
   0 success, or stopped on request; 1 failure; 2 unusable input; 3 denied by
-  policy; 4 audit files were changed; 70 a bug; 125 run has not started its
-  application; 128+N ended by signal N (130: Ctrl-C); see docs/operating.md
+  policy; 4 audit files were changed; 70 a bug; 125 run itself has failed, not
+  its application; 128+N ended by signal N (130: Ctrl-C); see
+  docs/operating.md
 """
 
 
@@ -145,7 +146,7 @@ def _add_commands(parser: Parser, dest: str, commands: tuple[Command, ...]) -> N
         parser.print_help(sys.stderr)
         return exits.USAGE
 
-    parser.set_defaults(run=explain, default_log_level="warning", is_service=False)
+    parser.set_defaults(run=explain, default_log_level="warning", is_service=False, failure_code=None)
     subparsers: Any = parser.add_subparsers(title="commands", metavar="COMMAND", dest=dest)
     for command in commands:
         _add_command(subparsers, command)
@@ -170,8 +171,13 @@ def _add_arguments(parser: Parser, command: Command) -> None:
         _add_commands(parser, "subcommand", command.subcommands)
     else:
         parser.set_defaults(
-            run=_importing(command), default_log_level=command.log_level, is_service=command.is_service
+            run=_importing(command),
+            default_log_level=command.log_level,
+            is_service=command.is_service,
+            failure_code=command.failure_code,
         )
+        if command.failure_code is not None:
+            parser.error_code = command.failure_code
 
 
 def _importing(command: Command) -> Callable[[argparse.Namespace], int]:

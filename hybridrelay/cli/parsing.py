@@ -37,6 +37,8 @@ class HelpFormatter(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Reports errors like the rest of the program, and does not repeat a secret that was given as an argument."""
 
+    #: The exit code if the arguments cannot be used.
+    error_code: int = exits.USAGE
     #: Adds the parser's arguments, until it has done so; see `add_when_used`.
     _add_arguments: Callable[[], None] | None = None
 
@@ -78,7 +80,7 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
-        """Print the error and where to find help, and exit with `exits.USAGE`."""
+        """Print the error and where to find help, and exit with `error_code`."""
         if any("sharedaccesskey=" in argument.lower() for argument in sys.argv):
             # Arguments are visible to every user of the machine, and the error may be written to a log.
             message = "a connection string was given as an argument: write it to a file of mode 0600, or set "
@@ -91,8 +93,8 @@ class Parser(argparse.ArgumentParser):
         remedy = f"{self.prog} --help"
         if logs_are_json():
             logger.error("%s", message, extra={"fields": {"remedy": remedy}})
-            self.exit(exits.USAGE)
-        self.exit(exits.USAGE, f"hybridrelay: error: {message}\n  try: {remedy}\n")
+            self.exit(self.error_code)
+        self.exit(self.error_code, f"hybridrelay: error: {message}\n  try: {remedy}\n")
 
 
 def _did_you_mean(given: str, known: Sequence[str]) -> str:

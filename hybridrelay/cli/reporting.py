@@ -19,7 +19,11 @@ logger = logging.getLogger("hybridrelay.cli")
 
 
 def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run a command, and report why it failed if it did. A traceback is only logged at level debug."""
+    """Run a command, and report why it failed if it did. A traceback is only logged at level debug.
+
+    Returns:
+        The exit code. If the command has failed, it is `args.failure_code`, or if that is None, the one of the failure.
+    """
     try:
         return run(args)
     except Exception as exc:
@@ -37,7 +41,7 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
                 print_error(text, remedy, as_json=bool(args.log_json), reason=Reason.OUT_OF_RESOURCES.slug)
             else:
                 print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json), reason="internal-error")
-        return max(map(_exit_code, leaves(exc)))
+        return max(map(_exit_code, leaves(exc))) if args.failure_code is None else int(args.failure_code)
 
 
 _BUG_REMEDY = "this is a bug: run it again with --log-level debug, and report what it says"

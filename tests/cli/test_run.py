@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,12 +31,35 @@ def test_check_says_what_this_machine_allows(capsys: pytest.CaptureFixture[str])
 
 
 def test_an_application_has_to_be_given(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--connection-string-file", "F"]) == 2
+    assert main(["run", "--connection-string-file", "F"]) == 125
     assert "no application is given" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nonsense", "--", "true"],
+        ["--as", "localhost:80", "--", "true"],
+        ["--network", "none", "--", "true"],
+        ["--grace", "-1", "--", "true"],
+        ["--log-json", "--grace", "-1", "--", "true"],
+        ["--config", "/nonexistent/run.toml", "--", "true"],
+        ["--connection-string-file", "/nonexistent/orders.application", "--", "true"],
+        ["--audit-required", "file", "--connection-string-file", "/dev/null", "--", "true"],
+    ],
+    ids=" ".join,
+)
+def test_what_it_cannot_use_is_not_taken_for_the_applications_exit_code(arguments: list[str]) -> None:
+    """An application may end with 1 or 2, too."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hybridrelay", "run", *arguments], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr
+
+
 def test_options_of_the_application_come_after_two_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "psql", "--host", "x"]) == 2
+    assert main(["run", "psql", "--host", "x"]) == 125
     assert "--host" in capsys.readouterr().err
 
 
@@ -43,5 +67,5 @@ def test_other_systems_are_told_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("hybridrelay.cli.commands.run.sys.platform", "darwin")
-    assert main(["run", "--connection-string-file", str(tmp_path / "f"), "--", "true"]) == 2
+    assert main(["run", "--connection-string-file", str(tmp_path / "f"), "--", "true"]) == 125
     assert "needs Linux" in capsys.readouterr().err

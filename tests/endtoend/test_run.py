@@ -245,7 +245,8 @@ def test_a_script_without_a_first_line_is_run_by_a_shell(runner: Runner) -> None
 
 def test_failures_before_the_application_runs(runner: Runner) -> None:
     done = runner.run("--as", "localhost:80", "--", "true")
-    assert done.returncode == 2
+    assert done.returncode == 125
+    assert "localhost" in done.stderr
     done = Runner(runner.folder, Path("/nonexistent")).run("--", "true")
     assert done.returncode == 125
     assert "cannot read the connection string" in done.stderr

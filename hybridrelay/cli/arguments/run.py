@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from .. import exits
 from ..command import Command
 from ..parsing import Parser
 from . import values
@@ -57,7 +58,7 @@ command is killed, the application is killed as well.
 Programs that the application starts cannot gain privileges: sudo, su and other set-user-ID programs do not work.
 
 exit codes: those of the application; 127 if there is no such application, 126 if it cannot be executed, 125 if this
-command fails before it starts the application.
+command itself fails, for example because an argument or a file cannot be used, or the policy does not allow it.
 """
 _EXAMPLES = """\
 examples:
@@ -147,4 +148,5 @@ COMMAND = Command(
     _EXAMPLES,
     _add_arguments,
     run="run:run",
+    failure_code=exits.NOT_STARTED,
 )
