@@ -15,6 +15,7 @@ from .base import Event, Level
 __all__ = [
     "ChannelFailed",
     "ControlChannelDisplaced",
+    "ControlChannelSilent",
     "ControlChannelUnread",
     "ForwardedAddressMalformed",
     "ListenerChosen",
@@ -22,7 +23,6 @@ __all__ = [
     "ListenerDisplaced",
     "ListenerDrainEnded",
     "ListenerDrainStarted",
-    "ListenerDropped",
     "ListenerLeft",
     "ListenerRefused",
     "ListenerRegistered",
@@ -200,10 +200,10 @@ class ListenerDrainEnded(Event):
 
 
 @attrs.frozen(kw_only=True)
-class ListenerDropped(Event):
+class ControlChannelSilent(Event):
     """A listener has not answered an offer and has sent nothing afterwards, and its control channel was closed."""
 
-    name: ClassVar = "listener.dropped"
+    name: ClassVar = "control.silent"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "The control channel of a silent listener was closed"
 

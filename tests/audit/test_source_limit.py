@@ -31,7 +31,7 @@ def test_others_are_not_affected() -> None:
 
     assert not limit.admits(record("rendezvous.ended"), 0.0)
     assert limit.admits(record(connection="payroll"), 0.0)
-    assert limit.admits(record("listener.dropped", connection=""), 0.0)
+    assert limit.admits(record("listener.left", connection=""), 0.0)
     assert all(
         limit.admits(record(event), 0.0)
         for event in (

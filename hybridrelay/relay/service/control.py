@@ -17,7 +17,7 @@ import trio
 from ..._printable import printable
 from ..._version import __version__
 from ...errors import AuthorizationError, RendezvousError
-from ...events.relay import ControlChannelUnread, ListenerDropped
+from ...events.relay import ControlChannelSilent, ControlChannelUnread
 from ...mux import EarlySession, MuxStream, Session
 from ...protocol import control
 from ...protocol.reasons import Reason
@@ -433,7 +433,7 @@ class ControlPeer:
             self._accepted.pop(id_).withdraw()
 
     def check_alive(self) -> None:
-        """Drop the peer unless it has sent something since the last offer, or does so within `CHECK_SECONDS`."""
+        """Close the channel unless the peer has sent something since the last offer, or does so in `CHECK_SECONDS`."""
         if self._checking or not self._is_silent or self._session.outcome is not None:
             return
         self._checking = True
@@ -443,7 +443,7 @@ class ControlPeer:
             if await happens(self._heard, CHECK_SECONDS):
                 self._checking = False
                 return
-            self._broker.events.publish(ListenerDropped(peer=self.address, instance=self.instance))
+            self._broker.events.publish(ControlChannelSilent(peer=self.address, instance=self.instance))
             self._session.close(Reason.PEER_SILENT)
 
         self._nursery.start_soon(watch)

@@ -14,8 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.events import EventStream
-from hybridrelay.events.relay import ControlChannelUnread
+from hybridrelay.events import Event, EventStream
+from hybridrelay.events.relay import ControlChannelSilent, ControlChannelUnread, ListenerLeft
 from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Session, SessionRole
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.preamble import STATUS_SIZE
@@ -374,9 +374,12 @@ async def test_the_secondary_key_is_as_valid_as_the_primary_one(
     assert grant.key.slot is KeySlot.SECONDARY
 
 
-async def test_a_listener_that_stays_silent_is_dropped(
-    broker: BrokerService, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+async def test_a_listener_that_stays_silent_loses_its_control_channel(
+    registry: SQLiteStore, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
 ) -> None:
+    events, published = EventStream(), list[Event]()
+    events.subscribe(published.append)
+    broker = make_broker(registry, events)
     async with trio.open_nursery() as nursery:
         secrets = {"silent": SECRET, "speaking": "2" * 64}
         listeners = {name: await _connector(broker, nursery, secret) for name, secret in secrets.items()}
@@ -392,6 +395,10 @@ async def test_a_listener_that_stays_silent_is_dropped(
         assert registered == [control.instance_of(secrets["speaking"])]
         assert listeners["silent"].session.outcome is not None
         assert listeners["speaking"].session.outcome is None
+        (ended,) = [event for event in published if isinstance(event, ControlChannelSilent)]
+        (left,) = [event for event in published if isinstance(event, ListenerLeft)]
+        assert ended.instance == left.instance == control.instance_of(SECRET)
+        assert (ended.name, left.reason) == ("control.silent", Reason.PEER_SILENT), "no administrator has dropped it"
         nursery.cancel_scope.cancel()
 
 
