@@ -1,4 +1,4 @@
-"""The audit log of relay, connector and forward, according to their options."""
+"""The audit log of relay, connector, forward and run, according to their options."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def audited(audit: ProgramAudit, role: str, events: EventStream) -> AsyncI
 
     Args:
         audit: the audit log.
-        role: ``relay``, ``connector`` or ``forward``. A relay itself publishes that it starts.
+        role: ``relay``, ``connector``, ``forward`` or ``run``. A relay itself publishes that it starts.
         events: the program's event stream.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a connector or forward is configured to serve: one entry for each hybrid connection.
+"""What a connector, forward or run is configured to serve: one entry for each hybrid connection.
 
 Entries come from the options, or from the tables ``[[connection]]`` of a configuration file.
 """

@@ -1,4 +1,4 @@
-"""The messages of a stream of `Kind.ISSUE`, over which an application gets an identity. SPEC.md, section 6.
+"""The messages of a stream of `Kind.ISSUE`, over which an application gets an identity. SPEC.md, section 8.
 
 The client sends one request and ends its direction. The connector sends one answer and ends the other one. Both are
 JSON (UTF-8). Names that a receiver does not know are ignored.

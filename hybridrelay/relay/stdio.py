@@ -47,7 +47,7 @@ async def connect_stdio(state_dir: Path, *, stdin: int = 0, stdout: int = 1) -> 
     except OSError as exc:
         raise StateError(
             f"no connection to the relay at {path}: {exc.strerror or exc}",
-            remedy="check that a relay uses this state directory, and that this user runs it",
+            remedy="check that a relay runs with this state directory, and run the command as its user or as root",
         ) from exc
     # Duplicates, so that closing them here does not close the descriptors of the process. FdStream makes both
     # non-blocking in the meantime.

@@ -13,11 +13,13 @@ from .options import WHICH_STATE, add_management, add_relay
 _DESCRIPTION = """\
 There are two audit logs.
 
-Connector, forward and relay write what happens into tamper-evident files (--audit-dir): every stream, session and
-registration, changes of policy and keys. 'verify' checks these files, 'show' and 'export' read them. The commands
-need no running program, and work with copies of the directory.
+Relay, connector, forward and run write what happens into tamper-evident files (--audit-dir): every stream, session
+and registration, changes of policy and keys. 'verify' checks these files, 'show' and 'export' read them, and 'key'
+shows their public key. These four commands need no running program, and work with copies of the directory.
+'checkpoints' shows what a relay keeps as a witness of such files.
 
-The relay also records every call of its management API that changes something or shows keys: 'calls' shows these.
+The relay also records every call of its management API that changes something or shows keys: 'calls' shows this
+audit log of the management API.
 """
 _CALLS = """\
 Show the audit log of a relay's management API, the oldest entry first: every call that changes something or shows
@@ -65,10 +67,10 @@ examples:
         --token-file viewer.token
 """
 _CHECKPOINTS = """\
-Show the checkpoints of audit logs that a relay keeps. Connectors and forward send them when they write audit files
-(--audit-dir). 'audit verify --witness relay' compares the files with them. The relay has
-verified that each is signed with the key that it names, but not that this is a key of the log: 'audit verify' does
-that. A program sends them with the key of the first of its hybrid connections, in alphabetical order.
+Show the checkpoints of audit logs that a relay keeps. Connector, forward and run send them when they write audit
+files (--audit-dir), and 'audit verify --witness relay' compares the files with them. The relay has verified that each
+checkpoint is signed with the key that it names, but not that this is a key of the log: 'audit verify' does that. A
+program sends its checkpoints with the key of the first of its hybrid connections, in alphabetical order.
 """
 _CHECKPOINTS_EXAMPLES = """\
 examples:
@@ -126,13 +128,13 @@ def _add_calls_arguments(parser: Parser) -> None:
         "--caller",
         metavar="C",
         default="",
-        help="only callers that begin with this text, such as 'local' or 'token ci'",
+        help="only callers whose names begin with this text, such as 'local' or 'token ci'",
     )
     parser.add_argument("--operation", metavar="ID", default="", help="only this operation, such as regenerateKeys")
     parser.add_argument(
         "--connection", metavar="NAME", type=values.connection_name, help="only this hybrid connection"
     )
-    add_relay(parser)
+    add_relay(parser, instead="reads the files in the state directory")
 
 
 def _add_directory(parser: Parser) -> None:
@@ -185,7 +187,7 @@ def _add_checkpoints_arguments(parser: Parser) -> None:
         help="delete the checkpoints of --log and --connection, for example to make room; only while the relay runs; "
         "needs an admin's token",
     )
-    add_relay(parser)
+    add_relay(parser, instead="reads the file in the state directory")
 
 
 def log_id(text: str) -> str:

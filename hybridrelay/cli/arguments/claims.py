@@ -107,7 +107,7 @@ def _add_create_arguments(parser: Parser) -> None:
         help="the rule whose key the new connection string contains (default: the rule of its role)",
     )
     add_local_name(parser, default="the one in the authority file; only for a new string of --role application")
-    add_years(parser)
+    add_years(parser, means="how long the identity in the claim is valid, if the claim contains a private key")
     parser.add_argument(
         "--with-private-key",
         action="store_true",
@@ -176,7 +176,7 @@ COMMAND = Command(
     "claims",
     "deliver connection strings to their machines: create, list, revoke or take claims",
     _DESCRIPTION,
-    "each subcommand has its own --help:\n  hybridrelay claims create --help\n",
+    "each command has its own --help:\n  hybridrelay claims create --help\n",
     subcommands=(
         Command(
             "create",

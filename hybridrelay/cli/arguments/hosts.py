@@ -12,7 +12,7 @@ from .options import add_files
 _DESCRIPTION = """\
 Let all programs on this machine find hybrid connections under their local names, by lines in the hosts file. A
 'forward' with '--listen own' listens on the addresses in these lines. So a program keeps the host and port in its
-configuration. These commands need root; 'forward' itself does not.
+configuration. 'apply' and 'remove' need root; 'forward' itself does not.
 
 All programs on the machine see the names. If only one program needs them, use 'forward --socks' or 'run' instead.
 """
@@ -72,7 +72,7 @@ COMMAND = Command(
     "hosts",
     "let programs find hybrid connections under their names, with the hosts file",
     _DESCRIPTION,
-    "each subcommand has its own --help:\n  hybridrelay hosts apply --help\n",
+    "each command has its own --help:\n  hybridrelay hosts apply --help\n",
     subcommands=(
         Command(
             "apply",

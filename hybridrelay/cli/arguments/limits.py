@@ -76,7 +76,7 @@ def _add_limits_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--edition",
         metavar="E|none",
-        help="the edition whose limits apply if the hybrid connection has none of its own",
+        help="the edition whose limits apply where the hybrid connection has no limit of its own",
     )
     _add_limits(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")

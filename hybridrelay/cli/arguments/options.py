@@ -220,8 +220,8 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 
 _WHICH_RELAY = """\
 Use --state on the relay's machine. If a relay is running with this state directory, it carries out the command.
-Otherwise, the command uses the registry in the state directory directly. Use --management on any machine, for a relay
-that runs with its own option --management; 'tokens create' creates the token. For example:
+Otherwise, the command {instead}. Use --management on any machine, for a relay that runs with its own option
+--management; 'tokens create' creates the token. For example:
   --management https://relay.example.com:9180 --token-file admin.token"""
 _WHICH_RUNNING_RELAY = """\
 Use --state on the relay's machine. Use --management on any machine, for a relay that runs with its own option
@@ -230,7 +230,11 @@ Use --state on the relay's machine. Use --management on any machine, for a relay
 
 
 def add_relay(
-    parser: argparse.ArgumentParser, *, has_to_run: bool = False, role: str = "viewer"
+    parser: argparse.ArgumentParser,
+    *,
+    has_to_run: bool = False,
+    role: str = "viewer",
+    instead: str = "uses the registry in the state directory directly",
 ) -> argparse._ActionsContainer:
     """Add ``--state`` and ``--management``, exactly one of which is required, and further options for the latter.
 
@@ -238,11 +242,12 @@ def add_relay(
         parser: the command's parser.
         has_to_run: whether the command works only while the relay is running.
         role: the lowest role of a token for such a command, which names the token file in the example.
+        instead: what other commands do with ``--state`` while no relay is running there.
 
     Returns:
         The group of options of which exactly one is required, to which the caller may add others.
     """
-    text = _WHICH_RUNNING_RELAY.format(role=role) if has_to_run else _WHICH_RELAY
+    text = _WHICH_RUNNING_RELAY.format(role=role) if has_to_run else _WHICH_RELAY.format(instead=instead)
     group = parser.add_argument_group("the relay", text)
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -290,25 +295,16 @@ def add_management(which: argparse._ActionsContainer, others: argparse._ActionsC
     )
 
 
-def add_state(parser: argparse.ArgumentParser) -> None:
-    """Add ``--state``."""
-    parser.add_argument(
-        "--state",
-        metavar="DIR",
-        type=values.path,
-        required=True,
-        help=WHICH_STATE,
-    )
-
-
-def add_years(parser: argparse.ArgumentParser) -> None:
+def add_years(
+    parser: argparse.ArgumentParser, *, means: str = "how long the certificates in the files are valid"
+) -> None:
     """Add ``--valid-years``."""
     parser.add_argument(
         "--valid-years",
         metavar="N",
         type=values.years,
         default=10.0,
-        help="how long the certificates in the files are valid (default: 10)",
+        help=f"{means} (default: 10)",
     )
 
 

@@ -11,12 +11,12 @@ _POLICY = """\
 Show and check the policy: what the administrators of this network allow on this machine.
 
 The policy is in files in /etc/hybridrelay/policy.d (on Windows in the registry, on macOS also in the managed
-preferences). It applies to every connector and forward on the machine, and no argument switches it off. If there are
-several files, only what all of them allow is allowed. docs/policy.md describes it.
+preferences). It applies to every connector, forward and run on the machine, and no argument switches it off. If there
+are several files, only what all of them allow is allowed. docs/policy.md describes it.
 """
 _SHOW = """\
 Show the policy that is in force on this machine: each rule, and the file and line in which it is written. If a file
-cannot be used, the command says why (exit code 2). Neither connector nor forward starts then.
+cannot be used, the command says why (exit code 2). No connector, forward or run starts then.
 """
 _CHECK = """\
 Say whether the policy of this machine allows an application to reach a target, and which rule decides (exit code 0:
@@ -43,7 +43,8 @@ def _add_check_arguments(parser: Parser) -> None:
         metavar="TARGET",
         nargs="?",
         type=values.target,
-        help="host:port, host:port,port-port, host\\instance, or unix:/path",
+        help="host:port, or several ports and ranges (ftp.corp:21,50000-50100), followed by /udp or /tcp+udp for "
+        "datagrams; or host\\instance; or unix:/path",
     )
     parser.add_argument("--label", metavar="L", type=values.label, help="the label of the application")
     parser.add_argument("--serial", metavar="HEX", default="", help="the serial of the application's identity")

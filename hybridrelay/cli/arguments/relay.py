@@ -8,6 +8,8 @@ from . import values
 from .audit_options import add_audit
 from .options import RELOADS, WHAT_IT_DOES, MergePorts, add_config
 
+_RELOADED_FILES = "the files of --tls-certificate, --management-tls-certificate and --management-client-ca"
+
 _DESCRIPTION = f"""\
 Run the relay, on a host that both sides can reach. It authenticates connectors and clients, pairs them, and moves
 their bytes. It cannot read them, because they are encrypted end to end.
@@ -24,10 +26,10 @@ are created at the first start. Use 'hybridrelay connections' to add hybrid conn
 When it is ready, the relay prints a line (the ready line), which ends with its pin, by which client and connector
 recognize the relay. 'connections create' reads the pin from the state directory, or takes it from --relay-pin.
 
-{RELOADS.format(what="the certificates of --tls-certificate and --management-tls-certificate", unless="")}
+{RELOADS.format(what=_RELOADED_FILES, unless="")}
 The relay notices a renewed certificate within half a minute. At SIGHUP, the relay also uses what has changed in
 the file of --config: where it listens, its certificate, public-ports, websocket-path-prefix, proxy-protocol-from,
-trusted-proxies, client-addresses, the management API, its audit log and log-level. The log names other settings that
+trusted-proxies, client-addresses, the management API, the audit log (--audit-...) and log-level. The log names other settings that
 have changed, because they need a restart.
 
 {WHAT_IT_DOES}

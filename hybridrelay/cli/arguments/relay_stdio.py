@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ..command import Command
 from ..parsing import Parser
-from .options import add_state
+from . import values
 
 _DESCRIPTION = """\
 Connect standard input and output to the relay that runs on this machine, through the Unix socket in its state
 directory. Connectors and clients in mode exec start this command on the relay's host, usually through ssh. Only the
 bytes of the channel are written to standard output. The command ends when either side ends.
 
-It has to run as the same user as the relay, because only this user may use the socket.
+It has to run as the relay's user or as root: nobody else may use the socket.
 """
 _EXAMPLES = """\
 examples:
@@ -27,7 +27,9 @@ examples:
 
 
 def _add_arguments(parser: Parser) -> None:
-    add_state(parser)
+    parser.add_argument(
+        "--state", metavar="DIR", type=values.path, required=True, help="the state directory of the relay, which has to run"
+    )
 
 
 COMMAND = Command(

@@ -7,7 +7,7 @@ from ..parsing import Parser
 from .options import add_name, add_target, add_update
 
 _TARGET = """\
-Change the target of a hybrid connection: the host and port to which the connector connects. Only the connector's
+Change the target of a hybrid connection: what the connector connects to, such as a host and port. Only the connector's
 connection strings and the authority file contain it, so neither the relay nor the applications have to be changed.
 
 Name the files with --update. A connector that runs with these files uses the new target within seconds: new
@@ -30,7 +30,7 @@ def _add_arguments(parser: Parser) -> None:
 
 SET_TARGET = Command(
     "set-target",
-    "change the address that the connector connects to",
+    "change what the connector connects to",
     _TARGET,
     _TARGET_EXAMPLE,
     _add_arguments,

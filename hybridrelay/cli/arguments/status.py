@@ -13,7 +13,7 @@ the control channels of clients, and the sessions, with the number of bytes move
 
 With --from, show the state of a connector or forward: its problems, its hybrid connections and relays, its sessions,
 and its streams. A connector shows the label and the target of each stream, and a forward the address of the
-application.
+application. A run is shown as a forward.
 
 Problems of a relay, with the codes that --json shows:
   draining                   the relay is draining
@@ -37,7 +37,9 @@ Problems of a relay, with the codes that --json shows:
   claim-expires              a claim that was not taken expires soon
   audit-failed               a sink of the audit log (--audit-dir, --audit-to)
                              cannot be written
-  audit, checkpoints, history, rendezvous, rolls, usage
+  audit                      the files of the audit log of the management API
+                             cannot be written
+  checkpoints, history, rendezvous, rolls, usage
                              this file cannot be written
 
 Problems of a connector or forward:

@@ -84,7 +84,10 @@ def _add_push_arguments(parser: Parser) -> None:
         help="as for 'connections create' (default: relays that the authority file names keep their ports)",
     )
     parser.add_argument(
-        "--target", metavar="HOST:PORTS", type=values.target, help="the address to which connectors connect"
+        "--target",
+        metavar="HOST:PORTS",
+        type=values.target,
+        help="what connectors connect to, in the forms of 'connections set-target'",
     )
     parser.add_argument(
         "--role", choices=("connector", "application"), help="update only this side (default: both, if possible)"
@@ -129,7 +132,7 @@ COMMAND = Command(
     "updates",
     "change relays, pins and targets of running programs: push, list or show updates",
     _DESCRIPTION,
-    "each subcommand has its own --help:\n  hybridrelay updates push --help\n",
+    "each command has its own --help:\n  hybridrelay updates push --help\n",
     subcommands=(
         Command(
             "push",

@@ -1,1 +1,1 @@
-"""Serving what a connector or forward is configured to serve, and changing that while the program runs."""
+"""Serving what a connector, forward or run is configured to serve, and changing that while the program runs."""

@@ -1,8 +1,9 @@
 """The hybrid connections of an application that ``hybridrelay run`` has started: a client for each, and listeners.
 
 The listeners were opened before the application was started, and stay the same as long as it runs. So a changed
-connection string is used in place, one with another identity is used by another client at the same listeners, and
-everything else that changes takes effect when the application is run again.
+connection string is used in place, and one with another identity is used by another client at the same listeners.
+Hybrid connections that are new, or were removed or changed in another way, wait until the application is run again.
+What else can be changed is not decided here, but in `client_process`: the options of `OptionParts` and of the dialer.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Reading:
 
 
 class Configuration:
-    """The options of a connector or forward, its configuration file, and its connection strings.
+    """The options of a connector, forward or run, its configuration file, and its connection strings.
 
     Args:
         args: the options. Those in the configuration file are added to them.

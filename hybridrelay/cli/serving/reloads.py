@@ -1,4 +1,4 @@
-"""Applying a changed configuration while a connector or forward runs."""
+"""Applying a changed configuration while a connector, forward or run is running."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Reloads:
     """Reads everything again when asked, and when a file has changed.
 
     Args:
-        role: ``connector`` or ``forward``.
+        role: ``connector``, ``forward`` or ``run``.
         configuration: reads the files.
         service: serves the hybrid connections, and applies the changes.
         stop: the program's stop, after which nothing changes.
