@@ -19,6 +19,7 @@ RELOADED = {
     "relay": relay._OF_RELAY | relay._OF_MANAGEMENT | AUDIT | {"log_level"},
     "connector": configuration._SERVED | AUDIT | {"log_level", "status", "deny_list"},
     "forward": configuration._SERVED | AUDIT | {"log_level", "status"},
+    "run": configuration._SERVED | AUDIT | {"log_level", "status"},
 }
 
 
