@@ -53,7 +53,7 @@ class RelayEndpoint:
         """
         if purpose is Purpose.CONTROL:
             proof = NO_PROOF if self.key is None else make_admission_proof(self.key, self.clock())
-            return Preamble(purpose, proof, by_authority=not self.pins)
+            return Preamble(purpose, proof, by_ca=not self.pins)
         return Preamble(purpose) if ticket is None else Preamble(purpose, ticket)
 
     def number_of(self, port: Port) -> int | None:

@@ -224,7 +224,7 @@ async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint, 
 
     Raises:
         StepFailed: at `Step.TLS`: the handshake failed or took longer than `seconds`; with
-            `FailureKind.WRONG_IDENTITY`, the certificate matches no pin, or was not issued by a trusted authority.
+            `FailureKind.WRONG_IDENTITY`, the certificate matches no pin, or was not issued by a trusted CA.
 
     On every exception, including cancellation, the stream is closed.
     """

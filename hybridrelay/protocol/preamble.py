@@ -30,7 +30,7 @@ RELAY_ID_SIZE = 4
 NO_RELAY = bytes(RELAY_ID_SIZE)
 #: An admission proof has the place, and so the length, of a data channel's ticket.
 PROOF_SIZE = TICKET_SIZE
-_VERIFY_BY_AUTHORITY = 0x0001
+_VERIFY_BY_CA = 0x0001
 #: A probe sends this many bytes after the status and gets them back. This is more than two Ethernet packets, so that
 #: a path that loses full-sized packets fails the probe, and so little that it costs the relay nothing.
 PROBE_SIZE = 4096
@@ -51,9 +51,8 @@ class Preamble:
     purpose: Purpose
     #: The ticket of a data channel; for a control channel, an admission proof or zeros; otherwise zeros.
     credential: bytes = attrs.field(default=bytes(TICKET_SIZE), repr=False)
-    #: Whether the dialing side verifies the relay by a certificate authority, so that it needs a certificate from
-    #: one.
-    by_authority: bool = False
+    #: Whether the dialing side verifies the relay's certificate by a CA, so that it needs one that a CA has issued.
+    by_ca: bool = False
 
     @credential.validator
     def _check_credential(self, attribute: object, value: bytes) -> None:
@@ -61,7 +60,7 @@ class Preamble:
             raise ValueError(f"a ticket or proof has {TICKET_SIZE} bytes")
 
     def encode(self) -> bytes:
-        flags = _VERIFY_BY_AUTHORITY if self.by_authority else 0
+        flags = _VERIFY_BY_CA if self.by_ca else 0
         return _PREAMBLE.pack(_PREAMBLE_MAGIC, PREAMBLE_VERSION, self.purpose, flags, self.credential)
 
 
@@ -79,7 +78,7 @@ def decode_preamble_untrusted(data: bytes) -> Preamble:
     if version != PREAMBLE_VERSION:
         raise RemoteProtocolError(f"preamble version {version}", reason=Reason.VERSION_MISMATCH)
     try:
-        return Preamble(Purpose(purpose), credential, bool(flags & _VERIFY_BY_AUTHORITY))
+        return Preamble(Purpose(purpose), credential, bool(flags & _VERIFY_BY_CA))
     except ValueError:
         raise RemoteProtocolError(f"unknown purpose {purpose}") from None
 

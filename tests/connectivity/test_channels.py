@@ -274,7 +274,7 @@ def test_a_control_channel_begins_with_a_proof_of_the_key(certificates: Certific
     text = f"{STRING};RelayPin={certificates.pin}" if pinned else STRING
     (endpoint,) = RelayEndpoint.all_from(parse_connection_string_untrusted(text), clock=lambda: 1234.5)
     preamble = decode_preamble_untrusted(endpoint.preamble(Purpose.CONTROL).encode())
-    assert preamble == Preamble(Purpose.CONTROL, make_admission_proof(Secret("abc"), 1234.5), by_authority=not pinned)
+    assert preamble == Preamble(Purpose.CONTROL, make_admission_proof(Secret("abc"), 1234.5), by_ca=not pinned)
     another = endpoint.with_key(Secret("xyz"))
     assert another == endpoint
     assert another.addresses is endpoint.addresses
@@ -287,7 +287,7 @@ def test_nothing_else_begins_with_a_proof() -> None:
     assert endpoint.preamble(Purpose.PROBE) == Preamble(Purpose.PROBE)
     assert endpoint.preamble(Purpose.DATA) == Preamble(Purpose.DATA)
     assert endpoint.preamble(Purpose.DATA, TICKET) == Preamble(Purpose.DATA, TICKET)
-    assert RelayEndpoint("relay.test").preamble(Purpose.CONTROL) == Preamble(Purpose.CONTROL, by_authority=True)
+    assert RelayEndpoint("relay.test").preamble(Purpose.CONTROL) == Preamble(Purpose.CONTROL, by_ca=True)
 
 
 @pytest.mark.parametrize(

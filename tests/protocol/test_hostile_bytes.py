@@ -167,7 +167,7 @@ def test_a_preamble_is_one_or_is_refused(data: bytes, genuine: int) -> None:
     assert len(data) == 40
     assert preamble.encode()[:6] == data[:6]
     assert preamble.credential == data[8:]
-    assert preamble.by_authority == bool(data[7] & 1)
+    assert preamble.by_ca == bool(data[7] & 1)
 
 
 @given(st.one_of(st.binary(max_size=12), st.binary(min_size=8, max_size=8)), st.integers(0, 8))

@@ -20,8 +20,8 @@ PREAMBLES = [
     (Preamble(Purpose.PROBE), "4859524c 01 00 0000" + "00" * 32),
     (Preamble(Purpose.CONTROL), "4859524c 01 01 0000" + "00" * 32),
     (Preamble(Purpose.CONTROL, TICKET), "4859524c 01 01 0000" + TICKET.hex()),
-    (Preamble(Purpose.CONTROL, by_authority=True), "4859524c 01 01 0001" + "00" * 32),
-    (Preamble(Purpose.CONTROL, TICKET, by_authority=True), "4859524c 01 01 0001" + TICKET.hex()),
+    (Preamble(Purpose.CONTROL, by_ca=True), "4859524c 01 01 0001" + "00" * 32),
+    (Preamble(Purpose.CONTROL, TICKET, by_ca=True), "4859524c 01 01 0001" + TICKET.hex()),
     (Preamble(Purpose.DATA, TICKET), "4859524c 01 02 0000" + TICKET.hex()),
 ]
 STATUSES = [
@@ -86,11 +86,11 @@ def test_an_unknown_status_is_an_internal_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "by_authority"), [("fffe", False), ("ffff", True), ("8001", True), ("0100", False)]
+    ("flags", "by_ca"), [("fffe", False), ("ffff", True), ("8001", True), ("0100", False)]
 )
-def test_flags_of_the_future_are_ignored(flags: str, by_authority: bool) -> None:
+def test_flags_of_the_future_are_ignored(flags: str, by_ca: bool) -> None:
     data = bytes.fromhex("4859524c 01 01" + flags + "00" * 32)
-    assert decode_preamble_untrusted(data) == Preamble(Purpose.CONTROL, by_authority=by_authority)
+    assert decode_preamble_untrusted(data) == Preamble(Purpose.CONTROL, by_ca=by_ca)
 
 
 def test_a_ticket_has_32_bytes_and_does_not_print() -> None:

@@ -44,9 +44,9 @@ def test_a_code_is_this_text() -> None:
 def test_every_relay_can_be_in_a_code(endpoint: Endpoint) -> None:
     code = ClaimCode.generate(endpoint, PIN)
     assert parsed(code.format().reveal()) == code
-    by_authority = ClaimCode.generate(endpoint, None)
-    assert by_authority.pin == ""
-    assert parsed(by_authority.format().reveal()) == by_authority
+    by_ca = ClaimCode.generate(endpoint, None)
+    assert by_ca.pin == ""
+    assert parsed(by_ca.format().reveal()) == by_ca
 
 
 def test_case_hyphens_and_white_space_do_not_matter() -> None:

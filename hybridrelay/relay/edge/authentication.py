@@ -191,7 +191,7 @@ class Authenticator(Generic[PeerT]):
                 nested = _take(self.nested, connection, request)
                 layered = _take(self.layered, connection, request)
 
-        context = self.certificates.control_context(by_authority=request.by_authority)
+        context = self.certificates.control_context(by_ca=request.by_ca)
         tls = TLSStream(stream, context, server_side=True, before_answer=before_answer)
         try:
             try:

@@ -232,15 +232,15 @@ class RelayCertificates:
         failure, remedy = ("", "") if error is None else (str(error), error.remedy or "")
         return (CertificateSnapshot("public", public.pin, public.expires_at, failure, remedy),)
 
-    def control_context(self, *, by_authority: bool) -> ssl.SSLContext:
+    def control_context(self, *, by_ca: bool) -> ssl.SSLContext:
         """Return the context for a control channel.
 
         Args:
-            by_authority: whether the peer verifies the relay with certificate authorities. If so, it gets the public
+            by_ca: whether the peer verifies the relay's certificate by a CA. If so, it gets the public
                 certificate, if there is one. Otherwise it gets the relay's own certificate, which it verifies by a
                 pin.
         """
-        return self._control if self._public is None or not by_authority else self._public.control
+        return self._control if self._public is None or not by_ca else self._public.control
 
     async def reload(self) -> bool:
         """Read the public certificate again and put it into force. See `Renewal.reload`."""

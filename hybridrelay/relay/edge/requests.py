@@ -37,8 +37,8 @@ class ControlRequest:
 
     #: The id of the access key of which it has proved possession; None if it has not.
     key_id: bytes | None
-    #: Whether it verifies the relay with certificate authorities.
-    by_authority: bool
+    #: Whether it verifies the relay's certificate by a CA.
+    by_ca: bool
 
 
 Request: TypeAlias = ProbeRequest | DataRequest | ControlRequest
@@ -69,7 +69,7 @@ class RequestReader:
             case Purpose.DATA:
                 return DataRequest(self._use_ticket(said.credential))
             case Purpose.CONTROL:
-                return ControlRequest(self._prove(said.credential), said.by_authority)
+                return ControlRequest(self._prove(said.credential), said.by_ca)
             case Purpose.PROBE:
                 return ProbeRequest()
 

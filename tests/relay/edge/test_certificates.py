@@ -44,14 +44,14 @@ def renew(files: CertificateFiles) -> str:
 
 
 def state(certificates: RelayCertificates) -> tuple[object, ...]:
-    controls = [certificates.control_context(by_authority=wanted) for wanted in (False, True)]
+    controls = [certificates.control_context(by_ca=wanted) for wanted in (False, True)]
     return certificates.outer_context, certificates.outer_pins, *controls
 
 
 async def test_a_renewed_certificate(certificates: RelayCertificates, files: CertificateFiles) -> None:
     (before,) = certificates.outer_pins
-    context, own = certificates.outer_context, certificates.control_context(by_authority=False)
-    public = certificates.control_context(by_authority=True)
+    context, own = certificates.outer_context, certificates.control_context(by_ca=False)
+    public = certificates.control_context(by_ca=True)
     assert public is not own
     pin = renew(files)
 
@@ -59,8 +59,8 @@ async def test_a_renewed_certificate(certificates: RelayCertificates, files: Cer
     # A peer that made its handshake a moment ago has seen the other one.
     assert certificates.outer_pins == (pin, before)
     assert certificates.outer_context is not context
-    assert certificates.control_context(by_authority=False) is own
-    assert certificates.control_context(by_authority=True) is not public
+    assert certificates.control_context(by_ca=False) is own
+    assert certificates.control_context(by_ca=True) is not public
     newest = renew(files)
     assert await certificates.reload()
     assert certificates.outer_pins == (newest, pin)
@@ -233,5 +233,5 @@ async def test_without_a_public_certificate(tmp_path: Path) -> None:
 
     assert not await certificates.reload()
     assert state(certificates) == before
-    assert certificates.control_context(by_authority=True) is certificates.control_context(by_authority=False)
+    assert certificates.control_context(by_ca=True) is certificates.control_context(by_ca=False)
     assert RelayCertificates.load(tmp_path, None, now=0.0, outer_needed=False).outer_pins == ()
