@@ -33,7 +33,7 @@ class Command(NamedTuple):
     log_level: str = "warning"
     #: Whether the command runs until it is stopped, and reloads at SIGHUP.
     is_service: bool = False
-    #: The exit code of every failure of the command itself; None: it depends on the failure (`hybridrelay.cli.exits`).
+    #: The exit code of every failure of the command itself; None: it depends on the failure (see `exits`).
     failure_code: int | None = None
     #: The commands of a group, which has no `run`.
     subcommands: tuple[Command, ...] = ()

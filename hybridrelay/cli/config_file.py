@@ -1,8 +1,8 @@
 """Configuration files: TOML, with a command's options as keys and the options' values.
 
 The keys are taken from the command's parser, so that a new option of a command is also a key in its file. The file of
-a connector, forward or run may have a table ``[[connection]]`` for each hybrid connection. The keys of these tables are
-taken from a parser, too (`add_connection_tables`).
+a connector, forward or run may have a table ``[[connection]]`` for each hybrid connection. The keys of these tables
+are taken from a parser, too (`add_connection_tables`).
 """
 
 from __future__ import annotations

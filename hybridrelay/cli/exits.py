@@ -14,9 +14,9 @@ DENIED = 3
 NOT_AUTHENTIC = 4
 #: A bug. This is EX_SOFTWARE in sysexits.h.
 BUG = 70
-#: ``run`` itself has failed: its arguments or files cannot be used, it could not start the application, or the client's
-#: process was killed. Other programs that run programs use this code for all of their own failures as well (timeout,
-#: env, docker run), so that these can be distinguished from the codes of the application.
+#: ``run`` itself has failed: its arguments or files cannot be used, it could not start the application, or the
+#: client's process was killed. Other programs that run programs use this code for all of their own failures as well
+#: (timeout, env, docker run), so that these can be distinguished from the codes of the application.
 NOT_STARTED = 125
 #: Added to the number of the signal that ended a command before its work was done, as in shells (130 for Ctrl-C).
 SIGNAL = 128

@@ -22,7 +22,7 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
     """Run a command, and report why it failed if it did. A traceback is only logged at level debug.
 
     Returns:
-        The exit code. If the command has failed, it is `args.failure_code`, or if that is None, the one of the failure.
+        The exit code. If the command has failed, that is `args.failure_code`, or if it is None, that of the failure.
     """
     try:
         return run(args)

@@ -5,8 +5,8 @@ its rows, so that nothing is served, checked or documented anywhere else. `servi
 Unix socket in the relay's state directory and, with a `ManagementTcp`, over TCP. `gate` finds out who sends a
 request. `web` is the dashboard: pages over the same operations. docs/management.md is for users.
 
-Modules that decide do no I/O, such as `callers`, `operations` and `parameters`. A contract in ``pyproject.toml`` lists
-them all.
+Modules that decide do no I/O, such as `callers`, `operations` and `parameters`. A contract in ``pyproject.toml``
+lists them all.
 """
 
 from __future__ import annotations

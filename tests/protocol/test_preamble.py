@@ -85,9 +85,7 @@ def test_an_unknown_status_is_an_internal_error() -> None:
     assert decode_status_untrusted(b"HYRS\x01\0\xff\xff") is Reason.INTERNAL_ERROR
 
 
-@pytest.mark.parametrize(
-    ("flags", "by_ca"), [("fffe", False), ("ffff", True), ("8001", True), ("0100", False)]
-)
+@pytest.mark.parametrize(("flags", "by_ca"), [("fffe", False), ("ffff", True), ("8001", True), ("0100", False)])
 def test_flags_of_the_future_are_ignored(flags: str, by_ca: bool) -> None:
     data = bytes.fromhex("4859524c 01 01" + flags + "00" * 32)
     assert decode_preamble_untrusted(data) == Preamble(Purpose.CONTROL, by_ca=by_ca)

@@ -29,8 +29,8 @@ recognize the relay. 'connections create' reads the pin from the state directory
 {RELOADS.format(what=_RELOADED_FILES, unless="")}
 The relay notices a renewed certificate within half a minute. At SIGHUP, the relay also uses what has changed in
 the file of --config: where it listens, its certificate, public-ports, websocket-path-prefix, proxy-protocol-from,
-trusted-proxies, client-addresses, the management API, the audit log (--audit-...) and log-level. The log names other settings that
-have changed, because they need a restart.
+trusted-proxies, client-addresses, the management API, the audit log (--audit-...) and log-level. The log names other
+settings that have changed, because they need a restart.
 
 {WHAT_IT_DOES}
 """

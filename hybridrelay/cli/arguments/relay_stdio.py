@@ -28,7 +28,11 @@ examples:
 
 def _add_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "--state", metavar="DIR", type=values.path, required=True, help="the state directory of the relay, which has to run"
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        required=True,
+        help="the state directory of the relay, which has to run",
     )
 
 

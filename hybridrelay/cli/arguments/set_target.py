@@ -7,8 +7,9 @@ from ..parsing import Parser
 from .options import add_name, add_target, add_update
 
 _TARGET = """\
-Change the target of a hybrid connection: what the connector connects to, such as a host and port. Only the connector's
-connection strings and the authority file contain it, so neither the relay nor the applications have to be changed.
+Change the target of a hybrid connection: what the connector connects to, such as a host and port. Only the
+connector's connection strings and the authority file contain it, so neither the relay nor the applications have to be
+changed.
 
 Name the files with --update. A connector that runs with these files uses the new target within seconds: new
 connections go there, and open ones are not affected.

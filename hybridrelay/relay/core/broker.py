@@ -267,10 +267,10 @@ class Broker(Generic[HandleT]):
                 ListenerRegistered(connection=listener.connection, peer=listener.address, instance=listener.instance)
             )
 
-    def unregister(self, listener: Listener[HandleT]) -> None:
-        """End a registration that was withdrawn, or whose control channel has ended."""
+    def unregister(self, listener: Listener[HandleT], reason: Reason = Reason.NO_ERROR) -> None:
+        """End a registration that was withdrawn, or whose control channel has ended, by the relay for this reason."""
         if self.listeners.remove(listener):
-            self._left(listener, Reason.NO_ERROR)
+            self._left(listener, reason)
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """End a registration for an administrator. Returns False if there is none."""

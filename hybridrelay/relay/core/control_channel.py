@@ -518,12 +518,16 @@ class ControlChannelCore(Generic[HandleT]):
             outputs.append(Close(reason, gracefully=True))
         return outputs
 
-    def lost(self) -> None:
-        """End all registrations of a channel that has ended. It may be called more than once."""
+    def lost(self, reason: Reason = Reason.NO_ERROR) -> None:
+        """End all registrations of a channel that has ended. It may be called more than once.
+
+        Args:
+            reason: why the relay has ended the channel; `Reason.NO_ERROR` if it has not.
+        """
         self._apply(ChannelInput.LOST)
         registrations, self._registrations = self._registrations, {}
         for registration in registrations.values():
-            self._broker.unregister(registration.listener)
+            self._broker.unregister(registration.listener, reason)
         self._keys.clear()
         self._count_sender()
         if self._place is not None:

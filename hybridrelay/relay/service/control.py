@@ -151,7 +151,7 @@ class ControlPeer:
         #: Offers without an answer, by id: the channel for the answer, and the callbacks.
         self._answers: dict[int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], _Offer]] = {}
         self._accepted: OrderedDict[int, _Offer] = OrderedDict()
-        #: The reason, if the channel has to be ended as soon as it is attached; otherwise None.
+        #: The reason, if the relay ends the channel: at once, or as soon as it is attached; otherwise None.
         self._must_end: Reason | None = None
         self._heard = trio.Event()
         #: Whether nothing was received since the last offer to it.
@@ -433,7 +433,7 @@ class ControlPeer:
             self._accepted.pop(id_).withdraw()
 
     def check_alive(self) -> None:
-        """Close the channel unless the peer has sent something since the last offer, or does so in `CHECK_SECONDS`."""
+        """End the channel unless the peer has sent something since the last offer, or does so in `CHECK_SECONDS`."""
         if self._checking or not self._is_silent or self._session.outcome is not None:
             return
         self._checking = True
@@ -444,7 +444,7 @@ class ControlPeer:
                 self._checking = False
                 return
             self._broker.events.publish(ControlChannelSilent(peer=self.address, instance=self.instance))
-            self._session.close(Reason.PEER_SILENT)
+            self.end(Reason.PEER_SILENT)
 
         self._nursery.start_soon(watch)
 
@@ -498,7 +498,7 @@ class ControlPeer:
             self._broker.events.publish(
                 ControlChannelUnread(peer=self.address, instance=self.instance, messages=unsent)
             )
-            self._session.close(Reason.PEER_SILENT)
+            self.end(Reason.PEER_SILENT)
 
     def check_keys(self) -> None:
         """See `ControlChannelCore.check_keys`."""
@@ -511,7 +511,7 @@ class ControlPeer:
         # This object is in a reference cycle with `_channel`. The memory of a stranger's channel must be released
         # without the garbage collector, which does not know how much OpenSSL has allocated for it.
         self._early = None
-        self._channel.lost()
+        self._channel.lost(self._must_end or Reason.NO_ERROR)
         self._update_connections()
         self._broker.carry_out()
         for answer, _ in self._answers.values():
