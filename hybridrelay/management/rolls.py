@@ -22,7 +22,7 @@ async def _roll_key(call: Call) -> AccessKeys:
     body = call.body_as(RollBody)
     slot = KeySlot(body.slot)
 
-    # The event loop changes what says whether a key is in use, and so it is asked there, between two uses of the store.
+    # The event loop changes what says whether a key is in use. So it is asked there, between two uses of the store.
     replaced = await call.managed.read_store(lambda store: store.get(call.name).key_id(call.rule, slot))
     if replaced is not None and call.managed.relay.is_key_in_use(replaced):
         raise problem(
