@@ -11,7 +11,7 @@ from ..events.base import Event
 from ..events.plain_log import event_fields, event_text
 from .chain import FieldValue
 
-__all__ = ["AUDITED_SUBJECTS", "NOT_THERE", "NotRecordedError", "Record", "SinkProblem", "record_of"]
+__all__ = ["ADD_SINK", "AUDITED_SUBJECTS", "NotRecordedError", "Record", "SinkProblem", "record_of"]
 
 #: The first words of the names of all events that are recorded. What strangers can cause at a relay is not among
 #: them, because they could fill the disk: ``token`` and ``sender``, for example, are in the log.
@@ -81,36 +81,52 @@ class NotRecordedError(Exception):
     """A record could not be written to a sink. The text says why."""
 
 
-#: The problem of a sink that the policy requires, and that does not exist.
-NOT_THERE: Final = "the policy requires this sink, and the program does not write to it"
+#: What to do if there is no sink of a required kind.
+ADD_SINK: Final = "add --audit-dir for file, --audit-to for the others; syslog over UDP does not count"
+_WRITE: Final = "free disk space, or start the server or service; the program tries again by itself"
+_CONFIRM: Final = (
+    "check that the relay can be reached and has room for checkpoints, and that the program has an --audit-dir; or "
+    "change AuditWitness in the policy"
+)
 
 
 @attrs.frozen
 class SinkProblem:
-    """A sink that cannot be written at the moment, or a relay that does not confirm that it keeps checkpoints."""
+    """What is wrong with an audit log. There are three kinds: a sink cannot be written at the moment; a required sink
+    does not exist (`missing`); or a required relay has not confirmed that it keeps checkpoints (`not_confirmed`)."""
 
-    #: The name of the sink, or ``witness`` and the relay.
+    #: The name of the sink; ``sink`` and its kind if it does not exist; or ``witness`` and the relay.
     sink: str
     detail: str
     #: Whether new streams are refused in the meantime.
     is_required: bool
+    #: What to do about it.
+    remedy: str = _WRITE
+    #: Whether something that is required is missing, instead of a sink that cannot be written.
+    is_missing: bool = False
+
+    @classmethod
+    def missing(cls, kind: str) -> SinkProblem:
+        """Return the problem of a sink that the policy requires and that does not exist."""
+        remedy = f"{ADD_SINK}; or change RequireAudit in the policy"
+        detail = "the policy (RequireAudit) requires it, but this program does not write to it"
+        return cls(f"sink {kind}", detail, is_required=True, remedy=remedy, is_missing=True)
+
+    @classmethod
+    def not_confirmed(cls, witness: str, detail: str) -> SinkProblem:
+        """Return the problem of a required witness.
+
+        Args:
+            witness: ``witness`` and the relay; or only ``witness`` if no relay can be one.
+            detail: why it does not count as a witness.
+        """
+        return cls(witness, detail, is_required=True, remedy=_CONFIRM, is_missing=True)
 
     @property
     def text(self) -> str:
         """What is wrong, as a sentence."""
-        if self.sink.startswith("witness"):
-            return f"the audit log lacks a required {self.sink}: {self.detail}"
-        return f"the audit log cannot be written to {self.sink}: {self.detail}"
-
-    @property
-    def remedy(self) -> str:
-        """What to do about it."""
-        if self.sink.startswith("witness"):
-            return (
-                "check that the relay can be reached and has room for checkpoints, and that the program has an "
-                "--audit-dir; or change AuditWitness in the policy"
-            )
-        return "free disk space, or start the server or service; the program tries again by itself"
+        what = "lacks the required" if self.is_missing else "cannot be written to"
+        return f"the audit log {what} {self.sink}: {self.detail}"
 
 
 def record_of(event: Event, at: float) -> Record | None:

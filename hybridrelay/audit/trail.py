@@ -17,7 +17,7 @@ from ..events.base import Event
 from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream
 from .chain import Checkpoint
-from .record import NOT_THERE, NotRecordedError, SinkProblem, record_of
+from .record import ADD_SINK, NotRecordedError, SinkProblem, record_of
 from .sinks.sink import Sink, SinkKind
 from .source_limit import SourceLimit
 from .witnessing import Witnessing
@@ -92,12 +92,8 @@ class AuditTrail:
     @property
     def problems(self) -> tuple[SinkProblem, ...]:
         """The sinks that cannot be written at the moment, and those that the policy requires and that are missing."""
-        failed = [
-            SinkProblem(one.sink.name, one.problem, one.is_required)
-            for one in self._writers
-            if one.problem is not None
-        ]
-        return (*failed, *(SinkProblem(kind, NOT_THERE, is_required=True) for kind in sorted(self._missing())))
+        failed = [problem for one in self._writers if (problem := one.sink_problem()) is not None]
+        return (*failed, *map(SinkProblem.missing, sorted(self._missing())))
 
     def _missing(self) -> frozenset[str]:
         """Return the kinds that the policy requires and for which there is no sink."""
@@ -261,7 +257,7 @@ def _check_required(sinks: Sequence[Sink], required: Collection[SinkKind]) -> No
     if missing:
         raise ConfigurationError(
             f"an audit log in {' and '.join(sorted(missing))} is required, but the program writes none there",
-            remedy="add --audit-dir for file, --audit-to for the others",
+            remedy=ADD_SINK,
         )
 
 

@@ -21,7 +21,7 @@ import attrs
 from .chain import Checkpoint
 from .record import SinkProblem
 
-__all__ = ["CONFIRM_SECONDS", "Witnesses"]
+__all__ = ["CONFIRM_SECONDS", "Witnesses", "no_audit_directory"]
 
 #: How long a relay may take to confirm a checkpoint (seconds).
 CONFIRM_SECONDS: Final = 300.0
@@ -85,12 +85,12 @@ class Witnesses:
         if not required:
             return ()
         if self.latest is None:
-            return (SinkProblem("witness", _NO_FILES, is_required=True),)
+            return (no_audit_directory(),)
         if not all(any(names(host) for host in used) for names in required):
-            return (SinkProblem("witness", _NO_RELAY, is_required=True),)
+            return (SinkProblem.not_confirmed("witness", _NO_RELAY),)
         needed = sorted({host for host in used if any(names(host) for names in required)})
         return tuple(
-            SinkProblem(f"witness {host}", self._of(host, now).why or _not_confirmed(), is_required=True)
+            SinkProblem.not_confirmed(f"witness {host}", self._of(host, now).why or _not_confirmed())
             for host in needed
             if self._is_overdue(host, now)
         )
@@ -104,6 +104,11 @@ class Witnesses:
         if relay is None:
             relay = self._relays[host] = _Relay(None if self.latest is None else now)
         return relay
+
+
+def no_audit_directory() -> SinkProblem:
+    """Return the problem that there are no checkpoints that the required witnesses could keep."""
+    return SinkProblem.not_confirmed("witness", _NO_FILES)
 
 
 def _not_confirmed() -> str:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import attrs
 import trio
 
 from .._shortage import shortage_of
@@ -15,7 +16,7 @@ from ..errors import ConfigurationError
 from ..events.audit import AuditRecordsLost, AuditSinkFailed, AuditSinkRestored
 from ..events.base import Event
 from ..events.stream import EventStream
-from .record import NotRecordedError, Record, record_of
+from .record import NotRecordedError, Record, SinkProblem, record_of
 from .sinks.sink import Sink
 
 __all__ = ["MAX_WAITING", "WAIT_SECONDS", "SinkWriter"]
@@ -61,6 +62,8 @@ class SinkWriter:
         self._lost = 0
         #: Why the sink cannot be written; None if it can.
         self.problem: str | None = None
+        #: What to do about it; empty if nothing special is known.
+        self._remedy = ""
         #: Set when there are records.
         self._wake = trio.Event()
         #: Set when somebody waits for the records.
@@ -73,6 +76,13 @@ class SinkWriter:
         #: Set by the owner when nothing more is to be written.
         self.ended = trio.Event()
         self._limiter = trio.CapacityLimiter(1)
+
+    def sink_problem(self) -> SinkProblem | None:
+        """Return the problem of the sink; None if it can be written."""
+        if self.problem is None:
+            return None
+        problem = SinkProblem(self.sink.name, self.problem, self.is_required)
+        return attrs.evolve(problem, remedy=self._remedy) if self._remedy else problem
 
     def put(self, record: Record) -> None:
         """Queue a record. Never waits."""
@@ -147,22 +157,28 @@ class SinkWriter:
             try:
                 await self._open()
                 if batch or lost:
-                    events = await self._in_thread(self.sink.write, [*batch, *self._report(lost)])
+                    await self._write(batch, lost)
                 else:
                     events = await self._in_thread(self.sink.tick)
+                    self._succeeded(0)
+                    self._publish(events)
             except (OSError, ConfigurationError) as exc:
                 self._wake.set()
                 self._failed(*_described(exc))
                 return False
-            for _ in batch:
-                self._waiting.popleft()
-            self._written += len(batch)
-            self._lost -= lost
             if self._lost:
                 self._wake.set()
-            self._succeeded(lost)
-            self._publish(events)
             return True
+
+    async def _write(self, batch: Sequence[Record], lost: int) -> None:
+        """Write the oldest records of the queue, then how many are missing after them, and wake those who wait."""
+        events = await self._in_thread(self.sink.write, [*batch, *self._report(lost)])
+        for _ in batch:
+            self._waiting.popleft()
+        self._written += len(batch)
+        self._lost -= lost
+        self._succeeded(lost)
+        self._publish(events)
 
     def _report(self, lost: int) -> list[Record]:
         """Return the record that says how many are missing before it."""
@@ -171,7 +187,7 @@ class SinkWriter:
         return [] if record is None else [record]
 
     def _failed(self, detail: str, remedy: str) -> None:
-        is_new, self.problem = self.problem is None, detail
+        is_new, self.problem, self._remedy = self.problem is None, detail, remedy
         self._progressed()
         if is_new:
             if self.is_required:
@@ -197,21 +213,18 @@ class SinkWriter:
     async def finish(self) -> None:
         """Write everything that is queued, and close the sink. `run` is to be cancelled afterwards.
 
-        The caller sets the deadline. What cannot be written is lost, and an event says so.
+        Those who wait for records learn the result as always. The caller sets the deadline. What cannot be written is
+        lost, and an event says so.
         """
         async with self._busy:
             self._is_closed = True
-            records = list(self._waiting)
             try:
                 await self._open()
-                if records or self._lost:
-                    report = self._report(self._lost)
-                    self._publish(await self._in_thread(self.sink.write, [*records, *report]))
+                if self._waiting or self._lost:
+                    await self._write(list(self._waiting), self._lost)
                 await self._in_thread(self.sink.close)
             except (OSError, ConfigurationError) as exc:
                 self._failed(*_described(exc))
-            else:
-                self._waiting.clear()
 
     async def _open(self) -> None:
         if not self._is_open:

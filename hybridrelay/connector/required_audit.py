@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ..audit.record import NOT_THERE, NotRecordedError, SinkProblem
+from ..audit.record import NotRecordedError, SinkProblem
+from ..audit.witnesses import no_audit_directory
 from ..events.audit import AuditWitnessFailed, AuditWitnessRestored
 from ..events.stream import EventStream
 from ..policy import Policy
@@ -54,10 +55,8 @@ class RequiredAudit:
         """Return the sinks that cannot be written or are missing, and the witnesses that have not confirmed."""
         if self._audit is not None and self._audit.has_sinks:
             return (*self._audit.problems, *self._witness_problems())
-        required = sorted(self._policy().required_audit)
-        if self._policy().audit_witnesses:
-            required.append("witness")
-        return tuple(SinkProblem(kind, NOT_THERE, is_required=True) for kind in required)
+        missing = tuple(map(SinkProblem.missing, sorted(self._policy().required_audit)))
+        return (*missing, no_audit_directory()) if self._policy().audit_witnesses else missing
 
     def _witness_problems(self) -> tuple[SinkProblem, ...]:
         """Return the relays that the policy requires as witnesses of the audit log, and that have not confirmed."""

@@ -19,7 +19,7 @@ from hybridrelay.audit import trail as trail_module
 from hybridrelay.audit import writer as writer_module
 from hybridrelay.audit.directory import AuditDirectory
 from hybridrelay.audit.disk import Disk
-from hybridrelay.audit.record import AUDITED_SUBJECTS, NOT_THERE, Record, SinkProblem, record_of
+from hybridrelay.audit.record import AUDITED_SUBJECTS, Record, SinkProblem, record_of
 from hybridrelay.audit.sinks.files import FileSink
 from hybridrelay.audit.sinks.sink import SinkKind
 from hybridrelay.audit.source_limit import BURST
@@ -244,7 +244,10 @@ class TestWaiting:
             assert sink.events == ["stream.opened"]
             for kind in ("file", "syslog"):
                 scene.trail.require([kind, "journal"])
-                assert scene.trail.problems == (SinkProblem(kind, NOT_THERE, True),)
+                (problem,) = scene.trail.problems
+                assert problem == SinkProblem.missing(kind)
+                assert problem.text.startswith(f"the audit log lacks the required sink {kind}: ")
+                assert "--audit-dir for file, --audit-to for the others" in problem.remedy
                 with pytest.raises(NotRecordedError, match=f"the policy requires an audit log in {kind}"):
                     await scene.trail.recorded()
             scene.trail.require(["journal"])

@@ -47,7 +47,7 @@ class TestWitnesses:
         one.signed(checkpoint(2), 200.0)  # does not give it more time
         assert one.problems(*asks, CONFIRM_SECONDS) == ()
         (problem,) = one.problems(*asks, CONFIRM_SECONDS + 1)
-        assert problem == SinkProblem(f"witness {A}", "it has not confirmed a checkpoint for 5 minutes", True)
+        assert problem == SinkProblem.not_confirmed(f"witness {A}", "it has not confirmed a checkpoint for 5 minutes")
         one.failed(A, "no room", CONFIRM_SECONDS + 2)
         assert one.problems(*asks, CONFIRM_SECONDS + 2)[0].detail == "no room"
         one.confirmed(A, checkpoint(2), CONFIRM_SECONDS + 3)

@@ -6,6 +6,8 @@ import pytest
 
 from hybridrelay.audit.record import NotRecordedError
 from hybridrelay.connector.recorded import wait_recorded
+from hybridrelay.connector.required_audit import RequiredAudit
+from hybridrelay.events import EventStream
 from hybridrelay.policy import Policy
 from hybridrelay.policy.toml_files import parse_policy_file
 
@@ -42,3 +44,14 @@ async def test_with_an_audit_log_it_decides() -> None:
     for any_policy in (policy, Policy()):
         with pytest.raises(NotRecordedError, match="No space left"):
             await wait_recorded(full, any_policy)
+
+
+def test_without_an_audit_log_the_status_says_what_is_missing_and_what_to_do() -> None:
+    rules = "RequireAudit = ['file']\nAuditWitness = ['relay.example.com']"
+    policy = Policy(files=(parse_policy_file("10.toml", rules),))
+    missing, witness = RequiredAudit(None, lambda: policy, lambda: (), EventStream()).problems()
+    assert missing.text.startswith("the audit log lacks the required sink file: ")
+    assert "add --audit-dir" in missing.remedy
+    assert witness.text.startswith("the audit log lacks the required witness: ")
+    assert "this program writes no audit directory" in witness.text
+    assert "AuditWitness" in witness.remedy
