@@ -67,7 +67,7 @@ class Bridges:
         self._nursery = nursery
         #: The bridges that have not ended, in the order in which they began.
         self._running: dict[RunningBridge, None] = {}
-        #: Set when the last one has ended; replaced by `wait_empty`.
+        #: Set when the last one has ended, and replaced when somebody waits afterwards.
         self._empty = trio.Event()
         #: How many were cut off.
         self.cut_off_count = 0
@@ -146,7 +146,8 @@ class Bridges:
     async def wait_empty(self) -> None:
         """Wait until all have ended."""
         while self._running:
-            self._empty = trio.Event()
+            if self._empty.is_set():  # otherwise somebody waits for it already
+                self._empty = trio.Event()
             await self._empty.wait()
 
     # --- for the bridges

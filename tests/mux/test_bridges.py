@@ -222,6 +222,19 @@ async def test_an_end_of_the_stream_is_noticed_while_the_connection_accepts_noth
     assert reason is (Reason.TARGET_RESET if how == "reset" else Reason.SESSION_LOST)
 
 
+async def test_everyone_who_waits_for_the_end_of_all_bridges_learns_of_it(scene: Scene) -> None:
+    async with open_bridges() as bridges:
+        application, stream = await scene.bridge(bridges)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bridges.wait_empty)
+                nursery.start_soon(bridges.wait_empty)
+                await trio.testing.wait_all_tasks_blocked()
+                stream.reset(Reason.TARGET_RESET)
+    assert scene.over == [(0, None)]
+    await application.aclose()
+
+
 @pytest.mark.usefixtures("epoll")  # nothing else reports it
 async def test_a_reset_of_the_connection_is_noticed_while_the_stream_accepts_nothing(scene: Scene) -> None:
     async with open_bridges() as bridges:
