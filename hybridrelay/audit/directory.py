@@ -148,14 +148,14 @@ class AuditDirectory:
         self.signed: Checkpoint | None = None
         #: When to look for old files again, on `clock`.
         self._deletion_due = 0.0
+        #: When each file was begun (seconds since 1970), by its name, for the files that were looked at.
+        self._begun_at: dict[str, float] = {}
 
     def limit(self, *, keep_days: float, max_total: int | None) -> None:
         """Set `keep_days` and `max_total`. Does not block, and may be called while another thread uses the object."""
         self._keep_seconds = keep_days * DAY_SECONDS
         self._max_total = max_total
         self._max_bytes = self._file_bytes if max_total is None else min(self._file_bytes, max_total // 8)
-        #: When each file was begun (seconds since 1970), by its name, for the files that were looked at.
-        self._begun_at: dict[str, float] = {}
 
     @property
     def position(self) -> Position:

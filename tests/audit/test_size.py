@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from hybridrelay.audit import directory as directory_module
 from hybridrelay.audit.chain import file_name
 from hybridrelay.audit.directory import AuditDirectory
 from hybridrelay.audit.ended import EARLIER_KEYS
@@ -295,3 +300,35 @@ def test_a_failure_of_any_operation_while_files_are_deleted(tmp_path: Path, cloc
         has_deleted += verdict.deleted > 0
         assert not any("missing_from" in one for one in contents(folder, "log.deleted")), number
     assert has_deleted > 20
+
+
+@contextlib.contextmanager
+def limited_between_any_two_lines(directory: AuditDirectory, max_total: int) -> Iterator[None]:
+    """As if another thread set the limits again, to the same values, before each line of the directory's methods."""
+
+    def before_line(frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename != directory_module.__file__:
+            return None
+        directory.limit(keep_days=2, max_total=max_total)
+        return before_line
+
+    earlier = sys.gettrace()
+    sys.settrace(before_line)
+    try:
+        yield
+    finally:
+        sys.settrace(earlier)
+
+
+def test_the_limits_can_be_set_at_any_moment(tmp_path: Path, clock: Clock) -> None:
+    """The program sets them in another thread than the one that writes."""
+    directory = make(tmp_path, clock, keep_days=2, max_total=LIMIT)
+    directory.open()
+    with limited_between_any_two_lines(directory, LIMIT):
+        for number in range(6):
+            directory.append(records(number))
+            clock.now += 86_400
+            directory.tick()
+    directory.close()
+    assert numbers_in(tmp_path) == [4, 5]
+    assert verify_directory(tmp_path).deleted_for == ("age",)
