@@ -20,6 +20,7 @@ from hybridrelay.events import (
     Event,
     EventStream,
     ForwardedAddressMalformed,
+    PortOpened,
     ProxyHeaderRefused,
 )
 from hybridrelay.protocol.preamble import PROBE_SIZE, STATUS_SIZE, Preamble, decode_status_untrusted
@@ -27,6 +28,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import Relay, RelayConfig, RelayInfo
 from hybridrelay.relay.config import ClientAddresses
 from hybridrelay.relay.service import relay as relay_module
+from hybridrelay.relay.store.public_ports import load_public_ports
 from hybridrelay.security import parse_networks_untrusted
 from hybridrelay.streams import receive_exactly
 
@@ -277,3 +279,27 @@ async def test_the_proxies_can_be_changed_while_the_relay_runs(tmp_path: Path) -
         async with relay.connect("probe") as stream:
             await probe(stream)
         await probe(earlier)
+
+
+async def test_a_change_that_is_cancelled_when_the_ports_have_changed_takes_effect_as_a_whole(tmp_path: Path) -> None:
+    async with running(tmp_path) as relay:
+        changed = attrs.evolve(
+            relay.config,
+            bindings={**relay.config.bindings, "probe": (Binding("127.0.0.2", 0),)},
+            proxy_protocol_from=parse_networks_untrusted(PROXY),
+        )
+        with trio.CancelScope() as scope:
+
+            def cancel_when_opened(event: Event) -> None:
+                if isinstance(event, PortOpened):
+                    scope.cancel()
+
+            with relay.relay._events.subscribed(cancel_when_opened):
+                await relay.relay.update(changed)
+        assert scope.cancel_called
+        assert relay.relay.info is not None
+        relay.info = relay.relay.info
+        assert [one.host for one in relay.info.bound["probe"]] == ["127.0.0.2"]
+        assert load_public_ports(relay.config.state_dir) == relay.info.public_ports
+        async with relay.connect("probe") as stream:
+            await probe(stream, V1)

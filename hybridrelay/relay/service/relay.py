@@ -447,7 +447,7 @@ class Relay:
         certificate, the proxies in front of the relay, and what connectors are told about the addresses of clients.
         Open connections are not affected, not even those that arrived on a port that is closed.
 
-        What is new is opened before what is gone is closed. `info` says where the relay can be reached afterwards.
+        New ports are opened before removed ones are closed. `info` says where the relay can be reached afterwards.
 
         Returns:
             The names of the other fields that have changed, and take effect only after a restart.
@@ -456,8 +456,8 @@ class Relay:
             ConfigurationError: a port cannot be opened, or a certificate cannot be used. Nothing was changed.
             TypeError: `config` is not a `RelayConfig`.
 
-        If cancelled, either nothing was changed, or the relay listens on old and new addresses. Several calls run one
-        after the other.
+        If cancelled, either nothing was changed; or the relay listens on old and new addresses, and nothing else was
+        changed; or everything was. Several calls run one after the other.
         """
         check_type(config, RelayConfig, "RelayConfig(...)")
         self._check_ports(config)
@@ -474,10 +474,12 @@ class Relay:
                 await parts.ports.change(now.bindings)
                 use_certificates()
                 self._config = now
-                self.info = info = self._info(parts)
-                await run_in_thread(save_public_ports, now.state_dir, info.public_ports)
                 parts.connections.use_proxies(now.proxy_protocol_from, now.trusted_proxies)
                 parts.peers.client_addresses = now.client_addresses
+                self.info = info = self._info(parts)
+                # The file is short, and must not name ports that are closed.
+                with trio.CancelScope(shield=True):
+                    await run_in_thread(save_public_ports, now.state_dir, info.public_ports)
             else:
                 self._config = now
         return tuple(
