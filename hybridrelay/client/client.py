@@ -28,7 +28,7 @@ from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, CredentialSnapshot, EndpointSnapshot, UpdateStatus
 from ..connectivity.updates import Updates
-from ..errors import ConfigurationError, DeniedByPolicy, HybridRelayError, StreamRefused
+from ..errors import ConfigurationError, DeniedByPolicy, StreamRefused
 from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
@@ -136,7 +136,7 @@ class Client:
         )
         changing = trio.Lock()
         self._new_keys = NewKeys(
-            lambda: self._string, self.update, config.keep_string, self._events, changing=changing
+            lambda: self._string, self._use_key, config.keep_string, self._events, changing=changing
         )
         self._updates = Updates(
             lambda: self._string,
@@ -347,10 +347,7 @@ class Client:
             HybridRelayError: no session can be opened with it. The earlier identity stays in use.
         """
         identity = renewed.identity
-        try:
-            end_to_end = EndToEnd.from_connection_string(attrs.evolve(self._string, identity=identity))
-        except OSError as exc:  # OpenSSL reads the private key from a file
-            raise HybridRelayError(f"it cannot be given to OpenSSL: {exc}") from exc
+        end_to_end = EndToEnd.from_connection_string(attrs.evolve(self._string, identity=identity))
         opened = await self._open_session(end_to_end)
         # From here on nothing can fail. The key may have changed in the meantime.
         self._string = attrs.evolve(self._string, identity=identity)
@@ -443,6 +440,20 @@ class Client:
         update = update_string(self._string, string)
         EndToEnd.from_connection_string(string)
         self._permission.check(update.string, self._listening)
+        self._use_string(update)
+        return update
+
+    def _use_key(self, string: ConnectionString) -> None:
+        """Use a connection string that differs only in its key. The policy and the relays have nothing to do with
+        that, so this cannot fail: the relay already has the answer that this program has the key."""
+        self._use_string(update_string(self._string, string))
+
+    def _use_string(self, update: StringUpdate) -> None:
+        """Use a changed connection string from now on.
+
+        Raises:
+            ConfigurationError: none of its relays can be used. Nothing was changed.
+        """
         before, senders = self._senders.all, self._find_senders(update.string, self._senders.all)
         # From here on nothing can fail.
         self._string = update.string
@@ -454,7 +465,6 @@ class Client:
                 sender.retire_control()
         self._upgrades.replace(senders)
         self._follower.use(update.string, key_changed=update.key_changed)
-        return update
 
     async def open_stream(
         self, *, port: int | None = None, wait_opened: bool = True, patience: float | None = None

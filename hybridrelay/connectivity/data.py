@@ -45,8 +45,7 @@ class EndToEnd:
 
         Raises:
             ConfigurationError: the identity or the issuer is missing or damaged, or is for another hybrid connection
-                or role.
-            OSError: see `data_server_context`.
+                or role; or see `data_server_context`.
         """
         identity, authority = string.require_identity()
         role = string.role

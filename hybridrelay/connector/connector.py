@@ -56,7 +56,7 @@ from .issuing import UsedClaimsFile
 from .policies import Policies
 from .published import Published
 from .registrar import Registrar
-from .relays import Relays
+from .relays import Links, Relays
 from .requested import watched_targets
 from .required_audit import RequiredAudit
 from .sessions import Sessions
@@ -231,7 +231,7 @@ class Connector:
         )
         published.updates = Updates(
             lambda: published.string,
-            use=partial(self._use_key, published),
+            use=partial(self._use_update, published),
             permits=partial(self._why_not, published),
             new_link=self._new_trial_link,
             keep=self._keep_string,
@@ -327,14 +327,17 @@ class Connector:
             raise denied(published.name, decision)
         links = self._relays.find_links(published, update.string)
         # From here on nothing can fail.
-        published.use(update.string)
         published.denial = None
+        self._use_string(published, update, links)
+        return update
+
+    def _use_string(self, published: Published, update: StringUpdate, links: Links) -> None:
+        published.use(update.string)
         self._relays.publish(published, links)
         self._relays.update(published)
         self._targets_changed()
         if self._nursery is not None and update.key_changed:
             self._nursery.start_soon(self._follow_key, published)
-        return update
 
     def refresh(self, number: int) -> None:
         """Use the current connection string once more, so that what relays have refused is requested again at once.
@@ -358,7 +361,23 @@ class Connector:
         return ""
 
     def _use_key(self, published: Published, string: ConnectionString) -> None:
-        """Use a connection string with a new key or an update, unless it is not published any longer."""
+        """Use a connection string that differs only in its key, unless it is not published any longer. The policy and
+        the relays have nothing to do with that, so this cannot fail: the relay already has the answer that this
+        program has the key."""
+        if published not in self._published.values():
+            return
+        update = update_string(published.string, string)
+        if published.denial is None:
+            self._use_string(published, update, self._relays.find_links(published, update.string))
+        else:
+            published.use(update.string)  # it is registered with this key as soon as the policy allows it
+
+    def _use_update(self, published: Published, string: ConnectionString) -> None:
+        """Use a connection string with an update, unless it is not published any longer.
+
+        Raises:
+            ConfigurationError: see `update`.
+        """
         for number, one in self._published.items():
             if one is published:
                 self.update(number, string)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from .._text_files import TextError, decode_text, read_bytes
 from ..errors import ConfigurationError
-from .tls import private_file
+from .tls import not_passed, private_file
 
 #: In bytes. A certificate chain has a few KB.
 _MAX_FILE = 1 << 20
@@ -61,8 +61,8 @@ def load_chain(
         key_file: a PEM file with the key, not encrypted.
 
     Raises:
-        ConfigurationError: a file cannot be used, or the key does not belong to the certificate.
-        OSError: the key cannot be passed to `ssl`; see `private_file`.
+        ConfigurationError: a file cannot be used, the key does not belong to the certificate, or it cannot be passed
+            to OpenSSL.
     """
     certificate = read_pem(certificate_file, what="the certificate file")
     if not _CERTIFICATE.search(certificate):
@@ -89,6 +89,8 @@ def load_chain(
             context.load_cert_chain(certificate_path, key_path, password=no_password)
     except ssl.SSLError as exc:
         raise _explain(exc.reason or "", certificate_file, key_source) from exc
+    except OSError as exc:
+        raise not_passed(exc) from exc
 
 
 def load_authorities(context: ssl.SSLContext, ca_file: str | os.PathLike[str]) -> None:

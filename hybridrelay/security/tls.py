@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, overload
 import attrs
 
 from .._descriptors import is_descriptor_shortage
+from .._shortage import shortage_of
 from ..errors import ConfigurationError, PeerIdentityError
 from ..failure import causes
 from ..protocol.reasons import Reason
@@ -38,8 +39,7 @@ def data_server_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
 
     Raises:
         ConfigurationError: the authority or the identity is damaged, or the identity's certificate and private key do
-            not belong together.
-        OSError: the private key cannot be passed to `ssl`; see `private_file`.
+            not belong together, or the private key cannot be passed to OpenSSL (`not_passed`).
     """
     context = _data_context(ssl.PROTOCOL_TLS_SERVER, identity, authority)
     context.num_tickets = 0  # a resumed TLS session would not show the peer's certificate again
@@ -245,7 +245,19 @@ def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SS
         raise ConfigurationError(
             "the identity is damaged, or its certificate and key do not belong together"
         ) from exc
+    except OSError as exc:
+        raise not_passed(exc) from exc
     return context
+
+
+def not_passed(error: OSError) -> ConfigurationError:
+    """Return the error that a private key cannot be passed to OpenSSL: see `private_file`, and OpenSSL has to open
+    the file. Something is short on this machine, and the program that already runs continues as before."""
+    shortage = shortage_of(error)
+    return ConfigurationError(
+        f"the private key cannot be passed to OpenSSL: {error.strerror or error}",
+        remedy="free space in the directory of temporary files" if shortage is None else shortage.remedy,
+    )
 
 
 @contextlib.contextmanager

@@ -6,12 +6,17 @@ import errno
 import os
 import stat
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
-from hybridrelay.security.tls import private_file
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.security import Role, create_authority
+from hybridrelay.security.relay_tls import control_server_context, load_or_create_relay_certificate
+from hybridrelay.security.tls import data_client_context, private_file
 
 CONTENT = b"a key\n"
 
@@ -73,3 +78,35 @@ def test_descriptors_are_closed() -> None:
     if path.startswith("/proc/self/fd/"):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(int(path.rpartition("/")[2]))
+
+
+def _without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+
+
+def _with_certificate_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = load_or_create_relay_certificate(tmp_path, now=0.0)
+    _without_descriptors(monkeypatch)
+    control_server_context(own)
+
+
+def _with_an_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = create_authority("orders", now=0.0)
+    identity = authority.issue(Role.APPLICATION, "lab", now=0.0)
+    _without_descriptors(monkeypatch)
+    data_client_context(identity, authority.certificate)
+
+
+@pytest.mark.parametrize("make", [_with_certificate_files, _with_an_identity])
+def test_a_context_without_its_private_key_is_an_error_that_callers_expect(
+    make: Callable[[Path, pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that reads its files again while it has no descriptors left reports this, and continues."""
+    with pytest.raises(ConfigurationError, match="cannot be passed to OpenSSL: Too many open files") as caught:
+        make(tmp_path, monkeypatch)
+    assert caught.value.remedy is not None
+    assert "ulimit -n" in caught.value.remedy

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -18,6 +21,7 @@ from hybridrelay.security import (
     Role,
     generate_key,
     key_fingerprint,
+    tls,
 )
 
 from ..keys import key_of
@@ -189,4 +193,22 @@ async def test_after_its_end(scene: Scene, nursery: trio.Nursery) -> None:
         await client.open_stream()
         client.update(attrs.evolve(scene.string, key=key_of(scene.rule, KeySlot.SECONDARY)))
     client.update(scene.string)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_string_that_cannot_be_checked_for_lack_of_descriptors_changes_nothing(
+    scene: Scene, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with scene.deployment.client(scene.string) as client:
+        key = key_of(scene.rule, KeySlot.SECONDARY)
+        with monkeypatch.context() as context:
+            context.setattr(tls, "_file_in_memory", refuse)
+            for use in (client.refresh, partial(client.update, attrs.evolve(scene.string, key=key))):
+                with pytest.raises(ConfigurationError, match="Too many open files"):
+                    use()
+        assert client.connection_string == scene.string
+        await answers(await client.open_stream())
     nursery.cancel_scope.cancel()

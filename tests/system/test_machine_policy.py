@@ -8,14 +8,16 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 import pytest
 import trio
 
-from hybridrelay.client import Client, open_client, run_forward
+from hybridrelay.client import Client, ClientConfig, open_client, run_forward
 from hybridrelay.client.session import ClientSession
+from hybridrelay.connectivity.control import ControlChannel
+from hybridrelay.connectivity.new_keys import NewKeys
 from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile
 from hybridrelay.errors import ConfigurationError, DeniedByPolicy, HybridRelayError, StreamRefused
 from hybridrelay.events import (
@@ -32,15 +34,17 @@ from hybridrelay.events import (
     StreamNotConnected,
 )
 from hybridrelay.mux import MuxStream
+from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, Protocols, Role
+from hybridrelay.security import ConnectionString, HostPort, KeySlot, Protocols, Role
 from hybridrelay.streams import connecting
 from hybridrelay.streams.exact import receive_exactly
 from hybridrelay.streams.name_lookups import AddressInfo, Purpose
 
+from ..keys import key_of
 from ..resets import reset_reason
 from ..waiting import async_wait_until
-from .deployment import Deployment, Published, echo, serve_target
+from .deployment import HOST, Deployment, Published, echo, serve_target
 
 E = TypeVar("E", bound=Event)
 
@@ -537,4 +541,70 @@ async def test_datagrams_that_are_denied_are_reported_once(nursery: trio.Nursery
     await scene.until(lambda: len(scene.of(DatagramsDenied)) == 2)
     assert scene.of(DatagramsDenied)[1].detail == f"AllowUdp = false ({scene.directory}/10.toml:1)"
     assert all(one.is_registered for one in connector.snapshot().connections)
+    nursery.cancel_scope.cancel()
+
+
+class RelayWithKey:
+    """The control channel of a relay that gives the program a new key."""
+
+    def __init__(self, scene: Scene, *, of: Role) -> None:
+        rule = scene.published.rules[0 if of is Role.CONNECTOR else 1]
+        self.key = key_of(rule, KeySlot.SECONDARY)
+        self.message = control.Key(scene.published.name, rule.name, 2, self.key.reveal())
+        self.answers: list[control.KeptState] = []
+
+    async def send(self, message: control.KeyKept) -> None:
+        await trio.lowlevel.checkpoint()
+        self.answers.append(message.state)
+
+    async def give(self, new_keys: NewKeys) -> None:
+        await new_keys.received(cast(ControlChannel, self), HOST, self.message, [])
+        assert self.answers == [control.KeptState.KEPT]
+
+
+async def test_a_connector_that_is_denied_while_it_stores_a_new_key_has_that_key(
+    nursery: trio.Nursery, scene: Scene
+) -> None:
+    """The relay then revokes the earlier one, so it has to be the new one that is used when the policy allows it."""
+
+    async def store(_before: ConnectionString, _after: ConnectionString) -> str:
+        scene.write("AllowHybridConnections = false\n")
+        await scene.until(lambda: scene.of(ConnectionDenied))
+        return ""
+
+    connector = await scene.start(keep_string=store)
+    published = connector._published[0]
+    assert published.new_keys is not None
+    relay = RelayWithKey(scene, of=Role.CONNECTOR)
+    await relay.give(published.new_keys)
+    assert published.string.key == relay.key
+    assert not published.is_registered
+    scene.write("")
+    await scene.until(lambda: published.uses_current_key)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_is_denied_while_it_stores_a_new_key_has_that_key(
+    nursery: trio.Nursery, scene: Scene
+) -> None:
+    published: list[Event] = []
+
+    async def until(kind: type[Event]) -> None:
+        await scene.until(lambda: any(isinstance(event, kind) for event in published))
+
+    async def store(_before: ConnectionString, _after: ConnectionString) -> str:
+        scene.write("AllowHybridConnections = false\n")
+        await until(ConnectionDenied)
+        return ""
+
+    connector = await scene.start()
+    string = scene.deployment.string(scene.published, Role.APPLICATION)
+    async with open_client(ClientConfig(string, keep_string=store), events=EventStream(published.append)) as client:
+        relay = RelayWithKey(scene, of=Role.APPLICATION)
+        await relay.give(client._new_keys)
+        assert client.connection_string.key == relay.key
+        scene.write("")
+        await until(ConnectionAllowed)
+        await scene.until(lambda: connector._published[0].is_registered)
+        await opened(client, 1)
     nursery.cancel_scope.cancel()
