@@ -9,6 +9,7 @@ from functools import partial
 import trio
 
 from hybridrelay.relay.service.pump import pump
+from hybridrelay.relay.service.splice import PipePool
 
 from .limits import raise_descriptor_limit
 from .ports import HOST
@@ -16,6 +17,7 @@ from .ports import HOST
 
 async def serve(listen: int, target: int) -> None:
     """Forward a port of the loopback interface to another one, until cancelled."""
+    pipes = PipePool()  # one for all, as in the relay: a pool keeps some pipes
 
     async def handle(near: trio.SocketStream) -> None:
         try:
@@ -23,7 +25,7 @@ async def serve(listen: int, target: int) -> None:
         except OSError:
             await trio.aclose_forcefully(near)
         else:
-            await pump(near, far)
+            await pump(near, far, pipes=pipes)
 
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(trio.serve_tcp, handle, listen, host=HOST))

@@ -3,8 +3,9 @@
 The same numbers appear in REFUSED, RESET, STOP and GOAWAY frames, in the status after a preamble, and (by name) in
 control messages. A number is never reused. To add a reason, add its number to `Reason` and its line to the table.
 
-Numbers have no meaning, with one exception: each category has a range of 16 numbers, whose last one is the general
-reason of the category. An unknown number from a peer is read as the general reason of its range.
+Numbers have no meaning, with one exception: each category has a range of 16 numbers, whose last one is its general
+reason, and a range of 256 numbers for when the first is used up. An unknown number from a peer is read as the general
+reason of its category.
 """
 
 from __future__ import annotations
@@ -172,14 +173,14 @@ class Reason(enum.IntEnum):
 
     @classmethod
     def from_wire(cls, code: int) -> Reason:
-        """Return the reason with this number, or for an unknown number, the general reason of its range.
+        """Return the reason with this number, or for an unknown number, the general reason of its category.
 
         Numbers outside all ranges are read as `INTERNAL_ERROR`.
         """
         try:
             return cls(code)
         except ValueError:
-            return _GENERAL.get(code >> 4, cls.INTERNAL_ERROR)
+            return _GENERAL.get(code >> 4 if code < 0x100 else (code >> 8) - 1, cls.INTERNAL_ERROR)
 
     @classmethod
     def from_name(cls, name: str) -> Reason:
@@ -228,7 +229,7 @@ class _Entry:
     specificity: int = 0
 
 
-#: The general reason of each category, by the upper bits of the numbers in its range.
+#: The general reason of each category, by the number n of its ranges: 0xn0 to 0xnf, and 256 numbers from 0x(n + 1)00.
 _GENERAL: Mapping[int, Reason] = {
     0x0: Reason.STREAM_FAILED,
     0x1: Reason.SESSION_FAILED,
