@@ -15,7 +15,7 @@ from hybridrelay.protocol.reasons import Category, Duration
 SPEC = Path(hybridrelay.protocol.__file__).with_name("SPEC.md")
 #: SPEC.md, section 4: both ranges of each category, and its general reason, the last number of the first range.
 CATEGORIES = [
-    (range(0x00, 0x10), range(0x100, 0x200), Category.STREAM, Reason.STREAM_FAILED),
+    (range(0x10), range(0x100, 0x200), Category.STREAM, Reason.STREAM_FAILED),
     (range(0x10, 0x20), range(0x200, 0x300), Category.SESSION, Reason.SESSION_FAILED),
     (range(0x20, 0x30), range(0x300, 0x400), Category.IDENTITY, Reason.IDENTITY_NOT_ACCEPTED),
     (range(0x30, 0x40), range(0x400, 0x500), Category.AUTHORIZATION, Reason.NOT_AUTHORIZED),
