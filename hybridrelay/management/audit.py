@@ -58,7 +58,7 @@ async def _list_audit(call: Call) -> AuditValue:
     except OSError as exc:
         raise problem(
             Problem.UNAVAILABLE,
-            f"the audit log cannot be read: {exc.strerror or exc}",
+            f"the audit log of the management API cannot be read: {exc.strerror or exc}",
             remedy="see the log of the relay, which has the same entries",
         ) from exc
     return AuditValue(value=page.entries, next_cursor=None if page.next_before is None else str(page.next_before))

@@ -166,7 +166,8 @@ class AuditLog:
                 await run_in_thread(self._write, batch)
             except OSError as exc:
                 self._published.set()
-                detail = f"the audit log is not written: {exc.strerror or exc}; {len(batch)} entries are waiting"
+                why = f"{exc.strerror or exc}; {len(batch)} entries are waiting"
+                detail = f"the audit log of the management API is not written: {why}"
                 self.problem = FileProblem("audit", detail, remedy_of(exc))
                 raise
             except BaseException:

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -143,6 +144,31 @@ def test_a_configuration_file_gives_several_names(runner: Runner, network: str) 
     scripts = [ECHO.replace("echo.corp.example/7", where) for where in ("one.example/4001", "10.1.2.3/4002")]
     done = runner.run("--config", file, "--", "bash", "-c", "; ".join(scripts))
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello\nhello\n", "")
+
+
+def test_a_changed_configuration_file_is_used_as_far_as_possible(runner: Runner) -> None:
+    """Where the status is served can change. What the application sees cannot; then nothing in the file is used."""
+    file, second = runner.folder / "changing.toml", runner.folder / "second.application"
+    shutil.copy2(runner.file, second)
+    os.chown(second, runner.file.stat().st_uid, runner.file.stat().st_gid)
+    before, after = runner.temporary / "before.sock", runner.temporary / "after.sock"
+    table = f'[[connection]]\nfile = "{runner.file}"\n'
+    file.write_text(f'status = "{before}"\n{table}')
+    with runner.start("--config", file, "--", "cat") as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        wait_until(before.exists, seconds=20, what="the status is not served")
+        file.write_text(f'status = "{after}"\nnetwork = "private"\n{table}')
+        assert re.search(r"restart\.needed.*network", process.stderr.readline())
+        wait_until(
+            lambda: after.exists() and not before.exists(), seconds=20, what="the status is not served elsewhere"
+        )
+        file.write_text(f'status = "{before}"\n{table}[[connection]]\nfile = "{second}"\nas = "second.example:7"\n')
+        assert re.search(r"reload\.failed.*echo is new", process.stderr.readline())
+        assert after.exists()
+        assert not before.exists()
+        process.stdin.close()
+        assert process.wait(patience(20)) == 0
 
 
 def test_a_private_network_has_nothing_else(runner: Runner) -> None:

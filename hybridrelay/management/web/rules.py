@@ -221,7 +221,8 @@ async def _show_keys(visit: Visit) -> View:
                 "section",
                 h(
                     "p",
-                    "Everyone with a key has the rights of the rule. The audit log says that you have seen them.",
+                    "Everyone with a key has the rights of the rule. The audit log of the management API says that "
+                    "you have seen the keys.",
                 ),
                 [
                     _one_key(slot, key)
