@@ -3,9 +3,10 @@
 An existing file keeps its owner, group, mode, access control list and other attributes, even if root replaces it. A
 symbolic link stays, and the file to which it leads is replaced. Normally a complete new file is renamed over the old
 one. If that is not possible (the file is a mount point, its directory is not writable, it has several hard links, or
-its owner cannot be kept), it is overwritten in place, after the space for it has been reserved. The module is long
-because it implements both methods.
+its owner cannot be kept), it is overwritten in place, after the space for it has been reserved.
 """
+
+# This module is long because it implements both methods.
 
 from __future__ import annotations
 

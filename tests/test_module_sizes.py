@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for folder in ("hybridrelay", "transports") for path in (ROOT / folder).rglob("*.py"))
 
-#: A module over this gives its reason: its docstring says why it is long.
+#: A module over this gives its reason: a comment below its docstring says why it is long.
 LONG = 400
 #: A module over this is split.
 TOO_LONG = 650
@@ -22,7 +21,8 @@ def lines_of(path: Path) -> int:
 
 
 def gives_a_reason(source: str) -> bool:
-    return re.search(r"\blong\b", ast.get_docstring(ast.parse(source)) or "") is not None
+    before_code = source.partition("from __future__ ")[0]
+    return re.search(r"^# This module is long because ", before_code, re.MULTILINE) is not None
 
 
 def test_no_module_is_too_long() -> None:
@@ -31,10 +31,11 @@ def test_no_module_is_too_long() -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if lines_of(path) > LONG], ids=lambda path: path.name)
 def test_a_long_module_says_why(path: Path) -> None:
-    assert gives_a_reason(path.read_text(encoding="utf-8")), "split it, or say in its docstring why it is long"
+    assert gives_a_reason(path.read_text(encoding="utf-8")), "split it, or say below its docstring why it is long"
 
 
-def test_a_docstring_without_a_reason_is_noticed() -> None:
-    assert gives_a_reason('"""Frames. The module is long because all of them are in it."""')
-    assert not gives_a_reason('"""Frames, along with their headers."""')
-    assert not gives_a_reason("x = 1")
+def test_a_long_module_without_a_reason_is_noticed() -> None:
+    reason = "# This module is long because all of them are in it."
+    assert gives_a_reason(f'"""Frames."""\n\n{reason}\n\nfrom __future__ import annotations\n')
+    assert not gives_a_reason('"""Frames, along with their headers."""\n\nfrom __future__ import annotations\n')
+    assert not gives_a_reason(f"from __future__ import annotations\n\n{reason}\n")

@@ -3,9 +3,9 @@
 `plan_changes` decides what to do, and is pure. `find_state` reads what there is, and `make_change` makes one change.
 The files of the hybrid connections are in one directory. A hybrid connection that has an authority file there is
 managed by the declaration.
-
-This module is long because every kind of change is a class, and is planned and made here.
 """
+
+# This module is long because every kind of change is a class, and is planned and made here.
 
 from __future__ import annotations
 

@@ -3,8 +3,10 @@
 The use cases of this package call a `Registry`, of which there are two implementations. `StoreRegistry` uses a
 relay's store directly. `hybridrelay.management.ApiRegistry` sends requests to a running relay, on this machine or
 elsewhere. Values contain no keys, except where a method says so. Instead they contain fingerprints, so that a caller
-who may not see keys can read everything else. The module is long because every operation is described here.
+who may not see keys can read everything else.
 """
+
+# This module is long because every operation is described here.
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Checking audit files: that no line was changed, removed, inserted or moved, and who has signed them.
 
 `Verifier` gets the lines of all files in their order, and finds the first line that is wrong. It does no I/O.
-docs/audit.md says what can be found out, and what cannot. The module is long because each kind of line has its check
-here.
+docs/audit.md says what can be found out, and what cannot.
 
 Each line is a record. Its number in the log is the number of the record, and its number in the file that of the line.
 """
+
+# This module is long because each kind of line has its check here.
 
 from __future__ import annotations
 

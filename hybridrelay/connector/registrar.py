@@ -1,7 +1,6 @@
-"""The Trio shell around `registration.Machine`, for one relay: executes the machine's commands.
+"""The Trio shell around `registration.Machine`, for one relay: executes the machine's commands."""
 
-The module is long because each command of the machine has its method here.
-"""
+# This module is long because each command of the machine has its method here.
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The sessions of a connector, through all relays, and their streams.
+"""The sessions of a connector, through all relays, and their streams."""
 
-This module is long because what describes a data channel and a session, and the class that holds all of them, are
-documented here, too.
-"""
+# This module is long because what describes a data channel and a session, and the class that holds all of them, are
+# documented here, too.
 
 from __future__ import annotations
 

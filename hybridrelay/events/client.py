@@ -3,9 +3,9 @@
 ``activity_id`` is the session's id in events of sessions. In events of streams, it identifies the application's
 request, which may have to wait for a session. Once there is a session, ``stream_id`` is the stream's id in the
 connector's events.
-
-This module is long because it has a class for each event, and all that the client publishes is in one place.
 """
+
+# This module is long because it has a class for each event, and all that the client publishes is in one place.
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 ``activity_id`` is the session's id in events of sessions. In events of streams, it is the stream's id, which begins
 with the id of the session. A connector and its client have the same ids.
-
-This module is long because connector and client have most of their events in common.
 """
+
+# This module is long because connector and client have most of their events in common.
 
 from __future__ import annotations
 

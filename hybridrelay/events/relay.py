@@ -1,7 +1,6 @@
-"""Events of the relay: what its peers do.
+"""Events of the relay: what its peers do."""
 
-This module is long because each event has a class.
-"""
+# This module is long because each event has a class.
 
 from __future__ import annotations
 

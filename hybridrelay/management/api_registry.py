@@ -1,4 +1,6 @@
-"""Administers a relay through its management API. The module is long because it has every operation."""
+"""Administers a relay through its management API."""
+
+# This module is long because it has every operation.
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The handlers of the operations of the management API, and the table of operations.
+"""The handlers of the operations of the management API, and the table of operations."""
 
-This module is long because it contains a function and a row for each operation on the registry.
-"""
+# This module is long because it contains a function and a row for each operation on the registry.
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The Trio shell of a session. A session outlives its channels; `_channel.py` serves one channel.
+"""The Trio shell of a session. A session outlives its channels; `_channel.py` serves one channel."""
 
-This module is long because `Session` is the interface for other packages: a third of it is the documentation of its
-methods, most of which only pass a call on to the core.
-"""
+# This module is long because `Session` is the interface for other packages: a third of it is the documentation of its
+# methods, most of which only pass a call on to the core.
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""A stream of a session, as an ordinary Trio stream.
+"""A stream of a session, as an ordinary Trio stream."""
 
-This module is long because `MuxStream` is one class with two interfaces, those of Trio's streams and of
-`NowaitStream`, and documents what each method raises and what cancelling it does.
-"""
+# This module is long because `MuxStream` is one class with two interfaces, those of Trio's streams and of
+# `NowaitStream`, and documents what each method raises and what cancelling it does.
 
 from __future__ import annotations
 

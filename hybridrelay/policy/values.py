@@ -2,9 +2,9 @@
 
 Every parser accepts only what has one meaning. A pattern that could never match anything is refused, because a denial
 that has no effect would go unnoticed.
-
-The module is long because each kind of value has its parser here.
 """
+
+# This module is long because each kind of value has its parser here.
 
 from __future__ import annotations
 

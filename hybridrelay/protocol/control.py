@@ -1,9 +1,8 @@
 """Control messages between a connector or client and the relay. SPEC.md, section 7.
 
 On the wire: u32 length, then that many bytes of UTF-8 JSON, an object whose ``type`` names the message. Each class
-below is a message, and its attributes are the fields. There are many, so the module is long. An invalid message
-cannot be constructed: the validators raise `ValueError` or `TypeError`, which the decoder turns into
-`RemoteProtocolError` for a message from the peer.
+below is a message, and its attributes are the fields. An invalid message cannot be constructed: the validators raise
+`ValueError` or `TypeError`, which the decoder turns into `RemoteProtocolError` for a message from the peer.
 
 A request has an id, which its sender chooses, and which no other unanswered request of that sender has. The answer
 repeats it. Times of day are seconds since 1970, in UTC.
@@ -12,6 +11,8 @@ An instance is 32 lower-case hexadecimal digits, computed from a secret of 32 ra
 learn the instances of connectors; only the connector itself, and the relays at which it registers, know the secret.
 So no other party can register or replace an instance, or declare it dead.
 """
+
+# This module is long because there are many messages.
 
 from __future__ import annotations
 

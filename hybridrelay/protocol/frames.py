@@ -1,10 +1,11 @@
 """Frames and their bytes. SPEC.md, sections 2 and 3.
 
-There is one class for each type of frame, used in both directions; because of their number, the module is long. An
-invalid frame cannot be constructed. `encode` returns the header and payload as one bytes object. For DATA,
-`data_header` returns the header alone, so that the payload is not copied. `FrameDecoder` turns arbitrary pieces of a
-byte stream into frames.
+There is one class for each type of frame, used in both directions. An invalid frame cannot be constructed. `encode`
+returns the header and payload as one bytes object. For DATA, `data_header` returns the header alone, so that the
+payload is not copied. `FrameDecoder` turns arbitrary pieces of a byte stream into frames.
 """
+
+# This module is long because there are many types of frames.
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 Lists are returned in pages, sorted by hybrid connection and key, so that listing tens of thousands of listeners does
 not delay the relay's other work.
-
-The module is long because the interface through which all of this is read, `LiveRelay`, is here, too.
 """
+
+# This module is long because the interface through which all of this is read, `LiveRelay`, is here, too.
 
 from __future__ import annotations
 

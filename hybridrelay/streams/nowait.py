@@ -11,9 +11,9 @@ Rules for users of a `NowaitStream`:
 2. `send_nowait` and `receive_nowait` are not checkpoints, so a loop over them has to yield regularly; see `Turn`.
 3. The result of `receive_nowait` may be a view of memory that the next call of any stream in this thread overwrites.
    Use it or copy it before that.
-
-This module is long because the interface and its two implementations have to agree in every detail.
 """
+
+# This module is long because the interface and its two implementations have to agree in every detail.
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ Rules:
    ``HYBRIDRELAY_POLLING`` is ``tasks``.
 
 The reactor of a Trio run exists while somebody uses it; see `using_reactor`.
-
-This module is long because the two ways to wait for a stream have to fulfil the same rules.
 """
+
+# This module is long because the two ways to wait for a stream have to fulfil the same rules.
 
 from __future__ import annotations
 

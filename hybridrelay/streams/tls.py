@@ -16,9 +16,10 @@ calls of the transport wait, so no lock is needed around OpenSSL. Rules:
    are requested at once, OpenSSL gets only complete records, because for an incomplete one it would hold a buffer of
    17 KiB.
 
-The handshake is in `tls_handshake.py`, and records are handled in `records.py`. The rest is one long class, because
-sending, receiving and closing share its state.
+The handshake is in `tls_handshake.py`, and records are handled in `records.py`.
 """
+
+# This module is long because sending, receiving and closing share the state of one class.
 
 from __future__ import annotations
 

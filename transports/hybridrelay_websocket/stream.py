@@ -3,8 +3,10 @@
 Nothing is written between the bytes of a frame: a task that waits until a frame is written holds a lock. By contract,
 only one user sends at a time (otherwise `trio.BusyResourceError` is raised). The only other writer answers pings. The
 reader never writes, so that a peer that does not read cannot block it: it records the pong that has to be sent, and a
-short-lived task sends it. The module is long because sending, receiving and closing share the state of one class.
+short-lived task sends it.
 """
+
+# This module is long because sending, receiving and closing share the state of one class.
 
 from __future__ import annotations
 

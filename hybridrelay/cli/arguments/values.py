@@ -1,7 +1,6 @@
-"""Parses the values of arguments: addresses, names, ports. argparse shows the errors that the functions raise.
+"""Parses the values of arguments: addresses, names, ports. argparse shows the errors that the functions raise."""
 
-The module is long because it has a small function for each kind of value.
-"""
+# This module is long because it has a small function for each kind of value.
 
 from __future__ import annotations
 

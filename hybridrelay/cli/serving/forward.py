@@ -2,9 +2,9 @@
 
 A port belongs to one client at a time, and can be handed over to another one. Its listeners stay open in the
 meantime, so that no application finds the port closed.
-
-This module is long because starting, reloading and ending share the table of what is served.
 """
+
+# This module is long because starting, reloading and ending share the table of what is served.
 
 from __future__ import annotations
 

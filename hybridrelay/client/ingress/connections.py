@@ -1,7 +1,6 @@
-"""Serves the TCP connections of applications: each gets one stream, and a bridge moves bytes between the two.
+"""Serves the TCP connections of applications: each gets one stream, and a bridge moves bytes between the two."""
 
-This module is long because the three ways in which a connection gets its stream, and its one end, are in one class.
-"""
+# This module is long because the three ways in which a connection gets its stream, and its one end, are in one class.
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Local ports and Unix sockets that look like the target: every connection becomes one stream.
 
 If the hybrid connection has several ports, and a local port stands for one of them, its streams say which.
-
-This module is long because it also opens the ports, of every kind, and explains why one cannot be opened.
 """
+
+# This module is long because it also opens the ports, of every kind, and explains why one cannot be opened.
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""A client's connection to one relay: its control channel, and the data channels that it opens through the relay.
+"""A client's connection to one relay: its control channel, and the data channels that it opens through the relay."""
 
-This module is long because everything that uses the control channel, and decides when it is replaced, is one class.
-"""
+# This module is long because everything that uses the control channel, and decides when it is replaced, is one class.
 
 from __future__ import annotations
 

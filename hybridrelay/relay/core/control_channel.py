@@ -1,10 +1,10 @@
 """The relay's side of one control channel: which messages are allowed, and what the channel has registered. Pure.
 
-It is one class, and long, because every input of the machine is one of its methods.
-
 The shell (`service/control.py`) passes in each message and carries out what is returned. The channel proceeds through
 the states in `control_channel_states.py`. `MAY_SEND` has the messages that a peer may send, by its role.
 """
+
+# This module is long because every input of the machine is a method of one class.
 
 from __future__ import annotations
 

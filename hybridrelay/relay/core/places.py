@@ -63,9 +63,9 @@ keys of many hybrid connections gains, with each of them, at most `GUARANTEED` p
 guarantee is small, and why places in use are not shared equally. Taking and returning places displaces no more than
 one place in use every `ROTATION_SECONDS` of the same hybrid connection, and idle places, which are not needed at the
 moment.
-
-This module is long because the rules depend on each other: a change to one has to be checked against the others.
 """
+
+# This module is long because the rules depend on each other: a change to one has to be checked against the others.
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ The rules:
 
 The transitions are in `rendezvous_states.py`. Time and randomness are arguments. Times are seconds of a monotonic
 clock.
-
-This module is long because all of its rules change the same entries.
 """
+
+# This module is long because all of its rules change the same entries.
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The shell of the broker: carries out what `core.Broker` decides, with streams, listeners and a clock.
 
-Only `authorize`, `join`, `serve_channel` and `expire` wait. Call `carry_out` after each input. The module is long
-because every input of the machine has its method here.
+Only `authorize`, `join`, `serve_channel` and `expire` wait. Call `carry_out` after each input.
 """
+
+# This module is long because every input of the machine has its method here.
 
 from __future__ import annotations
 

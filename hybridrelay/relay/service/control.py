@@ -1,7 +1,6 @@
-"""The shell of a control channel: reads its messages, and carries out what `ControlChannelCore` decides.
+"""The shell of a control channel: reads its messages, and carries out what `ControlChannelCore` decides."""
 
-This module is long because one class executes everything that a client or connector may request.
-"""
+# This module is long because one class executes everything that a client or connector may request.
 
 from __future__ import annotations
 

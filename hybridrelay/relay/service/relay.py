@@ -1,4 +1,6 @@
-"""The relay: connects its parts, and runs them. The module is long because every part is made here."""
+"""The relay: connects its parts, and runs them."""
+
+# This module is long because every part is made here.
 
 from __future__ import annotations
 

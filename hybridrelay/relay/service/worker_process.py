@@ -1,8 +1,7 @@
-"""One worker process, as the main process sees it; see `workers`.
+"""One worker process, as the main process sees it; see `workers`."""
 
-This module is long because the pairs of a worker, the messages to it, and the end of its process share the state of
-one class.
-"""
+# This module is long because the pairs of a worker, the messages to it, and the end of its process share the state of
+# one class.
 
 from __future__ import annotations
 

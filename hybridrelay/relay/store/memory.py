@@ -1,7 +1,6 @@
-"""A store in memory: for tests, and for programs that embed a relay and manage hybrid connections themselves.
+"""A store in memory: for tests, and for programs that embed a relay and manage hybrid connections themselves."""
 
-This module is long because one class implements all of `Store`.
-"""
+# This module is long because one class implements all of `Store`.
 
 from __future__ import annotations
 

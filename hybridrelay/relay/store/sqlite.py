@@ -12,9 +12,10 @@ The rules:
 4. Revoking a key or deleting a hybrid connection works even on a full disk, with space that is reserved for this
    (`Reserve`).
 
-All methods are synchronous: the relay calls them in a worker thread. The module is long because every change of the
-store is a method of one class.
+All methods are synchronous: the relay calls them in a worker thread.
 """
+
+# This module is long because every change of the store is a method of one class.
 
 from __future__ import annotations
 
