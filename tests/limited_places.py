@@ -9,12 +9,12 @@ import attrs
 class Limited:
     """Implements `hybridrelay.streams.connecting.Spare`, and notes how many places were taken at the same time."""
 
-    left: int
+    places: int
     taken: int = 0
     most: int = 0
 
     def take(self) -> bool:
-        if self.taken >= self.left:
+        if self.taken >= self.places:
             return False
         self.taken += 1
         self.most = max(self.most, self.taken)

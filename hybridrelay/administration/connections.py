@@ -1,4 +1,4 @@
-"""Creating hybrid connections, importing them at a relay, and issuing further connection strings for them."""
+"""Creating, importing, disabling and deleting hybrid connections, and issuing further connection strings for them."""
 
 from __future__ import annotations
 

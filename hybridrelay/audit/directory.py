@@ -16,9 +16,11 @@ has reached its maximum size. A clock that is wrong for a while deletes nothing 
 a deletion is signed before the file is deleted. If the program ends between the two, the file is still there, and is
 deleted later, with another record.
 
-All methods block, and are called by one thread at a time. After an `OSError`, the same call can be made again. The
-module is long because writing, changing files and continuing after a crash are one state machine.
+All methods except `limit` block. Except for `limit` and `compress_next`, they are called by one thread at a time.
+After an `OSError`, the same call can be made again.
 """
+
+# This module is long because writing, changing files and continuing after a crash are one state machine.
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .._version import __version__
+from .chain import RESERVED
 
 __all__ = ["to_cef", "to_ocsf"]
 
@@ -38,8 +39,6 @@ _SESSIONS: Mapping[str, tuple[int, bool]] = {
     "session.lost": (2, False),
 }
 _FAILURES: Final = frozenset({"stream.not-connected", "stream.not-opened", "stream.failed", "audit.sink-failed"})
-#: Fields that the functions below place themselves.
-_PLACED: Final = frozenset({"seq", "prev", "at", "event"})
 
 
 def to_ocsf(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def to_ocsf(record: Mapping[str, Any]) -> dict[str, Any]:
 
     The class is Network Activity (4001) for streams, Authentication (3002) for the beginning, refusal and end of
     sessions and for ``policy.refused``, API Activity (6003) for calls of the management API, and Base Event (0) for
-    everything else. All fields are also in ``unmapped``.
+    everything else. All fields of the event are also in ``unmapped``. The hash of the line before it is left out.
     """
     event = str(record.get("event"))
     if event in _STREAMS:
@@ -103,7 +102,7 @@ def to_ocsf(record: Mapping[str, Any]) -> dict[str, Any]:
         converted["user"] = {"name": "unknown"}
     if detail := record.get("detail") or record.get("reason"):
         converted["status_detail"] = detail
-    converted["unmapped"] = {name: value for name, value in record.items() if name not in _PLACED}
+    converted["unmapped"] = {name: value for name, value in record.items() if name not in RESERVED}
     return converted
 
 

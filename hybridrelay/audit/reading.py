@@ -132,8 +132,10 @@ def _earlier_keys(directory: Path) -> list[bytes]:
 
 
 def read_records(directory: Path, wanted: RecordFilter) -> Iterator[dict[str, Any]]:
-    """Yield the records that match, the oldest first, without checking signatures. Lines that are not JSON are
-    skipped.
+    """Yield the records that match, the oldest first, without checking signatures.
+
+    Skipped are lines that are not JSON, the rest of a compressed file that is damaged, and files that the program has
+    deleted in the meantime. `verify_directory` finds out whether anything is missing.
 
     Raises:
         ConfigurationError: the directory cannot be read, or has no audit files.
@@ -179,7 +181,10 @@ def _newest(directory: Path) -> tuple[VerifyingKey, str]:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
             pass
         break
-    raise ConfigurationError(f"the newest file in {directory} names no key", remedy="hybridrelay audit verify DIR")
+    raise ConfigurationError(
+        f"the newest file in {directory} names no key",
+        remedy=f"check the directory with: hybridrelay audit verify {directory}",
+    )
 
 
 def _newest_lines(directory: Path) -> Iterator[bytes]:

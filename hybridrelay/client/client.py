@@ -1,9 +1,10 @@
 """The client: one session per hybrid connection, opened when first needed and used for every stream.
 
-This module is long because it contains, and documents, everything that an application calls. The work is done in
-`opening.py` (waiting for a session), `requesting.py` (opening streams on it), `sessions.py` (the sessions that have
-not ended), `own_identity.py` (its renewal), and `relays/` (the relays).
+The work is done in `opening.py` (waiting for a session), `requesting.py` (opening streams on it), `sessions.py` (the
+sessions that have not ended), `own_identity.py` (its renewal), and `relays/` (the relays).
 """
+
+# This module is long because it contains, and documents, everything that an application calls.
 
 from __future__ import annotations
 
@@ -141,7 +142,7 @@ class Client:
         self._updates = Updates(
             lambda: self._string,
             use=self.update,
-            permits=self._why_not,
+            why_not=self._why_not,
             new_link=partial(new_link, instance=instance),
             keep=config.keep_string,
             floor=config.update_floor,

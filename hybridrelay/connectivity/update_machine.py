@@ -149,7 +149,7 @@ class UpdateMachine:
         *,
         floor: int,
         now: float,
-        permits: Callable[[ConnectionString], str],
+        why_not: Callable[[ConnectionString], str],
     ) -> list[Command]:
         """Handle an update that a relay has delivered.
 
@@ -159,7 +159,7 @@ class UpdateMachine:
             document: what the relay has delivered.
             floor: the sequence of the last update that was used on this machine, as far as it is known.
             now: seconds since 1970.
-            permits: returns why the policy of this machine does not allow a connection string; empty if it does.
+            why_not: returns why the policy of this machine does not allow a connection string; empty if it does.
         """
         try:
             update = open_update_untrusted(string, document)
@@ -184,7 +184,7 @@ class UpdateMachine:
             wanted = update.applied_to(string)
         except ValueError as exc:
             return self._turn_down(sequence, UpdateState.REFUSED, f"the update does not fit: {exc}")
-        if why := permits(wanted):
+        if why := why_not(wanted):
             return self._turn_down(sequence, UpdateState.REFUSED, why)
         self._update = update
         if (wanted.endpoints, wanted.relay_pins) != (string.endpoints, string.relay_pins):

@@ -79,7 +79,7 @@ class Updates:
     Args:
         string: returns the connection string that is in use.
         use: uses a connection string from now on.
-        permits: returns why a connection string is not allowed, because of the policy of this machine or because of
+        why_not: returns why a connection string is not allowed, because of the policy of this machine or because of
             another connection string; empty if it is allowed.
         new_link: makes a link to a relay, for a trial. Raises `ConfigurationError` if the relay cannot be used.
         keep: stores a connection string; None means that it is kept in memory only.
@@ -95,7 +95,7 @@ class Updates:
         string: Callable[[], ConnectionString],
         *,
         use: Callable[[ConnectionString], object],
-        permits: Callable[[ConnectionString], str],
+        why_not: Callable[[ConnectionString], str],
         new_link: Callable[[RelayEndpoint], RelayLink],
         keep: KeepString | None,
         floor: FloorOf | None,
@@ -105,7 +105,7 @@ class Updates:
     ) -> None:
         self._string = string
         self._use = use
-        self._permits = permits
+        self._why_not = why_not
         self._new_link = new_link
         self._keep = keep
         self._floor = floor
@@ -189,7 +189,7 @@ class Updates:
                     document,
                     floor=floor,
                     now=self._clock(),
-                    permits=self._permits,
+                    why_not=self._why_not,
                 )
                 next_step = await self._carry_out(commands, given)
             if isinstance(next_step, TryRelays):  # takes a while, in which the string may get another key

@@ -1,7 +1,6 @@
-"""The connector: registers as a listener at its relays, and connects authenticated applications to the target.
+"""The connector: registers as a listener at its relays, and connects authenticated applications to the target."""
 
-This module is long because it contains, and documents, everything that a program that embeds a connector calls.
-"""
+# This module is long because it contains, and documents, everything that a program that embeds a connector calls.
 
 from __future__ import annotations
 
@@ -232,7 +231,7 @@ class Connector:
         published.updates = Updates(
             lambda: published.string,
             use=partial(self._use_update, published),
-            permits=partial(self._why_not, published),
+            why_not=partial(self._why_not, published),
             new_link=self._new_trial_link,
             keep=self._keep_string,
             floor=self._update_floor,

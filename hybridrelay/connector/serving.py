@@ -1,7 +1,6 @@
-"""Serving one stream of an application: policy, target, moving the bytes, and exactly one outcome.
+"""Serving one stream of an application: policy, target, moving the bytes, and exactly one outcome."""
 
-This module is long because everything between the request of a stream and its outcome is in one place.
-"""
+# This module is long because everything between the request of a stream and its outcome is in one place.
 
 from __future__ import annotations
 
@@ -130,8 +129,9 @@ class StreamService:
         served = (ServedFlow if is_flow else ServedStream)(self, offer, origin, about, requested.refusal)
         self._open[served] = None
         self._of_label[origin.peer.label] += 1
-        self._flows[origin.session] += is_flow
-        await served.connect(bridges)
+        if is_flow:
+            self._flows[origin.session] += 1
+        await served.serve(bridges)
         if isinstance(served, ServedFlow):
             await served.run()
 
@@ -142,13 +142,9 @@ class StreamService:
     def ended(self, served: ServedStream) -> None:
         """Note that a stream has ended."""
         del self._open[served]
-        for counter, key in (
-            (self._of_label, served.origin.peer.label),
-            (self._flows, served.origin.session),
-        ):
-            counter[key] -= counter is self._of_label or isinstance(served, ServedFlow)
-            if not counter[key]:
-                del counter[key]
+        _count_down(self._of_label, served.origin.peer.label)
+        if isinstance(served, ServedFlow):
+            _count_down(self._flows, served.origin.session)
 
     def decide(self, served: ServedStream, *, address: str = "", streams: int = 0, of_label: int = 0) -> Decision:
         """Return whether the policy allows a stream.
@@ -291,14 +287,15 @@ class ServedStream:
                 return to_target, to_client
         return None
 
-    async def connect(self, bridges: Bridges) -> None:
-        """Connect to the target, and start the bridge. See `StreamService.serve`."""
+    async def serve(self, bridges: Bridges) -> None:
+        """Publish the first event, connect to the target and start the bridge, or refuse the stream. Any exception is
+        an outcome of this stream alone. See `StreamService.serve`."""
         self.about.opened()
         # If none of the handlers below runs, this was cancelled. GOING_AWAY tells the client that the stream was not
         # processed, so that another session may open it.
         outcome = NotConnected(Reason.GOING_AWAY)
         try:
-            reached = await self._reach_target()
+            reached = await self._admit_and_connect()
             if isinstance(reached, NotConnected):
                 outcome = reached
             else:
@@ -320,9 +317,9 @@ class ServedStream:
         self._service.ended(self)
         self.about.ended(outcome)
 
-    async def _reach_target(self) -> _Connected | NotConnected:
-        """Connect to the target, if that is allowed. A connection counts in the application's shares of descriptors
-        and ports until `_over`."""
+    async def _admit_and_connect(self) -> _Connected | NotConnected:
+        """Connect to the target, if the policy allows it and the application has descriptors and ports left in its
+        shares. The connection counts in these until `_bridge_ended`."""
         if self._refusal is not None:
             return self._refusal
         peer, published = self.origin.peer, self.origin.published
@@ -344,7 +341,7 @@ class ServedStream:
                     )
                     return NotConnected(Reason.LIMIT, why, why)
                 taken.callback(share.give_back, self._owner)
-            target = await self._connect()
+            target = await self._connect_until_withdrawn()
             if not isinstance(target, NotConnected):
                 taken.pop_all()
             return target
@@ -376,8 +373,9 @@ class ServedStream:
         shares = self._service.shares
         return shares.descriptors, shares.ports(self._target)
 
-    async def _open(self) -> _Connected:
-        """Connect to the target. Raises TargetError."""
+    async def _connect_measured(self) -> _Connected:
+        """Connect to the target, send the PROXY header if there is one, and count how long that has taken. Raises
+        TargetError."""
         began = self._service.clock()
         connected = await self._dial()
         if self.origin.published.sends_proxy_header:
@@ -393,10 +391,10 @@ class ServedStream:
         else:
             self.about.address = _peer_address(target)
         self._service.counters.stream_opened(self.origin.published.name)
-        self._bridge = bridges.start(self._offer.accept(), target, progress=self._progress, over=self._over)
+        self._bridge = bridges.start(self._offer.accept(), target, progress=self._progress, over=self._bridge_ended)
 
-    def _over(self, bug: Exception | None) -> None:
-        """The bridge has ended, and has closed the connection to the target."""
+    def _bridge_ended(self, bug: Exception | None) -> None:
+        """Note that the bridge has ended, and has closed the connection to the target."""
         if bug is not None:
             self._report_bug(bug)
         cut_off_because = self._cut_off_because(bug)
@@ -421,18 +419,19 @@ class ServedStream:
             return self._denial.reason
         return Reason.GOING_AWAY  # this connector stops
 
-    async def _connect(self) -> _Connected | NotConnected:
-        """Connect to the target. If the client withdraws the stream, the attempt is cancelled."""
+    async def _connect_until_withdrawn(self) -> _Connected | NotConnected:
+        """Wait for the audit log and connect to the target, unless the client withdraws the stream, or the policy
+        changes: then the attempt is cancelled. Every failure is converted to an outcome."""
         attempt_began = trio.current_time()
         try:
             with trio.CancelScope() as self._dialing:
                 self._offer.cancel_when_withdrawn(self._dialing)
                 await wait_recorded(self._service.recorded, self._service.policy())
                 attempt_began = trio.current_time()
-                connected = await self._open()
+                connected = await self._connect_measured()
                 self._service.target_attempted(self._target, attempt_began, None)
                 self.origin.published.target_denial = None
-                if not isinstance(self._target, UnixSocket):  # of a Unix socket, `_permit` has noted the path
+                if not isinstance(self._target, UnixSocket):  # for a Unix socket, `_permit` has noted the path
                     self.addresses = _host_of(connected)
                 if self._denial is None:
                     return connected
@@ -457,7 +456,7 @@ class ServedStream:
         return NotConnected(self._offer.withdrawn_reason or Reason.CANCELLED)
 
     async def _dial(self) -> trio.SocketStream:
-        """Connect to the target. Raises what `open_target` raises."""
+        """Connect to an address of the target, and do nothing else. Raises what `open_target` raises."""
         in_parallel = self.origin.published.connects_in_parallel
         # Each attempt at a further address takes a descriptor, too, as long as it lasts.
         spare = SpareOf(self._service.shares.descriptors, self._owner)
@@ -514,17 +513,17 @@ class ServedFlow(ServedStream):
         """What the flow has carried; None while the target is not connected."""
         return self._bridge.so_far() if isinstance(self._bridge, FlowBridge) else None
 
-    async def _reach_target(self) -> _Connected | NotConnected:
+    async def _admit_and_connect(self) -> _Connected | NotConnected:
         if not self._service.may_open_flow(self):
             text = f"the session has {MAX_FLOWS_PER_SESSION} flows of datagrams, which is the limit"
             return NotConnected(Reason.LIMIT, text, text)
-        return await super()._reach_target()
+        return await super()._admit_and_connect()
 
     def _not_connected(self, outcome: NotConnected) -> None:
         self._service.counters.datagrams_dropped["refused"] += self._offer.waiting_datagrams
         super()._not_connected(outcome)
 
-    async def _open(self) -> _Connected:
+    async def _connect_measured(self) -> _Connected:
         assert isinstance(self._target, HostPort)
         return await open_datagram_target(self._target, permit=self._permit)
 
@@ -553,6 +552,13 @@ class ServedFlow(ServedStream):
                     outcome_of_flow(end, bridge.so_far(), bridge.has_target_failed, self._cut_off_because(bug))
                 )
             )
+
+
+def _count_down(counter: Counter[str], key: str) -> None:
+    """Subtract one, and remove a count of zero."""
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _abandon(connected: _Connected) -> None:

@@ -30,9 +30,11 @@ __all__ = [
 LOGIN_SECONDS: Final = 8 * 3600.0
 #: How long a one-time code can be used (seconds).
 CODE_SECONDS: Final = 300.0
-#: How many logins there may be with the same token or with the keys of one hybrid connection, and in total. For
-#: another one, the oldest login of the same token or keys is ended, or of those with the most logins.
+#: How many logins there may be with the same token or with the keys of one hybrid connection, and in total. If there
+#: is one more, the oldest login with the same token or keys ends; if the total is exceeded, the oldest login with the
+#: token or keys that have the most.
 _MAX_LOGINS_EACH, _MAX_LOGINS = 16, 1024
+#: How many one-time codes may be unused. If there is one more, the oldest can no longer be used.
 _MAX_CODES = 64
 
 

@@ -10,8 +10,9 @@ Rules:
 2. Within a file, a denial wins over everything that allows.
 3. A list of what is allowed denies everything of its kind that is not in it. Without the list, a file does not
    restrict that kind.
-4. Datagrams are the exception to rules 1 and 3: they are denied unless a file says ``AllowUdp = true``. A further
-   file counts for this only if the machine has no policy of its own. And as everywhere, no file may deny them.
+4. Datagrams are the exception to rules 1 and 3: they are denied unless a file says ``AllowUdp = true``. A file of a
+   further directory (`Restrictions.is_further`) counts for this only if the machine has no policy of its own. As for
+   everything else, one file that denies them is enough.
 5. A hybrid connection whose target has several ports may be published only if all of them are allowed, and a session
    may begin if one of them is. For a stream or flow, only its own port counts.
 6. The port of a named instance of SQL Server is not known before its host has been asked. Until then, entries deny

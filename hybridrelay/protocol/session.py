@@ -1,21 +1,23 @@
 """The session: many streams over one channel, and then over the next channels. SPEC.md, sections 3, 5 and 6.
 
-`SessionCore` uses no socket, no clock and no randomness. The module is long because it has the whole life of a
-session in one place: channels, resumption, end. A driver calls it like this::
+`SessionCore` uses no socket, no clock and no randomness. A driver calls it like this::
 
     core.channel_opened(now)                    # a channel is open; the initiator's HELLO is due
     for event in core.receive_data(data, now):  # whatever arrived
         ...
     buffers = core.data_to_send(now)            # after every call that may cause output, until it is empty
+    for event in core.pending_events():         # after data_to_send: there may be room for more data
+        ...
     core.next_deadline()                        # when to call handle_timeout(now)
 
-Its methods are of four kinds: getters; inputs from the network and the clock (`channel_opened`, `channel_lost`,
-`receive_data`, `handle_timeout`); requests of the application (`open_stream`, `accept`, `refuse`, `send_data`,
-`send_fin`, `stop`, `reset`, `read`, `drain`, `close`); and `data_to_send`, the only one that produces output.
+Its methods are of four kinds: getters; inputs from the network and the clock, such as `receive_data`; requests of the
+application, such as `open_stream`; and `data_to_send`, the only one that produces output.
 
 `greetings.py` makes and checks HELLO, `incoming.py` applies the peer's frames to streams, `output.py` decides what is
 written in which order, and `table.py` decides when a stream is forgotten.
 """
+
+# This module is long because it has the whole life of a session in one place: channels, resumption, end.
 
 from __future__ import annotations
 
@@ -90,7 +92,7 @@ class SessionCore:
         self.peer_going_away = False
         self.going_away = False
         self._hello_due = False
-        #: When the session lost its channel; None while it has a working channel, or before its first one.
+        #: See `detached_at`.
         self._detached_at: float | None = None
         self._decoder = self._make_decoder()
         #: How many frames of unknown types arrived in a row.
@@ -156,8 +158,8 @@ class SessionCore:
 
     @property
     def detached_at(self) -> float | None:
-        """When the session lost its channel; None while it has one, before the first one, and when the session is
-        over."""
+        """When the session lost its channel. The value stays until the peer has greeted on another channel. None
+        after that, before the first channel, and when the session is over."""
         return self._detached_at
 
     @property
@@ -351,8 +353,8 @@ class SessionCore:
         """Queue data. The core accepts any amount; the driver has to respect `SessionConfig.send_queue`.
 
         Raises:
-            LocalProtocolError: the session is over, the stream was aborted or not accepted yet, this direction was
-                ended, or the peer has stopped reading.
+            LocalProtocolError: the session is over; the stream was aborted, or was offered by the peer and is not
+                accepted yet; this direction was ended; or the peer has stopped reading.
         """
         if not data:
             return
@@ -364,7 +366,8 @@ class SessionCore:
         """End our direction. FIN follows after the queued data. Idempotent.
 
         Raises:
-            LocalProtocolError: the session is over, or the stream was aborted or not accepted yet.
+            LocalProtocolError: the session is over; or the stream was aborted, or was offered by the peer and is not
+                accepted yet.
         """
         self._apply_local(stream, Input.SEND_FIN)
         self._output.schedule(stream)
@@ -373,7 +376,8 @@ class SessionCore:
         """Stop reading: send STOP, and drop what is buffered and what still arrives. Idempotent.
 
         Raises:
-            LocalProtocolError: the session is over, or the stream was aborted or not accepted yet.
+            LocalProtocolError: the session is over; or the stream was aborted, or was offered by the peer and is not
+                accepted yet.
         """
         already = stream.states.receiving is not Receiving.OPEN
         self._apply_local(stream, Input.SEND_STOP)
@@ -383,11 +387,8 @@ class SessionCore:
         self._table.settle(stream)
 
     def reset(self, stream: Stream, reason: Reason, text: str = "") -> None:
-        """Abort both directions. Does nothing if the stream is over. `text` is for people, cut to `MAX_TEXT` bytes.
-
-        Raises:
-            LocalProtocolError: the session is over.
-        """
+        """Abort both directions. Does nothing if the stream or the session is over. `text` is for people, cut to
+        `MAX_TEXT` bytes."""
         if stream.states.is_over:
             return
         if stream.states.opening is Opening.OFFERED:
@@ -433,7 +434,9 @@ class SessionCore:
             self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, text=frames.clip_text(text)))
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> list[SessionEvent]:
-        """End the session. Open streams are reset on both sides, with this reason. Idempotent."""
+        """End the session. Idempotent.
+
+        Open streams are reset on both sides, with this reason; with `Reason.SESSION_LOST` if it is NO_ERROR."""
         can_acknowledge = self.state is State.ESTABLISHED and not self._hello_due
         self._close(reason, text)
         if can_acknowledge:

@@ -1,4 +1,4 @@
-"""Commands with ``--management``: tokens that may not, certificates, and a relay that stops in the middle."""
+"""With ``--management``: tokens without the right role, certificates, and a relay that stops during a change."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def as_caller(way: Way, token_file: str | Path) -> tuple[str | Path, ...]:
     return ("--management", url, "--token-file", token_file, *trust)
 
 
-def test_a_viewer_sees_and_changes_nothing(run: Run, way: Way, tmp_path: Path) -> None:
+def test_a_viewer_sees_connections_but_no_keys_and_changes_nothing(run: Run, way: Way, tmp_path: Path) -> None:
     viewer = as_caller(way, way.token_file(ManagementRole.VIEWER))
     for command in (["connections", "list"], ["connections", "show", "orders"], ["keys", "list", "orders"]):
         assert run(*command, *viewer).code == 0, command

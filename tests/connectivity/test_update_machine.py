@@ -56,7 +56,7 @@ class Program:
     def deliver(self, document: bytes, sequence: int = 1) -> list[Command]:
         """Returns what was decided, without what was carried out."""
         commands = self.machine.delivered(
-            self.string, sequence, document, floor=self.floor, now=self.now, permits=lambda _: self.denial
+            self.string, sequence, document, floor=self.floor, now=self.now, why_not=lambda _: self.denial
         )
         decided: list[Command] = []
         while commands:
@@ -120,7 +120,7 @@ def test_other_relays_are_tried_first() -> None:
 def test_a_key_that_arrives_during_the_trial_is_kept() -> None:
     machine = UpdateMachine()
     relays = update(5, endpoints=(Endpoint("b.example"),))
-    machine.delivered(STRING, 5, sealed(relays), floor=0, now=NOW, permits=lambda _: "")
+    machine.delivered(STRING, 5, sealed(relays), floor=0, now=NOW, why_not=lambda _: "")
     rolled = attrs.evolve(STRING, key=Secret("new"))
     (store,) = machine.tried(rolled, "")
     assert isinstance(store, StoreString)
@@ -186,7 +186,7 @@ def test_giving_up_in_the_middle() -> None:
     for trial in (False, True):
         program = Program()
         wanted = update(5, endpoints=(Endpoint("b.example"),)) if trial else update(5)
-        program.machine.delivered(STRING, 5, sealed(wanted), floor=0, now=NOW, permits=lambda _: "")
+        program.machine.delivered(STRING, 5, sealed(wanted), floor=0, now=NOW, why_not=lambda _: "")
         program.machine.give_up()
         assert program.deliver(sealed(update(5)))[0] == AnswerRelay(KEPT)
 

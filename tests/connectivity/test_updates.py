@@ -119,7 +119,7 @@ class Program:
         return Updates(
             lambda: self.string,
             use=self.use,
-            permits=lambda _: self.why_not,
+            why_not=lambda _: self.why_not,
             new_link=self.relays.link,
             keep=self.keep if has_file else None,
             floor=None,

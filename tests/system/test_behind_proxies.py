@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.abc import Binding, Purpose
 from hybridrelay.events import (
@@ -118,13 +119,13 @@ async def probe(stream: trio.abc.HalfCloseableStream, header: bytes = b"") -> No
     assert await receive_exactly(stream, PROBE_SIZE) == b"x" * PROBE_SIZE
 
 
-async def is_closed(stream: trio.abc.ReceiveStream) -> bool:
+async def wait_closed(stream: trio.abc.ReceiveStream) -> None:
+    """Wait until the relay has ended the connection."""
     try:
         while await stream.receive_some():
             pass
     except trio.BrokenResourceError:
         pass
-    return True
 
 
 @pytest.mark.usefixtures("each_way_to_accept")
@@ -152,7 +153,7 @@ async def test_a_header_comes_before_everything_else_on_every_port(tmp_path: Pat
                     assert decode_status_untrusted(await receive_exactly(stream, STATUS_SIZE)) is Reason.NO_ERROR
         async with relay.connect("http") as stream:
             await stream.send_all(header + b"nonsense\r\n\r\n")
-            assert await is_closed(stream)
+            await wait_closed(stream)
         failed = await relay.event(ChannelFailed)
         assert isinstance(failed, ChannelFailed)
         assert failed.peer == (CLIENT if header in (V1, V2) else PROXY)
@@ -164,11 +165,11 @@ async def test_a_header_comes_before_everything_else_on_every_port(tmp_path: Pat
 @pytest.mark.parametrize(
     "sent", [b"GET /healthz HTTP/1.1\r\n\r\n", b"PROXY TCP4 nonsense\r\n", V2[:12] + b"\x31\x11\0\0"]
 )
-async def test_a_proxy_that_sends_none_is_refused(tmp_path: Path, port: str, sent: bytes) -> None:
+async def test_a_proxy_without_a_valid_header_is_refused(tmp_path: Path, port: str, sent: bytes) -> None:
     async with running(tmp_path, proxy_protocol_from="10.0.0.0/8,127.0.0.5") as relay:
         async with relay.connect(port) as stream:
             await stream.send_all(sent)
-            assert await is_closed(stream)
+            await wait_closed(stream)
         refused = await relay.event(ProxyHeaderRefused)
         assert isinstance(refused, ProxyHeaderRefused)
         assert (refused.peer, refused.port) == (PROXY, port)
@@ -188,14 +189,14 @@ async def test_a_proxy_that_is_silent_is_refused_in_time(
         async with relay.connect("http") as stream:
             if sent:
                 await stream.send_all(sent)
-            assert await is_closed(stream)
+            await wait_closed(stream)
         refused = await relay.event(ProxyHeaderRefused)
         assert isinstance(refused, ProxyHeaderRefused)
         assert (refused.peer, refused.port) == (PROXY, "http")
 
 
 @pytest.mark.usefixtures("each_way_to_accept")
-async def test_a_health_check_without_bytes_is_no_event(tmp_path: Path) -> None:
+async def test_a_health_check_without_bytes_causes_no_event(tmp_path: Path) -> None:
     async with running(tmp_path, proxy_protocol_from="127.0.0.5") as relay:
         for _ in range(3):
             async with relay.connect("probe"):
@@ -206,13 +207,13 @@ async def test_a_health_check_without_bytes_is_no_event(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("each_way_to_accept")
-async def test_the_bytes_of_others_are_what_they_are(tmp_path: Path) -> None:
+async def test_a_header_from_an_address_that_is_no_proxy_is_not_believed(tmp_path: Path) -> None:
     async with running(tmp_path, proxy_protocol_from="127.0.0.5", trusted_proxies="127.0.0.5") as relay:
         async with relay.connect("probe", OTHER) as stream:
             await probe(stream)
         async with relay.connect("http", OTHER) as stream:
             await stream.send_all(V1 + b"GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n")
-            assert await is_closed(stream)
+            await wait_closed(stream)
         failed = await relay.event(ChannelFailed)
         assert isinstance(failed, ChannelFailed)
         assert failed.peer == OTHER
@@ -246,7 +247,7 @@ async def test_a_reverse_proxy_says_where_a_websocket_comes_from(tmp_path: Path)
         assert "nonsense" not in malformed.detail
 
 
-async def test_both_kinds_of_proxies_one_behind_the_other(tmp_path: Path) -> None:
+async def test_a_proxy_behind_a_proxy_of_the_other_kind_is_believed(tmp_path: Path) -> None:
     async with running(tmp_path, proxy_protocol_from="127.0.0.5", trusted_proxies="192.0.2.7") as relay:
         assert await upgraded_peer(relay, "X-Forwarded-For: 203.0.113.9\r\n", header=V1) == "203.0.113.9"
         assert await upgraded_peer(relay, "X-Forwarded-For: 203.0.113.9\r\n", header=LOCAL) == PROXY
@@ -270,7 +271,7 @@ async def test_the_proxies_can_be_changed_while_the_relay_runs(tmp_path: Path) -
             await probe(stream, V1)
         async with relay.connect("probe") as stream:
             await stream.send_all(Preamble(Purpose.PROBE).encode())
-            assert await is_closed(stream)
+            await wait_closed(stream)
         refused = await relay.event(ProxyHeaderRefused)
         assert isinstance(refused, ProxyHeaderRefused)
         async with relay.connect("probe", OTHER) as stream:

@@ -50,7 +50,7 @@ async def test_what_is_new_is_refused_and_what_runs_goes_on(tmp_path: Path, limi
 
             await async_wait_until(is_refused, seconds=10, what="the limit is noticed")
             assert refusals[0].reason is reason
-            assert "(1 of 1 are used)" in str(refusals[0])
+            assert "(1 of 1 " in str(refusals[0])
             assert "connections limits" in str(refusals[0].remedy)
             assert {one.reason for one in events if isinstance(one, SenderRefused)} == {reason}
             await scene.echoes(b"while the limit is reached")

@@ -1,8 +1,8 @@
-"""A TLS connection of which a limited amount is read.
+"""A TLS client connection that reads a limited amount in each call.
 
-`ssl.SSLSocket` handles what only TLS needs, such as session tickets and changes of keys, inside of a read, and
-returns when there is nothing left of it. A server that sends these without end would keep a thread in one call. So
-the bytes from the socket are passed to OpenSSL here, and counted.
+`ssl.SSLSocket` processes session tickets and key updates inside a read, and returns only when no more of them arrive.
+A server that sends these without end would keep a thread in one call. So the bytes from the socket are passed to
+OpenSSL here, and counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _MAX_HANDSHAKE: Final = 256 * 1024
 
 
 class TLSConnection:
-    """A TLS connection of a client, for a thread. Closes the socket with `close`, and after an error.
+    """A TLS connection of a client, for a thread. The socket is closed by `close`, and if the handshake fails. After
+    an error of another method, call `close`.
 
     Args:
         sock: a connected socket.

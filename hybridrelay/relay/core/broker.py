@@ -5,9 +5,10 @@ with `Broker.take` after each input, and carries them out in that order. Time an
 seconds of a monotonic clock unless a method says otherwise.
 
 The broker combines parts that decide independently: `Authorization` (tokens and keys), `ListenerTable` (registered
-listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels). The module is long
-because every input is a method of one class.
+listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels).
 """
+
+# This module is long because every input is a method of one class.
 
 from __future__ import annotations
 
@@ -162,7 +163,7 @@ class Broker(Generic[HandleT]):
             self._disable(change, now)
 
     def _disable(self, change: StoreChange, now: float) -> None:
-        """End the registrations, control channels and rendezvous of hybrid connections that were disabled."""
+        """End the registrations and rendezvous of hybrid connections that were disabled."""
         for name in sorted(change.disabled):
             for listener in self.listeners.of(name):
                 self.listeners.remove(listener)
@@ -179,10 +180,10 @@ class Broker(Generic[HandleT]):
     # --- quotas
 
     def check_quotas(self, by_connection: Mapping[str, int], total: int, now: float) -> Iterator[None]:
-        """Compare the quotas with what is in use, and end sessions if a limit says so. Call it every few seconds.
+        """Compare the quotas with what is in use, and end sessions if a limit says so.
 
-        There may be thousands of quotas. So this yields after those of each hybrid connection, and anything else may
-        happen before it continues.
+        Call it every few seconds, and iterate over the result to its end. There may be thousands of quotas, so it
+        yields after those of each hybrid connection, and anything else may happen in between.
 
         Args:
             by_connection: the bytes that were moved in this period, in both directions, by hybrid connection.
@@ -241,22 +242,22 @@ class Broker(Generic[HandleT]):
         """
         limit = self.quotas.limits(listener.connection).listeners
         try:
-            displaced = self.listeners.register(listener, limit)
+            replaced = self.listeners.register(listener, limit)
         except RendezvousError as exc:
             if exc.reason is Reason.LISTENER_QUOTA:
                 used = len(self.listeners.of(listener.connection))
                 self.quotas.note(listener.connection, QuotaKind.LISTENERS, used, now)
             raise
-        is_new = displaced is None or displaced.instance != listener.instance
-        if displaced is not None and is_new:
+        is_new = replaced is None or replaced.instance != listener.instance
+        if replaced is not None and is_new:
             self._outputs.append(
                 ListenerDisplaced(
-                    connection=listener.connection, instance=displaced.instance, successor=listener.instance
+                    connection=listener.connection, instance=replaced.instance, successor=listener.instance
                 )
             )
-            self._end_registration(displaced, Reason.LISTENER_QUOTA)
-        elif displaced is not None and displaced.handle is not listener.handle:
-            self._outputs.append(EndRegistration(displaced, Reason.SUPERSEDED))
+            self._end_registration(replaced, Reason.LISTENER_QUOTA)
+        elif replaced is not None and replaced.handle is not listener.handle:
+            self._outputs.append(EndRegistration(replaced, Reason.SUPERSEDED))
         for dead in replaces:
             if dead != listener.instance:
                 ended = self.listeners.declare_gone(listener.connection, dead)
@@ -470,7 +471,8 @@ class Broker(Generic[HandleT]):
         self.rendezvous.establish(rendezvous_id)
 
     def withdraw(self, rendezvous_id: str, now: float) -> None:
-        """End a rendezvous whose listener has reported that it does not open its data channel."""
+        """End a rendezvous that is not needed any more: its listener does not open its data channel, or its sender no
+        longer waits."""
         self._end(rendezvous_id, Input.WITHDRAWN, now)
 
     def drop_pair(self, rendezvous_id: str, now: float) -> None:

@@ -9,9 +9,9 @@ The rules:
 3. Another instance is another listener, even with the same key. A name is never "already in use".
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
 5. An instance that an administrator has dropped may not register for `DROPPED_SECONDS`.
-6. When all places of a hybrid connection are taken, a newcomer may displace a listener: see `displacement.py`. There,
-   an instance that was registered for `SENIORITY_SECONDS` keeps the time of its first registration while its control
-   channel is interrupted.
+6. When all places of a hybrid connection are taken, a newcomer may displace a listener: see `displacement.py`. For
+   this comparison, an instance that was registered for `SENIORITY_SECONDS` keeps the time of its first registration
+   while its control channel is interrupted.
 
 The caller ensures that a peer that registers an instance, or declares it gone, has proved that it has the instance's
 secret. Therefore no other peer can exclude an instance by registering it with a higher generation.
@@ -63,8 +63,7 @@ class _Departed:
 
 @attrs.frozen
 class _Senior:
-    #: When it registered first.
-    since: float
+    first_registered_at: float
     #: When this entry is forgotten.
     until: float
 
@@ -80,8 +79,8 @@ class _Connection(Generic[HandleT]):
     departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
     #: Since when each registered instance has been registered without interruption.
     registered_since: dict[str, float] = attrs.field(factory=dict)
-    #: When each registered instance first registered.
-    since: dict[str, float] = attrs.field(factory=dict)
+    #: When each registered instance first registered; see rule 6.
+    first_registered_at: dict[str, float] = attrs.field(factory=dict)
     #: Instances that are offered no new sessions, because an administrator drains them. An instance that is
     #: registered or remembered stays here until that is undone.
     draining: set[str] = attrs.field(factory=set)
@@ -89,7 +88,7 @@ class _Connection(Generic[HandleT]):
     targets: dict[str, TargetHealth] = attrs.field(factory=dict)
     #: How often each registered instance was chosen.
     chosen: dict[str, Chosen] = attrs.field(factory=dict)
-    #: The same as `since` for departed instances that were registered for `SENIORITY_SECONDS`.
+    #: The same as `first_registered_at` for departed instances that were registered for `SENIORITY_SECONDS`.
     seniors: dict[str, _Senior] = attrs.field(factory=dict)
 
 
@@ -98,8 +97,8 @@ class ListenerTable(Generic[HandleT]):
 
     - `register`, `remove`, `drop`, `declare_gone`, `revoke` and `forget` change it, and return what has ended;
       `set_draining`, `report_target` and `count_choice` change it, too.
-    - `choose`, `find`, `is_draining`, `target_of`, `unhealthy`, `chosen`, `is_remembered`, `why_not`, `since`, `of`,
-      `all` and `count` only read it.
+    - `choose`, `find`, `is_draining`, `target_of`, `unhealthy`, `chosen`, `registered_since`, `is_remembered`,
+      `why_not`, `of`, `all` and `count` only read it.
     """
 
     def __init__(
@@ -144,31 +143,33 @@ class ListenerTable(Generic[HandleT]):
         """
         now = self._clock()
         known = self._connections.get(listener.connection) or _Connection(Lottery(self._randbelow))
-        displaced = known.listeners.get(listener.instance)
+        replaced = known.listeners.get(listener.instance)
         departed = self._departed(known, listener.instance)
         if departed is not None and now < departed.kept_out_until:
             raise RendezvousError(Reason.ADMINISTRATOR_DROPPED.describe, reason=Reason.ADMINISTRATOR_DROPPED)
-        earlier = displaced or departed
+        earlier = replaced or departed
         if earlier is not None and listener.generation < earlier.generation:
             raise RendezvousError("a newer control channel of this instance has registered", reason=Reason.SUPERSEDED)
         senior = known.seniors.get(listener.instance)
-        since = known.since.get(listener.instance, now if senior is None else senior.since)
+        first = known.first_registered_at.get(
+            listener.instance, now if senior is None else senior.first_registered_at
+        )
         limit = self._max_per_connection if limit is None else limit
-        if displaced is None and len(known.listeners) >= limit:
-            displaced = self._choose_displaced(known, listener, since)
-            if displaced is None:
-                reason = Reason.LISTENER_QUOTA
-                raise RendezvousError(f"{len(known.listeners)} of {limit} are used", reason=reason)
-            known.since[displaced.instance] = now  # so that it cannot take its place back at once
-            self._depart(known, listener.connection, displaced.instance)
+        if replaced is None and len(known.listeners) >= limit:
+            replaced = self._choose_displaced(known, listener, first)
+            if replaced is None:
+                text = f"{len(known.listeners)} of {limit} listeners"
+                raise RendezvousError(text, reason=Reason.LISTENER_QUOTA)
+            # Its seniority ends, so that it cannot take its place back at once.
+            self._depart(known, listener.connection, replaced.instance, keeps_seniority=False)
         self._connections[listener.connection] = known
         known.departed.pop(listener.instance, None)
         known.seniors.pop(listener.instance, None)
-        known.since[listener.instance] = since
+        known.first_registered_at[listener.instance] = first
         known.registered_since.setdefault(listener.instance, now)
         known.listeners[listener.instance] = listener
         self.index.set(listener.connection, listener.instance, listener)
-        return displaced
+        return replaced
 
     def remove(self, listener: Listener[HandleT]) -> bool:
         """Remove a registration that was withdrawn, or whose control channel has ended.
@@ -195,7 +196,7 @@ class ListenerTable(Generic[HandleT]):
         return listener
 
     def set_draining(self, connection: str, instance: str, on: bool) -> bool:
-        """Choose a registered instance for no new sessions, or choose it again. `find` still returns it, so that its
+        """Stop choosing a registered instance for new sessions, or begin again. `find` still returns it, so that its
         sessions can resume.
 
         A drain stays in force while the instance is not registered, and can be ended then, too.
@@ -328,7 +329,7 @@ class ListenerTable(Generic[HandleT]):
         departed = None if known is None else self._departed(known, instance)
         return Reason.LISTENER_GONE if departed is not None and departed.gone else Reason.LISTENER_ABSENT
 
-    def since(self, listener: Listener[HandleT]) -> float:
+    def registered_since(self, listener: Listener[HandleT]) -> float:
         """Return since when the instance of a registered listener has been registered without interruption, on the
         clock of this table."""
         return self._connections[listener.connection].registered_since[listener.instance]
@@ -348,14 +349,14 @@ class ListenerTable(Generic[HandleT]):
         return len(self.index)
 
     def _choose_displaced(
-        self, known: _Connection[HandleT], newcomer: Listener[HandleT], since: float
+        self, known: _Connection[HandleT], newcomer: Listener[HandleT], first_registered_at: float
     ) -> Listener[HandleT] | None:
         def choose(is_drawn: bool) -> Listener[HandleT] | None:
             return choose_displaced(
                 tuple(known.listeners.values()),
-                known.since,
+                known.first_registered_at,
                 newcomer,
-                since,
+                first_registered_at,
                 is_drawn=is_drawn,
                 randbelow=self._randbelow,
             )
@@ -377,18 +378,19 @@ class ListenerTable(Generic[HandleT]):
         *,
         gone: bool = False,
         kept_out_until: float = -math.inf,
+        keeps_seniority: bool = True,
     ) -> None:
         now = self._clock()
         known.registered_since.pop(instance, None)
         known.targets.pop(instance, None)
         known.chosen.pop(instance, None)
-        since = known.since.pop(instance, math.inf)
-        if now - since >= SENIORITY_SECONDS:
+        first = known.first_registered_at.pop(instance, math.inf)
+        if keeps_seniority and now - first >= SENIORITY_SECONDS:
             known.seniors = {name: one for name, one in known.seniors.items() if one.until > now}
-            known.seniors[instance] = _Senior(since, now + DEPARTED_SECONDS)
+            known.seniors[instance] = _Senior(first, now + DEPARTED_SECONDS)
             if len(known.seniors) > max(len(known.listeners), self._max_per_connection):
                 # Forget the newest one, so that an attacker with a key cannot push out the others.
-                del known.seniors[max(known.seniors, key=lambda name: known.seniors[name].since)]
+                del known.seniors[max(known.seniors, key=lambda name: known.seniors[name].first_registered_at)]
         self.index.discard(connection, instance)
         before = known.listeners.pop(instance, None) or self._departed(known, instance)
         known.departed.pop(instance, None)

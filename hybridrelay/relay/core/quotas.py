@@ -286,7 +286,7 @@ def _event(key: _Key, level: Level, used: int, limit: int) -> Event:
 
 
 def _refusal(kind: QuotaKind, used: int, limit: int) -> RendezvousError:
-    return RendezvousError(f"{used} of {limit} are used", reason=_REASONS[kind])
+    return RendezvousError(f"{used} of {limit} {kind.value}", reason=_REASONS[kind])
 
 
 def _refusal_for_relay() -> RendezvousError:

@@ -103,9 +103,9 @@ class _PartyQueue:
     waiting: dict[Handshake, None] = attrs.field(factory=dict)
     #: The same for connections that have already had a handshake. They are served before the others.
     again: dict[Handshake, None] = attrs.field(factory=dict)
-    #: The number of the party's current entry in a heap, followed by the priority and position of that entry.
-    #: Entries with other numbers are out of date.
+    #: The number of the party's current entry in a heap. Entries with other numbers are out of date.
     entry: int = -1
+    #: The priority and position of that entry; None if there is none.
     queued: tuple[_Priority, float] | None = None
 
     @property
@@ -139,7 +139,7 @@ class HandshakeQueue:
     """Decides which connections may begin a handshake.
 
     Args:
-        total: the limit for all peers from whose address no peer has authenticated recently.
+        strangers: the limit for all peers from whose address no peer has authenticated recently.
         known: the limit for all other peers.
         each: the limit for one address.
         proved: the limit for all peers that have proved that they have a key.
@@ -149,7 +149,7 @@ class HandshakeQueue:
 
     def __init__(
         self,
-        total: RateLimit,
+        strangers: RateLimit,
         known: RateLimit,
         each: RateLimit,
         *,
@@ -160,7 +160,7 @@ class HandshakeQueue:
         self._totals = {
             _Priority.PROVED: _Outstanding(proved),
             _Priority.KNOWN: _Outstanding(known),
-            _Priority.STRANGERS: _Outstanding(total),
+            _Priority.STRANGERS: _Outstanding(strangers),
         }
         self._each = each
         self._each_key = each_key
@@ -231,7 +231,9 @@ class HandshakeQueue:
         return min(times, default=None)
 
     def authenticated(self, handshake: Handshake, now: float) -> None:
-        """Stop counting the handshakes of a peer that has presented a token or a ticket, and remember its address."""
+        """Stop counting the handshakes of a peer that has presented a token or a ticket, and remember its address.
+
+        Each of them also makes up for one that is outstanding, of its party and its priority."""
         for outstanding in handshake._counted_in:
             # Subtract two for each handshake, to make up for connections that do not authenticate, such as probes.
             outstanding.subtract(2)

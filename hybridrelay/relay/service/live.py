@@ -193,7 +193,7 @@ class RunningRelay:
             slot=one.key.slot.value,
             connection=one.connection,
             software=one.software,
-            since=self._time_of_day(self.broker.listeners.since(one)),
+            since=self._time_of_day(self.broker.listeners.registered_since(one)),
             sessions=traffic.pairs,
             bytes_to_client=traffic.to_client,
             bytes_to_connector=traffic.to_connector,

@@ -33,10 +33,10 @@ _MAX_MESSAGES = 64
 _MAX_TURNS = 64
 #: How long a worker whose main process no longer sends may take for its last messages to it (seconds).
 _LAST_MESSAGES_SECONDS = 1.0
-#: Attributes of `select`, which is searched for them at each use otherwise. Only Linux has them.
+#: Read once, because to look them up in `select` for each event would be slow. Only Linux has them.
 _IN, _OUT, _ERR = (getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLOUT", "EPOLLERR"))
-#: Conditions that are reported once, and that bytes may precede, after which a read stops: an end, an error, or
-#: urgent data.
+#: Conditions that epoll reports only once, and before which a read stops, so that it may return less than there is
+#: room for: the end of the stream, an error, and urgent data.
 _SHORTENS_READS = (
     select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI if hasattr(select, "EPOLLRDHUP") else 0
 )

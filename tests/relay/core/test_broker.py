@@ -215,7 +215,7 @@ def test_a_refused_listener_shows_at_once_that_the_quota_is_used_up() -> None:
     scene.register("a")
     scene.broker.take()
     assert list(scene.broker.quotas.most_used()) == [], "nobody was refused, and the regular check is not yet due"
-    with pytest.raises(RendezvousError, match="1 of 1 are used"):
+    with pytest.raises(RendezvousError, match="1 of 1 listeners"):
         scene.broker.register(scene.listener("b"), scene.now)
     assert list(scene.broker.quotas.most_used()) == [(NAME, QuotaKind.LISTENERS, 1, 1)]
 

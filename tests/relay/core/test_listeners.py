@@ -567,12 +567,12 @@ def test_since_when_an_instance_has_been_registered() -> None:
     now += SENIORITY_SECONDS
     renewed = listener("a", 2)
     listeners.register(renewed)
-    assert listeners.since(renewed) == 10.0, "it was registered all the time"
+    assert listeners.registered_since(renewed) == 10.0, "it was registered all the time"
     listeners.drop("sql", "a")
     now += DROPPED_SECONDS
     again = listener("a", 3)
     listeners.register(again)
-    assert listeners.since(again) == now, "there was a time without it"
+    assert listeners.registered_since(again) == now, "there was a time without it"
 
 
 def test_what_a_listener_reports_about_its_target_lasts_as_long_as_its_registration() -> None:
