@@ -209,7 +209,12 @@ def _add_filter(parser: Parser) -> None:
         "--until", metavar="TIME", type=values.moment, help="only records before then, in the same forms"
     )
     parser.add_argument("--label", metavar="L", default="", help="only identities with this label")
-    parser.add_argument("--target", metavar="T", default="", help="only this target: a host, or host:port")
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        default="",
+        help="only this target: a host, or a target as in the records: db:5432, dns:53/udp, unix:/path",
+    )
     parser.add_argument(
         "--connection", metavar="NAME", type=values.connection_name, help="only this hybrid connection"
     )

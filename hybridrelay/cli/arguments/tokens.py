@@ -13,7 +13,8 @@ in the header 'Authorization: Bearer TOKEN'. The relay stores only a hash of it.
 
 Each role also allows what the roles before it allow:
   viewer     see everything except keys and tokens
-  operator   end listeners, senders and sessions, and drain the relay
+  operator   end listeners, senders and sessions, and drain the relay or one of
+             its connectors
   admin      change hybrid connections, rules, keys and tokens, and see keys
 """
 _CREATE = """\
