@@ -12,24 +12,28 @@ The rules:
    are left, and after 30 days, those of each day. Each signature covers everything before it, so those in between
    prove little more. Only somebody who has the key of a log can add to what is compared here, so nobody else can have
    its checkpoints deleted.
-4. When the room is almost used up, each log to which a checkpoint is added makes room itself: the checkpoints of this
-   log and instance are thinned early, but not those of the last hour (`PRESSED`). So a few programs that are busy all
-   the time do not use up the room.
+4. When the room for a hybrid connection is almost used up, each of its logs to which one is added makes room itself:
+   the checkpoints of this log and instance are thinned early, but not those of the last hour (`PRESSED`). So a few
+   programs that are busy all the time do not use up the room.
 5. No hybrid connection may have more than a part of what is still free in the first half of the file (`FREE_PART`).
    About 50 hybrid connections together can use up that half.
 6. The second half is for hybrid connections that have few checkpoints: each may have `FEW_ROWS`, but not more than a
    small part of what is still free in the whole file (`FEW_PART`). So there is room for `FEW_ROWS` of another one
-   even if 100 hybrid connections take all they can (with the longest names; 400 with short ones), then for fewer; and
-   only after about 1,000 (1,500 with short names) is its first checkpoint refused. One that has more than it may have
-   then, such as the 260 of a log that has had one every minute for two days, cannot add any from about 300 on.
-   Nobody's evidence is deleted to make room for others. `FEW_ROWS` are enough for a log with a checkpoint every
-   minute, because it makes room for itself by rule 4.
-7. Clients may use three quarters of each of these parts (`CLIENT_PART`), as of all other limits.
-8. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
+   even if 100 hybrid connections take all they can (with the longest names; 400 with short ones), and then for fewer.
+7. Whatever others have used up, a hybrid connection may have `LEAST_ROWS`; and a log that has no room for another
+   checkpoint goes on: a later one takes the place of one of its own (`least_needed`). It has to be signed with the
+   same key. While others have left no room for `FEW_ROWS`, a connector may also have one with an earlier key replaced
+   that came from the same instance: the keys of a log change every day. For this, the file may become larger by
+   `REPLACING_PART`; only about 9,000 hybrid connections together use that up. Nobody's evidence is deleted to make
+   room for others.
+8. Clients may use three quarters of each of these parts (`CLIENT_PART`), as of all other limits.
+9. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -44,6 +48,7 @@ __all__ = [
     "FEW_ROWS",
     "FREE_PART",
     "KEPT_SECONDS",
+    "LEAST_ROWS",
     "MAX_BYTES",
     "MAX_LOGS",
     "MAX_ROWS",
@@ -52,12 +57,14 @@ __all__ = [
     "PRESSED",
     "PRESS_ROWS",
     "PRESS_SECONDS",
+    "REPLACING_PART",
     "RESERVED_PART",
     "THINNED",
     "CheckpointQuery",
     "CheckpointsFull",
     "KeptCheckpoint",
     "Pace",
+    "least_needed",
     "row_bytes",
 ]
 
@@ -82,6 +89,12 @@ PRESS_ROWS: Final = 250
 PRESS_SECONDS: Final = 30.0
 #: The maximum size of all checkpoints (bytes): 160,000 to 400,000, depending on the length of names.
 MAX_BYTES: Final = 256 << 20
+#: By how much of it the file may become larger while logs replace their own checkpoints, and hybrid connections have
+#: no more than `LEAST_ROWS`. What is replaced leaves gaps: at worst two thirds of a page of SQLite, in simulated
+#: attacks a third of the file.
+REPLACING_PART: Final = 1.0
+#: How many checkpoints of a hybrid connection are kept whatever others have used up.
+LEAST_ROWS: Final = 16
 #: Of the file, how much is reserved for hybrid connections with few checkpoints; see rule 6.
 RESERVED_PART: Final = 0.5
 #: Of the other part, as far as it is free, how much a hybrid connection may have used up itself.
@@ -89,6 +102,8 @@ FREE_PART: Final = 0.25
 #: How many checkpoints are few, and how much of the room that is free in the whole file they may use.
 FEW_ROWS: Final = 400
 FEW_PART: Final = 1 / 128
+#: Checkpoints that are newer than this (seconds) are equally new for `least_needed`.
+_NEW_SECONDS: Final = 60.0
 PACE_SECONDS: Final = 10.0
 PACE_BURST: Final = 5
 
@@ -100,6 +115,29 @@ def row_bytes(connection: str) -> int:
     compare this with files.
     """
     return 700 + 4 * len(connection.encode())
+
+
+def least_needed(received: Sequence[float], now: float) -> int | None:
+    """Return which checkpoint of a log can best be replaced by a later one.
+
+    It is the one that would leave the smallest gap in proportion to its age, and never the first one. So the
+    distances between those that are left grow with their age, and what can be hidden from them is a part of the time
+    that has passed since, which is smaller the more there are.
+
+    Args:
+        received: when the log's checkpoints were received (seconds since 1970), in the order in which they were.
+        now: when the one was received that is to replace one of them.
+
+    Returns:
+        Its index; None if there are fewer than two.
+    """
+    # A time after that of a later one was read from a clock that was wrong.
+    times = [*itertools.accumulate(reversed((*received, now)), min)][::-1]
+
+    def gap(index: int) -> float:
+        return (times[index + 1] - times[index - 1]) / max(now - times[index], _NEW_SECONDS)
+
+    return min(range(1, len(received)), key=gap, default=None)
 
 
 @attrs.frozen

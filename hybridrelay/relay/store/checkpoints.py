@@ -19,17 +19,20 @@ from ..checkpoints import (
     FEW_ROWS,
     FREE_PART,
     KEPT_SECONDS,
+    LEAST_ROWS,
     MAX_BYTES,
     MAX_LOGS,
     MAX_ROWS,
     PRESS_ROWS,
     PRESS_SECONDS,
     PRESSED,
+    REPLACING_PART,
     RESERVED_PART,
     THINNED,
     CheckpointQuery,
     CheckpointsFull,
     KeptCheckpoint,
+    least_needed,
     row_bytes,
 )
 from .expendable import ExpendableFile, ExpendableFileError
@@ -103,6 +106,17 @@ _THIN_LOG: Final = _THIN_WHERE.format(
     "connection = :connection AND log = :log AND instance = :instance AND for_client = :for_client"
     " AND +received_at < :end"
 )
+_STORED: Final = "SELECT 1 FROM checkpoints WHERE connection = ? AND log = ? AND seq = ? AND head = ? AND key = ?"
+_LATEST: Final = """
+    SELECT ifnull(max(seq), -1) FROM checkpoints WHERE connection = ? AND log = ? AND key = ? AND for_client = ?
+    """
+#: The checkpoints of which one may be replaced; see rule 7.
+_REPLACEABLE: Final = """
+    SELECT id, received_at FROM checkpoints
+    WHERE connection = ? AND log = ? AND for_client = ? AND (key = ? OR (? AND instance = ?)) ORDER BY id LIMIT ?
+    """
+#: Among how many of them, the earliest ones.
+_MAX_REPLACEABLE: Final = 256
 
 
 #: When the first checkpoint of each part of a day was stored, in the order in which they were.
@@ -124,12 +138,17 @@ class CheckpointFile:
 
     Args:
         state_dir: the state directory.
-        max_bytes: the maximum size of the file.
+        max_bytes: the maximum size of all checkpoints. The file may become larger by `REPLACING_PART`.
     """
 
     def __init__(self, state_dir: Path, max_bytes: int = MAX_BYTES) -> None:
         self.file = ExpendableFile(
-            state_dir / CHECKPOINTS_FILE, "the file of audit checkpoints", _SCHEMA, _VERSION, max_bytes, _MIGRATIONS
+            state_dir / CHECKPOINTS_FILE,
+            "the file of audit checkpoints",
+            _SCHEMA,
+            _VERSION,
+            int(max_bytes * (1 + REPLACING_PART)),
+            _MIGRATIONS,
         )
         self._max_bytes = max_bytes
         self._database: sqlite3.Connection | None = None
@@ -188,6 +207,8 @@ class CheckpointFile:
 
     def _keep(self, database: sqlite3.Connection, one: KeptCheckpoint, for_client: bool) -> str:
         """Store a checkpoint. Returns which limit is reached; empty if none is."""
+        if database.execute(_STORED, (one.connection, one.log, one.seq, one.head, one.key)).fetchone():
+            return ""
         max_logs, max_rows = (CLIENT_LOGS, CLIENT_ROWS) if for_client else (MAX_LOGS, MAX_ROWS)
         rest = "; the rest is reserved for connectors" if for_client else ""
         known = dict(
@@ -196,27 +217,55 @@ class CheckpointFile:
         if one.log not in known and len(known) >= max_logs:
             return f"checkpoints of {max_logs} audit logs are kept for this hybrid connection already{rest}"
         rows = sum(known.values())
-        part = self._part(database, one.connection, for_client)
+        part, is_short = self._part(database, one.connection, for_client)
         allowed = min(max_rows, part)
-        if (missing := rows - allowed + min(PRESS_ROWS, allowed // 4)) > 0 and one.log in known:
+        missing = rows - allowed + min(PRESS_ROWS, allowed // 4)
+        if rows <= allowed and missing > 0 and one.log in known:
             rows -= self._press(database, one, missing, for_client)
-        if rows >= max_rows:
-            return f"{max_rows} checkpoints are kept for this hybrid connection already{rest}"
-        if rows >= part:
+        if rows >= allowed and not self._make_way(database, one, for_client, any_key=is_short and not for_client):
+            if rows >= max_rows:
+                return f"{max_rows} checkpoints are kept for this hybrid connection already{rest}"
             return f"{rows} checkpoints are already kept for this hybrid connection, and no room is left{rest}"
         database.execute(_INSERT, (*attrs.astuple(one)[:-1], for_client))
         return ""
 
-    def _part(self, database: sqlite3.Connection, connection: str, for_client: bool) -> int:
-        """Return how many checkpoints a hybrid connection may have now, at least 1; see rules 5 to 7."""
+    def _part(self, database: sqlite3.Connection, connection: str, for_client: bool) -> tuple[int, bool]:
+        """Return how many checkpoints a hybrid connection may have now, and whether others have left no room for
+        `FEW_ROWS`; see rules 5 to 8."""
         (pages,), (unused,), (size,) = (
             database.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
         )
         free = max(0, self._max_bytes - (pages - unused) * size)
         unreserved = max(0.0, free - self._max_bytes * RESERVED_PART)
         row = row_bytes(connection)
-        part = max(unreserved * FREE_PART / row, min(FEW_ROWS, free * FEW_PART / row))
-        return max(1, int(part * (CLIENT_PART if for_client else 1)))
+        few = free * FEW_PART / row
+        part = max(unreserved * FREE_PART / row, min(FEW_ROWS, few), LEAST_ROWS)
+        return max(1, int(part * (CLIENT_PART if for_client else 1))), few < FEW_ROWS
+
+    def _make_way(
+        self, database: sqlite3.Connection, one: KeptCheckpoint, for_client: bool, *, any_key: bool
+    ) -> bool:
+        """Delete a checkpoint of the log to which a later one is to be added; see rule 7.
+
+        Args:
+            database: the file.
+            one: the later one.
+            for_client: see `keep`. Only those that were stored with the same value are replaced.
+            any_key: whether those of its instance may be replaced, whatever their key.
+
+        Returns:
+            Whether there was one.
+        """
+        (latest,) = database.execute(_LATEST, (one.connection, one.log, one.key, for_client)).fetchone()
+        if one.seq <= latest:  # anybody who has seen an earlier one can repeat it
+            return False
+        values = (one.connection, one.log, for_client, one.key, any_key, one.instance, _MAX_REPLACEABLE)
+        found = database.execute(_REPLACEABLE, values).fetchall()
+        index = least_needed([received_at for _, received_at in found], one.received_at)
+        if index is None:
+            return False
+        database.execute("DELETE FROM checkpoints WHERE id = ?", (found[index][0],))
+        return True
 
     def _press(self, database: sqlite3.Connection, one: KeptCheckpoint, wanted: int, for_client: bool) -> int:
         """Delete checkpoints of the log to which one is to be added; see `PRESSED`. Returns how many."""

@@ -7,12 +7,13 @@ import itertools
 import random
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -23,11 +24,14 @@ from hybridrelay.relay.checkpoints import (
     FEW_PART,
     FEW_ROWS,
     KEPT_SECONDS,
+    LEAST_ROWS,
     MAX_BYTES,
+    REPLACING_PART,
     CheckpointQuery,
     CheckpointsFull,
     KeptCheckpoint,
     Pace,
+    least_needed,
     row_bytes,
 )
 from hybridrelay.relay.store import checkpoints as module
@@ -91,9 +95,9 @@ def test_a_flood_removes_nothing_and_other_hybrid_connections_are_not_affected(
     with pytest.raises(CheckpointsFull, match="of 4 audit logs"):
         file.keep(one(1, log="f" * 16))
     for number in range(100, 146):
-        file.keep(one(number))
+        file.keep(attrs.evolve(one(number), key="ed25519:forged"))
     with pytest.raises(CheckpointsFull, match="50 checkpoints"):
-        file.keep(one(1000))
+        file.keep(attrs.evolve(one(1000), key="ed25519:another"))
     file.keep(one(1, connection="other"))
     assert seqs(file, connection="orders")[0] == 7
     assert len(seqs(file, connection="orders")) == 50
@@ -131,8 +135,8 @@ def test_a_log_makes_room_only_at_its_own_expense(file: CheckpointFile, monkeypa
         file.keep(attrs.evolve(one(100 + number, log="2" * 16, at=NOW + number), instance="b" * 32))
     with pytest.raises(CheckpointsFull, match="40 checkpoints"):
         file.keep(one(1, log="3" * 16, at=NOW + DAY))  # it has none
-    with pytest.raises(CheckpointsFull, match="40 checkpoints"):
-        file.keep(one(200, log="2" * 16, at=NOW + DAY))  # it has none of this instance
+    with pytest.raises(CheckpointsFull, match="40 checkpoints"):  # it has none of this instance, and none of this key
+        file.keep(attrs.evolve(one(200, log="2" * 16, at=NOW + DAY), key="ed25519:other"))
     assert len(seqs(file)) == 40
     file.keep(one(200, log="1" * 16, at=NOW + DAY))
     assert seqs(file, log="1" * 16) == [0, 19, 200]
@@ -150,7 +154,7 @@ def test_clients_leave_room_for_connectors(file: CheckpointFile, monkeypatch: py
     for number in range(2, 5):
         file.keep(one(number, log=f"{0:016x}"), for_client=True)
     with pytest.raises(CheckpointsFull, match=r"6 checkpoints .* reserved for connectors"):
-        file.keep(one(9, log=f"{0:016x}"), for_client=True)
+        file.keep(attrs.evolve(one(9, log=f"{0:016x}"), key="ed25519:other"), for_client=True)
     file.keep(one(2, log="f" * 16))
 
 
@@ -292,8 +296,8 @@ SCALE = 32
 
 @pytest.fixture
 def scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CheckpointFile]:
-    for name in ("MAX_ROWS", "CLIENT_ROWS", "FEW_ROWS", "PRESS_ROWS"):
-        monkeypatch.setattr(module, name, getattr(module, name) // SCALE)
+    for name in ("MAX_ROWS", "CLIENT_ROWS", "FEW_ROWS", "PRESS_ROWS", "LEAST_ROWS"):
+        monkeypatch.setattr(module, name, max(1, getattr(module, name) // SCALE))
     made = CheckpointFile(tmp_path, MAX_BYTES // SCALE)
     yield made
     made.close()
@@ -308,7 +312,8 @@ def test_many_hybrid_connections_together_leave_room_for_others(
     going_on = [f"a{number}".ljust(length, "x") for number in range(60)]
     for number in range(1000):
         for name in list(going_on):
-            row = attrs.evolve(one(number, connection=name, log=f"{number % 48:016x}"), key=f"k{number}")
+            row = one(number, connection=name, log=f"{number % 48:016x}")
+            row = attrs.evolve(row, key=f"k{number}", instance=f"{number:032x}")
             try:
                 scaled.keep(row, for_client=for_client)
             except CheckpointsFull:
@@ -324,7 +329,8 @@ def test_many_hybrid_connections_together_leave_room_for_others(
         assert seqs(scaled, connection=other) == list(range(few))
     with pytest.raises(CheckpointsFull, match="reserved for connectors"):  # noqa: PT012
         for number in range(1000):
-            scaled.keep(one(number, connection="third"), for_client=True)
+            row = attrs.evolve(one(number, connection="third"), key=f"k{number}")
+            scaled.keep(row, for_client=True)
     assert len(seqs(scaled, connection="third")) >= int(few * CLIENT_PART)
     scaled.keep(one(1001, connection="third"))
 
@@ -334,9 +340,154 @@ def test_the_first_checkpoints_of_hundreds_of_hybrid_connections_are_kept(scaled
         name = f"a{number}".ljust(260, "x")
         with contextlib.suppress(CheckpointsFull):
             for seq in range(1000):
-                scaled.keep(attrs.evolve(one(seq, connection=name), key=f"k{seq}"))
+                scaled.keep(attrs.evolve(one(seq, connection=name), key=f"k{seq}", instance=f"{seq:032x}"))
         assert 0 in seqs(scaled, connection=name)
     scaled.keep(one(1, connection="honest"))
+
+
+@pytest.mark.parametrize("length", [6, 260])
+def test_a_connector_goes_on_for_days_although_others_have_used_up_all_room(tmp_path: Path, length: int) -> None:
+    """It has had a checkpoint every minute for two days when a thousand hybrid connections have taken all they can.
+    It begins another file with another key every day, and is started again once, with another instance."""
+    file = CheckpointFile(tmp_path, MAX_BYTES // SCALE)
+    name = "orders".ljust(length, "x")
+    begin = NOW - 2 * DAY
+    fill_with(file, name, [begin + minute * 60.0 for minute in range(2 * 1440)])
+    file.sweep(NOW)
+    before = len(seqs(file, connection=name))
+    assert before >= 200
+    used_up(file)
+    instance = "a" * 32
+    at = NOW
+    for number in range(600):
+        at += 600.0
+        if number == 200:
+            instance = "b" * 32
+        row = one(10_000 + number, connection=name, at=at)
+        file.keep(attrs.evolve(row, key=f"ed25519:{int(at // DAY)}", instance=instance))
+    found = file.read(CheckpointQuery(10_000, connection=name))
+    assert len(found) <= before
+    assert (found[0].seq, found[-1].seq) == (0, 10_599)
+    # Of what was received, no more than a part of the time since can be hidden.
+    for received in [NOW + 600.0 * number for number in range(1, 600)]:
+        latest = max(each.received_at for each in found if each.received_at <= received)
+        assert received - latest <= (at - received) / 4 + 600.0
+    with pytest.raises(CheckpointsFull):  # neither its key nor its instance
+        file.keep(attrs.evolve(one(20_000, connection=name, at=at), key="ed25519:forged", instance="c" * 32))
+    for number in range(100):  # another hybrid connection begins, and goes on
+        file.keep(one(number, connection="new", at=at + 60.0 * number))
+    assert len(seqs(file, connection="new")) == LEAST_ROWS
+    assert {0, 98, 99} <= set(seqs(file, connection="new"))
+    file.close()
+
+
+def fill_with(file: CheckpointFile, name: str, times: Sequence[float]) -> None:
+    """Store checkpoints of one log without looking at the limits."""
+
+    def fill(database: sqlite3.Connection) -> None:
+        for seq, at in enumerate(times):
+            row = attrs.evolve(one(seq, connection=name, at=at), key=f"ed25519:{int(at // DAY)}")
+            database.execute(module._INSERT, (*attrs.astuple(row)[:-1], False))
+
+    file._repeated(fill)
+
+
+def used_up(file: CheckpointFile) -> None:
+    """Let others use up all the room that hybrid connections with many checkpoints can have."""
+
+    def fill(database: sqlite3.Connection) -> None:
+        number = 0
+        while used_bytes(database) < MAX_BYTES // SCALE:
+            for _ in range(100):
+                number += 1
+                row = attrs.evolve(one(number, connection=f"other{number % 100}".ljust(260, "x")), key="k" * 52)
+                database.execute(module._INSERT, (*attrs.astuple(row)[:-1], False))
+
+    file._repeated(fill)
+
+
+@pytest.mark.parametrize(
+    ("changes", "for_client", "is_short", "is_kept"),
+    [
+        ({}, False, False, True),
+        ({"seq": 19, "head": f"{19:064x}"}, False, True, True),  # it is stored already
+        ({"seq": 19, "head": "f" * 64}, False, True, False),  # anybody may have seen an earlier one, and repeats it
+        ({"instance": "b" * 32}, False, False, True),  # the key says whose log it is
+        ({"key": "ed25519:other"}, False, False, False),  # another relay may have the instance's secret
+        ({"key": "ed25519:other"}, False, True, True),
+        ({"key": "ed25519:other", "instance": "b" * 32}, False, True, False),
+        ({"log": "2" * 16}, False, True, False),
+        ({}, True, True, False),  # it may be a client, which has none of these
+        ({"connection": "other"}, False, True, True),
+    ],
+)
+def test_which_checkpoint_replaces_another_one(
+    file: CheckpointFile,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    for_client: bool,
+    is_short: bool,
+    is_kept: bool,
+) -> None:
+    for number in range(20):
+        file.keep(one(number, at=NOW + number))
+    monkeypatch.setattr(module, "MAX_ROWS", 20)
+    monkeypatch.setattr(module, "CLIENT_ROWS", 20)
+    monkeypatch.setattr(module, "PRESS_ROWS", 0)
+    if is_short:
+        monkeypatch.setattr(module, "FEW_PART", 0)
+    before = seqs(file)
+    row = attrs.evolve(one(20, at=NOW + 20), **changes)  # type: ignore[arg-type]
+    with contextlib.nullcontext() if is_kept else pytest.raises(CheckpointsFull, match="20 checkpoints"):
+        file.keep(row, for_client=for_client)
+    if is_kept and row.seq == 20 and row.connection == "orders":
+        assert (len(seqs(file)), seqs(file)[0], seqs(file)[-2:]) == (20, 0, [19, 20])
+    else:
+        assert seqs(file, connection="orders") == before
+
+
+@pytest.mark.parametrize(
+    ("received", "now", "index"),
+    [
+        ([], 0.0, None),
+        ([0.0], 100.0, None),
+        ([0.0, 50.0], 100.0, 1),
+        # All have the same distances, so the earliest is needed least: it is the oldest.
+        ([0.0, 100.0, 200.0, 300.0], 400.0, 1),
+        # Their distances grow with their age.
+        ([0.0, 600.0, 900.0, 960.0, 990.0], 1000.0, 4),
+        # A clock that was wrong for a moment.
+        ([0.0, 100.0, 9e9, 300.0], 400.0, 1),
+        ([500.0, 600.0, 1.0, 700.0], 800.0, 1),
+    ],
+)
+def test_which_checkpoint_is_needed_least(received: list[float], now: float, index: int | None) -> None:
+    assert least_needed(received, now) == index
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 1.0, 10.0, 60.0, 3600.0, 86_400.0]), min_size=100, max_size=400),
+    st.integers(40, 80),
+)
+def test_what_is_left_after_many_were_replaced(steps: list[float], kept: int) -> None:
+    """The first one and the latest ones are left. What was received before any moment can be told from what is left,
+    except for a part of the time since."""
+    now, received, left = NOW, [NOW], [NOW]
+    for step in steps:
+        now += step
+        if len(left) == kept:
+            index = least_needed(left, now)
+            assert index is not None
+            assert index > 0
+            del left[index]
+        left.append(now)
+        received.append(now)
+    assert len(left) == min(kept, len(received))
+    assert left[0] == NOW
+    for at in received:
+        before = max(one for one in left if one <= at)
+        assert at - before <= 2 * max(now - at, 60.0)
 
 
 def test_a_busy_log_is_kept_although_its_hybrid_connection_has_room_for_few(
@@ -357,35 +508,51 @@ def test_a_busy_log_is_kept_although_its_hybrid_connection_has_room_for_few(
 
 
 class FileMachine(RuleBasedStateMachine):
-    """Hybrid connections fill a small file in any order. One that has few checkpoints can add one, and none is
-    lost."""
+    """Hybrid connections fill a small file in any order. One that has few checkpoints can add one, none is lost, and
+    a log of which two are kept can go on with any of its keys."""
 
     BYTES = 1 << 20
     FEW = 12
+    LEAST = 2
+    LOG = "1" * 16
     NAMES = tuple(f"{letter}".ljust(length, letter) for length in (1, 130, 260) for letter in "abcdef")
 
     def __init__(self) -> None:
         super().__init__()
         self._patch = pytest.MonkeyPatch()
-        for name, value in (("MAX_ROWS", 300), ("CLIENT_ROWS", 225), ("FEW_ROWS", self.FEW), ("PRESS_ROWS", 8)):
+        limits = {
+            "MAX_ROWS": 300,
+            "CLIENT_ROWS": 225,
+            "FEW_ROWS": self.FEW,
+            "PRESS_ROWS": 8,
+            "LEAST_ROWS": self.LEAST,
+        }
+        for name, value in limits.items():
             self._patch.setattr(module, name, value)
         self._folder = tempfile.TemporaryDirectory()
         Path(self._folder.name).chmod(0o700)
         self.file = CheckpointFile(Path(self._folder.name), self.BYTES)
         self.kept: dict[str, list[int]] = {name: [] for name in self.NAMES}
+        self.keys = Counter[str]()
         self.seq = 0
+        for name in self.NAMES:
+            for _ in range(2):
+                self.seq += 1
+                row = one(self.seq, connection=name, log=self.LOG, at=NOW + 60.0 * self.seq)
+                self.file.keep(attrs.evolve(row, key=f"key 0 of {name}"))
 
     def add(self, name: str, *, for_client: bool) -> bool:
         self.seq += 1
         free = self.BYTES - self.file._repeated(used_bytes)
-        # Another key for each, so that no log makes room for itself.
-        row = attrs.evolve(one(self.seq, connection=name), key=f"k{self.seq}")
+        # Another key and instance for each, so that no log makes room for itself.
+        row = attrs.evolve(one(self.seq, connection=name), key=f"k{self.seq}", instance=f"{self.seq:032x}")
         part = CLIENT_PART if for_client else 1.0
-        few = max(1, int(min(self.FEW, free * FEW_PART / row_bytes(name)) * part))
+        few = max(1, int(max(self.LEAST, min(self.FEW, free * FEW_PART / row_bytes(name))) * part))
         try:
             self.file.keep(row, for_client=for_client)
         except CheckpointsFull:
-            assert len(self.kept[name]) >= few, f"{name} has {len(self.kept[name])}, and may have {few}"
+            has = len(seqs(self.file, connection=name))
+            assert has >= few, f"{name} has {has}, and may have {few}"
             return False
         self.kept[name].append(self.seq)
         return True
@@ -401,14 +568,33 @@ class FileMachine(RuleBasedStateMachine):
         assert self.file.delete(name, "0f" * 8) == len(self.kept[name])
         self.kept[name] = []
 
+    @rule(name=st.sampled_from(NAMES), count=st.sampled_from([1, 5, 50]), has_new_key=st.booleans())
+    def the_first_log_of_the_file_goes_on(self, name: str, count: int, has_new_key: bool) -> None:
+        """It belongs to a connector of each hybrid connection, and begins before the others fill the file."""
+        if has_new_key and self.is_short(name):
+            self.keys[name] += 1
+        for _ in range(count):
+            self.seq += 1
+            self.file.keep(
+                attrs.evolve(
+                    one(self.seq, connection=name, log=self.LOG, at=NOW + 60.0 * self.seq),
+                    key=f"key {self.keys[name]} of {name}",
+                )
+            )
+
+    def is_short(self, name: str) -> bool:
+        free = self.BYTES - self.file._repeated(used_bytes)
+        return max(0, free) * FEW_PART / row_bytes(name) < self.FEW
+
     @invariant()
     def the_file_is_not_too_large(self) -> None:
-        assert self.file._repeated(used_bytes) <= self.BYTES
+        assert self.file._repeated(used_bytes) <= self.BYTES * (1 + REPLACING_PART)
 
     def teardown(self) -> None:
         try:
             for name, kept in self.kept.items():
-                assert seqs(self.file, connection=name) == kept, "nobody's checkpoints make room for others"
+                found = seqs(self.file, connection=name, log="0f" * 8)
+                assert found == kept, "nobody's checkpoints make room for others"
         finally:
             self.file.close()
             self._patch.undo()
