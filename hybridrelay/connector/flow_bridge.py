@@ -21,7 +21,8 @@ __all__ = ["FlowBridge", "FlowCarried"]
 #: Why the target cannot be reached, by errno (which the system derives from an ICMP message). Every other errno means
 #: TARGET_UNREACHABLE.
 _BY_ERRNO = {errno.ECONNREFUSED: Reason.TARGET_REFUSED, errno.ECONNRESET: Reason.TARGET_REFUSED}
-#: How many datagrams are received from the target before other tasks run: as many as a flow may queue.
+#: How many datagrams are received from the target before other tasks run, if the turn of the application is not over
+#: before that: as many as a flow may queue.
 _BATCH = MAX_QUEUED_DATAGRAMS
 
 
@@ -102,8 +103,12 @@ class FlowBridge:
             self._waiting.cancel()
 
     async def _receive(self) -> None:
-        """Wait for datagrams from the target, and pass on at most `_BATCH` of them."""
+        """Wait for datagrams from the target, and for a turn of the application, and pass on at most `_BATCH` of
+        them. What a target sends counts in the turn of the application, however many flows that has."""
         await trio.lowlevel.wait_readable(self._socket)
+        turns = self.flow.turns
+        if turns.begin():
+            await turns.next()
         for _ in range(_BATCH):
             try:
                 data = self._socket.recv(MAX_DATAGRAM + 1)
@@ -118,6 +123,8 @@ class FlowBridge:
             self.flow.send_nowait(data)
             self._datagrams_to_client += 1
             self._bytes_to_client += len(data)
+            if turns.use(1, len(data)):
+                return
 
     def _deliver(self) -> None:
         """Send to the target what has arrived from the client."""

@@ -19,7 +19,6 @@ from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
 from ..streams.conflict import ConflictDetector
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
-from ..streams.turns import SharedTurns
 from ..streams.waiter import Waiter
 from .bridging import Party
 from .stream_base import SessionPort, StreamBase
@@ -62,11 +61,6 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     def __repr__(self) -> str:
         states = self._state.states
         return f"<MuxStream {self._state.id} {states.sending.name}/{states.receiving.name}>"
-
-    @property
-    def turns(self) -> SharedTurns:
-        """See `SessionPort.turns`."""
-        return self._session.turns
 
     @property
     def was_aborted(self) -> bool:

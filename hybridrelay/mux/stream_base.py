@@ -85,6 +85,11 @@ class StreamBase:
         self._cancel_on_abort: trio.CancelScope | None = None
 
     @property
+    def turns(self) -> SharedTurns:
+        """See `SessionPort.turns`."""
+        return self._session.turns
+
+    @property
     def stream_id(self) -> int:
         """Unique among the streams and flows of the session, and the same on both sides."""
         return self._state.id

@@ -21,6 +21,7 @@ from hybridrelay.protocol.config import MAX_DATAGRAM
 from hybridrelay.protocol.open_metadata import PORT
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, Protocols
+from hybridrelay.streams.turns import MAX_FRAMES
 from hybridrelay.testing import session_pair
 
 from .served_session import ServedSession
@@ -282,6 +283,32 @@ async def test_every_end_is_reported_once_and_leaves_nothing(
     assert (event.outcome, event.to_client, event.reason) == ("broken", ending, reason)
     assert len(scene.service) == 0
     assert scene.service.shares.descriptors._held.total() == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_targets_send_counts_in_the_turn_of_the_application(nursery: trio.Nursery, target: Target) -> None:
+    """However many flows it has, in each pass of the event loop only so many datagrams are received for it."""
+    flows, burst = 20, 64
+    scene = await Scene.start(nursery, await target.bind())
+    sources = []
+    for _ in range(flows):
+        await scene.client.open_flow_nowait().send(b"send me much")
+        sources.append((await target.socket.recvfrom(100))[1])
+    sending = socket.fromfd(target.socket.fileno(), socket.AF_INET, socket.SOCK_DGRAM)
+    with sending:
+        for source in sources * burst:
+            sending.sendto(b"x", source)
+
+    def received() -> int:
+        return sum((flow.bytes_so_far or (0, 0))[1] for flow in scene.service)
+
+    most = before = received()
+    assert before == 0
+    with trio.fail_after(1000):
+        while before < flows * burst:
+            await trio.lowlevel.checkpoint()
+            most, before = max(most, received() - before), received()
+    assert most <= 2 * MAX_FRAMES
     nursery.cancel_scope.cancel()
 
 
