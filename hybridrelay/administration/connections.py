@@ -194,7 +194,8 @@ def import_connection(
         return False
     before_change()
     try:
-        registry.import_(record)  # if the name is taken, this fails, but the audit log has the attempt
+        # If the registry has a different one, this fails, and the audit log of the relay then shows the attempt.
+        registry.import_(record)
     except NameTaken:
         if not differences:  # somebody else has created it in the meantime
             raise
@@ -385,6 +386,6 @@ def _check_right(rule: Rule, role: Role) -> None:
     right = RIGHTS[role]
     if not rule.allows(right):
         raise ConfigurationError(
-            f"rule {rule.name} does not carry the right {right}, which the {role} needs",
+            f"rule {rule.name} does not have the right {right}, which the {role} needs",
             remedy="name another rule, or give this one the right with: hybridrelay rules set",
         )

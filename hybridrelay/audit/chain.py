@@ -144,7 +144,7 @@ def continued_message(seq: int, head: str, at: str, next_file: str, new_key: str
 
 @attrs.define
 class Chain:
-    """Makes the lines that follow a position. If a line could not be written, set `position` back.
+    """Makes the lines that follow a position. If a line could not be written, discard this object.
 
     Args:
         key: signs the lines.

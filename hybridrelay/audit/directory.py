@@ -74,7 +74,7 @@ DELETION_SECONDS: Final = 600.0
 
 #: What the directory needs besides records: lines about a deletion, the end of a file and the beginning of the next
 #: one, and two keys (bytes).
-_DELETION_BYTES = 16 * 1024
+_RESERVED_BYTES = 16 * 1024
 #: How much is read at once from the end of a file.
 _BLOCK = 64 * 1024
 
@@ -538,7 +538,7 @@ class AuditDirectory:
         if max_total is None:
             return
         assert state is not None
-        limit = max_total - needed - _DELETION_BYTES
+        limit = max_total - needed - _RESERVED_BYTES
         if state.size + self._ended_bytes <= limit:
             return
         self._ended_bytes = self._ended.size()

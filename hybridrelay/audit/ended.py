@@ -92,6 +92,7 @@ class EndedFiles:
             return
         if _NEW_EARLIER_KEYS in names:
             self._disk.remove(_NEW_EARLIER_KEYS)
+        # If there is too much, the oldest lines are left out. The content has to begin with a whole line.
         content = b"".join([*kept, line])[-self._max_keys_bytes :]
         begin = 0 if content.startswith(kept[0] if kept else line) else content.find(b"\n") + 1
         self._disk.create(_NEW_EARLIER_KEYS, content[begin:])

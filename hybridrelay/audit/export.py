@@ -57,7 +57,7 @@ def to_ocsf(record: Mapping[str, Any]) -> dict[str, Any]:
         class_, category, activity = 6003, 6, 99
     else:
         class_, category, activity = 0, 0, 99
-    failed = event in _FAILURES or (event in _SESSIONS and _SESSIONS[event][1])
+    failed = _is_failure(event)
     converted: dict[str, Any] = {
         "class_uid": class_,
         "category_uid": category,
@@ -95,15 +95,18 @@ def to_ocsf(record: Mapping[str, Any]) -> dict[str, Any]:
     if address := record.get("client_address"):
         converted["src_endpoint"] = {"ip": address}
     if label := record.get("label"):
-        converted["actor" if class_ == 4001 else "user"] = (
-            {"user": _user(record, str(label))} if class_ == 4001 else _user(record, str(label))
-        )
+        user = _user(record, str(label))
+        converted |= {"actor": {"user": user}} if class_ == 4001 else {"user": user}
     elif class_ == 3002:
         converted["user"] = {"name": "unknown"}
     if detail := record.get("detail") or record.get("reason"):
         converted["status_detail"] = detail
     converted["unmapped"] = {name: value for name, value in record.items() if name not in RESERVED}
     return converted
+
+
+def _is_failure(event: str) -> bool:
+    return event in _FAILURES or (event in _SESSIONS and _SESSIONS[event][1])
 
 
 def _user(record: Mapping[str, Any], label: str) -> dict[str, Any]:
@@ -136,7 +139,7 @@ def to_cef(record: Mapping[str, Any]) -> str:
     The hybrid connection, the route and the record's number are custom fields (``cs1``, ``cs2``, ``cn1``).
     """
     event = str(record.get("event"))
-    failed = event in _FAILURES or (event in _SESSIONS and _SESSIONS[event][1])
+    failed = _is_failure(event)
     fields: dict[str, object] = {"rt": _milliseconds(record)}
     for name, key in _CEF_KEYS.items():
         if name in record:

@@ -79,13 +79,13 @@ class RecordFilter:
 
 
 def verify_directory(
-    directory: Path, pinned: Collection[VerifyingKey] = (), witnessed: Collection[Checkpoint] = ()
+    directory: Path, trusted: Collection[VerifyingKey] = (), witnessed: Collection[Checkpoint] = ()
 ) -> Verdict:
     """Check all files of a directory.
 
     Args:
         directory: the directory, or a copy of it. A program may be writing to it.
-        pinned, witnessed: see `Verifier`.
+        trusted, witnessed: see `Verifier`.
 
     Raises:
         BadLine: a line is wrong.
@@ -93,7 +93,7 @@ def verify_directory(
     """
     for _ in range(_ATTEMPTS):
         try:
-            return _verified(directory, Verifier(pinned, witnessed))
+            return _verified(directory, Verifier(trusted, witnessed))
         except _FileGone:
             pass
     raise ConfigurationError(

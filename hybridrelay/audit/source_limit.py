@@ -3,8 +3,9 @@
 A peer that has a key of a hybrid connection can register and join without limit. Each time causes records at the
 relay, which would fill the audit log, and make it delete older records that matter more. The rules:
 
-1. Only the records in `LIMITED_SUBJECTS` count, except for those of what an administrator does (`_ADMINISTRATORS`).
-   That, and what a connector or client records about streams and sessions, is always recorded.
+1. Only the records in `LIMITED_SUBJECTS` count, and of these, not the ones about what an administrator has done
+   (`_is_administrators`). These, and what a connector or client records about streams and sessions, are never left
+   out.
 2. Each hybrid connection may cause `BURST` records at once, and `RATE` a second in the long run. Records above that
    are left out, and counted.
 3. `take_left_out` returns the counts, for a record about each hybrid connection with omitted records.
@@ -24,10 +25,11 @@ __all__ = ["BURST", "LIMITED_SUBJECTS", "RATE", "SourceLimit"]
 
 #: The first words of the names of the events that count.
 LIMITED_SUBJECTS: Final = frozenset({"listener", "rendezvous"})
-#: The events, and the reasons in other events, that an administrator of the relay has caused: a drain, a drop, a
-#: revoked key, a hybrid connection that was disabled or deleted. Peers cannot have them recorded.
-_ADMINISTRATORS: Final = frozenset({"listener.drain-started", "listener.drain-ended"})
-_ADMINISTRATORS_REASONS: Final = frozenset(
+#: The events that an administrator of the relay causes: a drain.
+_EVENTS_OF_ADMINISTRATORS: Final = frozenset({"listener.drain-started", "listener.drain-ended"})
+#: The reasons in other events that an administrator causes: a drop, a revoked key, a hybrid connection that was
+#: disabled or deleted.
+_REASONS_OF_ADMINISTRATORS: Final = frozenset(
     one.slug
     for one in (
         Reason.ADMINISTRATOR_DROPPED,
@@ -36,8 +38,9 @@ _ADMINISTRATORS_REASONS: Final = frozenset(
         Reason.UNKNOWN_CONNECTION,
     )
 )
-#: The events in which peers state these reasons, or cause them by asking.
-_OF_PEERS: Final = frozenset({"listener.refused", "listener.declined"})
+#: Events that peers cause even if the reason is one of these: a listener states it, or asks for something that is
+#: refused with it.
+_EVENTS_OF_PEERS: Final = frozenset({"listener.refused", "listener.declined"})
 #: How many records a hybrid connection may cause at once: when all of its connectors and clients come back.
 BURST: Final = 2000
 #: How many it may cause in the long run (per second). A client that reuses its session causes none.
@@ -95,6 +98,6 @@ class SourceLimit:
 
 def _is_administrators(record: Record) -> bool:
     """Return whether the record is about something that an administrator of the relay has done."""
-    if record.event in _ADMINISTRATORS:
+    if record.event in _EVENTS_OF_ADMINISTRATORS:
         return True
-    return record.event not in _OF_PEERS and record.fields.get("reason") in _ADMINISTRATORS_REASONS
+    return record.event not in _EVENTS_OF_PEERS and record.fields.get("reason") in _REASONS_OF_ADMINISTRATORS

@@ -88,7 +88,7 @@ class Verdict:
     signed_up_to: int
     #: Whether one of the keys that the caller trusts has signed. Otherwise the files may have been replaced as a
     #: whole.
-    is_pinned: bool
+    is_trusted: bool
     #: How many records at the beginning the log itself has deleted, as a signed record says.
     deleted: int
     #: The reasons that signed records give for deletions: ``age``, ``size``; sorted.
@@ -112,7 +112,7 @@ class Verifier:
     """Checks lines one after the other. After a `BadLine`, it must not be used any more.
 
     Args:
-        pinned: the public keys that the caller trusts. If there are any, one of them has to have signed.
+        trusted: the public keys that the caller trusts. If there are any, one of them has to have signed.
         witnessed: the checkpoints that a witness (another sink, or a relay) has kept. If there are any, at least
             one has to belong to this log. A checkpoint that contradicts the lines counts only if it is signed with a
             key of this log: otherwise anybody who can send checkpoints to the relay, or get a line into the log of
@@ -120,7 +120,7 @@ class Verifier:
             signature, because the sink has truncated its lines, all of them count.
     """
 
-    pinned: Collection[VerifyingKey] = ()
+    trusted: Collection[VerifyingKey] = ()
     witnessed: Collection[Checkpoint] = ()
     _files: list[FileReport] = attrs.field(factory=list, init=False)
     _file: _File | None = attrs.field(default=None, init=False)
@@ -179,7 +179,7 @@ class Verifier:
         covers = content["covers"]
         seq, head, at = covers.get("seq"), str(covers.get("head")), str(covers.get("at"))
         message = continued_message(seq, head, at, str(content.get("next")), str(content.get("new_key")))
-        signers = self.pinned if self._led_to is None else (self._led_to[0], *self.pinned)
+        signers = self.trusted if self._led_to is None else (self._led_to[0], *self.trusted)
         self._led_to = None
         if any(key.verifies(str(content.get("sig")), message) for key in signers):
             with contextlib.suppress(ValueError):
@@ -269,8 +269,8 @@ class Verifier:
                 1,
                 f"records 1 to {begin.seq} are missing, and no signed record says that they were deleted",
             )
-        is_pinned = not self._signers.isdisjoint(self.pinned) or self._led_to == (first.key, first.name)
-        if self.pinned and not is_pinned:
+        is_trusted = not self._signers.isdisjoint(self.trusted) or self._led_to == (first.key, first.name)
+        if self.trusted and not is_trusted:
             raise BadLine(
                 first.name,
                 1,
@@ -295,7 +295,7 @@ class Verifier:
             self._begun_at,
             self._ended_at,
             self._signed_up_to,
-            is_pinned,
+            is_trusted,
             begin.seq,
             tuple(sorted(set(self._deleted.values()))),
             self._witnessed_up_to,

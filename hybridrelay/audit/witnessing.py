@@ -31,7 +31,7 @@ class Witnessing:
         #: Set, and replaced, when a checkpoint was written.
         self._signed = trio.Event()
         #: For each relay: held by the task that sends to it. Others, over further control channels, wait.
-        self._turns: dict[str, trio.Lock] = {}
+        self._sending: dict[str, trio.Lock] = {}
 
     def signed(self, checkpoint: Checkpoint) -> None:
         """Note that a checkpoint was written. It is sent to all relays."""
@@ -49,7 +49,7 @@ class Witnessing:
             send: sends a checkpoint over one control channel.
         """
         failures = 0
-        async with self._turns.setdefault(host, trio.Lock()):
+        async with self._sending.setdefault(host, trio.Lock()):
             while True:
                 while (checkpoint := self.witnesses.wanted(host, trio.current_time())) is None:
                     await self._signed.wait()

@@ -70,7 +70,7 @@ _CLOSE_SECONDS = DELIVERY_SECONDS + 3.0
 
 
 class Client:
-    """Opens streams to the target of one hybrid connection. Made by `open_client`."""
+    """Opens streams to the target of one hybrid connection. Made by `open_client`, which has the arguments."""
 
     #: The ports of the local name on which a forward that uses this client could not listen.
     left_out: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class Client:
             transports=transports,
             events=self._events,
         )
-        #: Also for relays that are only tried out: a relay then sees the same program.
+        # Relays that are only tried out get the same instance, so that they recognize this program.
         instance = new_instance()
         self._new_link = partial(new_link, instance=instance, upgrade_interval=config.upgrade_interval)
         self._new_sender = partial(
@@ -323,8 +323,9 @@ class Client:
     # --- background: keeping sessions on the best route
 
     async def watch(self) -> None:
-        """Move to better routes, notice sleep and changes of network, renew old data channels, keep control channels
-        open, until cancelled."""
+        """Do what is done in the background, until cancelled: move to better routes, notice sleep and changes of
+        network, renew old data channels and the identity, keep control channels open, and watch the policy. Only
+        `open_client` calls this."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upgrades.run, self._senders.all)
             nursery.start_soon(report_left_out)
@@ -413,7 +414,7 @@ class Client:
     def refresh(self) -> None:
         """Use the current connection string again, so that what relays have refused is requested again at once.
 
-        It has the key or the update that a relay has given, even if that could not be stored.
+        This includes the key or the update that a relay has given, even if that could not be stored.
 
         Raises:
             ConfigurationError: see `update`.
@@ -543,7 +544,7 @@ class Client:
             wait_opened: if False, return as soon as the connector has been asked. Datagrams can then be sent without
                 waiting for a round trip; if the connector refuses, the flow breaks (`DatagramFlow.wait_opened`
                 raises the reason).
-            application: returns the address of the application, for the status.
+            application: returns the address of the application, for the status; an empty text if it is not known.
 
         Raises:
             StreamRefused, HybridRelayError, ValueError: as for `open_stream`. If connector or target have only

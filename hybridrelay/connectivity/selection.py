@@ -68,8 +68,8 @@ class StepEvent(enum.Enum):
     DISPROVE = "disprove"
 
 
-#: A missing pair is a bug of the caller. Results in STOPPED are in the table, because they may arrive just after the
-#: stop.
+#: A state and an event that are not in the table together are a bug of the caller. The results of a step that is
+#: STOPPED are in it, because they may arrive just after the stop.
 TRANSITIONS: Mapping[tuple[StepState, StepEvent], StepState] = {
     (StepState.WAITING, StepEvent.START): StepState.RUNNING,
     (StepState.WAITING, StepEvent.RULE_OUT): StepState.RULED_OUT,
@@ -81,12 +81,12 @@ TRANSITIONS: Mapping[tuple[StepState, StepEvent], StepState] = {
     (StepState.PASSED, StepEvent.DISPROVE): StepState.FAILED,
 }
 
-_UNDER_WAY = frozenset({StepState.WAITING, StepState.RUNNING})
+_UNDECIDED = frozenset({StepState.WAITING, StepState.RUNNING})
 
 
 @attrs.frozen
 class StepId:
-    """One port of one route. `route` is the index of the route, best first."""
+    """Identifies a step: trying one port of one route. `route` is the index of the route, best first."""
 
     route: int
     purpose: Purpose
@@ -118,7 +118,7 @@ Command = Start | Stop | Decide
 
 @attrs.frozen
 class SelectionRules:
-    """When routes start, and how long to wait for a better one. All in seconds."""
+    """When routes start, and how long to wait for a better one. Times are in seconds."""
 
     #: The next route starts when the previous one has failed, or after this time. RFC 8305 recommends 250 ms: most
     #: answers have arrived by then, and users do not notice it. Infinite: only when the previous one has failed.
@@ -192,7 +192,7 @@ class RouteSelection:
             if self._is_probe(step):
                 commands += self._start_others(step, now)
             if self._is_usable(step.route):
-                self._arrived(step.route, now)
+                self._became_usable(step.route, now)
             commands += self._advance(now)
         return commands
 
@@ -212,7 +212,8 @@ class RouteSelection:
         return self._advance(now)
 
     def disprove(self, now: float) -> list[Command]:
-        """Decide again without the chosen route, because what answered over it is not the relay."""
+        """Decide again among the routes that had passed before the decision, without the chosen one, because what
+        answered over it is not the relay. Routes that were stopped are not tried again."""
         assert self.decision is not None
         assert self.decision.route is not None
         self._apply(self._by_route[self.decision.route][0], StepEvent.DISPROVE, now)
@@ -281,13 +282,13 @@ class RouteSelection:
 
     def _is_settled(self, now: float) -> bool:
         if self._rules.complete:
-            return not any(record.state in _UNDER_WAY for record in self.steps.values())
+            return not any(record.state in _UNDECIDED for record in self.steps.values())
         if self._best is None:
             return not self._waiting and all(map(self._has_failed, self._started))
         better = self._started[: self._started.index(self._best)]
         return now >= self._grace_ends or all(map(self._has_failed, better))
 
-    def _arrived(self, route: int, now: float) -> None:
+    def _became_usable(self, route: int, now: float) -> None:
         if self._best is not None and self._best < route:
             return
         self._best = route

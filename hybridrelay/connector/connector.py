@@ -341,7 +341,7 @@ class Connector:
     def refresh(self, number: int) -> None:
         """Use the current connection string once more, so that what relays have refused is requested again at once.
 
-        It has the key or the update that a relay has given, even if that could not be stored.
+        This includes the key or the update that a relay has given, even if that could not be stored.
 
         Raises:
             ConfigurationError: see `update`.

@@ -10,7 +10,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import attrs
 import trio
@@ -115,8 +115,10 @@ class StreamService:
         """Connect to the target for a stream that an application requests, start the bridge between the two, and
         return. For a flow of datagrams, return when it has ended. An error does not affect other streams.
 
-        Publishes one event at the beginning and exactly one at the end of the stream. The second one may be published
-        later: when the client has acknowledged everything or the session ends, and after 5 seconds at the latest.
+        Publishes one event at the beginning and exactly one at the end of the stream. The second one is published
+        when the stream has ended and the client has acknowledged everything, or the session ends; at the latest 5
+        seconds after the end of the stream. If cancelled before the target is connected, the stream is refused with
+        `Reason.GOING_AWAY`; a flow is reset.
 
         Args:
             offer: the request.
@@ -412,7 +414,7 @@ class ServedStream:
         self._service.ended(self)
 
     def _cut_off_because(self, bug: Exception | None) -> Reason:
-        """Return why the stream was cut off, if it was."""
+        """Return the reason that counts if the stream was cut off."""
         if bug is not None:
             return Reason.INTERNAL_ERROR
         if self._denial is not None and self._denial.reason is not None:
@@ -484,7 +486,8 @@ class ServedStream:
             raise
 
     def _permit(self, address: str) -> Decision:
-        """Return whether an address to which the target's name resolves may be dialed."""
+        """Return whether an address to which the target's name resolves may be dialed. If so, note it in
+        `addresses`."""
         decision = self._service.decide(self, address=address)
         if decision.reason is None:
             self.addresses += (address,)
@@ -570,20 +573,19 @@ def _abandon(connected: _Connected) -> None:
 
 def _host_of(target: _Connected) -> tuple[str, ...]:
     """Return the IP address that a connection leads to; empty if the connection has already ended."""
+    return tuple(_peer_name(target)[:1])
+
+
+def _peer_name(connected: _Connected) -> tuple[Any, ...]:
+    """Return the address of the peer as `socket.getpeername` does; empty if the connection has already ended."""
+    sock = connected.socket if isinstance(connected, trio.SocketStream) else connected
     try:
-        return (str(_socket_of(target).getpeername()[0]),)
+        return tuple(sock.getpeername())
     except OSError:
         return ()
 
 
-def _socket_of(connected: _Connected) -> trio.socket.SocketType | socket.socket:
-    return connected.socket if isinstance(connected, trio.SocketStream) else connected
-
-
 def _peer_address(target: _Connected) -> str:
     """Return the address that a connection leads to; empty if the connection has already ended."""
-    try:
-        name = _socket_of(target).getpeername()
-    except OSError:
-        return ""
-    return format_address(*name[:2])
+    name = _peer_name(target)
+    return format_address(*name[:2]) if name else ""

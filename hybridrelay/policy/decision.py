@@ -157,14 +157,16 @@ class Policy:
                     return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}", f"deny-list-{kind}")
         for file in self.files:
             if file.connection in ("", resource.connection):
-                for denial in _denials(file, subject, action, resource):
+                denial = next(_denials(file, subject, action, resource), None)
+                if denial is not None:
                     return denial
         if action is Action.OPEN_DATAGRAMS:
             return self.decide_datagrams()
         return ALLOWED
 
     def decide_datagrams(self) -> Decision:
-        """Decide whether there may be datagrams at all, whatever the target is."""
+        """Decide whether there may be datagrams at all, whatever the target is. Files for a single hybrid connection
+        are deny lists, which say nothing about this."""
         files = [file for file in self.files if not file.is_deny_list]
         for file in files:
             if file.allow_udp is not None and not file.allow_udp.value:
@@ -193,7 +195,7 @@ def _names(subject: PeerIdentity) -> dict[str, str]:
 def _denials(
     file: Restrictions, subject: PeerIdentity | None, action: Action, resource: Resource
 ) -> Iterator[Decision]:
-    """Yield what one file denies about a request."""
+    """Yield the denials of one file."""
     if (allow := file.allow_hybrid_connections) is not None and not allow.value:
         yield _denial("AllowHybridConnections", f"AllowHybridConnections = false ({allow.place})")
     if subject is not None:
@@ -206,14 +208,14 @@ def _denials(
         case Action.REGISTER:
             pass
         case Action.FORWARD:
-            yield from _other_port(file, resource)
+            yield from _denied_local_addresses(file, resource)
         case Action.RUN:
             if (allow_run := file.allow_run) is not None and not allow_run.value:
                 yield _denial("AllowRun", f"AllowRun = false ({allow_run.place})")
         case Action.PUBLISH | Action.OPEN_SESSION | Action.OPEN_STREAM | Action.OPEN_DATAGRAMS:
             yield from _denied_targets(file, resource, one_is_enough=action is Action.OPEN_SESSION)
     if action in (Action.OPEN_SESSION, Action.OPEN_STREAM, Action.OPEN_DATAGRAMS):
-        yield from _other_hours(file, resource)
+        yield from _outside_hours(file, resource)
     if action in (Action.OPEN_STREAM, Action.OPEN_DATAGRAMS):
         yield from _too_many(file, resource)
 
@@ -280,7 +282,7 @@ def _denied_targets(file: Restrictions, resource: Resource, *, one_is_enough: bo
 def _denied_target(file: Restrictions, target: StreamTarget, address: str) -> Decision | None:
     shown = _shown(target, address)
     denied = file.denied_targets
-    if denied is not None and (number := _first_about(denied.index, target, address)) is not None:
+    if denied is not None and (number := _first_covering(denied.index, target, address)) is not None:
         entry = denied.entries[number]
         return _denial("DeniedTargets", f'DeniedTargets "{entry.text}" ({entry.place}) denies {shown}')
     if (allowed := file.allowed_targets) is not None and not _permits(allowed.index, target, address):
@@ -288,7 +290,7 @@ def _denied_target(file: Restrictions, target: StreamTarget, address: str) -> De
     return None
 
 
-def _first_about(index: TargetIndex, target: StreamTarget, address: str) -> int | None:
+def _first_covering(index: TargetIndex, target: StreamTarget, address: str) -> int | None:
     """Return the number of the first entry that covers a target; None if none does."""
     match target:
         case UnixSocket(path):
@@ -310,7 +312,7 @@ def _permits(index: TargetIndex, target: StreamTarget, address: str) -> bool:
             return index.permits(host, UnknownPort.SOME, address_of(address or host))
 
 
-def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
+def _denied_local_addresses(file: Restrictions, resource: Resource) -> Iterator[Decision]:
     allowed = file.allowed_forward_addresses
     if allowed is None:
         return
@@ -322,7 +324,7 @@ def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
         yield _missing("AllowedForwardAddresses", allowed, f"unix:{path}")
 
 
-def _other_hours(file: Restrictions, resource: Resource) -> Iterator[Decision]:
+def _outside_hours(file: Restrictions, resource: Resource) -> Iterator[Decision]:
     hours, at = file.allowed_hours, resource.at
     if hours is not None and at is not None and not _is_within(hours, at):
         yield _missing("AllowedHours", hours, f"{DAYS[at.weekday()]} {at:%H:%M}")

@@ -1,4 +1,4 @@
-"""The session: many streams over one channel, and then over the next channels. SPEC.md, sections 3, 5 and 6.
+"""The session: many streams, over one channel at a time. SPEC.md, sections 3, 5 and 6.
 
 `SessionCore` uses no socket, no clock and no randomness. A driver calls it like this::
 
@@ -50,6 +50,8 @@ __all__ = ["SessionCore", "SessionRole", "State"]
 
 
 class State(enum.Enum):
+    """The states of a session."""
+
     #: There is no channel: before the first one, or between two channels.
     DETACHED = enum.auto()
     #: There is a channel, but the peer's HELLO has not arrived.
@@ -64,7 +66,9 @@ class SessionCore:
 
     Args:
         role: which side.
-        session_id, secret: random bytes, from the initiator only. The acceptor learns them from HELLO.
+        config: limits and times; None means the defaults.
+        session_id, secret: `SESSION_ID_SIZE` and `SESSION_SECRET_SIZE` random bytes, from the initiator only. The
+            acceptor learns them from HELLO.
         budget: the process's memory budget, of which this session's is a part.
         account: shared by all sessions with the same peer, so that one peer leaves memory for others.
     """
@@ -89,6 +93,7 @@ class SessionCore:
         self.ended: events.SessionOutcome | None = None
         #: Frames that the peer has sent, on all channels.
         self.frames_received = 0
+        #: Whether the peer, or this side, accepts no further streams.
         self.peer_going_away = False
         self.going_away = False
         self._hello_due = False
@@ -120,7 +125,7 @@ class SessionCore:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the last channel of the session; -1 before the first."""
+        """The epoch of the session: the number of its last channel, from 0; -1 before the first."""
         return self.greetings.epoch
 
     @property
@@ -169,7 +174,8 @@ class SessionCore:
         return self.ended is None and not self.peer_going_away and not self.going_away
 
     def next_deadline(self) -> float | None:
-        """Return when `handle_timeout` has something to do, or None."""
+        """Return when `handle_timeout` has something to do, or None. Before the first HELLO of the peer there is no
+        deadline: the driver needs one of its own."""
         if self._detached_at is not None:
             return self._detached_at + self.config.resume_deadline
         if self.state is not State.ESTABLISHED:
@@ -284,8 +290,8 @@ class SessionCore:
     def check_alive(self, now: float) -> None:
         """Send a PING at once, after something that may have broken the channel.
 
-        For example, the machine slept or its address changed. If nothing arrives within the liveness timeout, the
-        channel is given up.
+        For example, the machine slept or its address changed. If nothing arrives within
+        `SessionConfig.ping_timeout`, the channel is given up.
         """
         if self.state is State.ESTABLISHED:
             self._liveness.check(now)
@@ -294,7 +300,7 @@ class SessionCore:
     # --- the application
 
     def open_stream(self, kind: Kind = Kind.STREAM, metadata: Metadata = NO_METADATA) -> Stream:
-        """Open a stream. Data may be queued at once. After the stream with the last id, the session goes away.
+        """Open a stream. Data may be queued at once. If this uses the last stream id, the session goes away.
 
         Args:
             kind: every kind except `Kind.STREAM` needs a feature that both sides have offered, so HELLO must have
@@ -502,7 +508,7 @@ class SessionCore:
         if self.peer_hello is None or self.config.resume_deadline <= 0:
             self._end(reason, text, by_peer=False)
         elif self.epoch >= frames.MAX_EPOCH:
-            self._end(reason, f"{text}, and the session has used up its numbers for channels", by_peer=False)
+            self._end(reason, f"{text}, and the session has used up its epochs", by_peer=False)
 
     def _close(self, reason: Reason, text: str) -> None:
         if self.ended is not None:

@@ -68,11 +68,11 @@ class WrittenLog:
 
 def verify(
     files: Mapping[str, Iterable[bytes]],
-    pinned: Collection[VerifyingKey] = (),
+    trusted: Collection[VerifyingKey] = (),
     witnessed: Collection[Checkpoint] = (),
 ) -> Verdict:
     """Verify files in the order of their names."""
-    verifier = Verifier(pinned, witnessed)
+    verifier = Verifier(trusted, witnessed)
     for name in sorted(files):
         verifier.begin_file(name)
         for line in files[name]:

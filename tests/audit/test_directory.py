@@ -55,8 +55,8 @@ def lines_in(folder: Path) -> dict[str, list[bytes]]:
     return found
 
 
-def checked(folder: Path, *pinned: VerifyingKey) -> Verdict:
-    return verify(lines_in(folder), pinned)
+def checked(folder: Path, *trusted: VerifyingKey) -> Verdict:
+    return verify(lines_in(folder), trusted)
 
 
 def numbers_in(folder: Path) -> list[int]:
@@ -95,7 +95,7 @@ class TestWriting:
             "log.opened", "log.checkpoint", "stream.opened", "stream.opened", "log.closed", "log.checkpoint"
         ]  # fmt: skip
         verdict = checked(folder, opened.key)
-        assert (verdict.signed_up_to, verdict.end.seq, verdict.is_pinned) == (5, 6, True)
+        assert (verdict.signed_up_to, verdict.end.seq, verdict.is_trusted) == (5, 6, True)
 
     def test_only_the_owner_can_read_it(self, tmp_path: Path, clock: Clock) -> None:
         folder = tmp_path / "audit"
@@ -193,7 +193,7 @@ def directory_key(folder: Path) -> VerifyingKey:
 def test_the_key_of_a_new_log_has_signed_at_once(tmp_path: Path, clock: Clock) -> None:
     opened = make(tmp_path, clock).open()
 
-    assert checked(tmp_path, opened.key).is_pinned
+    assert checked(tmp_path, opened.key).is_trusted
 
 
 class TestFilesThatHaveEnded:

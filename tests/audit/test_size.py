@@ -130,7 +130,7 @@ class TestKeys:
         assert deleted > 10
         usable = list(keys)[-len(verdict.files) - deleted :]
         for key in (usable[0], usable[deleted - 1], usable[deleted], usable[-1]):
-            assert verify_directory(tmp_path, [key]).is_pinned
+            assert verify_directory(tmp_path, [key]).is_trusted
 
     def test_only_the_latest_are_kept(self, tmp_path: Path, clock: Clock) -> None:
         directory = self.deleting(tmp_path, clock, 40_000)
@@ -144,7 +144,7 @@ class TestKeys:
         assert all(json.loads(line)["event"] == "log.continued" for line in kept.splitlines())
         with pytest.raises(BadLine, match="none of the given keys"):
             verify_directory(tmp_path, [first])
-        assert verify_directory(tmp_path, [last]).is_pinned
+        assert verify_directory(tmp_path, [last]).is_trusted
 
     def test_lines_of_another_log_lead_nowhere(self, tmp_path: Path, clock: Clock) -> None:
         ours, theirs = tmp_path / "ours", tmp_path / "theirs"

@@ -29,7 +29,7 @@ class TestWhatIsGood:
         verdict = verify(log.files)
 
         assert verdict.end == log.chain.position
-        assert (verdict.signed_up_to, verdict.is_pinned, verdict.deleted, verdict.notes) == (4, False, 0, ())
+        assert (verdict.signed_up_to, verdict.is_trusted, verdict.deleted, verdict.notes) == (4, False, 0, ())
         assert [(file.name, file.first, file.last) for file in verdict.files] == [(file_name(1), 1, 5)]
 
     def test_several_files_have_a_key_each_and_one_chain(self) -> None:
@@ -38,7 +38,7 @@ class TestWhatIsGood:
 
         assert [file.key for file in verdict.files] == [key.public for key in log.keys]
         assert len(set(log.keys)) == 3
-        assert verdict.is_pinned
+        assert verdict.is_trusted
         assert verdict.end.seq == sum(map(len, log.files.values()))
 
     def test_the_times_of_the_first_and_last_line(self) -> None:
@@ -83,7 +83,7 @@ class TestKeys:
     def test_any_of_the_keys_that_have_signed_may_be_given(self) -> None:
         log = WrittenLog.of(1, 1, 1)
         for key in log.keys:
-            assert verify(log.files, [key.public, SigningKey.generate().public]).is_pinned
+            assert verify(log.files, [key.public, SigningKey.generate().public]).is_trusted
 
     def test_files_of_somebody_else(self) -> None:
         expected, other = WrittenLog.of(3), WrittenLog.of(3)
@@ -265,7 +265,7 @@ class TestFiles:
         with pytest.raises(BadLine, match="none of the given keys has signed"):
             verify(forged.files, [trusted.public])
         forged.checkpoint()
-        assert verify(forged.files, [trusted.public]).is_pinned
+        assert verify(forged.files, [trusted.public]).is_trusted
 
     def test_the_last_file_is_removed(self) -> None:
         """Only a witness proves this. Otherwise the program may have been killed."""

@@ -54,7 +54,7 @@ class TestVerify:
         found = json.loads(run("audit", "verify", "--json", folder).out)
 
         assert found["ok"]
-        assert (found["isPinned"], found["deleted"], found["notes"]) == (False, 0, [])
+        assert (found["isTrusted"], found["deleted"], found["notes"]) == (False, 0, [])
         assert found["files"][0]["name"] == file_name(1)
 
     def test_the_first_bad_line_is_named(self, run: Run, folder: Path) -> None:

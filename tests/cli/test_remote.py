@@ -83,7 +83,7 @@ def test_a_viewer_sees_connections_but_no_keys_and_changes_nothing(run: Run, way
     assert ("deleteHybridConnection", "token", 403) in way.audited
 
 
-def test_a_caller_with_a_scope(run: Run, way: Way, tmp_path: Path) -> None:
+def test_a_scope_hides_other_hybrid_connections(run: Run, way: Way, tmp_path: Path) -> None:
     scoped = as_caller(way, way.token_file(ManagementRole.ADMIN, scope="team/"))
     assert run("connections", "list", *scoped).out.startswith("there are no hybrid connections yet")
     outside = run("connections", "show", "orders", *scoped)
@@ -95,11 +95,13 @@ def test_a_caller_with_a_scope(run: Run, way: Way, tmp_path: Path) -> None:
     assert (made.code, made.err) == (0, "")
     assert json.loads(run("connections", "list", "--json", *scoped).out)[0]["name"] == "team/a"
     limits = run("connections", "limits", "team/a", "--sessions", "50", *scoped)
-    assert (limits.code, limits.err) == (0, ""), "what is changed is shown without the editions, which it may not see"
+    assert (limits.code, limits.err) == (0, ""), (
+        "the limits are shown without the editions, which the caller may not see"
+    )
     assert "50" in limits.out
 
 
-def test_the_status_for_a_caller_with_a_scope(run: Run, way: Way, relay: FakeRelay) -> None:
+def test_the_status_shows_a_caller_with_a_scope_nothing_of_others(run: Run, way: Way, relay: FakeRelay) -> None:
     with SQLiteStore.open(way.state) as store:
         for name in ("team/a", "team/b"):
             store.create(name, ["relay.example.com"], [])
@@ -118,7 +120,7 @@ def test_the_status_for_a_caller_with_a_scope(run: Run, way: Way, relay: FakeRel
     assert (found["relay"]["connectionCount"], found["relay"]["ports"]) == (2, None)
 
 
-def test_tokens_that_are_no_good(run: Run, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_tokens_are_never_shown(run: Run, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("connections", "list")
     revoked = way.token_file(ManagementRole.VIEWER)
     assert run("tokens", "revoke", revoked.stem, *way.options).code == 0
@@ -150,7 +152,7 @@ def test_tokens_that_are_no_good(run: Run, way: Way, tmp_path: Path, monkeypatch
     assert run(*command, *as_caller(way, "-")).code == 0
 
 
-def test_a_certificate_that_is_not_trusted(run: Run, way: Way) -> None:
+def test_a_relay_whose_certificate_is_not_trusted_is_not_used(run: Run, way: Way) -> None:
     url, token = way.options[1], ("--token-file", way.options[3])
     command = ("connections", "list", "--management", url, *token)
     unknown = run(*command)
@@ -184,14 +186,14 @@ def test_a_certificate_that_is_not_trusted(run: Run, way: Way) -> None:
         ((), "one of the arguments --state --management is required"),
     ],
 )
-def test_wrong_options(run: Run, options: tuple[str, ...], says: str) -> None:
+def test_wrong_options_are_explained_without_their_secrets(run: Run, options: tuple[str, ...], says: str) -> None:
     result = run("connections", "list", *options)
     assert (result.code, result.out) == (2, "")
     assert says in result.err
     assert "secret" not in result.err
 
 
-def test_a_relay_that_cannot_be_reached(run: Run, way: Way, tmp_path: Path) -> None:
+def test_a_relay_that_cannot_be_reached_is_named(run: Run, way: Way) -> None:
     way_options = ("--token-file", way.options[3])
     for url in ("http://127.0.0.1:1", "https://relay.invalid"):
         result = run("connections", "list", "--management", url, *way_options)
@@ -199,7 +201,7 @@ def test_a_relay_that_cannot_be_reached(run: Run, way: Way, tmp_path: Path) -> N
         assert url in result.err
 
 
-def test_live_commands_over_the_network(run: Run, way: Way, relay: FakeRelay) -> None:
+def test_drain_and_drop_work_over_the_network(run: Run, way: Way, relay: FakeRelay) -> None:
     shown = json.loads(run("status", "--json", *way.options).out)
     (listener,) = shown["listeners"]
     drain = ("drain", "orders", listener["instance"], *way.options)
@@ -221,7 +223,7 @@ def test_live_commands_over_the_network(run: Run, way: Way, relay: FakeRelay) ->
 
 
 class _Broken(http.server.BaseHTTPRequestHandler):
-    """Answers as the relay that is behind it would, and closes the connection in place of answering a change."""
+    """Answers as a relay would, and closes the connection in place of answering a change."""
 
     connection_info: dict[str, object]
 
@@ -262,7 +264,7 @@ def broken(connection: dict[str, object] | None = None) -> Iterator[str]:
             thread.join()
 
 
-def test_a_relay_that_stops_while_something_is_created(run: Run, tmp_path: Path) -> None:
+def test_files_are_kept_if_the_relay_stops_during_a_create(run: Run, tmp_path: Path) -> None:
     """Nobody knows whether the hybrid connection exists, so its files are kept: only they have its identities."""
     (tmp_path / "token").write_text("x")
     (tmp_path / "token").chmod(0o600)
@@ -278,7 +280,9 @@ def test_a_relay_that_stops_while_something_is_created(run: Run, tmp_path: Path)
     assert all((tmp_path / name).exists() for name in ("c", "a", "orders.authority"))
 
 
-def test_a_relay_that_stops_while_a_key_is_regenerated(run: Run, created: Created, tmp_path: Path) -> None:
+def test_the_new_key_is_kept_if_the_relay_stops_during_a_regenerate(
+    run: Run, created: Created, tmp_path: Path
+) -> None:
     """The file of ``--out`` is kept, because it may have the only copy of the new key; other files are unchanged."""
     with SQLiteStore.open(created.state) as store:
         value = msgspec.to_builtins(ConnectionValue.of(store.get("orders"), ConnectionSnapshot(), lambda _: None))

@@ -34,7 +34,7 @@ from .relays.test_sender import connection_string
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_streams_have_their_event_although_the_sessions_do_not_end(
+async def test_each_stream_has_its_end_event_even_if_ending_the_sessions_hangs_or_fails(
     monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, fails: bool
 ) -> None:
     client_session, connector = await session_pair(nursery)
@@ -72,7 +72,7 @@ async def black_hole(*_: object, **__: object) -> trio.SocketStream:
     raise AssertionError
 
 
-def due_identity() -> ConnectionString:
+def string_with_due_identity() -> ConnectionString:
     """The connection string of an application whose identity is to be renewed at once."""
     authority, key, now = create_authority("db", now=time.time()), new_private_key(), time.time()
     issuer = create_issuer(authority, now=now)
@@ -83,7 +83,7 @@ def due_identity() -> ConnectionString:
 
 @asynccontextmanager
 async def client_that_waits_for_a_session(config: ClientConfig, events: EventStream) -> AsyncIterator[Client]:
-    """A client at the end of whose block something waits for a session."""
+    """Open a client, and leave its block only when something waits for a session."""
     with trio.fail_after(60):
         async with open_client(config, events=events) as client:
             yield client
@@ -96,7 +96,7 @@ async def test_a_renewal_that_waits_for_a_session_ends_with_the_client() -> None
         raise AssertionError("nobody has issued an identity")
 
     published: list[Event] = []
-    config = ClientConfig(due_identity(), dialer=Dialer(tcp=black_hole), use_renewed=use)
+    config = ClientConfig(string_with_due_identity(), dialer=Dialer(tcp=black_hole), use_renewed=use)
     async with client_that_waits_for_a_session(config, EventStream(published.append)) as client:
         pass
     assert client.identity.renewer is not None
@@ -113,7 +113,7 @@ async def test_a_request_for_an_identity_has_its_own_error_if_the_client_is_clos
         errors.append(caught.value)
         has_failed.set()
 
-    config = ClientConfig(due_identity(), dialer=Dialer(tcp=black_hole))
+    config = ClientConfig(string_with_due_identity(), dialer=Dialer(tcp=black_hole))
     async with client_that_waits_for_a_session(config, EventStream()) as client:
         nursery.start_soon(request, client)
     with trio.fail_after(60):

@@ -65,7 +65,7 @@ async def test_no_connection_of_the_target_is_missing(deployment: Deployment, nu
     verified = deployment.run("audit", "verify", folder, "--key", key, "--json")
     assert verified.returncode == 0, verified.stdout
     found = json.loads(verified.stdout)
-    assert found["isPinned"]
+    assert found["isTrusted"]
     assert found["signedUpTo"] == found["last"] - 1
     events = [one["event"] for one in records(folder)]
     assert events.count("log.resumed") == KILLS

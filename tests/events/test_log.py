@@ -37,7 +37,7 @@ ENDED = RendezvousEnded(
 )
 
 
-def test_text() -> None:
+def test_a_log_line_has_the_summary_and_all_fields() -> None:
     assert event_text(ENDED) == (
         "A rendezvous has ended: connection=orders activity_id=5f0a91c2 outcome=finished reason=no-error "
         "bytes_to_client=1532 bytes_to_connector=210 seconds=3.2"
@@ -45,7 +45,7 @@ def test_text() -> None:
     assert event_text(StoreReadable()) == StoreReadable.summary
 
 
-def test_json(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_json_line_has_the_event_and_its_operation(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     LogSubscriber()(ENDED)
     (record,) = caplog.records

@@ -26,10 +26,10 @@ entry in the audit log of its management API, and a line in 'claims list'.
 """
 _CREATE = """\
 Create a claim, and show its code. The connection string in it is either a new one, with an identity of its own
-(--role, --label and --authority-file, as for 'connections issue', with a key that the relay has), or the one in a
-file (--connection-string-file). Relays and ports of a new one are those in the authority file, also with --state. If
-a relay listens at other ports now, push an update first (hybridrelay updates push --help), which also corrects the
-authority file.
+(--role, --label and --authority-file, as for 'connections issue', with a key that is registered at the relay), or the
+one in a file (--connection-string-file). Relays and ports of a new one are those in the authority file, even with
+--state. If a relay listens at other ports now, push an update first (hybridrelay updates push --help), which also
+corrects the authority file.
 
 If the hybrid connection has an issuer ('connections issuer'), a new claim for an application contains no private
 key. The machine that takes it makes the key, and asks a connector for an identity, which is valid for 90 days and
@@ -42,8 +42,8 @@ It can be used once, until the claim expires. Pass it on in a way that you trust
 person who uses it gets the connection string.
 
 The relay sees the name of the hybrid connection, the times and the --note, but not the connection string. A relay
-keeps up to 200 open claims for each hybrid connection, and up to 1,000 in total. If more than half of these are open,
-it keeps fewer for each hybrid connection.
+keeps up to 200 open claims for each hybrid connection, and up to 1,000 in total. Once 500 are open, it keeps
+fewer for each hybrid connection.
 """
 _CREATE_EXAMPLES = """\
 examples:
@@ -125,7 +125,7 @@ def _add_create_arguments(parser: Parser) -> None:
         metavar="TIME",
         type=values.claim_lifetime,
         default=86_400.0,
-        help="how long the claim can be taken, such as 30m, 12h or 7d; at most 7d (default: 24h)",
+        help="for how long the claim can be taken, such as 30m, 12h or 7d; at most 7d (default: 24h)",
     )
     parser.add_argument(
         "--note",

@@ -130,9 +130,9 @@ def _add_arguments(parser: Parser) -> None:
         "--instance-file",
         metavar="F",
         type=values.path,
-        help="the file in which this connector stores the id of its instance; if the connector is killed and starts "
-        "again, the earlier connections of applications are then reset at once, instead of after the resume "
-        "deadline; each connector needs its own file (default: a file in $STATE_DIRECTORY, "
+        help="the file in which this connector stores the id and the secret of its instance; if the connector is "
+        "killed and starts again, the earlier connections of applications are then reset at once, instead of after "
+        "the resume deadline; each connector needs its own file (default: a file in $STATE_DIRECTORY, "
         "$XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; 'none' switches it off)",
     )
     parser.add_argument(

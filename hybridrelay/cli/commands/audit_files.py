@@ -43,11 +43,11 @@ _COLUMNS = ("seq", "prev", "at", "event", "connection", "label", "target")
 
 def run_verify(args: argparse.Namespace) -> int:
     """Check audit files."""
-    pinned = _parsed(args.key, parse_keys, "the file with public keys", _MAX_KEYS)
+    trusted = _parsed(args.key, parse_keys, "the file with public keys", _MAX_KEYS)
     files = [one for one in args.witness if one != _RELAY]
     try:
         witnessed = [*_parsed(files, parse_witness, "the witness", _MAX_WITNESS), *_of_relay(args)]
-        verdict = verify_directory(args.directory, pinned, witnessed)
+        verdict = verify_directory(args.directory, trusted, witnessed)
     except BadLine as bad:
         if args.json:
             output.say_json({"ok": False, "file": bad.file, "line": bad.line, "problem": bad.problem})
@@ -57,7 +57,7 @@ def run_verify(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json({"ok": True, **_verdict_json(verdict)})
     else:
-        _say_verdict(verdict, has_keys=bool(pinned))
+        _say_verdict(verdict, has_keys=bool(trusted))
     return exits.OK
 
 
@@ -177,7 +177,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, object]:
         "begunAt": verdict.begun_at,
         "endedAt": verdict.ended_at,
         "signedUpTo": verdict.signed_up_to,
-        "isPinned": verdict.is_pinned,
+        "isTrusted": verdict.is_trusted,
         "deleted": verdict.deleted,
         "deletedFor": list(verdict.deleted_for),
         "witnessedUpTo": verdict.witnessed_up_to,

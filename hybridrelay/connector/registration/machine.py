@@ -75,7 +75,7 @@ class Machine:
         self._rounds = Rounds(self.registrations, self._out)
         self._upgrade = Upgrade(host, self.channels, self._out)
 
-    # --- looking at it
+    # --- state
 
     @property
     def deadline(self) -> float | None:
@@ -118,7 +118,7 @@ class Machine:
                 self._attempt(PhaseCause.STARTED, now)
             case inputs.Publish(name, string):
                 self.registrations.add(name, string)
-                self._ask_now(now)
+                self._register_again(now)
             case inputs.Unpublish(name):
                 self._unpublish(name)
             case inputs.StringChanged(name, string):
@@ -160,7 +160,7 @@ class Machine:
                 self.channels.check()
             case inputs.CheckRefusals():
                 if self.registrations.check_refusals(now):
-                    self._ask_now(now)
+                    self._register_again(now)
             case inputs.SessionsChanged(sessions):
                 self._attempts.sessions = sessions
             case inputs.ReplacementExpected(is_expected):
@@ -190,9 +190,9 @@ class Machine:
 
     def _change_string(self, name: str, string: ConnectionString, now: float) -> None:
         self.registrations.change_string(name, string, now)
-        self._ask_now(now)
+        self._register_again(now)
 
-    def _ask_now(self, now: float) -> None:
+    def _register_again(self, now: float) -> None:
         """Register everything again soon, whether there is a control channel or not."""
         self.channels.register_again(now)
         if self.phase is Phase.WAITING:

@@ -1,1 +1,1 @@
-"""The decisions of the relay: pure machines without I/O, clock or randomness."""
+"""The decisions of the relay: pure machines without I/O. Clocks and random numbers are passed to them."""

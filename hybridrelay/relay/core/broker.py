@@ -1,8 +1,8 @@
 """The broker decides which listener a sender gets, and which two data channels belong together. Pure.
 
-Each method is an input. The outputs are commands to the shell (`service/broker.py`) and events; the shell takes both
-with `Broker.take` after each input, and carries them out in that order. Time and randomness are arguments. Times are
-seconds of a monotonic clock unless a method says otherwise.
+Every public method except `take`, `note` and `next_deadline` is an input. The outputs are commands and events. After
+each input, the shell (`service/broker.py`) takes them with `Broker.take`, carries out the commands and publishes the
+events, in that order. Times are seconds of a monotonic clock unless a method says otherwise.
 
 The broker combines parts that decide independently: `Authorization` (tokens and keys), `ListenerTable` (registered
 listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels).
@@ -67,7 +67,7 @@ from .commands import (
     StopMoving,
 )
 from .holders import Holder
-from .join import MAX_ASKED, PASSED_ON, Answer, Join
+from .join import MAX_ASKED, RELAYED_REASONS, Answer, Join
 from .listener import HandleT, Listener
 from .listeners import ListenerTable
 from .pair_note import PairNote
@@ -79,7 +79,8 @@ from .rendezvous_states import Input, Outcome, State
 __all__ = ["Broker"]
 
 
-_TIMEOUTS = {
+#: Which sides did not open their data channel, by outcome.
+_ABSENT = {
     Outcome.BOTH_ABSENT: ("listener", "sender"),
     Outcome.LISTENER_ABSENT: ("listener",),
     Outcome.SENDER_ABSENT: ("sender",),
@@ -330,7 +331,17 @@ class Broker(Generic[HandleT]):
         instance: str = "",
         now: float,
     ) -> JoinStep[HandleT]:
-        """Find a listener for a sender that has the right to it; see `Join` for the arguments."""
+        """Begin to find a listener for a sender that has the right to it.
+
+        Args:
+            grant: the right of the sender, and its key.
+            wanted, avoid, instance: see `Join`.
+            address: the address of the sender.
+            now: the time.
+
+        Returns:
+            `AskListener`, to be carried out and reported with `answered` or `cancel_join`; or `JoinFailed`.
+        """
         self._outputs.append(SenderJoining(connection=grant.connection.name, peer=address))
         join: Join[HandleT] = Join(grant, wanted, tuple(avoid), Holder(grant.key, address), instance)
         name = join.connection
@@ -349,6 +360,9 @@ class Broker(Generic[HandleT]):
             answer: `Answer.ACCEPTED`, `DECLINED`, `TIMEOUT` or `LOST`.
             now: the time.
             reason: why the listener has declined; ignored for other answers.
+
+        Returns:
+            `JoinMade` or `JoinFailed`, which end the join; or `AskListener` for the next listener.
         """
         join, listener = ask.join, ask.listener
         applied = join.apply(answer)
@@ -358,7 +372,7 @@ class Broker(Generic[HandleT]):
         join.why = Reason.LISTENER_SILENT
         facts = {"connection": join.connection, "activity_id": ask.rendezvous_id, "instance": listener.instance}
         if answer is Answer.DECLINED:
-            join.why = PASSED_ON.get(reason, Reason.LISTENER_DECLINED)
+            join.why = RELAYED_REASONS.get(reason, Reason.LISTENER_DECLINED)
             self._outputs.append(ListenerDeclined(**facts, reason=reason))
         elif answer is Answer.TIMEOUT:
             self._outputs += [ListenerSilent(**facts), CheckListener(listener)]
@@ -519,8 +533,8 @@ class Broker(Generic[HandleT]):
         self._ended(ended, bytes_to_client, bytes_to_connector)
 
     def take_over(self, note: PairNote, joined_at: float, now: float, *, is_established: bool) -> None:
-        """Take over a pair of a previous relay. The shell has to be ready to stop it, because it ends at once if it
-        would not be allowed now.
+        """Take over a pair of a previous relay. The shell has to be ready to stop the pair, because the pair ends at
+        once if it is no longer allowed.
 
         Args:
             note: what the previous relay has noted about it. Its id must not be known (`RendezvousTable.knows`).
@@ -557,7 +571,7 @@ class Broker(Generic[HandleT]):
                 RendezvousTimeout(
                     connection=ended.connection,
                     activity_id=ended.rendezvous_id,
-                    absent=_TIMEOUTS[ended.outcome],
+                    absent=_ABSENT[ended.outcome],
                 )
             )
             self._ended(ended)

@@ -17,14 +17,14 @@ from .authorization import Grant
 from .holders import Holder
 from .listener import HandleT, Listener
 
-__all__ = ["MAX_ASKED", "PASSED_ON", "TRANSITIONS", "Answer", "Join", "JoinState"]
+__all__ = ["MAX_ASKED", "RELAYED_REASONS", "TRANSITIONS", "Answer", "Join", "JoinState"]
 
 #: How many listeners are asked for one join, each for at most a second. The client waits for 20 seconds.
 MAX_ASKED = 8
 
 #: The reasons of a listener's refusal that are passed on to the client. Any other becomes LISTENER_DECLINED, because
 #: a listener must not be able to speak for the relay, for example to say that the client's key is invalid.
-PASSED_ON = {
+RELAYED_REASONS = {
     Reason.LISTENER_ABSENT: Reason.LISTENER_ABSENT,
     Reason.LISTENER_CANNOT_DIAL: Reason.LISTENER_CANNOT_DIAL,
     Reason.LIMIT: Reason.LIMIT,

@@ -183,7 +183,7 @@ class Relay:
                 keeping = Keeping(config.keep_pairs, config.state_dir) if listener is not None else Keeping()
                 joined = JoinedService(config.state_dir, keeping.seconds, clock=self._clock, events=self._events)
                 async with (
-                    joined.subscribed(),  # until the last pair has ended
+                    joined.subscribed(),  # also while the relay stops, until the last pair has ended
                     open_workers(
                         config.workers, self._events, keeping=keeping, takes_over=listener is not None
                     ) as workers,
@@ -214,7 +214,7 @@ class Relay:
 
     @contextmanager
     def _recorded(self, relay_id: bytes) -> Iterator[None]:
-        """Keep the directory, if there is one, up to date during the block."""
+        """Keep the directory of listeners, if there is one, up to date during the block."""
         if self._directory is None:
             yield
             return
@@ -405,7 +405,7 @@ class Relay:
         return RelayInfo(bound, parts.certificates.own_pin, self._public_ports(bound))
 
     def _public_ports(self, bound: Mapping[str, tuple[Binding, ...]]) -> dict[str, int | None]:
-        """Return the ports for connection strings: those that differ from the defaults."""
+        """Return the ports for connection strings, by name: those that differ from the defaults. None: it is off."""
         ports: dict[str, int | None] = {}
         for name, port in self._ports.items():
             number: int | None = bound[name][0].port if name in bound else None
@@ -522,6 +522,8 @@ async def run_relay(
     Raises:
         StateError: the state directory is unusable, belongs to another user, is used by another relay, or was written
             by a newer version.
-        ConfigurationError: a port cannot be opened, or a certificate cannot be used.
+        ConfigurationError: a port cannot be opened, the configuration names no port or an unknown one, or a
+            certificate cannot be used.
+        TypeError: `config` is not a `RelayConfig`.
     """
     await Relay(config, transports=transports, events=events).run(stop=stop, task_status=task_status)

@@ -90,6 +90,7 @@ class Worker:
         self._epoll.register(control, select.EPOLLIN)
         self._pipes = Pipes(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        #: The pairs by slot, the holders by the number that the main process has given them, and that number by slot.
         self._pairs: dict[int, Pair] = {}
         self._holders: dict[int, _Holder] = {}
         self._holder_of: dict[int, int] = {}
@@ -123,7 +124,7 @@ class Worker:
         for descriptor, events in self._epoll.poll(0 if self._ready else timeout, _MAX_EVENTS):
             if (known := self._by_descriptor.get(descriptor)) is not None:
                 self._note(*known, events)
-            elif descriptor == self._control.fileno():  # otherwise, it has ended in this round
+            elif descriptor == self._control.fileno():  # otherwise its pair has ended in this round
                 self._talk(events)
         for _ in range(min(len(self._ready), _MAX_TURNS)):
             self._serve(self._ready.popleft())
@@ -207,7 +208,7 @@ class Worker:
             except BlockingIOError:
                 return
             except ValueError:
-                self._is_over = True  # it is another program
+                self._is_over = True  # the other side does not follow the protocol
                 return
             except OSError:
                 if not has_failed:  # the main process has ended, but there may be messages that it has sent before
@@ -215,7 +216,7 @@ class Worker:
                     continue
                 message = None
             if message is None:
-                self._lost()
+                self._main_process_ended()
                 return
             self._handle(message)
 
@@ -280,7 +281,7 @@ class Worker:
             if self._by_descriptor.pop(channel.descriptor, None) is not None:
                 self._epoll.unregister(channel.descriptor)
 
-    def _lost(self) -> None:
+    def _main_process_ended(self) -> None:
         """Go on without a main process, because it has ended, or stopped sending. If that is not wanted, end."""
         self._control.settimeout(_LAST_MESSAGES_SECONDS)
         self._send_unsent()
@@ -309,7 +310,7 @@ class Worker:
             self._alone.note_end(slot, end)
         for pair in self._pairs.values():
             pair.is_returning = False
-        _leave_output()
+        _close_inherited_output()
 
     def _look_for_main_process(self, alone: Alone) -> None:
         control = alone.step()
@@ -353,7 +354,7 @@ class Worker:
         self._epoll.modify(self._control, select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0))
 
 
-def _leave_output() -> None:
+def _close_inherited_output() -> None:
     """Close the standard output and error that were inherited from the main process. A program that reads them then
     gets the end of file, because the main process has ended."""
     with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ import pytest
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.authorization import Grant
 from hybridrelay.relay.core.holders import Holder
-from hybridrelay.relay.core.join import PASSED_ON, TRANSITIONS, Answer, Join, JoinState
+from hybridrelay.relay.core.join import RELAYED_REASONS, TRANSITIONS, Answer, Join, JoinState
 from hybridrelay.relay.model import HybridConnection, KeyId
 from hybridrelay.security import KeySlot
 
@@ -29,9 +29,9 @@ def test_a_join_ends_once() -> None:
 
 
 def test_no_reason_that_a_listener_gives_is_permanent_for_a_sender() -> None:
-    assert not any(reason.is_permanent for reason in PASSED_ON.values())
+    assert not any(reason.is_permanent for reason in RELAYED_REASONS.values())
 
 
 def test_a_listener_that_is_busy_has_reached_a_limit() -> None:
     """From this reason, the client knows that waiting may help."""
-    assert PASSED_ON[Reason.BUSY] is PASSED_ON[Reason.LIMIT] is Reason.LIMIT
+    assert RELAYED_REASONS[Reason.BUSY] is RELAYED_REASONS[Reason.LIMIT] is Reason.LIMIT

@@ -113,7 +113,7 @@ class Next:
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hybridrelay.relay.worker.loop._leave_output", lambda: None)
+    monkeypatch.setattr("hybridrelay.relay.worker.loop._close_inherited_output", lambda: None)
     clock = Clock()
     monkeypatch.setattr(
         "hybridrelay.relay.worker.alone.Alone.__init__.__kwdefaults__", {"clock": clock, "path": SOCKET_NAME}
