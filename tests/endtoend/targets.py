@@ -14,6 +14,8 @@ from ..receiving import receive_all
 
 #: One piece of test data: no multiple of any frame, buffer or record.
 PIECE_BYTES = 1_000_003
+#: What an honest connection waits from a piece that is back to the next one.
+_PAUSE_SECONDS = 0.1
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -104,12 +106,14 @@ async def steady_echo(port: int) -> AsyncIterator[Callable[[], Awaitable[None]]]
     Gives a function that waits until one more piece has gone there and back. The block fails where data is lost.
     """
     condition = trio.Condition()
-    rounds = 0
+    rounds = wanted = 0
 
     async def one_more() -> None:
+        nonlocal wanted
         async with condition:
-            wanted = rounds + 2  # the one under way may have begun before
-            while rounds < wanted:
+            mine = wanted = rounds + 2  # the one under way may have begun before
+            condition.notify_all()
+            while rounds < mine:
                 await condition.wait()
 
     async def run(stream: trio.SocketStream) -> None:
@@ -126,6 +130,10 @@ async def steady_echo(port: int) -> AsyncIterator[Callable[[], Awaitable[None]]]
             async with condition:
                 rounds += 1
                 condition.notify_all()
+                # A pause, unless somebody waits: it is to find out whether it is served, and not to keep everybody busy.
+                with trio.move_on_after(_PAUSE_SECONDS):
+                    while rounds >= wanted:
+                        await condition.wait()
 
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream, trio.open_nursery() as nursery:
         nursery.start_soon(run, stream)

@@ -19,7 +19,7 @@ from hybridrelay.streams.unix_sockets import connect_unix_socket
 
 from ..deployments import Deployment, Program, Published, free_port
 from ..waiting import async_wait_until
-from .talking import PAUSE_SECONDS, Talker, all_move
+from .talking import Talker, all_move
 from .targets import echo, is_served, serve
 
 SECONDS = 60
@@ -92,7 +92,7 @@ async def says(program: Program, pattern: str, act: Callable[[], object]) -> str
 @asynccontextmanager
 async def talking(port: int) -> AsyncIterator[list[Talker]]:
     """Applications that talk over open connections during the block. Every byte has to arrive unchanged."""
-    talkers = [Talker(port, PAUSE_SECONDS) for _ in range(STREAMS)]
+    talkers = [Talker(port) for _ in range(STREAMS)]
     async with trio.open_nursery() as nursery:
         for talker in talkers:
             nursery.start_soon(talker.run)

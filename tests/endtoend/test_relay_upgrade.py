@@ -19,7 +19,7 @@ from hybridrelay.relay.store.joined import JoinedFile
 
 from ..deployments import Deployment, Forward, Program
 from ..waiting import async_wait_until
-from .talking import Talker, all_move
+from .talking import Talker, all_move, all_send
 from .targets import echo, serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
@@ -55,7 +55,8 @@ class Scene:
             await all_move(self.talkers)
 
     async def end(self, how: Callable[[Program], object]) -> None:
-        """End the relay."""
+        """End the relay, while bytes are on their way."""
+        await all_send(self.talkers)
         await trio.to_thread.run_sync(how, self.relay)
 
     async def start(self, *arguments: str) -> None:

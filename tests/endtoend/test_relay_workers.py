@@ -16,7 +16,7 @@ import trio
 
 from ..deployments import Deployment, Forward, Program
 from ..waiting import async_wait_until
-from .talking import Talker
+from .talking import SHORT_PAUSE_SECONDS, Talker
 from .targets import echo, serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
@@ -76,7 +76,7 @@ async def talking(tmp_path: Path, *arguments: str) -> AsyncIterator[tuple[Scene,
             published = deployment.create("db", await serve(targets, echo))
             deployment.start_connector(published, arguments=["--mode", "tcp"])
             scene = Scene(deployment, deployment.start_forward(published))
-            talker = Talker(scene.forward.port)
+            talker = Talker(scene.forward.port, SHORT_PAUSE_SECONDS)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(talker.run)
                 await goes_on(talker)
@@ -100,6 +100,7 @@ async def test_sessions_resume_when_a_worker_is_killed(tmp_path: Path) -> None:
         workers = scene.workers()
         assert len(workers) == WORKERS
         busy = max(workers, key=lambda pid: len(os.listdir(f"/proc/{pid}/fd")))
+        await talker.sends()
         os.kill(busy, signal.SIGKILL)
         await goes_on(talker)
         await scene.relay.logs("relay.worker-ended.*status=SIGKILL pairs=1")
@@ -134,6 +135,7 @@ async def test_workers_that_keep_nothing_end_with_the_relay(tmp_path: Path) -> N
     async with talking(tmp_path, "--keep-pairs", "0") as (scene, talker):
         for end in (Program.kill, Program.terminate):
             workers = scene.workers()
+            await talker.sends()
             await trio.to_thread.run_sync(end, scene.relay)
 
             async def none_is_left(workers: list[int] = workers) -> bool:

@@ -22,7 +22,7 @@ from ..leaks import (
     settled,
 )
 from ..waiting import async_wait_until
-from .talking import ROUND_SECONDS, Talker, all_move
+from .talking import ROUND_SECONDS, Talker, all_move, all_send
 from .targets import echo, serve
 
 #: A few where every change is tested; the soak session asks for twenty.
@@ -52,6 +52,7 @@ class Killing:
                 talking.start_soon(talker.run)
             await all_move(talkers)
             for _ in range(count):
+                await all_send(talkers)
                 self.relay.kill()
                 self.relay = await trio.to_thread.run_sync(self._deployment.start_relay)
                 await all_move(talkers)
@@ -123,6 +124,7 @@ async def test_a_relay_releases_the_places_of_programs_that_were_killed(
             for talker in talkers:
                 talking.start_soon(talker.run)
             await all_move(talkers)
+            await all_send(talkers)
             # They would see the reset that they are going to get.
             talking.cancel_scope.cancel()
         connector.kill()

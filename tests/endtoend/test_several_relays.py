@@ -16,7 +16,7 @@ import trio
 
 from ..deployments import Deployment, Forward, Program, Published
 from ..waiting import async_wait_until
-from .talking import PAUSE_SECONDS, Talker, all_move
+from .talking import Talker, all_move, all_send
 from .targets import echo, is_served, serve
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
@@ -106,9 +106,9 @@ async def said(program: Program, pattern: str) -> None:
 
 
 @asynccontextmanager
-async def talking(forward: Forward, pause: float = 0) -> AsyncIterator[list[Talker]]:
+async def talking(forward: Forward) -> AsyncIterator[list[Talker]]:
     """Applications that talk during the block; at its end, all that they have sent has come back unaltered."""
-    talkers = [Talker(forward.port, pause) for _ in range(STREAMS)]
+    talkers = [Talker(forward.port) for _ in range(STREAMS)]
     async with trio.open_nursery() as nursery:
         for talker in talkers:
             nursery.start_soon(talker.run)
@@ -126,10 +126,12 @@ async def test_streams_outlive_the_death_of_either_relay(pair: Pair, nursery: tr
     for host in HOSTS:
         await said(connector, f"registered at a relay: connection=orders host={host}")
     async with talking(forward) as talkers:
+        await all_send(talkers)
         pair.relays[0].kill()
         await said(forward.program, f"session.resumed: .* at {HOSTS[1]}")
         await all_move(talkers)
         await trio.to_thread.run_sync(pair.start_relay, 0)
+        await all_send(talkers)
         pair.relays[1].kill()
         await said(forward.program, f"session.resumed: .* at {HOSTS[0]}")
         await all_move(talkers)
@@ -158,7 +160,7 @@ async def test_a_second_relay_is_added_while_applications_talk(pair: Pair, nurse
     record = pair.first.folder / "orders.relay"
     both = [part for host in HOSTS for part in ("--endpoint", host)]
     change = ("connections", "endpoints", "orders")
-    async with talking(old_forward, PAUSE_SECONDS):
+    async with talking(old_forward):
         commands: list[tuple[str | Path, ...]] = [
             (*change, *both, "--state", pair.first.state, "--relay-file", record),
             ("connections", "import", record, "--state", pair.deployments[1].state),
@@ -173,6 +175,7 @@ async def test_a_second_relay_is_added_while_applications_talk(pair: Pair, nurse
     await wait_until_served(old_forward)
     forward = pair.first.start_forward(published)
     async with talking(forward) as talkers:
+        await all_send(talkers)
         pair.relays[0].kill()
         await said(forward.program, f"session.resumed: .* at {HOSTS[1]}")
         await all_move(talkers)

@@ -21,7 +21,7 @@ import trio
 
 from ..deployments import HYBRIDRELAY, Deployment, Program, free_port, skip_unless_ci, wait_for_port
 from ..waiting import wait_until
-from .talking import Talker
+from .talking import SHORT_PAUSE_SECONDS, Talker
 from .targets import exchange, random_pieces, receive_hash, serve
 
 SIZE = 3_000_000
@@ -141,12 +141,14 @@ async def test_a_killed_ssh_costs_a_pause_and_no_stream(
     arguments = ("--mode", "exec", "--exec-command", ssh.command)
     deployment.start_connector(published)
     forward = deployment.start_forward(published, mode="exec", arguments=arguments[2:])
-    talker = Talker(forward.port)
+    talker = Talker(forward.port, SHORT_PAUSE_SECONDS)
     async with trio.open_nursery() as talking:
         talking.start_soon(talker.run)
         with trio.fail_after(60):
             await talker.more_than(10_000)
-            for pid in ssh.clients():
+            clients = ssh.clients()
+            await talker.sends()
+            for pid in clients:
                 os.kill(pid, 9)
             await talker.more_than(talker.received + 100_000)
         talker.stop()

@@ -20,7 +20,7 @@ from hybridrelay.security import load_connection_string
 
 from ..deployments import Deployment
 from ..leaks import of_program, settled
-from .talking import Talker
+from .talking import SHORT_PAUSE_SECONDS, Talker
 from .targets import echo, serve
 
 #: Fewer than the relay's slots where every change is tested; the soak session asks for twice as many as those.
@@ -39,7 +39,7 @@ async def test_a_storm_after_a_restart(
     published = deployment.create("storm", await serve(nursery, echo))
     deployment.start_connector(published, arguments=["--mode", mode])
     forward = deployment.start_forward(published, mode=mode)
-    talker = Talker(forward.port)
+    talker = Talker(forward.port, SHORT_PAUSE_SECONDS)
     string = load_connection_string(published.application)
     (endpoint,) = RelayEndpoint.all_from(string)
     transports = discover()
@@ -85,6 +85,7 @@ async def test_a_storm_after_a_restart(
     async with trio.open_nursery() as talking:
         talking.start_soon(talker.run)
         await talker.more_than(0)
+        await talker.sends()
         deployment.programs[0].kill()
         began = trio.current_time()
         with trio.fail_after(STORM_SECONDS):

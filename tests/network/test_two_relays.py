@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from ..deployments import Forward, Program, Published
-from ..endtoend.talking import Talker, all_move
+from ..endtoend.talking import SHORT_PAUSE_SECONDS, Talker, all_move
 from ..endtoend.targets import echo
 from .conftest import NetworkDeployment
 from .lab import CLIENT, PRIVATE, RELAY_ADDRESSES, RELAY_HOST, Lab, State
@@ -41,7 +41,7 @@ class Pair:
         """Applications that talk during the block, and get back what they have sent."""
         async with trio.open_nursery() as serving:
             await serving.start(partial(trio.serve_listeners, _serve_echo, [self.target]))
-            talkers = [Talker(forward.port) for _ in range(STREAMS)]
+            talkers = [Talker(forward.port, SHORT_PAUSE_SECONDS) for _ in range(STREAMS)]
             # The applications are in the client's namespace.
             with lab.inside(CLIENT):
                 async with trio.open_nursery() as applications:

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from ..deployments import Forward, Program
-from ..endtoend.talking import Talker, all_move
+from ..endtoend.talking import SHORT_PAUSE_SECONDS, Talker, all_move, all_send
 from ..endtoend.targets import echo
 from ..endtoend.test_relay_upgrade import none_is_left
 from ..leaks import Holdings, assert_back_to, of_program, settled
@@ -130,7 +130,7 @@ async def open_scene(deployment: NetworkDeployment, remark: Callable[[str], None
     connector = deployment.start_connector(published, arguments=arguments)
     forward = deployment.start_forward(published, mode="auto", arguments=arguments)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(target))
-    talkers = [Talker(forward.port) for _ in range(STREAMS)]
+    talkers = [Talker(forward.port, SHORT_PAUSE_SECONDS) for _ in range(STREAMS)]
     scene = Scene(deployment.lab, deployment, connector, forward, talkers, remark)
     async with scene.logs_on_failure(), trio.open_nursery() as serving:
         await serving.start(partial(trio.serve_listeners, _serve_echo, [listener]))
@@ -324,6 +324,7 @@ async def test_the_relay_is_killed_and_started_again(set_scene: SetScene) -> Non
     async with set_scene() as scene:
         for with_workers in (False, True):
             before, workers = scene.channels(), children(scene.relay.process.pid)
+            await all_send(scene.talkers)
             scene.relay.kill()
             for worker in workers if with_workers else ():
                 os.kill(worker, signal.SIGKILL)
@@ -354,6 +355,7 @@ async def test_a_stopped_process_goes_on(set_scene: SetScene, who: str, seconds:
     """It is stopped for less or more time than liveness needs to notice, and always less than the resume deadline."""
     async with set_scene() as scene:
         program = dict(zip(("relay", "connector", "forward"), scene.programs, strict=True))[who]
+        await all_send(scene.talkers)
         program.process.send_signal(signal.SIGSTOP)
         try:
             # The length of the stop is what is tried here.
