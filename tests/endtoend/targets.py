@@ -130,7 +130,7 @@ async def steady_echo(port: int) -> AsyncIterator[Callable[[], Awaitable[None]]]
             async with condition:
                 rounds += 1
                 condition.notify_all()
-                # A pause, unless somebody waits: it is to find out whether it is served, and not to keep everybody busy.
+                # A pause, unless somebody waits: this connection need not keep the processors busy.
                 with trio.move_on_after(_PAUSE_SECONDS):
                     while rounds >= wanted:
                         await condition.wait()

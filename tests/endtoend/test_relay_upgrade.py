@@ -28,6 +28,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Li
 TALKERS = 10
 SESSIONS = 2
 RESUME_SECONDS = 60
+#: How long a session may take to resume. On a busy machine, a relay does not start within the default.
+PATIENT = ("--resume-deadline", "600")
 
 
 @attrs.define(eq=False)
@@ -103,8 +105,8 @@ async def upgrading(tmp_path: Path, *arguments: str) -> AsyncIterator[Scene]:
         with Deployment(tmp_path) as deployment:
             deployment.start_relay("--workers", "1", *arguments)
             published = deployment.create("db", await serve(targets, echo))
-            deployment.start_connector(published, arguments=["--mode", "tcp"])
-            forwards = [deployment.start_forward(published) for _ in range(SESSIONS)]
+            deployment.start_connector(published, arguments=["--mode", "tcp", *PATIENT])
+            forwards = [deployment.start_forward(published, arguments=PATIENT) for _ in range(SESSIONS)]
             talkers = [Talker(forwards[number % SESSIONS].port) for number in range(TALKERS)]
             scene = Scene(deployment, forwards, talkers)
             async with trio.open_nursery() as nursery:

@@ -156,7 +156,8 @@ def test_clients_that_reconnect_ride_over_the_restart_of_a_relay(postgresql: int
         )  # fmt: skip
 
     with Deployment(tmp_path) as deployment:
-        relay = deployment.start_relay()
+        # Otherwise, its workers would keep the data channel for a minute, and the session would not be interrupted.
+        relay = deployment.start_relay("--keep-pairs", "0")
         published = deployment.create("restart", ("127.0.0.1", postgresql))
         deployment.start_connector(published)
         forward = deployment.start_forward(published, arguments=["--open-patience", "60"])
