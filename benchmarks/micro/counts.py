@@ -106,7 +106,7 @@ async def _main(case: Callable[[_Tunnel, int], Awaitable[None]], count: int) -> 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run, channels[0])
         nursery.start_soon(server.run, channels[1])
-        await client.wait_open()
+        await client.wait_attached()
         await case(_Tunnel(nursery, client, server), count)
         nursery.cancel_scope.cancel()
 

@@ -104,7 +104,7 @@ def _measure_bridges(loops: int, size: int) -> float:
         async with application, target, trio.open_nursery() as nursery:
             nursery.start_soon(client.run, channels[0])
             nursery.start_soon(server.run, channels[1])
-            await client.wait_open()
+            await client.wait_attached()
             nursery.start_soon(bridge, client.open_stream_nowait(), local)
             offer = await server.offers.receive()
             nursery.start_soon(bridge, offer.accept(), remote)

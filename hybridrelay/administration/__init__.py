@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from .connections import NewFiles as NewFiles
     from .connections import create_connection as create_connection
     from .connections import delete_connection as delete_connection
-    from .connections import disable_connection as disable_connection
     from .connections import import_connection as import_connection
     from .connections import issue_connection_string as issue_connection_string
     from .connections import make_connection_string as make_connection_string
     from .connections import read_relay_record as read_relay_record
+    from .connections import set_disabled as set_disabled
     from .declared import Application as Application
     from .declared import Change as Change
     from .declared import Declared as Declared
@@ -103,7 +103,7 @@ _HOMES = {
         "NewFiles",
         "create_connection",
         "delete_connection",
-        "disable_connection",
+        "set_disabled",
         "import_connection",
         "issue_connection_string",
         "make_connection_string",

@@ -213,7 +213,7 @@ def import_connection(
 # --- disable and delete
 
 
-def disable_connection(
+def set_disabled(
     registry: Registry, name: str, *, disabled: bool, before_change: Callable[[], None] = nothing
 ) -> tuple[str, ...]:
     """Disable a hybrid connection, which ends everything that uses it, or enable it again.

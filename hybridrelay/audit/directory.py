@@ -89,7 +89,7 @@ class Opened:
     is_new: bool
     #: The number of bytes of an incomplete line that were removed.
     removed_bytes: int
-    #: The number of the first line that the program had not signed when it ended; None if it had signed all.
+    #: The number of the first record that the program had not signed when it ended; None if it had signed all.
     unsigned_from: int | None
 
 
@@ -106,7 +106,7 @@ class _State:
     #: Lines since the last checkpoint, and when that was.
     unsigned: int
     signed_at: float
-    #: The number of the first line that has to exist: this log has deleted all lines before it.
+    #: The number of the first record that has to exist: the audit log has deleted all records before it.
     oldest: int
 
 
@@ -587,7 +587,7 @@ class AuditDirectory:
         return content if isinstance(content, dict) else {}
 
     def _oldest(self, name: str, first: dict[str, Any]) -> int:
-        """Return the number of the first line that has to exist, according to the newest file."""
+        """Return the number of the first record that has to exist, according to the newest file."""
         names = [*self._ended.names(), name]
         exists = file_number(names[0]) or 0
         known = first.get("oldest")

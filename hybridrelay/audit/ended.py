@@ -10,7 +10,7 @@ import threading
 import msgspec
 
 from .chain import MAX_LINE, file_name, file_number
-from .disk import Disk
+from .disk import PART, Disk
 
 __all__ = ["EARLIER_KEYS", "MAX_EARLIER_KEYS_BYTES", "EndedFiles"]
 
@@ -21,7 +21,7 @@ EARLIER_KEYS = "earlier-keys.jsonl"
 MAX_EARLIER_KEYS_BYTES = 1 << 20
 _NEW_EARLIER_KEYS = f"{EARLIER_KEYS}.new"
 #: What a compressed copy that is not complete is called.
-_INCOMPLETE = ".gz.part"
+_INCOMPLETE = f".gz{PART}"
 
 
 class EndedFiles:

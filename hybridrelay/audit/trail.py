@@ -41,7 +41,7 @@ class AuditTrail:
 
     Args:
         sinks: any number; without one, nothing is recorded.
-        required: the kinds of sinks without which no stream may be opened; see `recorded`.
+        required: the kinds of sinks without which no stream may be opened; see `wait_recorded`.
         clock: seconds since 1970.
 
     Raises:
@@ -109,11 +109,12 @@ class AuditTrail:
     def _is_required(self, sink: Sink) -> bool:
         return sink.kind in self._required or sink.kind in self._required_by_policy
 
-    async def recorded(self) -> None:
+    async def wait_recorded(self) -> None:
         """Wait until everything that was published so far is in all required sinks, and on the disk if there are
         files.
 
-        Streams that wait at the same time wait for the disk together.
+        Files are waited for even if they are not required. Sinks are waited for one after the other, for up to
+        `writer.WAIT_SECONDS` each. Streams that wait at the same time wait for the disk together.
 
         Raises:
             NotRecordedError: a required sink cannot be written, or there is none. Its text names the sink. Other
@@ -129,7 +130,7 @@ class AuditTrail:
             if not (writer.is_required or writer.sink.kind is SinkKind.FILE):
                 continue
             try:
-                await writer.written()
+                await writer.wait_written()
             except NotRecordedError as exc:
                 if writer.is_required:
                     raise NotRecordedError(f"{writer.sink.name}: {exc}") from exc

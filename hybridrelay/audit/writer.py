@@ -93,7 +93,7 @@ class SinkWriter:
         self._put += 1
         self._wake.set()
 
-    async def written(self) -> None:
+    async def wait_written(self) -> None:
         """Wait until the sink has everything that was queued until now.
 
         Raises:

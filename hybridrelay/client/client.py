@@ -115,7 +115,7 @@ class Client:
             nursery=nursery,
             clock=clock,
             on_draining=self._draining,
-            on_given=self._given,
+            on_key_or_update=self._key_or_update_arrived,
             witnessing=None if config.audit is None else config.audit.witnessing,
             events=self._events,
         )
@@ -242,7 +242,7 @@ class Client:
         self._listening = addresses
 
     @property
-    def open_streams(self) -> int:
+    def open_stream_count(self) -> int:
         """The number of streams that have not ended, in all sessions."""
         return self._sessions.stream_count
 
@@ -368,7 +368,9 @@ class Client:
         for session in self._sessions:
             self._nursery.start_soon(session.leave, sender)
 
-    def _given(self, sender: Sender, channel: ControlChannel, message: control.Key | control.Update) -> None:
+    def _key_or_update_arrived(
+        self, sender: Sender, channel: ControlChannel, message: control.Key | control.Update
+    ) -> None:
         if isinstance(message, control.Key):
             others = [other for other in self._senders.all if other is not sender]
             handle = partial(self._new_keys.received, channel, sender.host, message, others)

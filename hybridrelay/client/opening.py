@@ -187,7 +187,7 @@ class SessionOpener:
         """Stop the attempts once the session that lost its channel has another channel."""
         latest = self.latest
         if latest is not None and latest.session.accepts_streams:
-            await latest.session.wait_open()
+            await latest.session.wait_attached()
             if self.open is not None:
                 self._succeeded()
                 attempts.cancel()

@@ -54,7 +54,7 @@ def session_snapshot(
         route=link.describe(candidate, Purpose.DATA),
         rendezvous=rendezvous,
         since=since,
-        resumptions=max(0, session.greetings - 1),
+        resumptions=max(0, session.greeting_count - 1),
         streams=session.stream_count,
         bytes_to_target=to_target,
         bytes_to_client=to_client,

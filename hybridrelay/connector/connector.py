@@ -128,7 +128,7 @@ class Connector:
             lost=self._data_channel_lost,
             changed=self._key_use_changed,
             counters=self._counters,
-            recorded=None if config.audit is None else self._required_audit.recorded,
+            recorded=None if config.audit is None else self._required_audit.wait_recorded,
             target_attempted=self._monitor.attempt_ended,
             used_claims=None if config.used_claims is None else UsedClaimsFile(config.used_claims),
             clock=clock,

@@ -65,7 +65,7 @@ class RequiredAudit:
             return ()
         return self._audit.witnessing.witnesses.problems(required, set(self._hosts()), trio.current_time())
 
-    async def recorded(self) -> None:
+    async def wait_recorded(self) -> None:
         """Wait until the audit log has what was published so far, in all sinks that have to have it.
 
         Raises:
@@ -74,7 +74,7 @@ class RequiredAudit:
         if self._audit is None or not self._audit.has_sinks:
             await wait_recorded(None, self._policy())
             return
-        await self._audit.recorded()
+        await self._audit.wait_recorded()
         for problem in self._witness_problems():
             raise NotRecordedError(f"{problem.sink}: {problem.detail}")
 

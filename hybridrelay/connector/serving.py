@@ -72,7 +72,7 @@ class StreamService:
             policy has decided against it.
         named_instances: finds the ports of named instances.
         recorded: waits until the events so far are in the audit log, before the target is dialed
-            (`AuditTrail.recorded`). None: there is no audit log.
+            (`AuditTrail.wait_recorded`). None: there is no audit log.
         clock: returns seconds on a monotonic clock.
         local_time: returns the local time of the machine.
     """
@@ -202,7 +202,7 @@ class StreamService:
             )
         )
 
-    def refused(self, stream: int, reason: Reason, origin: Origin) -> None:
+    def session_refused(self, stream: int, reason: Reason, origin: Origin) -> None:
         """Publish the events of a stream that the session itself refused, because of one of its limits."""
         about = self._events_of(origin, stream, first_target(origin.published.target))
         about.opened()
@@ -327,7 +327,7 @@ class ServedStream:
         peer, published = self.origin.peer, self.origin.published
         decision = self._service.decide_new(self)
         if decision.reason is not None:
-            return self._refused(decision)
+            return self._policy_refusal(decision)
         with contextlib.ExitStack() as taken:
             for share in self._shares:
                 if not share.take(self._owner):
@@ -348,7 +348,7 @@ class ServedStream:
                 taken.pop_all()
             return target
 
-    def _refused(self, denial: Decision) -> NotConnected:
+    def _policy_refusal(self, denial: Decision) -> NotConnected:
         """Publish that the policy refuses the stream, and return this outcome. The client is not told the rule."""
         assert denial.reason is not None
         self._service.publish_refusal(self, denial)
@@ -442,7 +442,7 @@ class ServedStream:
             return NotConnected(Reason.AUDIT_UNAVAILABLE, str(exc))
         except TargetDenied as exc:
             self.origin.published.target_denial = exc.decision
-            return self._refused(exc.decision)
+            return self._policy_refusal(exc.decision)
         except TargetError as exc:
             self._service.target_attempted(self._target, attempt_began, exc)
             if exc.remedy is not None:
@@ -454,7 +454,7 @@ class ServedStream:
         finally:
             self._dialing = None
         if self._denial is not None:
-            return self._refused(self._denial)
+            return self._policy_refusal(self._denial)
         return NotConnected(self._offer.withdrawn_reason or Reason.CANCELLED)
 
     async def _dial(self) -> trio.SocketStream:

@@ -378,7 +378,7 @@ class Sessions:
         account = self._accounts.setdefault(owner, Account())
 
         def refused(stream: int, reason: Reason) -> None:
-            self.streams.refused(stream, reason, served.origin)
+            self.streams.session_refused(stream, reason, served.origin)
 
         session = Session(
             SessionRole.ACCEPTOR,

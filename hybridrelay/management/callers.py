@@ -46,11 +46,9 @@ class Caller:
     scope: Scope = EVERYTHING
 
     @property
-    def limit_key(self) -> tuple[str, str]:
-        """The key by which limits distinguish callers.
-
-        All keys of a hybrid connection count as one caller, because a key with the right Manage is enough to make
-        more keys.
+    def limit_group(self) -> tuple[str, str]:
+        """Callers with the same value share their limits: all who use keys of one hybrid connection, because a key
+        with the right Manage is enough to make more keys.
         """
         return self.kind, self.scope.only if self.kind == "sas" and self.scope.only is not None else self.id
 

@@ -124,7 +124,7 @@ def _turn(
     """Wait for the caller's turn. Changes need none, because they take turns in `Call.change_store`."""
     if operation.is_audited or operation.waits:
         return contextlib.nullcontext()
-    return managed.turns.take(caller.limit_key, has_scope=not caller.scope.is_everything)
+    return managed.turns.take(caller.limit_group, has_scope=not caller.scope.is_everything)
 
 
 async def perform(

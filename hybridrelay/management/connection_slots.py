@@ -42,7 +42,7 @@ class ConnectionSlot:
 
     def identify(self, caller: Caller) -> None:
         """Count the connection for this caller from now on. Does nothing if the connection has lost its slot."""
-        group = " ".join(caller.limit_key)
+        group = " ".join(caller.limit_group)
         if self._ended or (self._slots is self._identified and self._slot.group == group):
             return
         self._slots.release(self._slot)

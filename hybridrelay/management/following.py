@@ -207,7 +207,7 @@ def _turn(call: Call) -> AbstractAsyncContextManager[None]:
 
 
 def _caller(call: Call) -> tuple[str, str]:
-    return call.caller.limit_key
+    return call.caller.limit_group
 
 
 async def _write(call: Call, after: int | None, send: Send) -> None:

@@ -153,7 +153,7 @@ class Gate:
         """
         assert isinstance(request.peer, Peer)
         if caller is not request.peer.caller or request.peer.address:
-            await self._check_rate(self._calls.take(caller.limit_key, trio.current_time()), "too many requests")
+            await self._check_rate(self._calls.take(caller.limit_group, trio.current_time()), "too many requests")
 
     async def receive_body(self, request: Request, caller: Caller) -> bytes:
         """Count a request of a caller (from `identify`), and return its body, which may take seconds to arrive.
@@ -292,7 +292,7 @@ class Gate:
             raise problem_of(exc, conditional=False) from exc
         caller = found.caller
         peer.on_identified(caller)
-        await self._check_rate(self._calls.take(caller.limit_key, trio.current_time()), "too many requests")
+        await self._check_rate(self._calls.take(caller.limit_group, trio.current_time()), "too many requests")
         # Another login of this browser, if there is one, is over: its cookie is replaced.
         self.log_out(request)
         text = secrets.token_urlsafe(32)

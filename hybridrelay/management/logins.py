@@ -45,8 +45,8 @@ class TokenCredential:
     id: str
 
     @property
-    def limit_key(self) -> tuple[str, str]:
-        """The key by which logins are counted for their limit."""
+    def limit_group(self) -> tuple[str, str]:
+        """Logins with the same value are counted together."""
         return "token", self.id
 
 
@@ -61,8 +61,8 @@ class KeyCredential:
     generation: int
 
     @property
-    def limit_key(self) -> tuple[str, str]:
-        """See `TokenCredential.limit_key`. All keys of a hybrid connection are counted together, because a key with
+    def limit_group(self) -> tuple[str, str]:
+        """See `TokenCredential.limit_group`. All keys of a hybrid connection are counted together, because a key with
         the right Manage is enough to make more keys."""
         return "sas", self.connection
 
@@ -111,17 +111,19 @@ class Logins:
             valid_until: when the credential expires, and the login with it.
         """
         self._remove_expired(now)
-        held = Counter(login.credential.limit_key for login in self._logins.values())
-        if held[credential.limit_key] >= _MAX_LOGINS_EACH:
-            self._end_oldest_of(credential.limit_key)
+        held = Counter(login.credential.limit_group for login in self._logins.values())
+        if held[credential.limit_group] >= _MAX_LOGINS_EACH:
+            self._end_oldest_of(credential.limit_group)
         elif len(self._logins) >= _MAX_LOGINS:
             self._end_oldest_of(held.most_common(1)[0][0])
         login = Login(credential, now, min(valid_until, now + LOGIN_SECONDS))
         self._logins[digest] = login
         return login
 
-    def _end_oldest_of(self, limit_key: tuple[str, str]) -> None:
-        self.end(next(digest for digest, login in self._logins.items() if login.credential.limit_key == limit_key))
+    def _end_oldest_of(self, limit_group: tuple[str, str]) -> None:
+        self.end(
+            next(digest for digest, login in self._logins.items() if login.credential.limit_group == limit_group)
+        )
 
     def find(self, digest: bytes, now: float) -> Login | None:
         """Return the login of a browser; None if there is none, or it has expired."""

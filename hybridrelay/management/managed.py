@@ -60,8 +60,8 @@ class Managed:
     problems: Callable[[], Sequence[RelayProblem]] = tuple
     #: Keeps the latest events, once it is subscribed to `events`.
     feed: Feed = attrs.field()
-    #: The turns of callers (`Caller.limit_key`): for requests that read and for pages, and for reading from `feed`. A
-    #: task may take one of the latter while it has one of the former.
+    #: The turns of callers (`Caller.limit_group`): for requests that read and for pages, and for reading from `feed`.
+    #: A task may take one of the latter while it has one of the former.
     turns: Turns = attrs.field(factory=Turns)
     feed_turns: Turns = attrs.field(factory=Turns)
     #: Limits how often callers with a scope change something.

@@ -42,7 +42,7 @@ class ScopedChanges:
         """
         if caller.scope.is_everything:
             return
-        wait = self._buckets.take(caller.limit_key, trio.current_time())
+        wait = self._buckets.take(caller.limit_group, trio.current_time())
         if wait <= 0:
             return
         raise problem(

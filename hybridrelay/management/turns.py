@@ -48,7 +48,7 @@ class Turns:
         """Wait for a turn of this caller, and hold it while the block runs. A task must not take a second one.
 
         Args:
-            caller: `Caller.limit_key`.
+            caller: `Caller.limit_group`.
             has_scope: whether the caller has a scope; callers that have one do not let others wait.
         """
         queue = self._queues.setdefault(caller, _Queue())

@@ -82,16 +82,16 @@ class Session:
         )
         self._offers: OfferQueue[Offer] = OfferQueue(self.core.config.max_backlog)
         #: Set when the peer has greeted (sent HELLO) on a channel, and at the end of the session. If that channel was
-        #: lost, `wait_open` replaces it by a new event.
+        #: lost, `wait_attached` replaces it by a new event.
         self._attached = trio.Event()
         #: The number of channels on which the peer has greeted.
-        self.greetings = 0
+        self.greeting_count = 0
         self._ended = trio.Event()
         #: Set once the session is going away or has ended: no further stream can be opened, now or later.
         self._leaving = trio.Event()
         #: Set unless `aclose` waits for the streams to end.
-        self._empty = trio.Event()
-        self._empty.set()
+        self._delivered = trio.Event()
+        self._delivered.set()
         self._channel: Channel | None = None
         #: The channel to use next, and the bytes that were already received from it.
         self._next: tuple[trio.abc.Stream, bytes] | None = None
@@ -312,9 +312,9 @@ class Session:
             self.drain()
             with trio.move_on_after(grace):
                 while self._is_delivering():
-                    if self._empty.is_set():
-                        self._empty = trio.Event()
-                    await self._empty.wait()
+                    if self._delivered.is_set():
+                        self._delivered = trio.Event()
+                    await self._delivered.wait()
         finally:
             self.close(reason)
         await self._ended.wait()
@@ -424,7 +424,7 @@ class Session:
                     if reconnect is None:
                         await trio.sleep_forever()
                     else:
-                        await self._go_on_over(await reconnect())
+                        await self._use_reconnected(await reconnect())
                 except HybridRelayError as exc:
                     changed = exc.reason is Reason.IDENTITY_CHANGED
                     reason = exc.reason if changed else Reason.SESSION_LOST
@@ -432,7 +432,7 @@ class Session:
         if self._next is None:
             self._dispatch(self.core.handle_timeout(trio.current_time()))
 
-    async def _go_on_over(self, reconnected: trio.abc.Stream) -> None:
+    async def _use_reconnected(self, reconnected: trio.abc.Stream) -> None:
         if self._next is None:
             self._next = (reconnected, b"")
         else:  # `replace_channel` was called at the same moment
@@ -493,7 +493,7 @@ class Session:
             return Reason.SUPERSEDED
         return refusal
 
-    async def wait_open(self) -> None:
+    async def wait_attached(self) -> None:
         """Wait until the session has a channel (again), or has ended."""
         if self._attached.is_set() and not self.core.is_established and self.core.ended is None:
             self._attached = trio.Event()  # the channel for which it was set has been lost
@@ -535,7 +535,7 @@ class Session:
                 case events.Established():
                     if self._channel is not None:
                         self._channel.greeted()
-                    self.greetings += 1
+                    self.greeting_count += 1
                     if self._on_greeting is not None:
                         self._on_greeting()
                     self._attached.set()
@@ -551,8 +551,8 @@ class Session:
                         self._channel.ended(reason)
                 case events.GoingAway():
                     self._set_leaving()
-        if not self._empty.is_set() and not self._is_delivering():
-            self._empty.set()
+        if not self._delivered.is_set() and not self._is_delivering():
+            self._delivered.set()
 
     def _is_delivering(self) -> bool:
         """Whether any stream is not completely delivered yet. Streams that were reset have nothing to deliver."""

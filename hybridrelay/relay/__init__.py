@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .directory.memory import MemoryDirectory as MemoryDirectory
     from .model import HybridConnection as HybridConnection
     from .model import RelayRecord as RelayRecord
-    from .service.relay import DRAIN_SECONDS as DRAIN_SECONDS
+    from .service.relay import STOP_GRACE_SECONDS as STOP_GRACE_SECONDS
     from .service.relay import Relay as Relay
     from .service.relay import run_relay as run_relay
     from .snapshot import CertificateSnapshot as CertificateSnapshot
@@ -45,7 +45,7 @@ _HOMES = {
     "directory.directory": ("Directory", "DirectoryEntry"),
     "directory.memory": ("MemoryDirectory",),
     "model": ("HybridConnection", "RelayRecord"),
-    "service.relay": ("DRAIN_SECONDS", "Relay", "run_relay"),
+    "service.relay": ("STOP_GRACE_SECONDS", "Relay", "run_relay"),
     "snapshot": (
         "CertificateSnapshot",
         "ConnectionSnapshot",

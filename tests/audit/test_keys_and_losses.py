@@ -51,7 +51,7 @@ async def test_a_record_that_was_lost_does_not_count_as_written(
 
     async def wait(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
-        await writer.written()
+        await writer.wait_written()
         assert "audit.records-lost" in sink.events
         done.set()
 

@@ -230,7 +230,7 @@ class TestWaiting:
         scene = Scene(sink, required=[SinkKind.JOURNAL])
         async with scene.open():
             scene.events.publish(opened())
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             assert sink.events == ["stream.opened"]
 
     async def test_the_policy_may_require_further_sinks(self) -> None:
@@ -240,7 +240,7 @@ class TestWaiting:
         async with scene.open():
             scene.events.publish(opened())
             scene.trail.require(["journal"])
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             assert sink.events == ["stream.opened"]
             for kind in ("file", "syslog"):
                 scene.trail.require([kind, "journal"])
@@ -249,16 +249,16 @@ class TestWaiting:
                 assert problem.text.startswith(f"the audit log lacks the required sink {kind}: ")
                 assert "--audit-dir for file, --audit-to for the others" in problem.remedy
                 with pytest.raises(NotRecordedError, match=f"the policy requires an audit log in {kind}"):
-                    await scene.trail.recorded()
+                    await scene.trail.wait_recorded()
             scene.trail.require(["journal"])
             sink.error = OSError(errno.EIO, "Input/output error")
             scene.events.publish(opened())
             with pytest.raises(NotRecordedError, match="Input/output error"):
-                await scene.trail.recorded()
+                await scene.trail.wait_recorded()
             assert scene.trail.problems == (SinkProblem("journal", "Input/output error", True),)
             scene.trail.require([])  # the policy has changed: the status shows it before the next stream
             assert scene.trail.problems == (SinkProblem("journal", "Input/output error", False),)
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             sink.error = None
 
     async def test_others_are_not_waited_for(self) -> None:
@@ -267,7 +267,7 @@ class TestWaiting:
         scene = Scene(sink)
         async with scene.open():
             scene.events.publish(opened())
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             assert sink.events == []
             sink.goes_on.set()
 
@@ -279,7 +279,7 @@ class TestWaiting:
 
         async def open_stream(number: int) -> None:
             scene.events.publish(opened(number))
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             done.append(number)
 
         async with scene.open(), trio.open_nursery() as nursery:
@@ -304,7 +304,7 @@ class TestWaiting:
             for number in range(3):
                 scene.events.publish(opened(number))
                 with pytest.raises(NotRecordedError, match="journal: No space left on device: /var/audit"):
-                    await scene.trail.recorded()
+                    await scene.trail.wait_recorded()
             attempts = sink.attempts
             await eventually(lambda: sink.attempts > attempts + 3)
             (failed,) = scene.of(AuditSinkFailed)
@@ -316,7 +316,7 @@ class TestWaiting:
             sink.error = None
             await eventually(lambda: bool(scene.of(AuditSinkRestored)))
             scene.events.publish(opened(3))
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             assert not scene.trail.problems
         assert [one for one in sink.events if one == "stream.opened"] == ["stream.opened"] * 4
         assert {"audit.sink-failed", "audit.sink-restored"} <= set(sink.events)
@@ -330,7 +330,7 @@ class TestWaiting:
 
             async def wait() -> None:
                 with pytest.raises(NotRecordedError, match="has not answered for 5 s"):
-                    await scene.trail.recorded()
+                    await scene.trail.wait_recorded()
 
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked(0.05)
@@ -359,7 +359,7 @@ class TestWaiting:
 
     async def test_nothing_is_recorded_before_it_is_open(self) -> None:
         with pytest.raises(NotRecordedError, match="not open"):
-            await Scene(Recorder(), required=[SinkKind.JOURNAL]).trail.recorded()
+            await Scene(Recorder(), required=[SinkKind.JOURNAL]).trail.wait_recorded()
 
 
 class TestOtherSinksWhileTheProgramRuns:
@@ -372,7 +372,7 @@ class TestOtherSinksWhileTheProgramRuns:
             assert ends.events == ["stream.opened"]
             assert ends.is_closed
             scene.events.publish(opened(2))
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             assert begins.events == ["stream.opened"]
         assert stays.events == ["stream.opened"] * 2
         assert ends.events == ["stream.opened"]
@@ -383,12 +383,12 @@ class TestOtherSinksWhileTheProgramRuns:
         async with scene.open():
             assert not scene.trail.has_sinks
             scene.events.publish(opened(1))
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             await scene.trail.use([first])
             scene.events.publish(opened(2))
             await scene.trail.use([])
             scene.events.publish(opened(3))
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
         assert first.events == ["stream.opened"]
 
     async def test_one_that_cannot_be_used_changes_nothing(self) -> None:
@@ -405,7 +405,7 @@ class TestOtherSinksWhileTheProgramRuns:
                 await scene.trail.use([good], required=[SinkKind.FILE])
             assert good.is_closed
             scene.events.publish(opened())
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
         assert before.events == ["stream.opened"]
         assert good.events == []
 
@@ -422,7 +422,7 @@ async def wait_refused(scene: Scene) -> None:
     """A stream that comes while the sink is known to hang is refused at once."""
     scene.events.publish(opened(2))
     with pytest.raises(NotRecordedError):
-        await scene.trail.recorded()
+        await scene.trail.wait_recorded()
 
 
 class TestFiles:
@@ -435,7 +435,7 @@ class TestFiles:
         scene = Scene(self.make(tmp_path, Clock()))
         async with scene.open():
             scene.events.publish(opened())
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             names = [path for path in tmp_path.iterdir() if path.name.startswith("audit-")]
             assert b'"stream.opened","connection":"orders","activity_id":"ab-1"' in names[0].read_bytes()
         assert checked(tmp_path).notes == ()
@@ -446,7 +446,7 @@ class TestFiles:
         async def open_streams(worker: int) -> None:
             for number in range(20):
                 scene.events.publish(opened(worker * 100 + number))
-                await scene.trail.recorded()
+                await scene.trail.wait_recorded()
 
         async with scene.open(), trio.open_nursery() as nursery:
             for worker in range(20):
@@ -462,7 +462,7 @@ class TestFiles:
         async with scene.open():
             for number in range(300):
                 scene.events.publish(opened(number))
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
         *_, checkpoint = scene.of(AuditCheckpoint)
         assert isinstance(checkpoint, AuditCheckpoint)
         assert checkpoint.last >= 255
@@ -484,7 +484,7 @@ class TestFiles:
 
             monkeypatch.setattr(sink.directory, "append", fails)
             scene.events.publish(opened(1))
-            await scene.trail.recorded()
+            await scene.trail.wait_recorded()
             assert scene.trail.problems
             monkeypatch.setattr(sink.directory, "append", real)
             await eventually(lambda: not scene.trail.problems)

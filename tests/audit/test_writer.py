@@ -33,7 +33,7 @@ class Scene:
 
     async def wait(self) -> None:
         try:
-            await self.writer.written()
+            await self.writer.wait_written()
         except NotRecordedError as exc:
             self.outcome.append(exc)
         else:

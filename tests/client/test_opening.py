@@ -45,7 +45,7 @@ class FakeSession(Session):
         self.detached_at, self.outcome = None, SessionOutcome(Reason.NO_ERROR, "ended", by_peer=False)
         self._opened.set()
 
-    async def wait_open(self) -> None:
+    async def wait_attached(self) -> None:
         await self._opened.wait()
 
 

@@ -116,10 +116,10 @@ class Scene:
 
     async def attach(self, session: Session, whose: Published | None = None, peer: PeerIdentity = PEER) -> bool:
         """Resume the session over another channel of `peer`. Returns whether the connector accepted that."""
-        greetings = session.greetings
+        greetings = session.greeting_count
         await session.replace_channel(self.channel(whose, peer))
         await trio.testing.wait_all_tasks_blocked()
-        return session.greetings > greetings
+        return session.greeting_count > greetings
 
 
 async def test_what_opens_with_an_earlier_key_soon_comes_to_an_end(

@@ -185,7 +185,7 @@ async def test_all_events_of_a_stream_say_where_it_comes_from_and_the_last_what_
         await _finish(scene, stream, server)
         await eventually(lambda: isinstance(scene.events[-1], StreamClosed))
     refused = scene.client.open_stream_nowait()
-    scene.service.refused(7, Reason.LIMIT, scene.origin)
+    scene.service.session_refused(7, Reason.LIMIT, scene.origin)
     about = [one for one in scene.events if isinstance(one, StreamOpened | StreamClosed | StreamNotConnected)]
     assert {(one.route, one.client_address) for one in about} == {("tcp at relay.example", "192.0.2.7")}
     assert [one.address for one in about if isinstance(one, StreamClosed)] == [f"127.0.0.1:{port}"]

@@ -88,7 +88,7 @@ async def test_requests_of_one_caller_take_turns(api: Api, viewer: Api, nursery:
         assert answer.status == 200
         answered.set()
 
-    async with api.managed.turns.take(VIEWER.limit_key):
+    async with api.managed.turns.take(VIEWER.limit_group):
         nursery.start_soon(get)
         for _ in range(3):
             assert (await api.call("GET", path))[0].status == 200
@@ -114,7 +114,7 @@ async def test_events_are_read_in_turns(api: Api, viewer: Api, nursery: trio.Nur
         await viewer.call("GET", "/v1/events?newest=true")
         answered.set()
 
-    async with api.managed.feed_turns.take(VIEWER.limit_key):
+    async with api.managed.feed_turns.take(VIEWER.limit_group):
         nursery.start_soon(get)
         for _ in range(3):
             assert (await api.call("GET", "/v1/events"))[0].status == 200

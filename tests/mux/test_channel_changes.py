@@ -99,7 +99,7 @@ async def test_a_channel_from_reconnect_is_closed_where_another_came_first(
         assert await late_far.receive_some() == b""
         _, initial = await receive_hello(first_far)
         await server.replace_channel(first_far, initial)
-        await client.wait_open()
+        await client.wait_attached()
     assert client.is_open
     nursery.cancel_scope.cancel()
 
@@ -124,7 +124,7 @@ async def test_a_task_that_waits_for_a_channel_is_woken_by_the_one_that_works(
     client.drop_channel()
     await trio.testing.wait_all_tasks_blocked()
     with trio.fail_after(20):
-        await client.wait_open()
+        await client.wait_attached()
     assert client.is_open
     assert attempts == 2
     nursery.cancel_scope.cancel()

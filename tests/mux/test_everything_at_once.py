@@ -249,7 +249,7 @@ async def test_bytes_arrive_whatever_happens(seed: int) -> None:
                 while True:
                     for _ in range(rng.randrange(10, 100)):
                         await trio.lowlevel.checkpoint()
-                    await client.wait_open()
+                    await client.wait_attached()
                     await link.cut()
 
             nursery.start_soon(cut_now_and_then)

@@ -262,7 +262,7 @@ async def test_flows_continue_over_another_channel(
     ours.send_nowait(b"late by then")
     _, initial = await receive_hello(second[1])
     await server.replace_channel(second[1], initial)
-    await client.wait_open()
+    await client.wait_attached()
     await ours.send(b"over the new channel")
     assert await theirs.receive() == b"over the new channel"
     assert ours.so_far().dropped == Dropped(age=1)

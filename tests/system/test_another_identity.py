@@ -135,7 +135,7 @@ async def test_a_session_is_moved_to_the_same_identity(
         stream = await client.open_stream()
         session = await client.connect()
         session.drop_channel()
-        await until(lambda: session.greetings == 2, "a resumption")
+        await until(lambda: session.greeting_count == 2, "a resumption")
         await stream.send_all(b"x")
         assert await stream.receive_some() == b"x"
         assert [hello.attach for hello in hellos] == [False, True]

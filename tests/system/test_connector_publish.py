@@ -57,7 +57,7 @@ async def is_served(client: Client) -> None:
 
 async def has_no_listener(client: Client) -> None:
     async def none() -> bool:
-        return client.open_streams == 0 and not client.is_connected
+        return client.open_stream_count == 0 and not client.is_connected
 
     await async_wait_until(none, seconds=SECONDS, what="the end of the session")
 

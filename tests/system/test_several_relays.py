@@ -312,7 +312,7 @@ async def test_a_session_leaves_a_relay_that_drains(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relay_module, "DRAIN_SECONDS", SOON)  # so that it cannot be late on a busy machine
+    monkeypatch.setattr(relay_module, "STOP_GRACE_SECONDS", SOON)  # so that it cannot be late on a busy machine
     published = pair.publish()
     await pair.connector(pair.string(published, Role.CONNECTOR), mode=mode)
     with caplog.at_level(logging.INFO):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ...administration import disable_connection
+from ...administration import set_disabled
 from .. import exits, output
 from ..relay_access import open_registry
 
@@ -28,4 +28,4 @@ def run_enable(args: argparse.Namespace) -> int:
 def _set(args: argparse.Namespace, *, disabled: bool) -> tuple[str, ...]:
     """Make the change, and return the relays of the hybrid connection."""
     with open_registry(args) as registry:
-        return disable_connection(registry, args.name, disabled=disabled, before_change=args.signals.hold)
+        return set_disabled(registry, args.name, disabled=disabled, before_change=args.signals.hold)

@@ -13,7 +13,7 @@ from ...events.log import logged_events
 from ...events.plain_log import plainly_logged_events
 from ...events.program import ReloadSkipped
 from ...management import ManagementTcp, TcpOptions, serve_management
-from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig, RelayInfo
+from ...relay import STOP_GRACE_SECONDS, Binding, Relay, RelayConfig, RelayInfo
 from ...relay.config import ClientAddresses, default_workers
 from ...security import NO_NETWORKS, Networks
 from .. import exits
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     relay = Relay(make_config(args), events=events)
     tcp = ManagementTcp(make_management(args), events=events)
     audit = ProgramAudit(args)
-    stop = GracefulStop(DRAIN_SECONDS)
+    stop = GracefulStop(STOP_GRACE_SECONDS)
 
     async def use_relay_options(wanted: argparse.Namespace) -> None:
         await relay.update(make_config(wanted))

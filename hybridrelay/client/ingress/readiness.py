@@ -35,7 +35,7 @@ async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) 
         try:
             session = await client.connect(patience=0)
         except HybridRelayError as exc:
-            if is_final(exc) and (first or not client.open_streams):
+            if is_final(exc) and (first or not client.open_stream_count):
                 raise
             if first and isinstance(exc, RelayIdentityError):
                 raise

@@ -92,7 +92,7 @@ class Sender:
         clock: returns seconds since 1970.
         on_draining: called when the relay has announced that it is draining, or about to stop.
         witnessing: the checkpoints of the audit log, which the relay is asked to keep; None: there are none.
-        on_given: called with the control channel over which a new key or an update has arrived, and the message.
+        on_key_or_update: called when a new key or an update has arrived, with the control channel and the message.
         events: the stream to which events are published.
     """
 
@@ -106,7 +106,7 @@ class Sender:
         witnessing: Witnessing | None = None,
         clock: Callable[[], float],
         on_draining: Callable[[Sender], None],
-        on_given: Callable[[Sender, ControlChannel, control.Key | control.Update], None],
+        on_key_or_update: Callable[[Sender, ControlChannel, control.Key | control.Update], None],
         events: EventStream,
     ) -> None:
         self.link = link
@@ -119,7 +119,7 @@ class Sender:
         self._nursery = nursery
         self._clock = clock
         self._on_draining = on_draining
-        self._on_given = on_given
+        self._on_given = on_key_or_update
         self._witnessing = witnessing
         #: The task that sends checkpoints over each control channel.
         self._sending: dict[ControlChannel, trio.CancelScope] = {}

@@ -71,7 +71,7 @@ def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
             body = await gate.receive_body(request, caller)
             visit = Visit(managed, caller, request, body)
             visit.require(page.role)
-            async with managed.turns.take(caller.limit_key, has_scope=not caller.scope.is_everything):
+            async with managed.turns.take(caller.limit_group, has_scope=not caller.scope.is_everything):
                 shown = await page.show(visit)
                 await trio.lowlevel.checkpoint()  # writing a large page takes milliseconds
                 response = page_response(visit, shown) if isinstance(shown, View) else shown

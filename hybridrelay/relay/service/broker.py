@@ -59,8 +59,8 @@ from ..limits import BORROWED_PIPES, ESTABLISHED_AFTER_SECONDS, TICKET_LIFETIME_
 from ..model import HybridConnection, StoreChange
 from ..quotas import NO_EDITIONS, Editions
 from ..store.relay_id import new_relay_id
-from .carried import Carried
 from .data_channels import Channels, DataChannels
+from .handover import PairHandover
 from .listener_handle import ListenerHandle, SenderHandle
 from .pace import Paces, PairPace
 from .patience import in_time
@@ -303,7 +303,7 @@ class BrokerService:
         self.rendezvous_times.observe(trio.current_time() - made_at)
         listener = attrs.evolve(listener, transport=channels.transports[Side.LISTENER])
         sender = attrs.evolve(sender, transport=channels.transports[Side.SENDER])
-        channels.carried = Carried(PairNote(rendezvous_id, listener, sender, self._monotonic()))
+        channels.handover = PairHandover(PairNote(rendezvous_id, listener, sender, self._monotonic()))
         name = listener.key.connection
         self.pairs.joined(Pair(rendezvous_id, name, listener, sender, trio.current_time(), channels))
         return self._paces.of(name, Holder(sender.key, sender.address), sender.key)
@@ -332,13 +332,13 @@ class BrokerService:
         """
         age = max(0.0, self._monotonic() - note.joined_at)
         is_established = is_established or age >= ESTABLISHED_AFTER_SECONDS
-        carried = Carried(note, is_established)
+        handover = PairHandover(note, is_established)
         key = note.sender.key
         pace = self._paces.of(note.connection, Holder(key, note.sender.address), key)
-        pair = worker.add_existing(slot, pace, carried)
+        pair = worker.add_existing(slot, pace, handover)
         # The connector's channel is the first one, so the first number is that of the bytes to the client.
         channels = Channels(moved=Moved(note.to_client, note.to_connector, pair.counts))
-        self._channels.take_over(channels, carried)
+        self._channels.take_over(channels, handover)
         since = trio.current_time() - age
         before = Traffic(note.to_client, note.to_connector)
         self.pairs.taken_over(

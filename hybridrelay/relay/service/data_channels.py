@@ -16,7 +16,7 @@ from ..core.broker import Broker
 from ..core.listener import HandleT
 from ..core.rendezvous import Arrival
 from ..core.rendezvous_states import Input, Side, State
-from .carried import Carried
+from .handover import PairHandover
 from .pace import PairPace
 from .pump import Moved, PumpOutcome, PumpResult, abort
 from .splice import PipePool
@@ -44,7 +44,7 @@ class Channels:
     transports: dict[Side, str] = attrs.field(factory=dict)
     moved: Moved = attrs.field(factory=Moved)
     #: What the next main process has to know about them, once they are joined.
-    carried: Carried | None = None
+    handover: PairHandover | None = None
 
     # The connector's channel is the first argument of `Workers.move`.
 
@@ -68,7 +68,7 @@ class DataChannels(Generic[HandleT]):
         pipes: pipes for moving bytes in the kernel.
         workers: moves the bytes, in worker processes if possible.
         joined: called with the id of a rendezvous and its data channels when these are joined. Sets
-            `Channels.carried`, and returns the limits for them: their rate, and their turns of the event loop.
+            `Channels.handover`, and returns the limits for them: their rate, and their turns of the event loop.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class DataChannels(Generic[HandleT]):
     def establish(self, rendezvous_id: str) -> None:
         """Note that the place of a pair is established. Does nothing if it is not joined."""
         channels = self._channels.get(rendezvous_id)
-        if channels is not None and channels.carried is not None:
-            channels.carried.establish()
+        if channels is not None and channels.handover is not None:
+            channels.handover.establish()
 
     def refuse(self, rendezvous_id: str, reason: Reason) -> None:
         """See `RefuseDataChannel`."""
@@ -148,20 +148,20 @@ class DataChannels(Generic[HandleT]):
         # If the two were joined, the stream is already closed, and this does nothing.
         await _send_status(stream, channels.status)
 
-    def take_over(self, channels: Channels, carried: Carried) -> None:
+    def take_over(self, channels: Channels, handover: PairHandover) -> None:
         """Enter the data channels of a pair that a worker has moved for a previous relay. Call `go_on` next."""
-        channels.carried = carried
+        channels.handover = handover
         channels.moving = trio.CancelScope()
-        self._channels[carried.note.id] = channels
+        self._channels[handover.note.id] = channels
 
     async def go_on(self, channels: Channels, worker: WorkerProcess, pair: WorkerPair) -> None:
         """Serve a pair that was passed to `take_over`, until its end."""
-        assert channels.carried is not None
+        assert channels.handover is not None
         assert channels.moving is not None
-        with self._reporting_end(channels.carried.note.id, channels) as end, channels.moving:
+        with self._reporting_end(channels.handover.note.id, channels) as end, channels.moving:
             end.note(
                 await self._workers.go_on(
-                    worker, pair, moved=channels.moved, pipes=self._pipes, carried=channels.carried
+                    worker, pair, moved=channels.moved, pipes=self._pipes, handover=channels.handover
                 )
             )
 
@@ -180,7 +180,7 @@ class DataChannels(Generic[HandleT]):
                             moved=channels.moved,
                             pipes=self._pipes,
                             pace=pace,
-                            carried=channels.carried,
+                            handover=channels.handover,
                         )
                         end.note(result)
                     else:

@@ -68,10 +68,10 @@ from .usage import UsageService
 from .watcher import StoreWatcher
 from .workers import Keeping, Workers, open_workers
 
-__all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
+__all__ = ["STOP_GRACE_SECONDS", "Relay", "run_relay"]
 
 #: How long a relay that is stopping lets open connections continue (seconds).
-DRAIN_SECONDS = 1.0
+STOP_GRACE_SECONDS = 1.0
 #: The fields of `RelayConfig` that can be changed while the relay runs.
 _UPDATED = (
     "bindings",
@@ -179,7 +179,7 @@ class Relay:
         ):
             certificates = self._load_certificates()
             relay_id = load_or_create_relay_id(config.state_dir, events=self._events)
-            with self._recorded(relay_id), self._listening_for_workers() as listener:
+            with self._in_directory(relay_id), self._listening_for_workers() as listener:
                 keeping = Keeping(config.keep_pairs, config.state_dir) if listener is not None else Keeping()
                 joined = JoinedService(config.state_dir, keeping.seconds, clock=self._clock, events=self._events)
                 async with (
@@ -213,7 +213,7 @@ class Relay:
                         await parts.checkpoints.finish()
 
     @contextmanager
-    def _recorded(self, relay_id: bytes) -> Iterator[None]:
+    def _in_directory(self, relay_id: bytes) -> Iterator[None]:
         """Keep the directory of listeners, if there is one, up to date during the block."""
         if self._directory is None:
             yield
@@ -393,7 +393,7 @@ class Relay:
             task_status.started(info)
             await wait_stop(stop)
             self._events.publish(ProgramStopping(role="relay", open=len(parts.peers)))
-            await parts.peers.drain(RETRY_AFTER_SECONDS, DRAIN_SECONDS)
+            await parts.peers.drain(RETRY_AFTER_SECONDS, STOP_GRACE_SECONDS)
             accepting.cancel_scope.cancel()
         taking_over.cancel()
         if self._workers is not None:

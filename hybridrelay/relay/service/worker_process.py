@@ -27,7 +27,7 @@ from ...events.stream import EventStream
 from ...streams.sockets import reset_on_close, tune_stream
 from ..worker.messages import SLOTS, Ended, Kind, Message, receive, send
 from ..worker.splicing import SPLICE_RETRY_SECONDS
-from .carried import Carried
+from .handover import PairHandover
 from .pace import PairPace
 from .pump import Moved, PumpOutcome
 from .worker_memory import PairCounts, WorkerMemory, is_sealed
@@ -82,7 +82,7 @@ class WorkerPair:
     pace: PairPace
     counts: PairCounts
     #: What the worker carries to the next main process with it; None: nothing.
-    carried: Carried | None = None
+    handover: PairHandover | None = None
     #: Set when the worker no longer has the pair.
     over: trio.Event = attrs.field(factory=trio.Event)
     outcome: PumpOutcome = PumpOutcome.WORKER_ENDED
@@ -98,8 +98,8 @@ class WorkerPair:
     def end(self) -> None:
         """Note that the worker no longer has the pair, or that this process no longer has the worker."""
         self.counts.keep()
-        if self.carried is not None:
-            self.carried.forget_worker()
+        if self.handover is not None:
+            self.handover.forget_worker()
         self.over.set()
 
 
@@ -228,7 +228,12 @@ class WorkerProcess:
     # --- pairs
 
     def take(
-        self, a: trio.SocketStream, b: trio.SocketStream, moved: Moved, pace: PairPace, carried: Carried | None = None
+        self,
+        a: trio.SocketStream,
+        b: trio.SocketStream,
+        moved: Moved,
+        pace: PairPace,
+        handover: PairHandover | None = None,
     ) -> WorkerPair | None:
         """Pass the sockets of a pair to the worker. Returns None, and changes nothing, if that is not possible.
 
@@ -236,12 +241,12 @@ class WorkerProcess:
             a, b: the streams.
             moved: counts the bytes.
             pace: the limits of the pair.
-            carried: what the next main process has to know about it. None: it will not be taken over.
+            handover: what the next main process has to know about it. None: it will not be taken over.
         """
         if self._unsent or self.is_released or (not self._free and len(self.pairs) >= SLOTS):
             return None
         slot = self._free.popleft() if self._free else next(self._next_slot)
-        counts = self.memory.begin(slot) if carried is None else carried.write(self.memory, slot, moved)
+        counts = self.memory.begin(slot) if handover is None else handover.write(self.memory, slot, moved)
         # All pairs of a holder have the same `SharedTurns` object, which exists while the holder has pairs.
         holder = id(pace.turns)
         # The connections are then also reset if the worker is killed before it has received the sockets.
@@ -251,21 +256,21 @@ class WorkerProcess:
             send(self._control, Kind.MOVE, slot, holder, (a.socket.fileno(), b.socket.fileno()))
         except OSError:
             self._free.append(slot)
-            if carried is not None:
-                carried.forget_worker()
+            if handover is not None:
+                handover.forget_worker()
             reset_on_close(a, False)
             reset_on_close(b, False)
             return None
         for stream in (a, b):
             stream.socket.close()  # the worker has a descriptor of its own
-        pair = self.pairs[slot] = WorkerPair(slot, pace, counts, carried)
+        pair = self.pairs[slot] = WorkerPair(slot, pace, counts, handover)
         moved.worker = counts
         return pair
 
-    def add_existing(self, slot: int, pace: PairPace, carried: Carried) -> WorkerPair:
+    def add_existing(self, slot: int, pace: PairPace, handover: PairHandover) -> WorkerPair:
         """Note that the worker, which was taken over, already has a pair."""
-        carried.note_written(self.memory, slot)
-        pair = self.pairs[slot] = WorkerPair(slot, pace, self.memory.counts(slot), carried)
+        handover.note_written(self.memory, slot)
+        pair = self.pairs[slot] = WorkerPair(slot, pace, self.memory.counts(slot), handover)
         return pair
 
     def taken_over(self, keep: float) -> None:

@@ -24,7 +24,7 @@ from ..._nursery import FlatNursery
 from ...events.relay_resources import WorkerEnded, WorkerNotStarted, WorkersKeep
 from ...events.stream import EventStream
 from .adopted_process import AdoptedProcess
-from .carried import Carried
+from .handover import PairHandover
 from .pace import PairPace
 from .pump import Moved, PumpResult, abort, pump
 from .splice import PipePool, can_splice
@@ -97,7 +97,7 @@ class Workers:
         moved: Moved,
         pipes: PipePool,
         pace: PairPace,
-        carried: Carried | None = None,
+        handover: PairHandover | None = None,
     ) -> PumpResult:
         """Do what `pump` does, in a worker if there is one, both streams are sockets, and the pair has no rate limit.
 
@@ -108,7 +108,7 @@ class Workers:
 
         Args:
             a, b, moved, pipes, pace: as for `pump`.
-            carried: what the next main process has to know about the pair. None: it will not be taken over.
+            handover: what the next main process has to know about the pair. None: it will not be taken over.
         """
         ended = (False, False)
         while not any(ended):
@@ -117,7 +117,7 @@ class Workers:
             if worker is not None and pace.rate is None and can_splice(a, b):
                 assert isinstance(a, trio.SocketStream)
                 assert isinstance(b, trio.SocketStream)
-                pair = worker.take(a, b, moved, pace, carried)
+                pair = worker.take(a, b, moved, pace, handover)
             if worker is None or pair is None:
                 break
             result = await self._until_over(worker, pair, moved)
@@ -127,7 +127,7 @@ class Workers:
         return await pump(a, b, moved=moved, pipes=pipes, pace=pace, ended=ended)
 
     async def go_on(
-        self, worker: WorkerProcess, pair: WorkerPair, *, moved: Moved, pipes: PipePool, carried: Carried
+        self, worker: WorkerProcess, pair: WorkerPair, *, moved: Moved, pipes: PipePool, handover: PairHandover
     ) -> PumpResult:
         """Do what `move` does, for a pair of a worker that was taken over."""
         result = await self._until_over(worker, pair, moved)
@@ -135,7 +135,7 @@ class Workers:
             return result
         if any(pair.ended):
             return await pump(*pair.returned, moved=moved, pipes=pipes, pace=pair.pace, ended=pair.ended)
-        return await self.move(*pair.returned, moved=moved, pipes=pipes, pace=pair.pace, carried=carried)
+        return await self.move(*pair.returned, moved=moved, pipes=pipes, pace=pair.pace, handover=handover)
 
     async def _until_over(self, worker: WorkerProcess, pair: WorkerPair, moved: Moved) -> PumpResult:
         try:

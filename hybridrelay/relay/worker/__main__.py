@@ -18,7 +18,7 @@ def main() -> None:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     worker = Worker(socket.socket(fileno=int(control)), int(memory), keep=float(keep))
     # A service manager that sends SIGTERM to the workers as well wants them to end with the main process.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: worker.leave())
+    signal.signal(signal.SIGTERM, lambda _number, _frame: worker.end_with_main_process())
     worker.run()
 
 

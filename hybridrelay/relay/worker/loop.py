@@ -112,7 +112,7 @@ class Worker:
         finally:
             self.close()
 
-    def leave(self) -> None:
+    def end_with_main_process(self) -> None:
         """End when the main process ends, without keeping pairs. May be called by a signal handler."""
         self._is_leaving = True
 

@@ -73,7 +73,7 @@ class FakeClient(Client):
         return EventStream(self.published.append)
 
     @property
-    def open_streams(self) -> int:
+    def open_stream_count(self) -> int:
         return 0
 
     @property

@@ -41,7 +41,7 @@ class FakeClient(Client):
         return False
 
     @property
-    def open_streams(self) -> int:
+    def open_stream_count(self) -> int:
         return 0
 
     @property

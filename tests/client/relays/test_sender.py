@@ -119,7 +119,7 @@ async def test_draining_keeps_a_client_away_for_a_minute_at_most(
         nursery,
         clock=time.time,
         on_draining=drained.append,
-        on_given=no_key,
+        on_key_or_update=no_key,
         events=EventStream(),
     )
     await sender._control_channel()
@@ -140,7 +140,7 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
         nursery,
         clock=time.time,
         on_draining=lambda sender: None,
-        on_given=no_key,
+        on_key_or_update=no_key,
         events=EventStream(),
     )
     for count in (1, 2, 3):
@@ -311,7 +311,7 @@ def sender_at(
         nursery,
         clock=time.time,
         on_draining=lambda _: None,
-        on_given=no_key,
+        on_key_or_update=no_key,
         events=EventStream(),
     )
 
@@ -395,7 +395,7 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
         nursery,
         clock=time.time,
         on_draining=lambda _: None,
-        on_given=no_key,
+        on_key_or_update=no_key,
         events=EventStream(),
     )
     has_control = [sender.has_control]

@@ -36,7 +36,7 @@ from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.quotas import Limits, Quota
 from hybridrelay.relay.service.adopted_process import AdoptedProcess
 from hybridrelay.relay.service.broker import BrokerService
-from hybridrelay.relay.service.carried import Carried
+from hybridrelay.relay.service.handover import PairHandover
 from hybridrelay.relay.service.pace import PairPace
 from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult
 from hybridrelay.relay.service.splice import PipePool
@@ -89,7 +89,7 @@ class JoinedPair:
     connector: trio.SocketStream
     client: trio.SocketStream
     near: tuple[trio.SocketStream, trio.SocketStream]
-    carried: Carried
+    handover: PairHandover
     moved: Moved = attrs.field(factory=Moved)
     results: list[PumpResult] = attrs.field(factory=list)
 
@@ -99,13 +99,13 @@ class JoinedPair:
         listener = PairEnd("a" * 32, "203.0.113.1", key_of(store, "listener"), "tcp")
         sender = PairEnd("b" * 32, "203.0.113.2", key_of(store, "sender"), "tcp")
         note = PairNote(f"{number:032x}", listener, sender, time.monotonic() - 5.0)
-        return cls(note, connector, client, (near_a, near_b), Carried(note))
+        return cls(note, connector, client, (near_a, near_b), PairHandover(note))
 
     async def run(self, workers: Workers) -> None:
         """Move the bytes of the pair, as the first relay does."""
         with PipePool() as pipes:
             self.results.append(
-                await workers.move(*self.near, moved=self.moved, pipes=pipes, pace=PairPace(), carried=self.carried)
+                await workers.move(*self.near, moved=self.moved, pipes=pipes, pace=PairPace(), handover=self.handover)
             )
 
     async def talk(self, to_client: bytes = b"", to_connector: bytes = b"") -> None:
@@ -393,7 +393,7 @@ async def test_a_worker_that_is_stuck_keeps_no_pairs(tmp_path: Path, store: SQLi
 
 async def test_a_pair_is_established_at_the_next_relay_if_it_was_before(tmp_path: Path, store: SQLiteStore) -> None:
     pairs = [await JoinedPair.make(store, number) for number in (1, 2)]
-    pairs[0].carried.establish()
+    pairs[0].handover.establish()
     async with kept(tmp_path, *pairs), successor(tmp_path, store) as next_:
         await until(lambda: next_.count(WorkerTakenOver))
         places = next_.broker._rendezvous._places.of(key_of(store, "sender"))

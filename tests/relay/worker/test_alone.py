@@ -181,7 +181,7 @@ def test_a_worker_without_pairs_ends_at_once(scene: Scene) -> None:
 
 def test_a_worker_that_a_signal_has_asked_to_leave_ends_with_the_main_process(scene: Scene) -> None:
     with pair(scene) as (a, b):
-        scene.main.worker.leave()
+        scene.main.worker.end_with_main_process()
         talk(scene, a, b)
         scene.main.control.shutdown(socket.SHUT_WR)
         scene.rounds()
@@ -195,7 +195,7 @@ def test_a_worker_that_is_alone_ends_at_a_signal(scene: Scene) -> None:
     with pair(scene):
         scene.lose_main()
         assert not scene.is_over
-        scene.main.worker.leave()
+        scene.main.worker.end_with_main_process()
         scene.rounds()
         assert scene.is_over
 

@@ -1,4 +1,4 @@
-"""What a worker carries, with a pair, from one main process of the relay to the next."""
+"""What the next main process needs to know about a pair, and where it is kept: in the memory of a worker."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from ..core.pair_note import PairNote
 from .pump import Moved
 from .worker_memory import PairCounts, WorkerMemory
 
-__all__ = ["Carried"]
+__all__ = ["PairHandover"]
 
 
 @attrs.define(eq=False)
-class Carried:
-    """What the next main process has to know about a pair."""
+class PairHandover:
+    """What the next main process needs to know about a pair. It is kept in the memory of the worker that has the
+    pair."""
 
     note: PairNote
     #: Whether the place of the pair is established.
     is_established: bool = False
-    #: Where it is written; None while no worker has the pair.
+    #: The memory and slot in which this is written; None while no worker has the pair.
     _written: tuple[WorkerMemory, int] | None = attrs.field(default=None, init=False)
 
     def write(self, memory: WorkerMemory, slot: int, moved: Moved) -> PairCounts:
-        """Write it into the memory of a worker that gets the pair. `moved` is what was moved before."""
+        """Write this into the memory of a worker that gets the pair. `moved` is what was moved before."""
         # The connector's channel is the first one, so what is moved from a to b goes to the client.
         note = attrs.evolve(self.note, to_client=moved.total_a_to_b, to_connector=moved.total_b_to_a)
         self._written = memory, slot
         return memory.begin(slot, note.encode(), is_established=self.is_established)
 
     def note_written(self, memory: WorkerMemory, slot: int) -> None:
-        """Note that the memory of a worker already contains it."""
+        """Note that this is already in the memory of a worker, which was taken over."""
         self._written = memory, slot
 
     def establish(self) -> None:
