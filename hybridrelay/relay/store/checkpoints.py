@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import attrs
 
@@ -35,12 +34,9 @@ from ..checkpoints import (
     least_needed,
     row_bytes,
 )
-from .expendable import ExpendableFile, ExpendableFileError
-from .schema import transaction
+from .expendable import ExpendableDatabase, ExpendableFile, ExpendableFileError
 
 __all__ = ["CHECKPOINTS_FILE", "CheckpointFile"]
-
-T = TypeVar("T")
 
 CHECKPOINTS_FILE: Final = "audit-checkpoints.db"
 _VERSION: Final = 3
@@ -129,12 +125,8 @@ _READING_SECONDS: Final = 43_200.0
 _MAX_READINGS: Final = 60
 
 
-class CheckpointFile:
-    """The checkpoints in a state directory. Only one thread may use it at a time. Any method may raise
-    `ExpendableFileError`.
-
-    If the file is damaged, it is set aside, the method is repeated with a new file, and `set_aside` has the path of
-    the damaged one.
+class CheckpointFile(ExpendableDatabase):
+    """The checkpoints in a state directory. Any method may raise `ExpendableFileError`.
 
     Args:
         state_dir: the state directory.
@@ -142,18 +134,10 @@ class CheckpointFile:
     """
 
     def __init__(self, state_dir: Path, max_bytes: int = MAX_BYTES) -> None:
-        self.file = ExpendableFile(
-            state_dir / CHECKPOINTS_FILE,
-            "the file of audit checkpoints",
-            _SCHEMA,
-            _VERSION,
-            int(max_bytes * (1 + REPLACING_PART)),
-            _MIGRATIONS,
-        )
+        file, what = state_dir / CHECKPOINTS_FILE, "the file of audit checkpoints"
+        file_bytes = int(max_bytes * (1 + REPLACING_PART))
+        super().__init__(ExpendableFile(file, what, _SCHEMA, _VERSION, file_bytes, _MIGRATIONS))
         self._max_bytes = max_bytes
-        self._database: sqlite3.Connection | None = None
-        #: The new path of a damaged file, and what was wrong with it. The caller resets it.
-        self.set_aside: tuple[Path, str] | None = None
         #: For each interval in `THINNED`, up to when `sweep` has thinned (seconds since 1970).
         self._thinned_to = dict.fromkeys((seconds for _, seconds in THINNED), 0.0)
         #: When `sweep` was called, twice a day.
@@ -174,7 +158,7 @@ class CheckpointFile:
             CheckpointsFull: a limit is reached.
         """
         try:
-            if full := self._repeated(lambda database: self._keep(database, checkpoint, for_client)):
+            if full := self.use(lambda database: self._keep(database, checkpoint, for_client)):
                 raise CheckpointsFull(full)
         except ExpendableFileError as exc:
             if exc.is_full:
@@ -183,11 +167,11 @@ class CheckpointFile:
 
     def read(self, query: CheckpointQuery) -> list[KeptCheckpoint]:
         """Read a page of checkpoints."""
-        return self._repeated(lambda database: _read(database, query))
+        return self.use(lambda database: _read(database, query))
 
     def delete(self, connection: str, log: str) -> int:
         """Delete the checkpoints of a log that are kept under the name of a hybrid connection. Returns how many."""
-        return self._repeated(
+        return self.use(
             lambda database: (
                 database.execute(
                     "DELETE FROM checkpoints WHERE connection = ? AND log = ?", (connection, log)
@@ -203,7 +187,7 @@ class CheckpointFile:
         Args:
             now: seconds since 1970.
         """
-        self._repeated(lambda database: self._sweep(database, now))
+        self.use(lambda database: self._sweep(database, now))
 
     def _keep(self, database: sqlite3.Connection, one: KeptCheckpoint, for_client: bool) -> str:
         """Store a checkpoint. Returns which limit is reached; empty if none is."""
@@ -304,39 +288,6 @@ class CheckpointFile:
             if end > begin:
                 database.execute(_THIN, {"begin": begin, "end": end, "seconds": seconds})
                 self._thinned_to[seconds] = end
-
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        database, self._database = self._database, None
-        if database is not None:
-            database.close()
-
-    def _repeated(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return self._once(function)
-        except ExpendableFileError as exc:
-            if not exc.is_damaged:
-                raise
-            self.set_aside = self.file.set_aside(), str(exc)
-        return self._once(function)
-
-    def _once(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            with self.file.errors():
-                if self._database is None:
-                    self._database = self.file.open()
-                with transaction(self._database):
-                    return function(self._database)
-        except ExpendableFileError:
-            self.close()  # the next attempt opens it again
-            raise
-        except (ValueError, TypeError) as exc:
-            self.close()
-            raise ExpendableFileError(
-                f"the file of audit checkpoints {self.file.path} is damaged: {exc}",
-                remedy="nothing needs to be done: it is renamed, and a new one is made",
-                is_damaged=True,
-            ) from exc
 
 
 def _read(database: sqlite3.Connection, query: CheckpointQuery) -> list[KeptCheckpoint]:

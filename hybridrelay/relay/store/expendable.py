@@ -17,10 +17,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
@@ -30,7 +30,9 @@ from ...errors import StateError
 from .schema import set_journal_mode, transaction
 from .state_dir import can_share_memory, ensure_private_file
 
-__all__ = ["SET_ASIDE_SUFFIX", "ExpendableFile", "ExpendableFileError"]
+__all__ = ["SET_ASIDE_SUFFIX", "ExpendableDatabase", "ExpendableFile", "ExpendableFileError"]
+
+T = TypeVar("T")
 
 #: How long a change waits for another process that has locked the file (seconds). There should be none.
 _BUSY_TIMEOUT_SECONDS: Final = 2.0
@@ -115,6 +117,17 @@ class ExpendableFile:
                 self.path.replace(aside)
         return aside
 
+    def damaged(self, exc: Exception) -> ExpendableFileError:
+        """Return the error for a file in which something is not valid."""
+        return self._unusable(f"is damaged: {exc}")
+
+    def _unusable(self, why: str) -> ExpendableFileError:
+        return ExpendableFileError(
+            f"{self.what} {self.path} {why}",
+            remedy="nothing needs to be done: it is renamed, and a new one is made",
+            is_damaged=True,
+        )
+
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Translate the errors of SQLite and of the system in the block to `ExpendableFileError`."""
@@ -137,11 +150,7 @@ class ExpendableFile:
         is_new = database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         database.execute("COMMIT")
         if not is_new and not (version <= self.version and self.migrations.keys() >= {*range(version, self.version)}):
-            raise ExpendableFileError(
-                f"{self.what} {self.path} was written by another version of hybridrelay, or by another program",
-                remedy="nothing needs to be done: it is renamed, and a new one is made",
-                is_damaged=True,
-            )
+            raise self._unusable("was written by another version of hybridrelay, or by another program")
         mode = "WAL" if can_share_memory(self.path.parent) else "DELETE"
         set_journal_mode(database, mode, seconds=_BUSY_TIMEOUT_SECONDS)
         # After a power failure, the last changes may be lost.
@@ -170,11 +179,7 @@ class ExpendableFile:
     def _translated(self, exc: sqlite3.Error) -> ExpendableFileError:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         if code in _DAMAGED:
-            return ExpendableFileError(
-                f"{self.what} {self.path} is damaged: {exc}",
-                remedy="nothing needs to be done: it is renamed, and a new one is made",
-                is_damaged=True,
-            )
+            return self.damaged(exc)
         if code in _LOCKED:
             return ExpendableFileError(
                 f"{self.what} {self.path} is locked by another process",
@@ -204,3 +209,64 @@ class ExpendableFile:
             f"{self.what} {self.path} cannot be used: this machine {OUT_OF_DESCRIPTORS.text}",
             remedy=OUT_OF_DESCRIPTORS.remedy,
         )
+
+
+class ExpendableDatabase:
+    """The database in an expendable file, which is opened when it is first used, and stays open. Only one thread may
+    use it at a time.
+
+    If the file is damaged, it is set aside, what was being done is repeated with a new file, and `set_aside` has the
+    path of the damaged one.
+
+    Args:
+        file: the file.
+        make_room: deletes what matters least. It is called once when a change has no room, which is then repeated.
+            None: the change fails.
+    """
+
+    def __init__(self, file: ExpendableFile, make_room: Callable[[sqlite3.Connection], None] | None = None) -> None:
+        self.file = file
+        self._make_room = make_room
+        self._database: sqlite3.Connection | None = None
+        #: The new path of a damaged file, and what was wrong with it. The caller resets it.
+        self.set_aside: tuple[Path, str] | None = None
+
+    def use(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function with the open database, in one transaction.
+
+        Args:
+            function: may be called twice. If what it reads is not valid, it raises `ValueError` or `TypeError`.
+
+        Raises:
+            ExpendableFileError: the file cannot be used. The next call opens it again.
+        """
+        try:
+            return self._use_once(function)
+        except ExpendableFileError as exc:
+            if exc.is_full and self._make_room is not None:
+                self._use_once(self._make_room)
+            elif exc.is_damaged:
+                self.set_aside = self.file.set_aside(), str(exc)
+            else:
+                raise
+        return self._use_once(function)
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+    def _use_once(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            with self.file.errors():
+                if self._database is None:
+                    self._database = self.file.open()
+                with transaction(self._database):
+                    return function(self._database)
+        except ExpendableFileError:
+            self.close()
+            raise
+        except (ValueError, TypeError) as exc:
+            self.close()
+            raise self.file.damaged(exc) from exc

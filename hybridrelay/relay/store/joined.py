@@ -5,19 +5,16 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import attrs
 
 from ..joined import MAX_KEEP, Batch, Entry
-from .expendable import ExpendableFile, ExpendableFileError
-from .schema import transaction
+from .expendable import ExpendableDatabase, ExpendableFile
 
 __all__ = ["JOINED_FILE", "JoinedFile", "SavedRendezvous"]
-
-T = TypeVar("T")
 
 JOINED_FILE: Final = "rendezvous.db"
 _VERSION: Final = 1
@@ -41,61 +38,20 @@ class SavedRendezvous:
     seen_at: float
 
 
-class JoinedFile:
-    """The file of a state directory. Only one thread may use it at a time. Any method may raise
-    `ExpendableFileError`.
-
-    If the file is damaged, it is set aside, the method is repeated with a new file, and `set_aside` has the path of
-    the damaged one.
-    """
+class JoinedFile(ExpendableDatabase):
+    """The file of a state directory. Any method may raise `ExpendableFileError`."""
 
     def __init__(self, state_dir: Path) -> None:
-        self.file = ExpendableFile(
-            state_dir / JOINED_FILE, "the list of joined rendezvous", _SCHEMA, _VERSION, _MAX_BYTES
-        )
-        self._database: sqlite3.Connection | None = None
-        #: The new path of a damaged file, and what was wrong with it. The caller resets it.
-        self.set_aside: tuple[Path, str] | None = None
+        file = state_dir / JOINED_FILE
+        super().__init__(ExpendableFile(file, "the list of joined rendezvous", _SCHEMA, _VERSION, _MAX_BYTES))
 
     def load(self) -> SavedRendezvous:
         """Read what an earlier relay has left."""
-        return self._repeated(_load)
+        return self.use(_load)
 
     def save(self, batch: Batch, now: float) -> None:
         """Make changes, and note that the relay was running at this time."""
-        self._repeated(lambda database: _save(database, batch, now))
-
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        database, self._database = self._database, None
-        if database is not None:
-            database.close()
-
-    def _repeated(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return self._once(function)
-        except ExpendableFileError as exc:
-            if not exc.is_damaged:
-                raise
-            self.set_aside = self.file.set_aside(), str(exc)
-        return self._once(function)
-
-    def _once(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            with self.file.errors():
-                if self._database is None:
-                    self._database = self.file.open()
-                with transaction(self._database):
-                    return function(self._database)
-        except (ExpendableFileError, ValueError) as exc:
-            self.close()  # the next attempt opens it again
-            if isinstance(exc, ExpendableFileError):
-                raise
-            raise ExpendableFileError(
-                f"{self.file.what} {self.file.path} is damaged: {exc}",
-                remedy="nothing needs to be done: it is renamed, and a new one is made",
-                is_damaged=True,
-            ) from exc
+        self.use(lambda database: _save(database, batch, now))
 
 
 def _load(database: sqlite3.Connection) -> SavedRendezvous:

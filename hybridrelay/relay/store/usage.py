@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import attrs
 
 from ...security import KeySlot
 from ..model import KeyId
 from ..usage import MAX_USAGE, TOTAL, Batch, PastUsage, Period, Usage
-from .expendable import ExpendableFile, ExpendableFileError
-from .schema import transaction
+from .expendable import ExpendableDatabase, ExpendableFile
 
 __all__ = ["USAGE_FILE", "SavedUsage", "UsageFile"]
-
-T = TypeVar("T")
 
 USAGE_FILE: Final = "usage.db"
 _VERSION: Final = 1
@@ -57,23 +54,19 @@ class SavedUsage:
     keys: Mapping[KeyId, float]
 
 
-class UsageFile:
-    """The usage file of a state directory. Only one thread may use it at a time. Any method may raise
-    `ExpendableFileError`.
+class UsageFile(ExpendableDatabase):
+    """The usage file of a state directory. Any method may raise `ExpendableFileError`.
 
-    If the file is damaged, it is set aside, the method is repeated with a new file, and `set_aside` has the path of
-    the damaged one.
+    When the file is full, the oldest month is deleted, except for its total.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self.file = ExpendableFile(state_dir / USAGE_FILE, "the usage", _SCHEMA, _VERSION, _MAX_BYTES)
-        self._database: sqlite3.Connection | None = None
-        #: The new path of a damaged file, and what was wrong with it. The caller resets it.
-        self.set_aside: tuple[Path, str] | None = None
+        file = state_dir / USAGE_FILE
+        super().__init__(ExpendableFile(file, "the usage", _SCHEMA, _VERSION, _MAX_BYTES), make_room=_shrink)
 
     def load(self) -> SavedUsage:
         """Read what an earlier run has saved."""
-        return self._repeated(_load)
+        return self.use(_load)
 
     def save(self, batch: Batch, existing: Collection[str] | None) -> None:
         """Add a batch.
@@ -83,46 +76,11 @@ class UsageFile:
             existing: the names of all hybrid connections. The last uses of keys of others are deleted; with None,
                 nothing is.
         """
-        self._repeated(lambda database: _save(database, batch, existing))
+        self.use(lambda database: _save(database, batch, existing))
 
     def past(self, connection: str) -> list[PastUsage]:
         """Read the usage of all periods that are kept, the latest first."""
-        return self._repeated(lambda database: _past(database, connection))
-
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        database, self._database = self._database, None
-        if database is not None:
-            database.close()
-
-    def _repeated(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return self._once(function)
-        except ExpendableFileError as exc:
-            if exc.is_full:
-                self._once(_shrink)
-            elif exc.is_damaged:
-                self.set_aside = self.file.set_aside(), str(exc)
-            else:
-                raise
-        return self._once(function)
-
-    def _once(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            with self.file.errors():
-                if self._database is None:
-                    self._database = self.file.open()
-                with transaction(self._database):
-                    return function(self._database)
-        except (ExpendableFileError, ValueError, TypeError) as exc:
-            self.close()  # the next attempt opens it again
-            if isinstance(exc, ExpendableFileError):
-                raise
-            raise ExpendableFileError(
-                f"the usage {self.file.path} is damaged: {exc}",
-                remedy="nothing needs to be done: it is renamed, and a new one is made",
-                is_damaged=True,
-            ) from exc
+        return self.use(lambda database: _past(database, connection))
 
 
 def _load(database: sqlite3.Connection) -> SavedUsage:

@@ -278,8 +278,8 @@ def test_the_size_of_a_checkpoint_is_known(tmp_path: Path, length: int, order: s
                 )
                 database.execute(module._INSERT, (*attrs.astuple(row)[:-1], False))
 
-        file._repeated(fill)
-        used = file._repeated(used_bytes)
+        file.use(fill)
+        used = file.use(used_bytes)
     assert 0.75 * row_bytes("x" * length) <= used / count <= row_bytes("x" * length)
 
 
@@ -389,7 +389,7 @@ def fill_with(file: CheckpointFile, name: str, times: Sequence[float]) -> None:
             row = attrs.evolve(one(seq, connection=name, at=at), key=f"ed25519:{int(at // DAY)}")
             database.execute(module._INSERT, (*attrs.astuple(row)[:-1], False))
 
-    file._repeated(fill)
+    file.use(fill)
 
 
 def used_up(file: CheckpointFile) -> None:
@@ -403,7 +403,7 @@ def used_up(file: CheckpointFile) -> None:
                 row = attrs.evolve(one(number, connection=f"other{number % 100}".ljust(260, "x")), key="k" * 52)
                 database.execute(module._INSERT, (*attrs.astuple(row)[:-1], False))
 
-    file._repeated(fill)
+    file.use(fill)
 
 
 @pytest.mark.parametrize(
@@ -543,7 +543,7 @@ class FileMachine(RuleBasedStateMachine):
 
     def add(self, name: str, *, for_client: bool) -> bool:
         self.seq += 1
-        free = self.BYTES - self.file._repeated(used_bytes)
+        free = self.BYTES - self.file.use(used_bytes)
         # Another key and instance for each, so that no log makes room for itself.
         row = attrs.evolve(one(self.seq, connection=name), key=f"k{self.seq}", instance=f"{self.seq:032x}")
         part = CLIENT_PART if for_client else 1.0
@@ -583,12 +583,12 @@ class FileMachine(RuleBasedStateMachine):
             )
 
     def is_short(self, name: str) -> bool:
-        free = self.BYTES - self.file._repeated(used_bytes)
+        free = self.BYTES - self.file.use(used_bytes)
         return max(0, free) * FEW_PART / row_bytes(name) < self.FEW
 
     @invariant()
     def the_file_is_not_too_large(self) -> None:
-        assert self.file._repeated(used_bytes) <= self.BYTES * (1 + REPLACING_PART)
+        assert self.file.use(used_bytes) <= self.BYTES * (1 + REPLACING_PART)
 
     def teardown(self) -> None:
         try:
@@ -657,7 +657,7 @@ def test_a_query_does_not_look_at_the_checkpoints_of_others(tmp_path: Path, quer
                 finally:
                     database.set_progress_handler(None, 1)
 
-            found = file._repeated(read)
+            found = file.use(read)
             wanted = query.get("connection") or query.get("prefix") or "none"
             assert [row.connection for row in found] == [
                 name for name in ("small-a", "small-b") if name.startswith(wanted)
