@@ -27,6 +27,7 @@ __all__ = [
     "ConnectionSnapshot",
     "EndSnapshot",
     "FileProblem",
+    "FileProblemCode",
     "ListenerSnapshot",
     "LiveRelay",
     "PlacesSnapshot",
@@ -172,12 +173,15 @@ class CertificateSnapshot:
     remedy: str = ""
 
 
+FileProblemCode: TypeAlias = Literal["audit", "checkpoints", "history", "rendezvous", "rolls", "usage"]
+
+
 @attrs.frozen
 class FileProblem:
     """A file that the relay can do without, but cannot write at the moment."""
 
     #: The code of the problem in the management API.
-    code: Literal["audit", "checkpoints", "history", "rendezvous", "rolls", "usage"]
+    code: FileProblemCode
     detail: str
     remedy: str
 

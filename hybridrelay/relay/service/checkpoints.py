@@ -13,13 +13,13 @@ import trio
 from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
 from ...errors import StateError
 from ...events.audit import CheckpointRefused, CheckpointsDeleted
-from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.reasons import Reason
 from ..checkpoints import CheckpointQuery, CheckpointsFull, KeptCheckpoint
 from ..snapshot import FileProblem
 from ..store.checkpoints import CheckpointFile
+from .file_reports import FileReports
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -75,12 +75,16 @@ class CheckpointService:
 
     def __init__(self, state_dir: Path, *, clock: Callable[[], float], events: EventStream) -> None:
         self._file = CheckpointFile(state_dir)
+        self._reports = FileReports("checkpoints", self._file.file.path, events)
         self._clock = clock
         self._events = events
         self._limiter = trio.CapacityLimiter(1)
         self._waiting = 0
-        #: Why the file cannot be used at the moment; None if it can.
-        self.problem: FileProblem | None = None
+
+    @property
+    def problem(self) -> FileProblem | None:
+        """Why the file cannot be used at the moment; None if it can."""
+        return self._reports.problem
 
     async def keep(
         self, request: control.Witness, instance: str, address: str, *, for_client: bool
@@ -143,20 +147,10 @@ class CheckpointService:
         try:
             found = await run_in_spare_thread(function, *arguments, limiter=self._limiter)
         except (StateError, OutOfThreads, MemoryError) as exc:
-            detail = str(exc) or type(exc).__name__
-            remedy = exc.remedy if isinstance(exc, StateError) and exc.remedy else "free memory"
-            path = str(self._file.file.path)
-            if self.problem is None or self.problem.detail != detail:
-                self._events.publish(StateFileNotWritten(file=path, detail=detail, remedy=remedy))
-            self.problem = FileProblem("checkpoints", detail, remedy)
+            problem = self._reports.failed(exc)
             if isinstance(exc, StateError):
                 raise
-            raise StateError(detail, remedy=remedy) from exc
-        if self.problem is not None:
-            self.problem = None
-            self._events.publish(StateFileWritten(file=str(self._file.file.path)))
-        if self._file.set_aside is not None:
-            (copy, detail), self._file.set_aside = self._file.set_aside, None
-            path = str(self._file.file.path)
-            self._events.publish(StateFileSetAside(file=path, detail=detail, copy=str(copy)))
+            raise StateError(problem.detail, remedy=problem.remedy) from exc
+        self._reports.worked()
+        self._reports.take_set_aside(self._file)
         return found

@@ -19,7 +19,7 @@ from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
 from ...errors import StateError
 from ...events.base import Event
 from ...events.relay import ListenerLeft, RendezvousEnded, RendezvousJoined, SenderRefused, TokenInvalid, TokenRefused
-from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten
+from ...events.relay_resources import StateFileNotWritten, StateFileSetAside
 from ...events.stream import EventStream
 from ..core.history import HistoryMachine, Sample, delay_until_sample
 from ..core.known import KnownConnections
@@ -28,6 +28,7 @@ from ..snapshot import FileProblem
 from ..store.expendable import ExpendableFileError
 from ..store.history import KEPT_SECONDS, HistoryTables, ReadTooLong, history_file, recent_history
 from .broker import BrokerService
+from .file_reports import FileReports
 
 __all__ = ["HistoryService"]
 
@@ -104,7 +105,9 @@ class HistoryService:
         self._read_limiter = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
         self._has_run = False
-        self._failure: FileProblem | None = None
+        self._reports = FileReports(
+            "history", self._file.path, events, what="the history is not written", remedy=_MORE_MEMORY
+        )
         self._memory_is_short = False
         self._writing_since: float | None = None
 
@@ -143,7 +146,7 @@ class HistoryService:
                 f"{self._file.what} {self._file.path} is not written: the file system does not answer",
                 "check whether the disk is failing, or a network file system cannot be reached",
             )
-        return self._failure
+        return self._reports.problem
 
     # --- recording
 
@@ -286,25 +289,15 @@ class HistoryService:
             )
         except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
             self._machine.put_back(taken)
-            self._failed(exc)
+            self._reports.failed(exc)
         else:
             if self._existing_for_file is existing:
                 self._existing_for_file = None
             if set_aside is not None:
                 self._events.publish(set_aside)
-            if self._failure is not None:
-                self._failure = None
-                self._events.publish(StateFileWritten(file=str(self._file.path)))
+            self._reports.worked()
         finally:
             self._writing_since = None
-
-    def _failed(self, exc: Exception) -> None:
-        detail = str(exc) or type(exc).__name__
-        remedy = exc.remedy if isinstance(exc, StateError) and exc.remedy else _MORE_MEMORY
-        problem = FileProblem("history", f"the history is not written: {detail}", remedy)
-        if self._failure is None or self._failure.detail != problem.detail:
-            self._events.publish(StateFileNotWritten(file=str(self._file.path), detail=detail, remedy=remedy))
-        self._failure = problem
 
     def _write_to_file(
         self, groups: _Groups, now: float | None, existing: Collection[Subject] | None

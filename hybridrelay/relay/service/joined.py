@@ -18,10 +18,8 @@ from typing import Final
 import trio
 
 from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
-from ...errors import StateError
 from ...events.base import Event
 from ...events.relay import RendezvousEnded, RendezvousJoined, RendezvousTakenOver
-from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten
 from ...events.stream import EventStream
 from ..core.joined import JoinedRendezvous
 from ..core.rendezvous_states import REASONS, Outcome
@@ -29,6 +27,7 @@ from ..joined import Batch
 from ..snapshot import FileProblem
 from ..store.expendable import ExpendableFileError
 from ..store.joined import JoinedFile
+from .file_reports import FileReports
 
 __all__ = ["JoinedService"]
 
@@ -60,6 +59,9 @@ class JoinedService:
         self._clock = clock
         self._events = events
         self._file = JoinedFile(state_dir)
+        self._reports = FileReports(
+            "rendezvous", self._file.file.path, events, what="the list of joined rendezvous is not saved"
+        )
         self._limiter = trio.CapacityLimiter(1)
         self._is_loaded = False
         #: When the previous relay last wrote to the file.
@@ -68,8 +70,11 @@ class JoinedService:
         self._changed = trio.Event()
         #: The last batch that the thread has begun to write.
         self._writing: Batch | None = None
-        #: Why the file is not written at the moment; None if it is written.
-        self.problem: FileProblem | None = None
+
+    @property
+    def problem(self) -> FileProblem | None:
+        """Why the file is not written at the moment; None if it is written."""
+        return self._reports.problem
 
     def __call__(self, event: Event) -> None:
         """Note an event."""
@@ -148,30 +153,16 @@ class JoinedService:
         except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
             if batch is not None:
                 self._machine.put_back(batch)
-            self._failed(exc)
+            self._reports.failed(exc)
         except trio.Cancelled:
             if batch is not None and self._writing is not batch:  # the thread has not begun to write it
                 self._machine.put_back(batch)
             raise
         else:
-            if self.problem is not None:
-                self.problem = None
-                self._events.publish(StateFileWritten(file=str(self._file.file.path)))
-        if self._file.set_aside is not None:
-            (copy, detail), self._file.set_aside = self._file.set_aside, None
+            self._reports.worked()
+        if self._reports.take_set_aside(self._file):
             self._machine.save_everything()
-            path = str(self._file.file.path)
-            self._events.publish(StateFileSetAside(file=path, detail=detail, copy=str(copy)))
 
     def _write(self, batch: Batch) -> None:
         self._writing = batch
         self._file.save(batch, self._clock())
-
-    def _failed(self, exc: Exception) -> None:
-        detail = str(exc) or type(exc).__name__
-        remedy = exc.remedy if isinstance(exc, StateError) and exc.remedy else "free memory"
-        problem = FileProblem("rendezvous", f"the list of joined rendezvous is not saved: {detail}", remedy)
-        if self.problem is None or self.problem.detail != problem.detail:
-            path = str(self._file.file.path)
-            self._events.publish(StateFileNotWritten(file=path, detail=detail, remedy=remedy))
-        self.problem = problem

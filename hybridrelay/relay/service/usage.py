@@ -16,7 +16,7 @@ from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
 from ...errors import StateError
 from ...events.base import Event
 from ...events.quotas import UsageClockBehind
-from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten, WorkerTakenOver
+from ...events.relay_resources import WorkerTakenOver
 from ...events.stream import EventStream
 from ..core.usage import UsageMachine
 from ..snapshot import FileProblem
@@ -24,6 +24,7 @@ from ..store.expendable import ExpendableFileError
 from ..store.usage import UsageFile
 from ..usage import TOTAL, Batch, PastUsage
 from .broker import BrokerService
+from .file_reports import FileReports
 
 __all__ = ["SAMPLE_SECONDS", "SAVE_SECONDS", "UsageService"]
 
@@ -63,6 +64,7 @@ class UsageService:
         self._clock = clock
         self._events = events
         self._file = UsageFile(state_dir)
+        self._reports = FileReports("usage", self._file.file.path, events, what="the usage is not saved")
         self._limiter = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
         self._is_loaded = False
@@ -73,8 +75,11 @@ class UsageService:
         self._is_behind = False
         #: The hybrid connections with which the keys in the file were last compared.
         self._seen: int | None = None
-        #: Why the file is not written at the moment; None if it is written.
-        self.problem: FileProblem | None = None
+
+    @property
+    def problem(self) -> FileProblem | None:
+        """Why the file is not written at the moment; None if it is written."""
+        return self._reports.problem
 
     @property
     def machine(self) -> UsageMachine:
@@ -172,30 +177,16 @@ class UsageService:
         except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
             if batch is not None:
                 self._machine.put_back(batch)
-            self._failed(exc)
+            self._reports.failed(exc)
         except trio.Cancelled:
             if batch is not None and self._writing is not batch:  # the thread has not begun to write it
                 self._machine.put_back(batch)
             raise
         else:
             self._seen = revision
-            if self.problem is not None:
-                self.problem = None
-                self._events.publish(StateFileWritten(file=str(self._file.file.path)))
-        if self._file.set_aside is not None:
-            (copy, detail), self._file.set_aside = self._file.set_aside, None
-            path = str(self._file.file.path)
-            self._events.publish(StateFileSetAside(file=path, detail=detail, copy=str(copy)))
+            self._reports.worked()
+        self._reports.take_set_aside(self._file)
 
     def _write(self, batch: Batch, existing: frozenset[str] | None) -> None:
         self._writing = batch
         self._file.save(batch, existing)
-
-    def _failed(self, exc: Exception) -> None:
-        detail = str(exc) or type(exc).__name__
-        remedy = exc.remedy if isinstance(exc, StateError) and exc.remedy else "free memory"
-        problem = FileProblem("usage", f"the usage is not saved: {detail}", remedy)
-        if self.problem is None or self.problem.detail != problem.detail:
-            path = str(self._file.file.path)
-            self._events.publish(StateFileNotWritten(file=path, detail=detail, remedy=remedy))
-        self.problem = problem
