@@ -24,12 +24,10 @@ from ..connectivity.expiry import Credential, ExpiryNotices, watch_expiry
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
-from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..connectivity.updates import Updates
-from ..errors import ConfigurationError, HybridRelayError
-from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
-from ..events.endpoint import KeyInUse, NetworkChanged
+from ..errors import ConfigurationError
+from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
 from ..events.policy import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
 from ..events.stream import EventStream
@@ -43,13 +41,14 @@ from ..security import (
     StreamTarget,
     StringUpdate,
     check_is_connection_string,
-    key_fingerprint,
     update_string,
 )
+from .all_registrations import AllRegistrations
 from .audit import AuditLog
 from .channels import DataChannels
 from .config import ConnectorConfig
 from .counters import ConnectorCounters
+from .following import KeyFollower
 from .instance_file import Instances, UnrecordedInstances
 from .issuing import UsedClaimsFile
 from .policies import Policies
@@ -65,15 +64,13 @@ from .targets import open_datagram_target, open_target
 
 __all__ = ["Connector", "run_connector"]
 
-#: How often to check whether something still depends on an earlier key (seconds).
-_FOLLOW_SECONDS = 1.0
-
 
 class Connector:
     """Serves hybrid connections until cancelled. `run_connector` is simpler, but cannot change what is published.
 
-    `Relays` keeps everything registered, with one `Registrar` for each relay. `DataChannels` opens the data channels
-    that the relays offer, and `Sessions` runs the sessions on them, through any relay.
+    `Relays` keeps everything registered, with one `Registrar` for each relay, and `AllRegistrations` knows whether
+    that has succeeded. `DataChannels` opens the data channels that the relays offer, and `Sessions` runs the sessions
+    on them, through any relay. `KeyFollower` moves them when a key changes.
 
     Args:
         config: see `ConnectorConfig`.
@@ -101,8 +98,7 @@ class Connector:
         session_config = attrs.evolve(
             DATA_CONFIG, resume_deadline=config.resume_deadline, metadata_types={open_metadata.PORT}
         )
-        #: Set and replaced by a new event whenever something may have begun or ceased to depend on a key.
-        self._key_use = trio.Event()
+        self._keys = KeyFollower(events)
         self._counters = ConnectorCounters()
         # The events of this connector's sessions and streams have a stream of their own, because `events` may be
         # shared with other connectors, and the audit log must not receive an event twice.
@@ -126,7 +122,7 @@ class Connector:
             session_config,
             own_events,
             lost=self._data_channel_lost,
-            changed=self._key_use_changed,
+            changed=self._keys.use_changed,
             counters=self._counters,
             recorded=None if config.audit is None else self._required_audit.wait_recorded,
             target_attempted=self._monitor.attempt_ended,
@@ -162,14 +158,9 @@ class Connector:
             events=events,
             clock=clock,
         )
-        #: Set once every hybrid connection is registered at one relay or more, or refused by all.
-        self._settled = trio.Event()
-        #: Set once every relay refuses every hybrid connection, so that the connector ends.
-        self._over = trio.Event()
+        self._registrations = AllRegistrations(self._published, self._relays.check_refusals, events)
         #: Runs everything; None before `run` and after it.
         self._nursery: trio.Nursery | None = None
-        #: The scope of the task that waits until nothing uses an earlier key, for each hybrid connection.
-        self._following: dict[Published, trio.CancelScope] = {}
 
         self._policies.publish_all()
         self._required_audit.policy_changed()
@@ -289,8 +280,7 @@ class Connector:
         """
         published = self._published.pop(number)
         published.is_withdrawn = True
-        if published in self._following:
-            self._following.pop(published).cancel()
+        self._keys.forget(published)
         if published.denial is None:
             self._relays.withdraw(published)
         self._policies.use_deny_list(number, published.name, None)
@@ -336,7 +326,7 @@ class Connector:
         self._relays.update(published)
         self._targets_changed()
         if self._nursery is not None and update.key_changed:
-            self._nursery.start_soon(self._follow_key, published)
+            self._nursery.start_soon(self._keys.follow, published, self._sessions)
 
     def refresh(self, number: int) -> None:
         """Use the current connection string once more, so that what relays have refused is requested again at once.
@@ -381,21 +371,6 @@ class Connector:
             if one is published:
                 self.update(number, string)
                 return
-
-    async def _follow_key(self, published: Published) -> None:
-        """Replace everything that depends on an earlier key, then publish that nothing does."""
-        if published in self._following:
-            self._following[published].cancel()
-        with trio.CancelScope() as self._following[published]:
-            while True:
-                change = self._key_use  # also notices changes that occur while sessions move
-                if published.uses_current_key and await self._sessions.follow_key(published):
-                    break
-                with trio.move_on_after(_FOLLOW_SECONDS):
-                    await change.wait()
-            missing = tuple(one.link.host for one in published.publications if not one.state.is_registered)
-            key = key_fingerprint(published.string.key)
-            self._events.publish(KeyInUse(connection=published.name, key=key, missing=missing))
 
     async def reload_policy(self) -> None:
         """Read the policy and the deny list again at once, even if they seem unchanged, and put them into force.
@@ -456,10 +431,10 @@ class Connector:
                 nursery.start_soon(self._policies.watch)
                 nursery.start_soon(self._monitor.run)
                 nursery.start_soon(self._required_audit.watch, self._monitor.refuse)
-                nursery.start_soon(self._end_when_over)
+                nursery.start_soon(self._registrations.raise_when_refused)
                 nursery.start_soon(self._relays.run)
-                await self._settled.wait()
-                self._publish_missing()
+                await self._registrations.settled.wait()
+                self._registrations.publish_missing()
                 task_status.started(tuple(one.string for one in self._published.values() if not one.is_refused))
                 await wait_stop(stop)
                 await self._drain(grace)
@@ -471,56 +446,10 @@ class Connector:
         """Return what expires in the connection strings."""
         return [credential for one in self._published.values() for credential in one.credentials]
 
-    def _key_use_changed(self) -> None:
-        """Note that something may have begun or ceased to depend on a key."""
-        change, self._key_use = self._key_use, trio.Event()
-        change.set()
-
     def _registration_changed(self) -> None:
         """Note that a hybrid connection was registered, refused or lost at one of the relays."""
-        self._key_use_changed()
-        # What the policy denies is not requested. The connector waits until the policy allows it.
-        everything = [one for one in self._published.values() if one.denial is None]
-        if everything and all(published.is_refused for published in everything):
-            now = trio.current_time()
-            states = [one.state for published in everything for one in published.publications]
-            outdated = [state for state in states if state.may_be_outdated(now)]
-            if not outdated:
-                self._over.set()
-            elif all(state.asks_again_in(now) for state in outdated):  # unless a relay is already being asked again
-                self._relays.check_refusals()
-        elif all(published.is_registered or published.is_refused for published in everything):
-            self._settled.set()
-
-    async def _end_when_over(self) -> None:
-        """Wait until every relay refuses every connection string, then end the connector by an exception.
-
-        Raises:
-            HybridRelayError: every relay refuses every string.
-        """
-        await self._over.wait()
-        raise _why_refused(next(one for one in self._published.values() if one.denial is None))
-
-    def _publish_missing(self) -> None:
-        """Publish an event for each hybrid connection that is not registered at a relay when the connector starts."""
-        for published in self._published.values():
-            name = published.name
-            if published.denial is not None:
-                continue  # an event has reported it
-            if published.is_refused:
-                error = _why_refused(published)
-                self._events.publish(RefusedEverywhere(connection=name, reason=error.reason, detail=str(error)))
-                continue
-            for one in published.publications:
-                if one.state.is_registered:
-                    continue
-                host, failure = one.link.host, one.state.failure
-                if failure is None:
-                    self._events.publish(RegistrationPending(connection=name, host=host))
-                else:
-                    self._events.publish(
-                        RegistrationMissing(connection=name, host=host, reason=failure.reason, detail=str(failure))
-                    )
+        self._keys.use_changed()
+        self._registrations.changed()
 
     async def _drain(self, grace: float) -> None:
         """Accept no new streams, and let open ones finish for up to `grace` seconds."""
@@ -586,12 +515,6 @@ class Connector:
         self._events.publish(NetworkChanged(detail=what))
         self._relays.network_changed()
         self._sessions.check_alive()
-
-
-def _why_refused(published: Published) -> HybridRelayError:
-    return all_failed(
-        {one.link.host: one.state.failure for one in published.publications if one.state.failure is not None}
-    )
 
 
 async def run_connector(

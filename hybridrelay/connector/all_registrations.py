@@ -1,0 +1,87 @@
+"""The registrations of all hybrid connections of a connector: whether it has started, and whether it has to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import trio
+
+from ..connectivity.refusals import all_failed
+from ..errors import HybridRelayError
+from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
+from ..events.stream import EventStream
+from .published import Published
+
+__all__ = ["AllRegistrations"]
+
+
+class AllRegistrations:
+    """Knows when every hybrid connection is registered or refused.
+
+    Args:
+        published: the hybrid connections by number, as they are at any time.
+        check_refusals: asks the relays that have refused once more.
+        events: the stream to which events are published.
+    """
+
+    def __init__(
+        self, published: Mapping[int, Published], check_refusals: Callable[[], None], events: EventStream
+    ) -> None:
+        self._published = published
+        self._check_refusals = check_refusals
+        self._events = events
+        #: Set once every hybrid connection is registered at one relay or more, or refused by all.
+        self.settled = trio.Event()
+        #: Set once every relay refuses every hybrid connection, so that the connector ends.
+        self._over = trio.Event()
+
+    def changed(self) -> None:
+        """Note that a hybrid connection was registered, refused or lost at one of the relays."""
+        # What the policy denies is not requested. The connector waits until the policy allows it.
+        everything = [one for one in self._published.values() if one.denial is None]
+        if everything and all(published.is_refused for published in everything):
+            now = trio.current_time()
+            states = [one.state for published in everything for one in published.publications]
+            outdated = [state for state in states if state.may_be_outdated(now)]
+            if not outdated:
+                self._over.set()
+            elif all(state.asks_again_in(now) for state in outdated):  # unless a relay is already being asked again
+                self._check_refusals()
+        elif all(published.is_registered or published.is_refused for published in everything):
+            self.settled.set()
+
+    async def raise_when_refused(self) -> None:
+        """Wait until every relay refuses every connection string.
+
+        Raises:
+            HybridRelayError: always; it says why.
+        """
+        await self._over.wait()
+        raise _why_refused(next(one for one in self._published.values() if one.denial is None))
+
+    def publish_missing(self) -> None:
+        """Publish an event for each hybrid connection that is not registered at a relay when the connector starts."""
+        for published in self._published.values():
+            name = published.name
+            if published.denial is not None:
+                continue  # an event has reported it
+            if published.is_refused:
+                error = _why_refused(published)
+                self._events.publish(RefusedEverywhere(connection=name, reason=error.reason, detail=str(error)))
+                continue
+            for one in published.publications:
+                if one.state.is_registered:
+                    continue
+                host, failure = one.link.host, one.state.failure
+                if failure is None:
+                    self._events.publish(RegistrationPending(connection=name, host=host))
+                else:
+                    self._events.publish(
+                        RegistrationMissing(connection=name, host=host, reason=failure.reason, detail=str(failure))
+                    )
+
+
+def _why_refused(published: Published) -> HybridRelayError:
+    return all_failed(
+        {one.link.host: one.state.failure for one in published.publications if one.state.failure is not None}
+    )
