@@ -15,32 +15,30 @@ The rules:
 All methods are synchronous: the relay calls them in a worker thread.
 """
 
-# This module is long because every change of the store is a method of one class.
+# This module is long because every change of the store is a method of one class. `sqlite_reader.py` has the methods
+# that only read.
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Self, TypeVar
 
-from ...errors import ConfigurationError, StateError
+from ...errors import StateError
 from ...events.plain_log import plainly_logged_events
 from ...events.relay_resources import StoreDiskFull
 from ...events.stream import EventStream
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
-from ..claims import Claim, ClaimState, OpenClaim, Take, decide_take
+from ..claims import Claim, ClaimState, Take, decide_take
 from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from ..updates import StoredUpdate
 from . import claim_rows
-from .change_rows import read_changes
-from .changes import Changes, Mark
 from .checks import (
-    SHOWN_NAMES,
     changed_edition,
     check_edition,
     check_generation,
@@ -53,8 +51,6 @@ from .checks import (
     check_version,
     name_is_taken,
     no_claim,
-    no_connection,
-    no_rule,
     no_token,
     valid_hosts,
     valid_record,
@@ -62,14 +58,13 @@ from .checks import (
     without_rule,
 )
 from .edition_rows import read_editions, set_edition, set_edition_in_use
-from .failures import BUSY_TIMEOUT_SECONDS, DAMAGED, state_errors, with_reserve
+from .failures import BUSY_TIMEOUT_SECONDS, state_errors, with_reserve
 from .reserve import Reserve, is_disk_full
 from .rows import (
     delete_roll,
     insert_key,
     insert_roll,
     insert_rule,
-    read_connections,
     rights_text,
     set_description,
     set_disabled,
@@ -77,6 +72,7 @@ from .rows import (
     set_quota,
 )
 from .schema import prepare_database, transaction
+from .sqlite_reader import EXISTS, SQLiteReader
 from .state_dir import REGISTRY_FILE, can_share_memory, ensure_private_file, prepare_state_directory
 from .token_rows import delete_token, insert_token, read_tokens, set_last_use
 from .update_rows import put_update, read_updates
@@ -85,15 +81,8 @@ __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
-# A part of all hybrid connections, in order of their names. `_range` makes the parameters.
-_NAMES = "SELECT name FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
-_CREATED = "SELECT name, created_at FROM connections WHERE name >= ? AND name < ? ORDER BY name"
-_COUNT = "SELECT count(*) FROM connections WHERE name >= ? AND name < ?"
-_EXISTS = "SELECT 1 FROM connections WHERE name = ?"
-_DISABLED = "SELECT name, disabled FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
 
-
-class SQLiteStore:
+class SQLiteStore(SQLiteReader):
     """Implements `Store` with an open file. Only one thread may use it at a time. Close it, or use it in a `with`
     statement.
 
@@ -109,9 +98,7 @@ class SQLiteStore:
         events: EventStream,
     ) -> None:
         """For use by `open` only."""
-        self._database = database
-        self._path = path
-        self._clock = clock
+        super().__init__(database, path, clock)
         self._reserve = reserve
         self._events = events
 
@@ -191,102 +178,6 @@ class SQLiteStore:
     ) -> None:
         self.close()
 
-    # --- reading
-
-    def data_version(self) -> tuple[int, int]:
-        """See `Store.data_version`. Costs tens of microseconds."""
-        with state_errors(self._path):
-            # SQLite counts the commits of other connections and our own changes separately.
-            (others,) = self._database.execute("PRAGMA data_version").fetchone()
-            return others, self._database.total_changes
-
-    def snapshot(self) -> Mapping[str, HybridConnection]:
-        """See `Store.snapshot`."""
-        return MappingProxyType({connection.name: connection for connection in self._read("")})
-
-    def changes(self, since: Mark | None, limit: int) -> Changes:
-        """See `Store.changes`."""
-        with self._reading():
-            return read_changes(self._database, since, limit)
-
-    def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
-        """See `Store.list`."""
-        return tuple(self._read(f" WHERE connections.name IN ({_NAMES})", *_range(after, prefix, limit)))
-
-    def disabled_by_name(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> Mapping[str, bool]:
-        """See `Store.disabled_by_name`."""
-        with self._reading():
-            rows = self._database.execute(_DISABLED, _range(after, prefix, limit))
-            return {name: bool(disabled) for name, disabled in rows}
-
-    def exists(self, name: str) -> bool:
-        """See `Store.exists`."""
-        with self._reading():
-            return self._database.execute(_EXISTS, (name,)).fetchone() is not None
-
-    def count(self, prefix: str = "") -> int:
-        """See `Store.count`."""
-        with self._reading():
-            (count,) = self._database.execute(_COUNT, _range("", prefix, None)[1:3]).fetchone()
-        return int(count)
-
-    def created_at_by_name(self, prefix: str = "") -> Mapping[str, float]:
-        """See `Store.created_at_by_name`."""
-        with self._reading():
-            return dict(self._database.execute(_CREATED, _range("", prefix, None)[1:3]).fetchall())
-
-    def get(self, name: str) -> HybridConnection:
-        """See `Store.get`."""
-        for connection in self._read(" WHERE connections.name = ?", name):
-            return connection
-        raise self._unknown_connection(name)
-
-    def rule(self, name: str, rule: str) -> Rule:
-        """See `Store.rule`."""
-        known = self.get(name)
-        found = known.rule(rule)
-        if found is None:
-            raise no_rule(name, rule, [one.name for one in known.rules])
-        return found
-
-    def tokens(self) -> tuple[ManagementToken, ...]:
-        """See `Store.tokens`."""
-        with self._reading():
-            return tuple(read_tokens(self._database))
-
-    def token(self, id_: str) -> ManagementToken | None:
-        """See `Store.token`."""
-        with self._reading():
-            return next(read_tokens(self._database, id_), None)
-
-    def editions(self) -> Editions:
-        """See `Store.editions`."""
-        with self._reading():
-            return read_editions(self._database)
-
-    def open_claims(self) -> tuple[OpenClaim, ...]:
-        """See `Store.open_claims`."""
-        with self._reading():
-            return tuple(claim_rows.read_open_claims(self._database, self._clock()))
-
-    def claims(self, name: str) -> tuple[Claim, ...]:
-        """See `Store.claims`."""
-        self.get(name)
-        with self._reading():
-            return tuple(claim_rows.read_claims(self._database, name))
-
-    def updates(self, name: str | None = None) -> tuple[StoredUpdate, ...]:
-        """See `Store.updates`."""
-        if name is not None:
-            self.get(name)
-        with self._reading():
-            return tuple(read_updates(self._database, None if name is None else [name]))
-
-    def updates_of(self, names: Collection[str]) -> tuple[StoredUpdate, ...]:
-        """See `Store.updates_of`."""
-        with self._reading():
-            return tuple(read_updates(self._database, names))
-
     # --- changing
 
     def create(
@@ -308,7 +199,7 @@ class SQLiteStore:
 
     def _add(self, record: RelayRecord, description: Description, disabled: bool, quota: Quota) -> HybridConnection:
         with self._change() as database:
-            if database.execute(_EXISTS, (record.name,)).fetchone():
+            if database.execute(EXISTS, (record.name,)).fetchone():
                 raise name_is_taken(record.name)
             editions = read_editions(database)
             check_new_connection(editions, self.count())
@@ -477,7 +368,7 @@ class SQLiteStore:
         """See `Store.add_claim`."""
         now = self._clock()
         with self._change() as database:
-            if not database.execute(_EXISTS, (claim.connection,)).fetchone():
+            if not database.execute(EXISTS, (claim.connection,)).fetchone():
                 raise self._unknown_connection(claim.connection)
             is_open = "SELECT count(*) FROM claims WHERE sealed IS NOT NULL AND expires_at > ?"
             (open_,) = database.execute(is_open, (now,)).fetchone()
@@ -599,24 +490,3 @@ class SQLiteStore:
                     StoreDiskFull(file=str(self._path), detail="deleted keys stay in its log until the next change")
                 )
         self._reserve.restore()
-
-    def _read(self, where: str, *parameters: str | int) -> Iterator[HybridConnection]:
-        with self._reading():
-            yield from read_connections(self._database, where, *parameters)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            with state_errors(self._path):
-                yield
-        except ValueError as exc:
-            raise StateError(f"the registry {self._path} is damaged: {exc}", remedy=DAMAGED) from exc
-
-    def _unknown_connection(self, name: str) -> ConfigurationError:
-        return no_connection(name, self.disabled_by_name(limit=SHOWN_NAMES), self.count())
-
-
-def _range(after: str, prefix: str, limit: int | None) -> tuple[str | int, ...]:
-    """Return the parameters of `_NAMES` and `_DISABLED` for those of `Store.list`."""
-    # All characters of a name come before the last one of ASCII, and SQLite takes -1 for no limit.
-    return after, prefix, f"{prefix}\x7f", -1 if limit is None else limit

@@ -274,7 +274,7 @@ def test_an_unknown_name_does_not_make_a_store_read_all_hybrid_connections(
                 read.append(one)
                 yield one
 
-        monkeypatch.setattr("hybridrelay.relay.store.sqlite.read_connections", spy)
+        monkeypatch.setattr("hybridrelay.relay.store.sqlite_reader.read_connections", spy)
         assert registry.get("c00") == read.pop()
         with pytest.raises(NoConnection, match="no hybrid connection 'x'") as info:
             registry.get("x")
