@@ -15,6 +15,7 @@ from ..audit.chain import Checkpoint
 from ..errors import RelayUnreachable, SessionError
 from ..mux import DIALED_CONTROL_CONFIG, MuxStream, Session, SessionRole
 from ..protocol import RemoteProtocolError, control
+from ..protocol.control_codec import ControlDecoder, encode_message
 from ..protocol.reasons import Reason
 from ..security import spki_pin
 from .channel import open_control_stream
@@ -120,7 +121,7 @@ class ControlChannel:
         """
         try:
             async with self._sending:
-                await self._stream.send_whole(control.encode_message(message))
+                await self._stream.send_whole(encode_message(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise _lost() from exc
 
@@ -198,7 +199,7 @@ class ControlChannel:
         finally:
             del self._requests[message.id]
 
-    async def _serve(self, decoder: control.ControlDecoder, early: list[control.Message | control.Unknown]) -> None:
+    async def _serve(self, decoder: ControlDecoder, early: list[control.Message | control.Unknown]) -> None:
         """Dispatch messages until the channel ends."""
         try:
             for message in early:
@@ -330,9 +331,9 @@ async def run_control_channel(
         async with FlatNursery() as nursery:
             await nursery.start(partial(session.run, tls, greeting_timeout=WELCOME_SECONDS))
             stream = session.open_stream_nowait()
-            decoder = control.ControlDecoder()
+            decoder = ControlDecoder()
             with trio.fail_after(WELCOME_SECONDS):
-                await stream.send_all(control.encode_message(introduction.hello()))
+                await stream.send_all(encode_message(introduction.hello()))
                 welcome, early = await _receive_welcome(stream, decoder)
             shown = tls.getpeercert(binary_form=True)
             assert shown is not None
@@ -359,7 +360,7 @@ async def run_control_channel(
 
 
 async def _receive_welcome(
-    stream: MuxStream, decoder: control.ControlDecoder
+    stream: MuxStream, decoder: ControlDecoder
 ) -> tuple[control.Welcome, list[control.Message | control.Unknown]]:
     while True:
         data = await stream.receive_some()

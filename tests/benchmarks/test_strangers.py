@@ -6,6 +6,7 @@ from benchmarks.strangers import mix
 from benchmarks.strangers.peers import ACK, HELLO, OPEN, control_hello, frame, preamble
 from hybridrelay.abc import Purpose
 from hybridrelay.protocol import control, frames
+from hybridrelay.protocol.control_codec import ControlDecoder
 from hybridrelay.protocol.frames import FrameDecoder
 from hybridrelay.protocol.preamble import PREAMBLE_SIZE, decode_preamble_untrusted
 from hybridrelay.relay.limits import NESTED_HANDSHAKES, UNAUTHENTICATED_SLOTS
@@ -23,7 +24,7 @@ def test_its_frames_are_those_of_a_session() -> None:
 
 
 def test_its_first_message_is_a_hello() -> None:
-    (message,) = control.ControlDecoder().receive_data_untrusted(control_hello())
+    (message,) = ControlDecoder().receive_data_untrusted(control_hello())
     assert isinstance(message, control.Hello)
 
 

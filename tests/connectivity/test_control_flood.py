@@ -16,6 +16,7 @@ from hybridrelay.connectivity.control import (
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import RemoteProtocolError, control
+from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
@@ -28,7 +29,7 @@ async def test_a_flood_of_offers_ends_the_channel(nursery: trio.Nursery) -> None
     stream = session.open_stream_nowait()
     theirs = (await relay.offers.receive()).accept()
     channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
-    offer = control.encode_message(control.Offer(1, "db", bytes(TICKET_SIZE), 30.0))
+    offer = encode_message(control.Offer(1, "db", bytes(TICKET_SIZE), 30.0))
 
     async def flood() -> None:
         for _ in range(MAX_UNHANDLED + 1):
@@ -36,7 +37,7 @@ async def test_a_flood_of_offers_ends_the_channel(nursery: trio.Nursery) -> None
 
     nursery.start_soon(flood)
     with pytest.raises(RemoteProtocolError):
-        await channel._serve(control.ControlDecoder(), [])
+        await channel._serve(ControlDecoder(), [])
     unhandled = [message async for message in channel.messages]
     assert len(unhandled) == MAX_UNHANDLED
     nursery.cancel_scope.cancel()
@@ -53,13 +54,13 @@ async def test_a_flood_of_updates_takes_little_memory(nursery: trio.Nursery) -> 
 
     async def flood() -> None:
         for _ in range(MAX_UNHANDLED_BEFORE_UPDATE + 100):
-            await theirs.send_all(control.encode_message(update))
-        await theirs.send_all(control.encode_message(offer))
+            await theirs.send_all(encode_message(update))
+        await theirs.send_all(encode_message(offer))
         await theirs.send_eof()
 
     nursery.start_soon(flood)
     with trio.fail_after(60):
-        await channel._serve(control.ControlDecoder(), [])
+        await channel._serve(ControlDecoder(), [])
     waiting = [message async for message in channel.messages]
     assert waiting == [update] * MAX_UNHANDLED_BEFORE_UPDATE + [offer]
     nursery.cancel_scope.cancel()
@@ -75,7 +76,7 @@ async def test_a_second_answer_to_one_request_ends_the_channel(nursery: trio.Nur
 
     async def serve() -> None:
         with pytest.raises(RemoteProtocolError, match="answered twice"):
-            await channel._serve(control.ControlDecoder(), [])
+            await channel._serve(ControlDecoder(), [])
         ended.set()
 
     async def ask() -> None:
@@ -85,7 +86,7 @@ async def test_a_second_answer_to_one_request_ends_the_channel(nursery: trio.Nur
     nursery.start_soon(ask)
     assert await theirs.receive_some()
     good, bad = control.Joined(7, bytes(TICKET_SIZE), "1" * 32, 30.0), control.Failed(7, Reason.WRONG_KEY)
-    await theirs.send_all(control.encode_message(good) + control.encode_message(bad))
+    await theirs.send_all(encode_message(good) + encode_message(bad))
     with trio.fail_after(10):
         await ended.wait()
     await trio.testing.wait_all_tasks_blocked()
@@ -111,7 +112,7 @@ async def test_the_answer_to_another_kind_of_request_ends_the_channel(
 
             async def serve() -> None:
                 with pytest.raises(RemoteProtocolError, match="another kind of request"):
-                    await channel._serve(control.ControlDecoder(), [])
+                    await channel._serve(ControlDecoder(), [])
 
             async def request() -> control.Message:
                 if isinstance(request_, control.Join):
@@ -125,7 +126,7 @@ async def test_the_answer_to_another_kind_of_request_ends_the_channel(
             tasks.start_soon(serve)
             tasks.start_soon(ask)
             assert await theirs.receive_some()
-            await theirs.send_all(control.encode_message(answer))
+            await theirs.send_all(encode_message(answer))
     assert channel.has_ended
     nursery.cancel_scope.cancel()
 
@@ -135,11 +136,11 @@ async def test_an_answer_that_nobody_waits_for_is_ignored(nursery: trio.Nursery)
     stream = session.open_stream_nowait()
     theirs = (await relay.offers.receive()).accept()
     channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
-    nursery.start_soon(channel._serve, control.ControlDecoder(), [])
-    late = control.encode_message(control.Failed(3, Reason.LIMIT))
+    nursery.start_soon(channel._serve, ControlDecoder(), [])
+    late = encode_message(control.Failed(3, Reason.LIMIT))
     await theirs.send_all(late + late)
     draining = control.Draining(1.0)
-    await theirs.send_all(control.encode_message(draining))
+    await theirs.send_all(encode_message(draining))
     assert await channel.messages.receive() == draining
     assert not channel.has_ended
     nursery.cancel_scope.cancel()
@@ -159,12 +160,12 @@ async def test_the_first_message_has_to_be_the_relays_welcome(
     session, relay = await session_pair(nursery, config=CONTROL_CONFIG)
     stream = session.open_stream_nowait()
     theirs = (await relay.offers.receive()).accept()
-    await theirs.send_all(b"".join(map(control.encode_message, said)))
+    await theirs.send_all(b"".join(map(encode_message, said)))
     await theirs.send_eof()
     with trio.fail_after(10):
         if fits:
-            assert await _receive_welcome(stream, control.ControlDecoder()) == (said[0], said[1:])
+            assert await _receive_welcome(stream, ControlDecoder()) == (said[0], said[1:])
         else:
             with pytest.raises(RemoteProtocolError):
-                await _receive_welcome(stream, control.ControlDecoder())
+                await _receive_welcome(stream, ControlDecoder())
     nursery.cancel_scope.cancel()

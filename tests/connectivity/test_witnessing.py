@@ -17,6 +17,7 @@ from hybridrelay.connectivity.witnessing import send_checkpoints
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import RemoteProtocolError, control
+from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
 
@@ -113,22 +114,22 @@ async def test_confirmations_that_a_relay_makes_up_do_not_count(nursery: trio.Nu
 
     async def serve() -> None:
         with pytest.raises(RemoteProtocolError, match="another kind of request"):
-            await channel._serve(control.ControlDecoder(), [])
+            await channel._serve(ControlDecoder(), [])
         ended.set()
 
     nursery.start_soon(serve)
     nursery.start_soon(send_checkpoints, channel, HOST, lambda: ["orders"], witnessing)
     for number in (0, 1, 2**48):  # before anything was asked
-        await theirs.send_all(control.encode_message(control.Witnessed(number)))
+        await theirs.send_all(encode_message(control.Witnessed(number)))
     await trio.testing.wait_all_tasks_blocked()
     witnessing.signed(ONE)
-    decoder = control.ControlDecoder()
+    decoder = ControlDecoder()
     (asked,) = decoder.receive_data_untrusted(await theirs.receive_some())
     assert isinstance(asked, control.Witness)
-    await theirs.send_all(control.encode_message(control.Witnessed(asked.id + 1)))
+    await theirs.send_all(encode_message(control.Witnessed(asked.id + 1)))
     await trio.testing.wait_all_tasks_blocked()
     assert witnessing.witnesses.wanted(HOST, trio.current_time()) == ONE
-    await theirs.send_all(control.encode_message(control.Witnessed(asked.id)))
+    await theirs.send_all(encode_message(control.Witnessed(asked.id)))
     await trio.testing.wait_all_tasks_blocked()
     assert witnessing.witnesses.wanted(HOST, trio.current_time()) is None
 
@@ -139,7 +140,7 @@ async def test_confirmations_that_a_relay_makes_up_do_not_count(nursery: trio.Nu
     nursery.start_soon(check)
     (other,) = decoder.receive_data_untrusted(await theirs.receive_some())
     assert isinstance(other, control.Check)
-    await theirs.send_all(control.encode_message(control.Witnessed(other.id)))
+    await theirs.send_all(encode_message(control.Witnessed(other.id)))
     with trio.fail_after(10):
         await ended.wait()
     await trio.testing.wait_all_tasks_blocked()

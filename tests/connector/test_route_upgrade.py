@@ -31,6 +31,7 @@ from hybridrelay.events import DataChannelDeclined, DataChannelFailed, Event, Ev
 from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, EarlySession, Session, SessionRole
 from hybridrelay.policy import Policy
 from hybridrelay.protocol import control
+from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.service.broker import BrokerService
@@ -132,7 +133,7 @@ class Place(RelayLink):
         await nursery.start(session.run, ours)
         stream = session.open_stream_nowait()
         hello = control.Hello(control.PeerRole.CONNECTOR, INSTANCE, generation, "test", SECRET)
-        await stream.send_all(control.encode_message(hello))
+        await stream.send_all(encode_message(hello))
         channel = Control(session, stream, control.Welcome("f" * 32, "test"), candidate or WSS, pin="pin")
         channel.place = self
         opened.channel = channel
@@ -162,7 +163,7 @@ class Place(RelayLink):
 
     @staticmethod
     async def _serve_channel(channel: Control, session: Session) -> None:
-        await channel._serve(control.ControlDecoder(), [])
+        await channel._serve(ControlDecoder(), [])
         session.close()
 
     @property

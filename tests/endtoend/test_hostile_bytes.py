@@ -25,6 +25,7 @@ from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.connectivity.steps import connect
 from hybridrelay.mux import CONTROL_CONFIG, Session, SessionRole
 from hybridrelay.protocol import control
+from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
 from hybridrelay.protocol.preamble import (
     PREAMBLE_SIZE,
     PROOF_SIZE,
@@ -128,7 +129,7 @@ def message(text: str | bytes) -> bytes:
     return struct.pack(">I", len(payload)) + payload
 
 
-HELLO = control.encode_message(control.Hello(control.PeerRole.CLIENT, "0" * 32, 1, "test"))
+HELLO = encode_message(control.Hello(control.PeerRole.CLIENT, "0" * 32, 1, "test"))
 #: Sent on the control stream, before the peer has shown a token.
 CONTROL_MESSAGES = {
     "nothing": b"",
@@ -141,20 +142,18 @@ CONTROL_MESSAGES = {
     "no type": message("{}"),
     "a deep message": message("[" * 8000),
     "a huge number": message('{"type": "join", "id": 1' + "0" * 5000 + "}"),
-    "join before hello": control.encode_message(control.Join(1, "x", "SharedAccessSignature x")),
+    "join before hello": encode_message(control.Join(1, "x", "SharedAccessSignature x")),
     "hello twice": HELLO * 2,
     "a message of the other side": HELLO + message('{"type": "welcome", "relay_instance": "x", "software": "x"}'),
     "hello, then nothing": HELLO,
     "tokens that are wrong": HELLO
-    + b"".join(
-        control.encode_message(control.Join(n, "hostile", "SharedAccessSignature sr=x")) for n in range(1, 200)
-    ),
+    + b"".join(encode_message(control.Join(n, "hostile", "SharedAccessSignature sr=x")) for n in range(1, 200)),
 }
 #: Sent by a peer with a good key.
 LATE_MESSAGES = {name: CONTROL_MESSAGES[name] for name in ("an endless message", "no JSON", "a deep message")} | {
     "a message of the other side": message('{"type": "welcome", "relay_instance": "x", "software": "x"}'),
     "hello again": HELLO,
-    "an answer to nothing": control.encode_message(control.Accept(77)),
+    "an answer to nothing": encode_message(control.Accept(77)),
     "garbage": os.urandom(100_000),
 }
 #: Answers and withdrawals cross: from a connector the relay has to take an answer to an offer that it has forgotten.
@@ -236,9 +235,9 @@ async def attack_with_a_key(site: Site, candidate: Candidate, role: control.Peer
         hello = control.Hello(role, instance.id, 1, "test", instance.secret)
         token = make_connection_token(string, string.hosts[0], time.time())
         request = control.Join if role is control.PeerRole.CLIENT else control.Register
-        await say(stream, control.encode_message(hello))
-        await say(stream, control.encode_message(request(1, string.entity_path, token)))
-        decoder = control.ControlDecoder()
+        await say(stream, encode_message(hello))
+        await say(stream, encode_message(request(1, string.entity_path, token)))
+        decoder = ControlDecoder()
         answers: list[object] = []
         while len(answers) < 2:
             answers += decoder.receive_data_untrusted(await stream.receive_some())

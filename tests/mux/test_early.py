@@ -11,7 +11,8 @@ import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Session, SessionRole
 from hybridrelay.mux.early import MAX_EARLY_BYTES, MAX_EARLY_FRAMES, MAX_EARLY_READS
-from hybridrelay.protocol import control, frames
+from hybridrelay.protocol import frames
+from hybridrelay.protocol.control_codec import MAX_MESSAGE_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.streams.nowait import HELD_FOR_STRANGER
@@ -230,7 +231,7 @@ async def test_a_stranger_causes_few_reads(autojump_clock: trio.testing.MockCloc
 async def test_all_requests_that_may_be_refused_fit_into_what_a_stranger_may_send(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    message = bytes(control.MAX_MESSAGE_SIZE)
+    message = bytes(MAX_MESSAGE_SIZE)
     async with _pair() as (stream, early, _, nursery):
 
         async def send() -> None:

@@ -18,11 +18,9 @@ from hybridrelay.protocol.control import (
     MAX_AVOID,
     MAX_DETAIL,
     MAX_LIFETIME_SECONDS,
-    MAX_MESSAGE_SIZE,
     MAX_REPLACES,
     MAX_RETRY_AFTER_SECONDS,
     Accept,
-    ControlDecoder,
     Draining,
     Ended,
     Failed,
@@ -40,9 +38,9 @@ from hybridrelay.protocol.control import (
     Unknown,
     Unregister,
     Welcome,
-    encode_message,
     instance_of,
 )
+from hybridrelay.protocol.control_codec import MAX_MESSAGE_SIZE, ControlDecoder, encode_message
 from hybridrelay.protocol.control_fields import MAX_INTEGER
 from hybridrelay.protocol.errors import LocalProtocolError, RemoteProtocolError
 from hybridrelay.protocol.limits import MAX_CONNECTION_NAME, MAX_TOKEN
@@ -558,6 +556,6 @@ def test_the_longest_requests_fit_into_a_message_and_into_what_is_held_for_a_str
     register = control.Register(control.MAX_INTEGER, name, token, ("f" * 64,) * control.MAX_REPLACES)
     join = control.Join(control.MAX_INTEGER, name, token, "f" * 32, ("f" * 32,) * control.MAX_AVOID)
     for message in (register, join):
-        encoded = control.encode_message(message)
+        encoded = encode_message(message)
         # What is sent at the same time may be queued in front of it.
         assert DIALED_CONTROL_CONFIG.send_queue - 1 + len(encoded) <= HELD_FOR_STRANGER

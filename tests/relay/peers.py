@@ -9,6 +9,7 @@ import trio
 from hybridrelay.events import EventStream
 from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session
 from hybridrelay.protocol import RemoteProtocolError, control
+from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.service.broker import BrokerService
@@ -66,7 +67,7 @@ class FarEnd:
         #: Why the relay has closed the channel; None while it has not.
         self.error: RemoteProtocolError | None = None
         self._stream = stream
-        self._decoder = control.ControlDecoder()
+        self._decoder = ControlDecoder()
         self._heard: list[control.Message | control.Unknown] = []
 
     @classmethod
@@ -74,7 +75,7 @@ class FarEnd:
         """Open a control channel; it is served in `nursery`."""
         session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
         stream = session.open_stream_nowait()
-        await stream.send_all(b"".join(map(control.encode_message, hello)))
+        await stream.send_all(b"".join(map(encode_message, hello)))
         peer = ControlPeer(broker)
         peer.attach(relay_side, (await relay_side.offers.receive()).accept(), nursery)
         far_end = cls(session, stream, peer)
@@ -94,7 +95,7 @@ class FarEnd:
             self.session.close()
 
     async def say(self, *messages: control.Message) -> None:
-        await self._stream.send_all(b"".join(map(control.encode_message, messages)))
+        await self._stream.send_all(b"".join(map(encode_message, messages)))
 
     async def hear(self) -> control.Message | control.Unknown:
         """Return the next message. Raises `trio.BrokenResourceError` if the relay has closed the channel."""

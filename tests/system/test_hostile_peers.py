@@ -18,6 +18,7 @@ from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.connector import InstanceFile
 from hybridrelay.errors import RelayUnreachable, RendezvousError
 from hybridrelay.protocol import Reason, control
+from hybridrelay.protocol.control_codec import encode_message
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.service import control as relay_control
@@ -88,8 +89,8 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
             if isinstance(message, control.Registered):
                 continue
             assert isinstance(message, control.Offer)
-            accepted = control.encode_message(control.Accept(message.id))
-            failed = control.encode_message(control.Failed(message.id, Reason.LISTENER_CANNOT_DIAL))
+            accepted = encode_message(control.Accept(message.id))
+            failed = encode_message(control.Failed(message.id, Reason.LISTENER_CANNOT_DIAL))
             await listener._stream.send_whole(accepted + failed)
 
     nursery.start_soon(accept_and_refuse)

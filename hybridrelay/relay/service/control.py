@@ -19,6 +19,7 @@ from ...errors import AuthorizationError, RendezvousError
 from ...events.relay import ControlChannelSilent, ControlChannelUnread
 from ...mux import EarlySession, MuxStream, Session
 from ...protocol import control
+from ...protocol.control_codec import ControlDecoder, encode_message
 from ...protocol.reasons import Reason
 from ..checkpoints import Pace
 from ..core.authorization import Grant
@@ -137,7 +138,7 @@ class ControlPeer:
         self._arrived: list[control.Message | control.Unknown] = []
         #: The first request with a valid token, until it is granted.
         self._granted: tuple[Request, Grant] | None = None
-        self._decoder = control.ControlDecoder()
+        self._decoder = ControlDecoder()
         self._sending = trio.Lock()
         #: The messages that wait until the queue of the channel has room, the oldest first, and for each of them, in
         #: which sweep it began to wait.
@@ -364,7 +365,7 @@ class ControlPeer:
         self._unsent[waiting] = self._sweeps
         try:
             async with self._sending:
-                await (self._early or self._stream).send_whole(control.encode_message(message))
+                await (self._early or self._stream).send_whole(encode_message(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:

@@ -12,6 +12,7 @@ import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, Session
 from hybridrelay.protocol import control
+from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
 from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.join import MAX_ASKED
@@ -89,13 +90,13 @@ class Registering:
         stream = session.open_stream_nowait()
         secret = f"{len(self.peers):064x}"
         hello = control.Hello(control.PeerRole.CONNECTOR, control.instance_of(secret), 1, "test", secret)
-        await stream.send_all(control.encode_message(hello))
+        await stream.send_all(encode_message(hello))
         for token in tokens:
-            await stream.send_all(control.encode_message(control.Register(1, "db", token)))
+            await stream.send_all(encode_message(control.Register(1, "db", token)))
         peer = ControlPeer(self._broker)
         peer.attach(relay_side, (await relay_side.offers.receive()).accept(), nursery)
         self.peers.append(peer)
-        decoder = control.ControlDecoder()
+        decoder = ControlDecoder()
         answers: list[control.Message | control.Unknown] = []
         while len(answers) <= len(tokens):
             await peer.serve_some()

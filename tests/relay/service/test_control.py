@@ -18,6 +18,7 @@ from hybridrelay.events import Event, EventStream
 from hybridrelay.events.relay import ControlChannelSilent, ControlChannelUnread, ListenerLeft
 from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Session, SessionRole
 from hybridrelay.protocol import RemoteProtocolError, control
+from hybridrelay.protocol.control_codec import encode_message
 from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.client_addresses import ClientAddresses
@@ -136,7 +137,7 @@ async def test_a_peer_that_leaves_a_part_of_its_queue_unread_loses_its_channel(
     async with trio.open_nursery() as nursery:
         client = await _client(broker, nursery)
         key = control.Key("db", "rule", 1, "k" * 100)
-        size = len(control.encode_message(key))
+        size = len(encode_message(key))
         for _ in range(20 * 1024 // size):  # the window of the peer has 16 KiB
             client.peer.give(key)
             await trio.testing.wait_all_tasks_blocked()
@@ -613,7 +614,7 @@ async def _admitted(
     nursery.start_soon(far_end.run, ours)
     early = EarlySession(theirs)
     stream = far_end.open_stream_nowait()
-    await stream.send_all(b"".join(map(control.encode_message, messages)))
+    await stream.send_all(b"".join(map(encode_message, messages)))
     peer = await peers.admit(early, address)
     assert peer is not None
     return AuthenticatedControlChannel(peer, early, cast(TLSStream, theirs)), stream
@@ -662,7 +663,7 @@ async def test_what_is_done_for_a_message_is_a_part_of_the_turn(
     nursery.start_soon(peers.serve, channel)
     await trio.testing.wait_all_tasks_blocked()
     before = counted
-    await stream.send_all(control.encode_message(control.Join(7, "nothing", "no token")) * 5)
+    await stream.send_all(encode_message(control.Join(7, "nothing", "no token")) * 5)
     await trio.testing.wait_all_tasks_blocked()
     assert counted == before + 5
     nursery.cancel_scope.cancel()
