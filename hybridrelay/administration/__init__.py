@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from .declared import Application as Application
     from .declared import Change as Change
     from .declared import Declared as Declared
-    from .declared import advice_after as advice_after
-    from .declared import find_state as find_state
     from .declared import is_deletion as is_deletion
-    from .declared import make_change as make_change
     from .declared import plan_changes as plan_changes
-    from .declared import update_config as update_config
+    from .declared_state import advice_after as advice_after
+    from .declared_state import find_state as find_state
+    from .declared_state import make_change as make_change
+    from .declared_state import update_config as update_config
     from .files_with_relays import FileWithRelays as FileWithRelays
     from .issuers import MadeIssuer as MadeIssuer
     from .issuers import make_issuer as make_issuer
@@ -109,17 +109,8 @@ _HOMES = {
         "make_connection_string",
         "read_relay_record",
     ),
-    "declared": (
-        "Application",
-        "Change",
-        "Declared",
-        "advice_after",
-        "find_state",
-        "is_deletion",
-        "make_change",
-        "plan_changes",
-        "update_config",
-    ),
+    "declared": ("Application", "Change", "Declared", "is_deletion", "plan_changes"),
+    "declared_state": ("advice_after", "find_state", "make_change", "update_config"),
     "files_with_relays": ("FileWithRelays",),
     "issuers": ("MadeIssuer", "make_issuer"),
     "keys": (
