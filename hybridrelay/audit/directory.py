@@ -31,7 +31,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
-import msgspec
 
 from .._counted_time import counted
 from .._version import __version__
@@ -45,7 +44,6 @@ from .chain import (
     Position,
     file_name,
     file_number,
-    hash_of,
     largest_line,
     time_text,
 )
@@ -53,7 +51,9 @@ from .disk import AppendedFile, Disk
 from .ended import MAX_EARLIER_KEYS_BYTES, EndedFiles
 from .key_files import NEXT_KEY, SIGNING_KEY, KeyFiles
 from .keys import SigningKey, VerifyingKey
+from .lines import content_of
 from .record import Record
+from .tail import damaged, end_of_lines, line_of, read_tail
 
 __all__ = ["DAY_SECONDS", "AuditDirectory", "Opened"]
 
@@ -75,8 +75,6 @@ DELETION_SECONDS: Final = 600.0
 #: What the directory needs besides records: lines about a deletion, the end of a file and the beginning of the next
 #: one, and two keys (bytes).
 _RESERVED_BYTES = 16 * 1024
-#: How much is read at once from the end of a file.
-_BLOCK = 64 * 1024
 
 
 @attrs.frozen
@@ -234,7 +232,7 @@ class AuditDirectory:
         """Begin the log, or continue to begin it."""
         names = self._disk.names()
         if any(file_number(name) is not None for name in names) or self._keys.has_present():
-            raise self._damaged("the newest file is missing")
+            raise damaged(self._disk, "the newest file is missing")
         key = self._keys.following()
         if key is None:
             key = self._new_key()
@@ -248,7 +246,7 @@ class AuditDirectory:
         """Return the state of the newest file, how many bytes were cut off, and the first line that is not signed."""
         name = plain[-1]
         size = self._disk.size(name)
-        end = self._end_of_lines(name, size)
+        end = end_of_lines(self._disk, name, size)
         if end == 0:  # the program was killed before it had written the first line
             self._disk.remove(name)
             self._disk.sync_names()
@@ -257,12 +255,12 @@ class AuditDirectory:
             return self._continue(plain[:-1])
         if end < size:
             self._cut(name, end)
-        last, unsigned = self._last_lines(name, end)
-        first = self._line(self._disk.first_line(name, MAX_LINE), name)
+        last, unsigned = read_tail(self._disk, name, end, CHECKPOINT_LINES)
+        first = line_of(self._disk, name, self._disk.first_line(name, MAX_LINE))
         try:
             key = VerifyingKey.parse(str(first.get("key")))
         except ValueError:
-            raise self._damaged(f"the first line of {name} is not one of an audit file") from None
+            raise damaged(self._disk, f"the first line of {name} is not one of an audit file") from None
         signing = self._settle_key(key)
         log = str(first.get("log"))
         position = Position(int(last["seq"]), last["hash"])
@@ -288,68 +286,18 @@ class AuditDirectory:
             return following
         present = self._keys.present()
         if present is None or present.public != wanted:
-            raise self._damaged(f"{SIGNING_KEY} is missing or is another key than that of the newest file")
+            raise damaged(self._disk, f"{SIGNING_KEY} is missing or is another key than that of the newest file")
         return present
 
     def _finish_change(self, chain: Chain, new_key: str, oldest: int) -> _State:
         """Begin the next file, after the last line of the one before it was written."""
         following = self._keys.following()
         if following is None or str(following.public) != new_key:
-            raise self._damaged(f"{NEXT_KEY} is missing or is another key than the one for the next file")
+            raise damaged(self._disk, f"{NEXT_KEY} is missing or is another key than the one for the next file")
         state = self._begin_file(Chain(following, chain.position, chain.log), oldest)
         self._state = state
         self._keys.promote()
         return state
-
-    def _damaged(self, what: str) -> ConfigurationError:
-        return ConfigurationError(
-            f"the audit directory {self._disk.directory} is damaged: {what}",
-            remedy="find out who has changed it; to continue, move its files to another directory, as evidence, and "
-            "start with an empty one",
-        )
-
-    # --- reading the end of the newest file
-
-    def _end_of_lines(self, name: str, size: int) -> int:
-        """Return the size of a file without a last line that is not complete."""
-        while size > 0:
-            start = max(0, size - _BLOCK)
-            found = self._disk.read(name, start, size - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            size = start
-        return 0
-
-    def _last_lines(self, name: str, end: int) -> tuple[dict[str, Any], int]:
-        """Return the last line, with its hash, and how many lines are not covered by a signature."""
-        data = b""
-        start = end
-        while True:
-            at = max(0, start - _BLOCK)
-            data, start = self._disk.read(name, at, start - at) + data, at
-            lines = data.split(b"\n")[:-1] if start == 0 else data.split(b"\n")[1:-1]
-            unsigned = 0
-            for line in reversed(lines):
-                content = self._line(line, name)
-                if content["event"] in ("log.checkpoint", "log.continued"):
-                    break
-                unsigned += 1
-            else:
-                if start > 0 and len(data) < CHECKPOINT_LINES * MAX_LINE:
-                    continue
-            if not lines:
-                raise self._damaged(f"the last line of {name} is too long")
-            last = self._line(lines[-1], name)
-            return {**last, "hash": hash_of(lines[-1] + b"\n")}, unsigned
-
-    def _line(self, line: bytes, name: str) -> dict[str, Any]:
-        try:
-            content = msgspec.json.decode(line)
-            if isinstance(content, dict) and isinstance(content.get("seq"), int) and "event" in content:
-                return content
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass
-        raise self._damaged(f"a line of {name} is not one of an audit file")
 
     # --- writing
 
@@ -530,7 +478,7 @@ class AuditDirectory:
         return sum(1 for at in ended if at <= now - self._keep_seconds)
 
     def _seconds_of_first_line(self, name: str) -> float:
-        return _seconds_of(str(self._parsed(self._ended.first_line(name)).get("at")))
+        return _seconds_of(str(content_of(self._ended.first_line(name)).get("at")))
 
     def _make_room(self, needed: int) -> None:
         """Delete the oldest files until `needed` bytes can be appended within the size of the directory."""
@@ -558,7 +506,7 @@ class AuditDirectory:
         number, next_number = file_number(name) or 0, file_number(following) or 0
         # If the next file was damaged, the deletion is recorded without a hash, and does not count when the files are
         # verified. They would not pass anyway, and the disk still has to be protected.
-        head = self._parsed(self._ended.first_line(following)).get("prev")
+        head = content_of(self._ended.first_line(following)).get("prev")
         fields: dict[str, FieldValue] = {
             "file": name,
             "first": number,
@@ -578,14 +526,6 @@ class AuditDirectory:
             self._drop()
             raise
 
-    def _parsed(self, line: bytes) -> dict[str, Any]:
-        """Return the content of a line; empty if it is not JSON."""
-        try:
-            content = msgspec.json.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
     def _oldest(self, name: str, first: dict[str, Any]) -> int:
         """Return the number of the first record that has to exist, according to the newest file."""
         names = [*self._ended.names(), name]
@@ -595,7 +535,7 @@ class AuditDirectory:
             return exists
         for line in self._disk.read(name).splitlines():
             if b'"event":"log.deleted"' in line:
-                last = self._parsed(line).get("last")
+                last = content_of(line).get("last")
                 known = max(known, last + 1 if isinstance(last, int) else 0)
         return known
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import threading
 
-import msgspec
-
 from .chain import MAX_LINE, file_name, file_number
 from .disk import PART, Disk
+from .lines import content_of
 
 __all__ = ["EARLIER_KEYS", "MAX_EARLIER_KEYS_BYTES", "EndedFiles"]
 
@@ -133,8 +132,4 @@ class EndedFiles:
 
 
 def _is_end_of_file(line: bytes) -> bool:
-    try:
-        content = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("event") == "log.continued"
+    return content_of(line).get("event") == "log.continued"

@@ -17,6 +17,7 @@ from ..errors import ConfigurationError
 from .chain import MAX_LINE, Checkpoint, file_name, file_number
 from .ended import EARLIER_KEYS, MAX_EARLIER_KEYS_BYTES
 from .keys import VerifyingKey
+from .lines import content_of
 from .verification import BadLine, Verdict, Verifier
 
 __all__ = [
@@ -174,12 +175,9 @@ def log_id(directory: Path) -> str:
 
 def _newest(directory: Path) -> tuple[VerifyingKey, str]:
     for line in _newest_lines(directory):
-        try:
-            content = msgspec.json.decode(line)
-            if isinstance(content, dict):
-                return VerifyingKey.parse(str(content.get("key"))), str(content.get("log"))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
-            pass
+        content = content_of(line)
+        with contextlib.suppress(ValueError):
+            return VerifyingKey.parse(str(content.get("key"))), str(content.get("log"))
         break
     raise ConfigurationError(
         f"the newest file in {directory} names no key",

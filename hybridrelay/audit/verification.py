@@ -30,6 +30,7 @@ from .chain import (
     hash_of,
 )
 from .keys import VerifyingKey
+from .lines import content_of
 
 __all__ = ["BadLine", "FileReport", "Verdict", "Verifier"]
 
@@ -52,13 +53,9 @@ class BadLine(Exception):
 
 def _last_line_of_file(line: bytes) -> dict[str, Any] | None:
     """Return the content of the last line of a file; None for other lines."""
-    try:
-        content = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    if isinstance(content, dict) and isinstance(covers := content.get("covers"), dict):
-        return content if type(covers.get("seq")) is int else None
-    return None
+    content = content_of(line)
+    covers = content.get("covers")
+    return content if isinstance(covers, dict) and type(covers.get("seq")) is int else None
 
 
 @attrs.frozen
