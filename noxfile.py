@@ -100,10 +100,10 @@ def install_wheel(session: nox.Session) -> None:
     Tests run from the checkout. Neither a test nor a process that it starts may import the checkout's packages
     instead of the installed ones.
     """
-    folder = Path(session.create_tmp()) / "wheel"
-    shutil.rmtree(folder, ignore_errors=True)
-    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
-    (wheel,) = folder.glob("*.whl")
+    directory = Path(session.create_tmp()) / "wheel"
+    shutil.rmtree(directory, ignore_errors=True)
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), ".")
+    (wheel,) = directory.glob("*.whl")
     session.install("--quiet", str(wheel))
     session.install("--quiet", "--force-reinstall", "--no-deps", str(wheel))
     session.env["PYTHONSAFEPATH"] = "1"
@@ -117,9 +117,9 @@ def use_long_paths(session: nox.Session) -> None:
 
     No test may depend on where the checkout is. A test that does fails everywhere, and not only below a long path.
     """
-    folder = Path(session.create_tmp()) / "-".join(["long"] * 20)
-    folder.mkdir(exist_ok=True)
-    session.env["TMPDIR"] = str(folder)
+    directory = Path(session.create_tmp()) / "-".join(["long"] * 20)
+    directory.mkdir(exist_ok=True)
+    session.env["TMPDIR"] = str(directory)
 
 
 def compile_tests(session: nox.Session) -> None:
@@ -136,8 +136,8 @@ def check(session: nox.Session) -> None:
     The output of the tests is shown when the others have ended.
     """
     run = (sys.executable, "-m", "nox", "--noxfile", __file__, "--sessions")
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "tests.txt"
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "tests.txt"
         with output.open("wb") as written, output.open("rb") as read:
             command = [*run, "tests"]
             tests = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT)
@@ -227,14 +227,14 @@ def reach(session: nox.Session) -> None:
         session.skip(f"not installed: {', '.join(absent)}")
     install_wheel(session)
     group(session, "test")
-    folder = Path(session.create_tmp()).resolve() / "reach"
-    folder.mkdir(exist_ok=True)
-    shutil.copy("tests/reach/programs/package.json", folder)
-    session.run("npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--silent", external=True)
+    directory = Path(session.create_tmp()).resolve() / "reach"
+    directory.mkdir(exist_ok=True)
+    shutil.copy("tests/reach/programs/package.json", directory)
+    session.run("npm", "install", "--prefix", str(directory), "--no-audit", "--no-fund", "--silent", external=True)
     for driver in DRIVERS:
-        options = (f"-Dartifact={driver}", f"-DoutputDirectory={folder / 'jars'}")
+        options = (f"-Dartifact={driver}", f"-DoutputDirectory={directory / 'jars'}")
         session.run("mvn", "--batch-mode", "--quiet", COPY_DRIVER, *options, external=True)
-    env = {"HYBRIDRELAY_REACH": str(folder)}
+    env = {"HYBRIDRELAY_REACH": str(directory)}
     session.run("pytest", *(session.posargs or ("tests/reach",)), env=env)
 
 
@@ -333,8 +333,8 @@ def bench(session: nox.Session) -> None:
     """The full benchmark suite, on the installed wheel: more than an hour. Takes what ``hybridrelay bench`` takes."""
     install_wheel(session)
     group(session, "bench")
-    folder = Path(session.create_tmp())
-    results = ["--json", str(folder / "bench.json"), "--html", str(folder / "bench.html")]
+    directory = Path(session.create_tmp())
+    results = ["--json", str(directory / "bench.json"), "--html", str(directory / "bench.html")]
     session.run("hybridrelay", "bench", "--full", *results, *session.posargs)
 
 

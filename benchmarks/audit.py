@@ -4,7 +4,7 @@ Two things are measured: how many records per second are written to audit files 
 a stream costs when the connector has audit files, compared with the same connector without them. For the latter, both
 deployments run at the same time, and are measured in turns, so that what else happens on the machine affects both.
 
-The files are in a temporary directory (``--folder`` changes this): the result depends on its disk.
+The files are in a temporary directory (``--directory`` changes this): the result depends on its disk.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _FIELDS: dict[str, FieldValue] = {
 }  # fmt: skip
 
 
-def measure_records(folder: Path, batch: int, seconds: float) -> dict[str, float]:
+def measure_records(directory: Path, batch: int, seconds: float) -> dict[str, float]:
     """Write records in batches of one size for a time, each of which is on the disk before the next one, and verify
     them."""
-    directory = AuditDirectory(Disk(folder), clock=time.time)
-    directory.open()
+    log = AuditDirectory(Disk(directory), clock=time.time)
+    log.open()
     written, began = 0, time.perf_counter()
     while (took := time.perf_counter() - began) < seconds:
         now = time.time()
-        directory.append([Record(now, "stream.closed", _FIELDS) for _ in range(batch)])
+        log.append([Record(now, "stream.closed", _FIELDS) for _ in range(batch)])
         written += batch
-    directory.close()
-    size = sum(path.stat().st_size for path in folder.glob("audit-*"))
+    log.close()
+    size = sum(path.stat().st_size for path in directory.glob("audit-*"))
     began = time.perf_counter()
-    verify_directory(folder)
+    verify_directory(directory)
     return {
         "written per s": written / took,
         "ms per batch": took / written * batch * 1e3,
@@ -60,18 +60,18 @@ def measure_records(folder: Path, batch: int, seconds: float) -> dict[str, float
     }
 
 
-def measure_streams(folder: Path, rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
+def measure_streams(directory: Path, rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
     """Open streams one after the other, and 32 at a time, without and with audit files."""
-    audit = ["--audit-dir", str(folder / "audit"), "--audit-required", "file"]
+    audit = ["--audit-dir", str(directory / "audit"), "--audit-required", "file"]
     found: dict[str, dict[str, list[float]]] = {}
     with contextlib.ExitStack() as stack:
-        (folder / "target").mkdir()
-        target = stack.enter_context(contextlib.closing(Program("target", module("target"), folder / "target")))
+        (directory / "target").mkdir()
+        target = stack.enter_context(contextlib.closing(Program("target", module("target"), directory / "target")))
         server = Server(int(target.wait_for_line(r"^ready (\d+)")[1]))
         deployments = {}
         for name, options in (("without", []), ("with", audit)):
-            (folder / name).mkdir()
-            deployment = deployments[name] = stack.enter_context(Deployment(folder / name, server))
+            (directory / name).mkdir()
+            deployment = deployments[name] = stack.enter_context(Deployment(directory / name, server))
             system = HybridRelay(name, "", "tcp", ("probe", "control", "data"), connector_options=options)
             system.start(deployment)
             deployment.wait_until_serving()
@@ -92,15 +92,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.audit", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--folder", type=Path, help="on the disk that is measured")
+    parser.add_argument("--directory", type=Path, help="on the disk that is measured")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(dir=args.directory) as name:
+        directory = Path(name)
         records = {
-            str(batch): measure_records(folder / f"records-{batch}", batch, args.seconds) for batch in (1, 32, 1000)
+            str(batch): measure_records(directory / f"records-{batch}", batch, args.seconds)
+            for batch in (1, 32, 1000)
         }
-        streams = measure_streams(folder, args.rounds, args.seconds)
+        streams = measure_streams(directory, args.rounds, args.seconds)
     if args.json:
         print(json.dumps({"load": os.getloadavg(), "records": records, "streams": streams}))
         return

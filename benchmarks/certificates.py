@@ -35,12 +35,12 @@ class Certificates:
     bundle: Path
 
 
-def create_certificates(folder: Path) -> Certificates:
+def create_certificates(directory: Path) -> Certificates:
     """Create an authority, and a server certificate that it has signed, both with ECDSA keys on P-256."""
     authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = _sign("benchmark authority", authority_key, None, authority_key)
     server = _sign("benchmark server", server_key, authority, authority_key)
-    files = Certificates(*(folder / name for name in ("authority.pem", "server.pem", "server.key", "server.p12")))
+    files = Certificates(*(directory / name for name in ("authority.pem", "server.pem", "server.key", "server.p12")))
     files.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
     files.server.write_bytes(server.public_bytes(serialization.Encoding.PEM))
     files.key.write_bytes(

@@ -149,31 +149,31 @@ def _lost_in_buffers() -> int:
 
 
 @contextlib.contextmanager
-def stage(folder: Path, forwards: int) -> Iterator[Stage]:
+def stage(directory: Path, forwards: int) -> Iterator[Stage]:
     """Start target, relay, connector and forwards."""
     with contextlib.ExitStack() as stack:
 
         def start(name: str, *arguments: str | Path) -> Program:
-            program = Program(name, [*HYBRIDRELAY, *arguments], folder)
+            program = Program(name, [*HYBRIDRELAY, *arguments], directory)
             stack.callback(program.close)
             program.wait_for_line("^ready")
             return program
 
-        target, state = free_port(), folder / "state"
+        target, state = free_port(), directory / "state"
         echoed = multiprocessing.get_context("spawn").Value("Q", 0)
         stack.enter_context(_process(_echo, target, echoed))
         stack.enter_context(_process(_flood, target))
         ports = {name: free_port() for name in ("probe", "control", "data")}
         text = ",".join(f"{name}={port}" for name, port in ports.items()) + ",http=off,https=off"
         start("relay", "relay", "--state", state, "--host", HOST, "--ports", text)
-        connector, application = folder / "string.connector", folder / "string.application"
+        connector, application = directory / "string.connector", directory / "string.application"
         run([
             *HYBRIDRELAY, "connections", "create", "bench", "--endpoint", HOST, "--state", state,
             "--target", f"{HOST}:{target}/tcp+udp", "--connector-file", connector,
-            "--application-file", application, "--authority-file", folder / "authority",
+            "--application-file", application, "--authority-file", directory / "authority",
         ])  # fmt: skip
         strings = "--connection-string-file"
-        policy = folder / "policy"
+        policy = directory / "policy"
         policy.mkdir()
         (policy / "10-udp.toml").write_text("AllowUdp = true\n")
         status = {"connector": free_port()}

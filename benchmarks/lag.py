@@ -67,15 +67,15 @@ def describe_lag(before: Mapping[float, int], after: Mapping[float, int]) -> str
 def _loop(deployment: Deployment) -> Loop:
     (relay,) = deployment.programs[RELAY]
     found = relay.wait_for_line(r"management\.listening: .* address=(?:http://)?([^ /]+:\d+)")
-    token = deployment.folder / "token"
+    token = deployment.directory / "token"
     run([*HYBRIDRELAY, "tokens", "create", "lag", "--role", "viewer", "--out", token,
-         "--state", deployment.folder / "state"])  # fmt: skip
+         "--state", deployment.directory / "state"])  # fmt: skip
     return Loop(found[1], token.read_text().strip())
 
 
 def report(seconds: float, streams: Sequence[int]) -> None:
     """Print the lag of both relays for each number of bulk streams, with small requests on others beside them."""
-    with tempfile.TemporaryDirectory() as folder, Stage(Path(folder)) as stage:
+    with tempfile.TemporaryDirectory() as directory, Stage(Path(directory)) as stage:
         with stage.fresh(_SYSTEM) as busy, stage.fresh(_SYSTEM) as idle:
             loops = {"busy relay": _loop(busy), "idle relay": _loop(idle)}
             for count in streams:

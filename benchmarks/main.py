@@ -74,7 +74,7 @@ def _measure(args: argparse.Namespace) -> int:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are: {', '.join(SYSTEMS)}")
     for file in (args.json, args.html):
         if file is not None and not file.parent.is_dir():
-            raise ValueError(f"{file.parent}: no such folder")  # before anything is measured
+            raise ValueError(f"{file.parent}: no such directory")  # before anything is measured
     systems, skipped = choose(args.systems)
     skipped_cases = tuple(_missing(cases))
     for name, reason, remedy in [*map(attrs.astuple, skipped), *map(attrs.astuple, skipped_cases)]:

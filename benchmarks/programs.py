@@ -16,10 +16,11 @@ from typing import Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
-#: The folder from which the suite's package is imported, and the package's name, which is `benchmarks` in a checkout.
+#: The directory from which the suite's package is imported, and the package's name, which is `benchmarks` in a
+#: checkout.
 ROOT = Path(__file__).parents[len(__package__.split("."))]
 PACKAGE = __package__
-#: PATH with further folders, because some system programs are in folders that only root has on PATH.
+#: PATH with further directories, because some system programs are in directories that only root has on PATH.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
@@ -67,13 +68,13 @@ class Program:
         self,
         name: str,
         command: Sequence[str | Path],
-        folder: Path,
+        directory: Path,
         *,
         env: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.name = name
-        self.log = folder / f"{name.replace(' ', '-')}-{time.monotonic_ns()}.log"
+        self.log = directory / f"{name.replace(' ', '-')}-{time.monotonic_ns()}.log"
         # The suite has only one thread, so running code between fork and exec is safe.
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -63,11 +63,11 @@ def measure_all(
     expected = sum(_expected(case, _suitable(case, systems)) for case in cases)
     progress = Progress(messages, expected)
     complete = False
-    with _sigterm_is_ctrl_c(), tempfile.TemporaryDirectory(prefix="hybridrelay-bench-") as folder:
-        # Servers that drop their privileges need access to their own folders in this one.
-        os.chmod(folder, 0o711)
+    with _sigterm_is_ctrl_c(), tempfile.TemporaryDirectory(prefix="hybridrelay-bench-") as directory:
+        # Servers that drop their privileges need access to their own directories in this one.
+        os.chmod(directory, 0o711)
         try:
-            with Stage(Path(folder)) as stage:
+            with Stage(Path(directory)) as stage:
                 _Measuring(stage, progress, samples.append).run(cases, systems)
             complete = True
         except KeyboardInterrupt:

@@ -21,8 +21,8 @@ PGBENCH_SCALE = 10
 
 def find_postgresql(name: str) -> str | None:
     """Return the path of a program of PostgreSQL, or None. Debian installs the server's programs outside PATH."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((str(folder / name) for folder in folders if (folder / name).exists()), find(name))
+    directories = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((str(directory / name) for directory in directories if (directory / name).exists()), find(name))
 
 
 def missing_postgresql() -> tuple[str, str] | None:
@@ -39,7 +39,7 @@ def missing_redis() -> tuple[str, str] | None:
     return "Redis not found", "apt install redis-server redis-tools"
 
 
-def start_postgresql(folder: Path) -> tuple[Program, Server]:
+def start_postgresql(directory: Path) -> tuple[Program, Server]:
     """Start a new cluster with pgbench's tables.
 
     Raises:
@@ -48,13 +48,13 @@ def start_postgresql(folder: Path) -> tuple[Program, Server]:
     initdb, server, pgbench = map(find_postgresql, ("initdb", "postgres", "pgbench"))
     if initdb is None or server is None or pgbench is None:
         raise ProgramError("PostgreSQL not found")
-    folder.mkdir()
-    user = _unprivileged(folder)
-    data = folder / "data"
+    directory.mkdir()
+    user = _unprivileged(directory)
+    data = directory / "data"
     run([*user, initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
     port = free_port()
     settings = [part for setting in _SETTINGS for part in ("-c", setting)]
-    program = Program("postgresql", [*user, server, "-D", data, "-p", str(port), *settings], folder)
+    program = Program("postgresql", [*user, server, "-D", data, "-p", str(port), *settings], directory)
     try:
         program.wait_for_line("ready to accept connections")
         run(
@@ -66,7 +66,7 @@ def start_postgresql(folder: Path) -> tuple[Program, Server]:
     return program, Server(port, _POSTGRESQL_HELLO)
 
 
-def start_redis(folder: Path) -> tuple[Program, Server]:
+def start_redis(directory: Path) -> tuple[Program, Server]:
     """Start a Redis server that stores nothing on disk.
 
     Raises:
@@ -75,11 +75,11 @@ def start_redis(folder: Path) -> tuple[Program, Server]:
     redis = find("redis-server")
     if redis is None or find("redis-benchmark") is None:
         raise ProgramError("Redis not found")
-    folder.mkdir()
+    directory.mkdir()
     port = free_port()
-    where = ["--port", str(port), "--bind", HOST, "--dir", str(folder)]
+    where = ["--port", str(port), "--bind", HOST, "--dir", str(directory)]
     command = [redis, *where, "--save", "", "--appendonly", "no"]
-    program = Program("redis", command, folder)
+    program = Program("redis", command, directory)
     try:
         program.wait_for_line("Ready to accept connections")
     except BaseException:
@@ -88,9 +88,9 @@ def start_redis(folder: Path) -> tuple[Program, Server]:
     return program, Server(port, b"PING\r\n")
 
 
-def _unprivileged(folder: Path) -> list[str]:
+def _unprivileged(directory: Path) -> list[str]:
     """Return the command prefix that runs PostgreSQL's programs as an unprivileged user, because they refuse to run
-    as root. Make this user own the folder."""
+    as root. Make this user own the directory."""
     if os.geteuid() != 0:
         return []
     import pwd
@@ -102,8 +102,8 @@ def _unprivileged(folder: Path) -> list[str]:
         user = None
     if setpriv is None or user is None:
         raise ProgramError("PostgreSQL does not run as root, and there is no user postgres or no setpriv")
-    os.chown(folder, user.pw_uid, user.pw_gid)
-    for parent in [folder, *folder.parents[:2]]:
+    os.chown(directory, user.pw_uid, user.pw_gid)
+    for parent in [directory, *directory.parents[:2]]:
         if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
     return [setpriv, "--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=KILL", "--"]

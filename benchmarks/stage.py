@@ -37,11 +37,11 @@ class Stage:
     """The deployments and servers of a run. Close it, or use it with `with`, to end all processes.
 
     Args:
-        folder: the folder for configurations, keys and logs, which is private to this run.
+        directory: the directory for configurations, keys and logs, which is private to this run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._count = 0
         self._servers: dict[str, tuple[Program, Server]] = {}
         #: Why each missing server did not start.
@@ -76,7 +76,7 @@ class Stage:
             if kind in self._missing:
                 raise ProgramError(self._missing[kind])
             try:
-                self._servers[kind] = SERVERS[kind](self._folder / kind)
+                self._servers[kind] = SERVERS[kind](self._directory / kind)
             except ProgramError as exc:
                 self._missing[kind] = str(exc)
                 raise
@@ -96,7 +96,7 @@ class Stage:
                 raise ProgramError(f"could not be deployed in {_ATTEMPTS} attempts")
             server = self.server(kind)[1]
             try:
-                self._deployments[key] = system.deploy(self._new_folder(system), server, line)
+                self._deployments[key] = system.deploy(self._new_directory(system), server, line)
             except ProgramError:
                 self._failures[key] += 1
                 raise
@@ -109,7 +109,7 @@ class Stage:
         Raises:
             ProgramError: it cannot be deployed.
         """
-        with system.deploy(self._new_folder(system), self.server("target")[1], line) as deployment:
+        with system.deploy(self._new_directory(system), self.server("target")[1], line) as deployment:
             yield deployment
 
     def load(self, deployment: Deployment, kind: str, **arguments: Any) -> Outcome:
@@ -133,14 +133,14 @@ class Stage:
             metrics["cpu_us_per_request"] = cpu / answer["requests"] * 1e6
         return Outcome(metrics, usage)
 
-    def _new_folder(self, system: System) -> Path:
+    def _new_directory(self, system: System) -> Path:
         self._count += 1
-        return self._folder / f"{system.name}-{self._count}"
+        return self._directory / f"{system.name}-{self._count}"
 
 
-def _start_target(folder: Path) -> tuple[Program, Server]:
-    folder.mkdir()
-    program = Program("target", module("target"), folder)
+def _start_target(directory: Path) -> tuple[Program, Server]:
+    directory.mkdir()
+    program = Program("target", module("target"), directory)
     try:
         return program, Server(int(program.wait_for_line(r"^ready (\d+)")[1]))
     except BaseException:

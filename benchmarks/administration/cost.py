@@ -44,7 +44,7 @@ class Used:
 class Scene:
     """A relay with very many listeners, and an open stream through it."""
 
-    folder: Path
+    directory: Path
     relay_pid: int
     port: int
     talker: Actor
@@ -79,7 +79,7 @@ class Scene:
 
     def status(self) -> Used:
         """Run ``hybridrelay status``, with all requests that it sends to the relay."""
-        command = [*map(str, _COMMAND), "status", "--json", "--state", str(self.folder / "state")]
+        command = [*map(str, _COMMAND), "status", "--json", "--state", str(self.directory / "state")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as process:
             output = process.stdout
             assert output is not None
@@ -108,14 +108,14 @@ def _parse(line: str) -> list[float]:
 def scene(count: int) -> Iterator[Scene]:
     """Start all processes. With 10,000 listeners, this takes a few minutes."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         target = Actor("echo")
         stack.callback(target.close)
-        connector, application = folder / "connector", folder / "application"
+        connector, application = directory / "connector", directory / "application"
         ports = {name: free_port() for name in PORTS}
         text = ",".join(f"{name}={port}" for name, port in ports.items())
-        command = [*_COMMAND, "relay", "--state", folder / "state", "--host", HOST, "--ports", text]
-        with Program("relay", [*command], folder) as first:  # creates the state directory
+        command = [*_COMMAND, "relay", "--state", directory / "state", "--host", HOST, "--ports", text]
+        with Program("relay", [*command], directory) as first:  # creates the state directory
             first.wait_for_line("^ready")
         create: list[str | Path] = [
             "connections",
@@ -124,19 +124,19 @@ def scene(count: int) -> Iterator[Scene]:
             "--endpoint",
             HOST,
             "--state",
-            folder / "state",
+            directory / "state",
         ]
         files: list[str | Path] = ["--connector-file", connector, "--application-file", application]
         address = f"{HOST}:{target.line().strip()}"
-        run([*_COMMAND, *create, "--target", address, *files, "--authority-file", folder / "authority"])
-        run([*_COMMAND, "tokens", "create", "cost", "--role", "admin", "--out", folder / "token",
-             "--state", folder / "state"])  # fmt: skip
+        run([*_COMMAND, *create, "--target", address, *files, "--authority-file", directory / "authority"])
+        run([*_COMMAND, "tokens", "create", "cost", "--role", "admin", "--out", directory / "token",
+             "--state", directory / "state"])  # fmt: skip
         string = parse_connection_string_untrusted(connector.read_text())
         rule = Rule(string.key_name, [Right.LISTEN], string.key)
-        with SQLiteStore.open(folder / "state") as store:
+        with SQLiteStore.open(directory / "state") as store:
             for number in range(count):
                 store.create(f"many/{number}", [HOST], [rule])
-        program = stack.enter_context(Program("relay", [*command, "--management", f"{HOST}:0"], folder))
+        program = stack.enter_context(Program("relay", [*command, "--management", f"{HOST}:0"], directory))
         program.wait_for_line("^ready")
         found = program.wait_for_line(r"management\.listening: .* address=[^ ]*:(\d+)")
         listeners = stack.enter_context(Listeners(connector, count))
@@ -148,12 +148,12 @@ def scene(count: int) -> Iterator[Scene]:
             ["forward", strings, application, "--listen", f"{HOST}:{entry}"],
         ]
         for one in commands:
-            started = stack.enter_context(Program(str(one[0]), [*_COMMAND, *one], folder))
+            started = stack.enter_context(Program(str(one[0]), [*_COMMAND, *one], directory))
             started.wait_for_line("^ready")
         talker = Actor("talk", entry, INTERVAL_SECONDS)
         stack.callback(talker.close)
-        token = (folder / "token").read_text().strip()
-        yield Scene(folder, program.pid, int(found[1]), talker, token)
+        token = (directory / "token").read_text().strip()
+        yield Scene(directory, program.pid, int(found[1]), talker, token)
 
 
 class Listeners(contextlib.AbstractContextManager["Listeners"]):
@@ -183,9 +183,9 @@ def followers(stage: Scene, count: int) -> Iterator[None]:
     """Let clients follow events (server-sent events) during the block. A caller has at most 16 of them."""
     with contextlib.ExitStack() as stack:
         for number in range(0, count, 16):
-            path = stage.folder / f"follower-{number}"
+            path = stage.directory / f"follower-{number}"
             create: list[str | Path] = ["tokens", "create", f"follower-{number}", "--role", "viewer", "--out", path]
-            run([*_COMMAND, *create, "--state", stage.folder / "state"])
+            run([*_COMMAND, *create, "--state", stage.directory / "state"])
             token = path.read_text().strip()
             for _ in range(min(16, count - number)):
                 connection = stack.enter_context(contextlib.closing(stage.connect()))

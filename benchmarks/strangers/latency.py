@@ -99,15 +99,15 @@ def scene(mode: str) -> Iterator[Scene]:
     from ..programs import Program
 
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        program, ports = stack.enter_context(relay(folder))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        program, ports = stack.enter_context(relay(directory))
         target = Actor("echo")
         stack.callback(target.close)
-        connector, application = folder / "connector", folder / "application"
+        connector, application = directory / "connector", directory / "application"
         run([
-            *_COMMAND, "connections", "create", "strangers", "--endpoint", HOST, "--state", folder / "state",
+            *_COMMAND, "connections", "create", "strangers", "--endpoint", HOST, "--state", directory / "state",
             "--target", f"{HOST}:{target.line().strip()}", "--connector-file", connector,
-            "--application-file", application, "--authority-file", folder / "authority",
+            "--application-file", application, "--authority-file", directory / "authority",
         ])  # fmt: skip
         strings, entry = "--connection-string-file", free_port()
         commands: list[list[str | Path]] = [
@@ -115,7 +115,7 @@ def scene(mode: str) -> Iterator[Scene]:
             ["forward", strings, application, "--listen", f"{HOST}:{entry}", "--mode", mode],
         ]
         for command in commands:
-            started = stack.enter_context(Program(str(command[0]), [*_COMMAND, *command], folder))
+            started = stack.enter_context(Program(str(command[0]), [*_COMMAND, *command], directory))
             started.wait_for_line("^ready")
         talker = Actor("talk", entry, INTERVAL_SECONDS)
         stack.callback(talker.close)

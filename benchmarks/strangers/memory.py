@@ -43,25 +43,25 @@ class Footprint:
 
 @contextlib.contextmanager
 def relay(
-    folder: Path, program_arguments: Sequence[str] = ("-m", "hybridrelay")
+    directory: Path, program_arguments: Sequence[str] = ("-m", "hybridrelay")
 ) -> Iterator[tuple[Program, dict[str, int]]]:
     """Run a new relay with default settings during the block. Return it and its ports.
 
     Args:
-        folder: the folder for the relay's state and log.
+        directory: the directory for the relay's state and log.
         program_arguments: the arguments with which Python runs the command ``hybridrelay``.
     """
     ports = {name: free_port() for name in PORTS}
     text = ",".join(f"{name}={port}" for name, port in ports.items())
-    command = [sys.executable, *program_arguments, "relay", "--state", str(folder / "state"), "--host", HOST]
-    with Program("relay", [*command, "--ports", text], folder) as program:
+    command = [sys.executable, *program_arguments, "relay", "--state", str(directory / "state"), "--host", HOST]
+    with Program("relay", [*command, "--ports", text], directory) as program:
         program.wait_for_line("^ready")
         yield program, ports
 
 
 def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[[Path], object] = relay) -> Footprint:
     """Open connections to a new relay, each from a different address, and measure the relay's memory."""
-    with tempfile.TemporaryDirectory() as folder, relay(Path(folder)) as (program, ports):
+    with tempfile.TemporaryDirectory() as directory, relay(Path(directory)) as (program, ports):
         # With these connections, the relay loads and allocates what it needs only once, which should not count.
         for number in range(3):
             with contextlib.suppress(OSError), connect(ports[port], loopback(number)) as wire:

@@ -87,7 +87,7 @@ def measure(mix: Sequence[Part], *, rate_limits: bool = True, openers: int = OPE
         openers: how many threads open connections.
     """
     command = ["-m", "hybridrelay"] if rate_limits else module("strangers.without_rate_limits")[1:]
-    with tempfile.TemporaryDirectory() as folder, relay(Path(folder), command) as (program, ports):
+    with tempfile.TemporaryDirectory() as directory, relay(Path(directory), command) as (program, ports):
         for port in ports:  # what the relay loads and allocates only once
             for phase in list(phases()[port])[-2:]:
                 with contextlib.suppress(OSError), connect(ports[port], loopback(0)) as wire:

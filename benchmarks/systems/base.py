@@ -42,8 +42,8 @@ class Server:
 class Deployment:
     """The processes of one system, between a port to which applications connect and a server."""
 
-    def __init__(self, folder: Path, server: Server, line: Line | None = None) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, server: Server, line: Line | None = None) -> None:
+        self.directory = directory
         self.server = server
         self.line = line
         #: The port to which applications connect. `System.start` sets it.
@@ -71,7 +71,7 @@ class Deployment:
 
     def start(self, role: str, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Program:
         """Start a process for `role`. `env` is its environment; None for the one that all have."""
-        program = Program(role, command, self.folder, env=env)
+        program = Program(role, command, self.directory, env=env)
         self.programs[role].append(program)
         return program
 
@@ -119,7 +119,7 @@ class Deployment:
         near = free_port()
         delay = str(self.line.round_trip_ms / 2)
         link = Program(
-            "link", module("link", str(near), str(port), delay, str(self.line.rate)), self.folder, stdin=-1
+            "link", module("link", str(near), str(port), delay, str(self.line.rate)), self.directory, stdin=-1
         )
         self._links.append(link)
         link.wait_for_line("^ready")
@@ -192,14 +192,14 @@ class System(abc.ABC):
         absent = [name for name in self.needs if find(name) is None]
         return f"{', '.join(absent)} not found" if absent else None
 
-    def deploy(self, folder: Path, server: Server, line: Line | None = None) -> Deployment:
+    def deploy(self, directory: Path, server: Server, line: Line | None = None) -> Deployment:
         """Start the system, and wait until a byte of the server has arrived through it.
 
         Raises:
             ProgramError: the system cannot be deployed.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        deployment = Deployment(folder, server, line)
+        directory.mkdir(parents=True, exist_ok=True)
+        deployment = Deployment(directory, server, line)
         try:
             self.start(deployment)
             deployment.wait_until_serving()

@@ -45,19 +45,19 @@ class HybridRelay(System):
 
     def start(self, deployment: Deployment) -> None:
         """Start a relay, create a hybrid connection, and start both sides of it."""
-        folder = deployment.folder
+        directory = deployment.directory
         ports = {name: free_port() if name in self._opened else None for name in _PORTS}
         text = ",".join(f"{name}={port or 'off'}" for name, port in ports.items())
-        state = folder / "state"
+        state = directory / "state"
         options: list[str | Path] = ["--state", state, "--host", HOST, "--ports", text, *self._relay_options]
         relay = deployment.start_relay([*HYBRIDRELAY, "relay", *options])
         relay.wait_for_line("^ready")
-        connector, application = folder / "connector", folder / "application"
+        connector, application = directory / "connector", directory / "application"
         run([
             *HYBRIDRELAY, "connections", "create", "bench", "--endpoint", HOST, "--state", state,
             "--target", f"{HOST}:{deployment.server.port}",
             "--connector-file", connector, "--application-file", application,
-            "--authority-file", folder / "authority",
+            "--authority-file", directory / "authority",
         ])  # fmt: skip
         strings = "--connection-string-file"
         mode = ("--mode", self._mode)

@@ -29,7 +29,7 @@ class Chisel(System):
         """Start a server, a reverse forward on one side, a forward on the other."""
         port, far, deployment.entry = free_port(), free_port(), free_port()
         chisel = program("chisel")
-        users = deployment.folder / "users.json"
+        users = deployment.directory / "users.json"
         users.write_text(json.dumps({"bench:benchmark": [""]}))
         server = deployment.start(
             RELAY, [chisel, "server", "--host", HOST, "--port", str(port), "--authfile", users, "--reverse"]
@@ -98,7 +98,7 @@ class Frp(System):
             "host": HOST,
             "target": deployment.server.port,
             "entry": deployment.entry,
-            "certificates": create_certificates(deployment.folder),
+            "certificates": create_certificates(deployment.directory),
         }
         files = {
             "frps.toml": _FRP_SERVER.format(port=port, **names),
@@ -106,12 +106,12 @@ class Frp(System):
             "visitor.toml": (_FRP_CLIENT + _FRP_VISITOR).format(port=near, **names),
         }
         for name, text in files.items():
-            (deployment.folder / name).write_text(text)
-        server = deployment.start(RELAY, [program("frps"), "-c", deployment.folder / "frps.toml"])
+            (deployment.directory / name).write_text(text)
+        server = deployment.start(RELAY, [program("frps"), "-c", deployment.directory / "frps.toml"])
         server.wait_for_line("started successfully")
-        connector = deployment.start(CONNECTOR, [program("frpc"), "-c", deployment.folder / "proxy.toml"])
+        connector = deployment.start(CONNECTOR, [program("frpc"), "-c", deployment.directory / "proxy.toml"])
         connector.wait_for_line("start proxy success")
-        deployment.start_client([program("frpc"), "-c", deployment.folder / "visitor.toml"])
+        deployment.start_client([program("frpc"), "-c", deployment.directory / "visitor.toml"])
 
 
 _RATHOLE_SERVER = """\
@@ -161,10 +161,10 @@ class Rathole(System):
             "port": port,
             "far": far,
             "target": deployment.server.port,
-            "certificates": create_certificates(deployment.folder),
+            "certificates": create_certificates(deployment.directory),
             "password": BUNDLE_PASSWORD,
         }
-        server, client = deployment.folder / "server.toml", deployment.folder / "client.toml"
+        server, client = deployment.directory / "server.toml", deployment.directory / "client.toml"
         server.write_text(_RATHOLE_SERVER.format(**names))
         client.write_text(_RATHOLE_CLIENT.format(**names))
         deployment.start(RELAY, [program("rathole"), "--server", server])
@@ -186,7 +186,7 @@ class Wstunnel(System):
         """Start a server, a reverse tunnel on one side, a tunnel on the other."""
         port, far, deployment.entry = free_port(), free_port(), free_port()
         wstunnel = program("wstunnel")
-        certificates = create_certificates(deployment.folder)
+        certificates = create_certificates(deployment.directory)
         # The path prefix is the secret that authenticates clients.
         files: list[str | Path] = ["--tls-certificate", certificates.server, "--tls-private-key", certificates.key]
         restriction = ("--restrict-http-upgrade-path-prefix", "benchmark")

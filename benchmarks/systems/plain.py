@@ -49,7 +49,7 @@ class Haproxy(System):
         """Write three configurations, and start them."""
 
         def hop(listen: int, target: int) -> Sequence[str | Path]:
-            file = deployment.folder / f"haproxy-{listen}.cfg"
+            file = deployment.directory / f"haproxy-{listen}.cfg"
             file.write_text(_HAPROXY.format(host=HOST, listen=listen, target=target))
             return [program("haproxy"), "-db", "-f", file]
 

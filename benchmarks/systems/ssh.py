@@ -13,8 +13,8 @@ from .base import CONNECTOR, RELAY, Deployment, System, program
 _SSHD = """\
 Port {port}
 ListenAddress {host}
-HostKey {folder}/host
-AuthorizedKeysFile {folder}/user.pub
+HostKey {directory}/host
+AuthorizedKeysFile {directory}/user.pub
 PidFile none
 StrictModes no
 UsePAM no
@@ -45,13 +45,13 @@ class Ssh(System):
 
     def start(self, deployment: Deployment) -> None:
         """Create keys, and start a separate sshd and two clients."""
-        folder = deployment.folder
+        directory = deployment.directory
         for name in ("host", "user"):
-            run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", folder / name])
-        (folder / "known_hosts").write_text(f"{_HOST_KEY_ALIAS} {(folder / 'host.pub').read_text()}")
+            run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", directory / name])
+        (directory / "known_hosts").write_text(f"{_HOST_KEY_ALIAS} {(directory / 'host.pub').read_text()}")
         port = free_port()
-        config = folder / "sshd_config"
-        config.write_text(_SSHD.format(port=port, host=HOST, folder=folder))
+        config = directory / "sshd_config"
+        config.write_text(_SSHD.format(port=port, host=HOST, directory=directory))
         if os.geteuid() == 0:  # for sshd's privilege separation; the system's own service creates it at its start
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         # sshd executes itself again for every connection, and so requires an absolute path.
@@ -59,25 +59,25 @@ class Ssh(System):
         sshd.wait_for_line("Server listening")
         far, deployment.entry = free_port(), free_port()
         forward = f"{HOST}:{far}:{HOST}:{deployment.server.port}"
-        connector = deployment.start(CONNECTOR, self._client(folder, port, "-R", forward))
+        connector = deployment.start(CONNECTOR, self._client(directory, port, "-R", forward))
         _wait_until_connected(connector)
         forward = f"{HOST}:{deployment.entry}:{HOST}:{far}"
         near = deployment.across(port)
-        _wait_until_connected(deployment.start_client(self._client(folder, near, "-L", forward)))
+        _wait_until_connected(deployment.start_client(self._client(directory, near, "-L", forward)))
 
-    def _client(self, folder: Path, port: int, *forward: str) -> list[str | Path]:
+    def _client(self, directory: Path, port: int, *forward: str) -> list[str | Path]:
         options = {
             "BatchMode": "yes",
             "ExitOnForwardFailure": "yes",
             "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(folder / "known_hosts"),
+            "UserKnownHostsFile": str(directory / "known_hosts"),
             "HostKeyAlias": _HOST_KEY_ALIAS,
             "IdentitiesOnly": "yes",
         }
         if self._cipher is not None:
             options["Ciphers"] = self._cipher
         settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-        login: list[str | Path] = ["-i", folder / "user", "-p", str(port), f"{getpass.getuser()}@{HOST}"]
+        login: list[str | Path] = ["-i", directory / "user", "-p", str(port), f"{getpass.getuser()}@{HOST}"]
         return [program("ssh"), "-F", "none", "-N", "-v", *settings, *forward, *login]
 
 

@@ -168,8 +168,8 @@ def windows_text(settings: ServiceSettings) -> str:
     """
     if settings.role is ServiceRole.RELAY:
         raise ValueError("a relay does not run on Windows")
-    # Not below %ProgramData%: there, every user may make a folder, and keeps it whatever icacls grants to others.
-    folder = r"%ProgramFiles%\hybridrelay"
+    # Not below %ProgramData%: there, every user may make a directory, and keeps it whatever icacls grants to others.
+    base = r"%ProgramFiles%\hybridrelay"
     # The account is given in the forms of WinSW 2 (domain, user) and WinSW 3 (username), which ignore each other's
     # form. Without a form that it knows, WinSW runs the service with all rights, as LocalSystem.
     return rf"""<!-- {settings.name}.xml: the configuration of WinSW (https://github.com/winsw/winsw), which runs
@@ -179,15 +179,15 @@ def windows_text(settings: ServiceSettings) -> str:
         write to the other two. Nobody else has access, except administrators and the system. Do not use a place where
         other users may make directories, such as %ProgramData%: the owner of a directory can change who has access.
         The program in <executable>, too, has to be where only administrators can write.
-          mkdir "{folder}\strings" "{folder}\log"
-          icacls "{folder}" /inheritance:r /grant *S-1-5-18:(OI)(CI)F *S-1-5-32-544:(OI)(CI)F *S-1-5-19:(OI)(CI)RX
-          icacls "{folder}\strings" /grant *S-1-5-19:(OI)(CI)M
-          icacls "{folder}\log" /grant *S-1-5-19:(OI)(CI)M
-     2. Copy WinSW-x64.exe to "{folder}\{settings.name}.exe", and this file to "{folder}\{settings.name}.xml".
-     3. Write "{folder}\{settings.role}.toml", and copy the connection strings that it names to "{folder}\strings".
+          mkdir "{base}\strings" "{base}\log"
+          icacls "{base}" /inheritance:r /grant *S-1-5-18:(OI)(CI)F *S-1-5-32-544:(OI)(CI)F *S-1-5-19:(OI)(CI)RX
+          icacls "{base}\strings" /grant *S-1-5-19:(OI)(CI)M
+          icacls "{base}\log" /grant *S-1-5-19:(OI)(CI)M
+     2. Copy WinSW-x64.exe to "{base}\{settings.name}.exe", and this file to "{base}\{settings.name}.xml".
+     3. Write "{base}\{settings.role}.toml", and copy the connection strings that it names to "{base}\strings".
      4. Install and start the service:
-          "{folder}\{settings.name}.exe" install
-          "{folder}\{settings.name}.exe" start
+          "{base}\{settings.name}.exe" install
+          "{base}\{settings.name}.exe" start
 
      To remove it, run the same program with stop, and then with uninstall. -->
 <service>
@@ -195,7 +195,7 @@ def windows_text(settings: ServiceSettings) -> str:
   <name>hybridrelay {settings.role}</name>
   <description>hybridrelay {settings.role}</description>
   <executable>{escape(settings.program)}</executable>
-  <arguments>{settings.role} --config "{folder}\{settings.role}.toml"</arguments>
+  <arguments>{settings.role} --config "{base}\{settings.role}.toml"</arguments>
   <serviceaccount>
     <domain>NT AUTHORITY</domain>
     <user>LocalService</user>
@@ -206,7 +206,7 @@ def windows_text(settings: ServiceSettings) -> str:
   <depend>Dnscache</depend>
   <onfailure action="restart" delay="5 sec"/>
   <stoptimeout>{_STOP_SECONDS} sec</stoptimeout>
-  <logpath>{folder}\log</logpath>
+  <logpath>{base}\log</logpath>
   <log mode="roll-by-size"/>
 </service>
 """

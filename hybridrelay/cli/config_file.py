@@ -78,12 +78,14 @@ def apply_config_file(args: argparse.Namespace, path: Path, *, regular: bool = F
         args.connections = list(_read_tables(args, tables, file, path.parent))
 
 
-def _read_tables(args: argparse.Namespace, tables: Any, file: TomlFile, folder: Path) -> Iterator[argparse.Namespace]:
+def _read_tables(
+    args: argparse.Namespace, tables: Any, file: TomlFile, directory: Path
+) -> Iterator[argparse.Namespace]:
     """Yield the content of each table ``[[connection]]``, with its place in the file as `where`."""
     if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
         raise ConfigurationError(f"{file.at('connection')}: write [[connection]], in two pairs of brackets")
     for number, table in enumerate(tables):
-        found = read_table(args.connection_keys, table, file, ("connection", number), folder)
+        found = read_table(args.connection_keys, table, file, ("connection", number), directory)
         found.where = file.at("connection", number)
         if (found.file is None) == (found.credential is None):
             raise ConfigurationError(
@@ -98,7 +100,7 @@ def read_table(
     table: Mapping[str, Any],
     file: TomlFile,
     place: tuple[str | int, ...],
-    folder: Path = Path(),
+    directory: Path = Path(),
 ) -> argparse.Namespace:
     """Read a table of a file.
 
@@ -106,13 +108,13 @@ def read_table(
         keys: the keys, as options.
         table: the table.
         file, place: the file, and where the table is in it, for messages.
-        folder: relative paths are relative to this.
+        directory: relative paths are relative to this.
 
     Raises:
         ConfigurationError: a key or a value is not valid; the message says which, and in which line.
     """
     found = keys.parse_args([])
-    for action, converted in _convert_all(table, _known_options(keys), file, place, folder).values():
+    for action, converted in _convert_all(table, _known_options(keys), file, place, directory).values():
         setattr(found, action.dest, converted)
     return found
 
@@ -122,7 +124,7 @@ def _convert_all(
     known: Mapping[str, argparse.Action],
     file: TomlFile,
     place: tuple[str | int, ...],
-    folder: Path,
+    directory: Path,
 ) -> dict[str, tuple[argparse.Action, Any]]:
     """Convert the values of a table.
 
@@ -131,7 +133,7 @@ def _convert_all(
         known: the options by their names.
         file: the file, for messages.
         place: where the table is in the file.
-        folder: relative paths are relative to this.
+        directory: relative paths are relative to this.
 
     Returns:
         For each key, its option and its value as argparse would have produced it.
@@ -144,7 +146,7 @@ def _convert_all(
         if action.metavar == "PORTS" and isinstance(value, Mapping):
             _check_ports(action, value, file, (*place, key))
         try:
-            found[key] = action, _convert(action, value, folder)
+            found[key] = action, _convert(action, value, directory)
         except (ValueError, argparse.ArgumentTypeError) as exc:
             raise ConfigurationError(f"{file.at(*place, key)}: {key}: {exc}") from None
         if action.metavar == "PORTS":
@@ -200,7 +202,7 @@ def _is_given(args: argparse.Namespace, action: argparse.Action) -> bool:
     return not args.given_options.isdisjoint(action.option_strings)
 
 
-def _convert(action: argparse.Action, value: Any, folder: Path) -> Any:
+def _convert(action: argparse.Action, value: Any, directory: Path) -> Any:
     """Convert a value in the file into the value that argparse would have produced.
 
     Raises:
@@ -214,19 +216,19 @@ def _convert(action: argparse.Action, value: Any, folder: Path) -> Any:
         if value == []:
             # Otherwise `host = []` would mean every address, and not none.
             raise ValueError("the list is empty: expected at least one value, or no such key")
-        return [_convert_one(action, one, folder) for one in (value if isinstance(value, list) else [value])]
-    return _convert_one(action, value, folder)
+        return [_convert_one(action, one, directory) for one in (value if isinstance(value, list) else [value])]
+    return _convert_one(action, value, directory)
 
 
-def _convert_one(action: argparse.Action, value: Any, folder: Path) -> Any:
+def _convert_one(action: argparse.Action, value: Any, directory: Path) -> Any:
     text = _as_text(action, value)
     converted: Any = action.type(text) if callable(action.type) else text
     if action.choices is not None and converted not in action.choices:
         raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
     if isinstance(converted, Path):
-        return folder / converted
+        return directory / converted
     if action.type is values.path_or_stdin and converted != "-":
-        return str(folder / converted)
+        return str(directory / converted)
     return converted
 
 

@@ -196,13 +196,13 @@ def _of_table(
 ) -> Entry:
     file = table.file
     if file is None:
-        folder = environ.get("CREDENTIALS_DIRECTORY")
-        if not folder:
+        directory = environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
             raise ConfigurationError(
                 f"{table.where}: there are no credentials (CREDENTIALS_DIRECTORY is not set)",
                 remedy=f"in the service's unit: LoadCredential={table.credential}:/path/of/the/file; or use file",
             )
-        file = str(Path(folder) / table.credential)
+        file = str(Path(directory) / table.credential)
     if "published_names" in args:
         return Entry(file, key_of(file), published_names=tuple(table.published_names), where=table.where)
     if "listen" in args:

@@ -16,7 +16,7 @@ from pathlib import Path
 from .._file_lock import locked_files
 from .._file_thread import FileThread
 from .._replace_file import create_file, replace_file
-from .._state_folder import state_folder
+from .._state_directory import state_directory
 from ..errors import ConfigurationError, UpdateError
 from ..events.endpoint import OlderStringRestored
 from ..events.plain_log import plainly_logged_events
@@ -34,11 +34,11 @@ class UpdateMarks:
     """The highest sequence that was used on this machine, for each authority and side.
 
     Args:
-        folder: the directory of the file; None if there is none. Then nothing is known, and nothing is remembered.
+        directory: the directory of the file; None if there is none. Then nothing is known, and nothing is remembered.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._file = None if folder is None else folder / _FILE
+    def __init__(self, directory: Path | None) -> None:
+        self._file = None if directory is None else directory / _FILE
         self._thread = FileThread(str(self._file))
 
     @classmethod
@@ -48,7 +48,7 @@ class UpdateMarks:
             home: Path | None = Path.home()
         except RuntimeError:  # the user is not in the system's database
             home = None
-        return cls(state_folder(environ, home))
+        return cls(state_directory(environ, home))
 
     async def floor(self, string: ConnectionString) -> int:
         """See `FloorOf`."""

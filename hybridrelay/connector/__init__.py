@@ -7,4 +7,4 @@ from .connector import Connector as Connector
 from .connector import run_connector as run_connector
 from .instance_file import InstanceFile as InstanceFile
 from .instance_file import default_instance_file as default_instance_file
-from .instance_file import state_folder as state_folder
+from .instance_file import state_directory as state_directory

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 import attrs
 
 from .._file_lock import lock_file
-from .._state_folder import state_folder
+from .._state_directory import state_directory
 from ..connectivity.instance import OwnInstance, new_instance
 from ..errors import ConfigurationError
 from ..events.connector_resources import InstanceFileNotUsed, InstanceFileNotWritten
@@ -34,7 +34,7 @@ __all__ = [
     "Instances",
     "UnrecordedInstances",
     "default_instance_file",
-    "state_folder",
+    "state_directory",
 ]
 
 #: How many connectors that serve the same hybrid connections, for one user on one machine, get a default instance
@@ -212,7 +212,7 @@ def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
 
 
 def default_instance_file(
-    folder: Path, published: Iterable[tuple[str, str]], *, events: EventStream | None = None
+    directory: Path, published: Iterable[tuple[str, str]], *, events: EventStream | None = None
 ) -> InstanceFile | None:
     """Return the instance file that a connector uses if none is named; None if it cannot be used. Does not raise.
 
@@ -220,7 +220,7 @@ def default_instance_file(
     same set at the same time.
 
     Args:
-        folder: the directory for the file; it is created if it is missing.
+        directory: the directory for the file; it is created if it is missing.
         published: the relay's host and the hybrid connection's name, for each registration that the connector makes.
         events: the stream to which events are published; None means one that writes them to the log.
     """
@@ -228,9 +228,9 @@ def default_instance_file(
     names = "\n".join(sorted(f"{host}/{name}" for host, name in published))
     digest = hashlib.sha256(names.encode()).hexdigest()[:16]
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in range(1, MAX_BESIDE + 1):
-            file = InstanceFile(folder / f"connector-{digest}{'' if number == 1 else f'-{number}'}", events=events)
+            file = InstanceFile(directory / f"connector-{digest}{'' if number == 1 else f'-{number}'}", events=events)
             if file.is_held:
                 return file
             file.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hybridrelay.connectivity.instance import new_instance
-from hybridrelay.connector import InstanceFile, default_instance_file, state_folder
+from hybridrelay.connector import InstanceFile, default_instance_file, state_directory
 from hybridrelay.connector.instance_file import MAX_BESIDE
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import Event, EventStream, InstanceFileNotUsed, InstanceFileNotWritten
@@ -154,7 +154,7 @@ def test_a_disk_on_which_nothing_can_be_created_stops_nobody(path: Path, monkeyp
     ],
 )
 def test_the_folder(environ: dict[str, str], home: str | None, folder: str | None) -> None:
-    found = state_folder(environ, None if home is None else Path(home))
+    found = state_directory(environ, None if home is None else Path(home))
     assert found == (None if folder is None else Path(folder))
 
 

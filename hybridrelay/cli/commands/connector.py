@@ -18,7 +18,7 @@ from ...connector import (
     Policy,
     PolicyFile,
     default_instance_file,
-    state_folder,
+    state_directory,
 )
 from ...errors import ConfigurationError
 from ...events.log import logged_events
@@ -46,26 +46,26 @@ def _instance_file(
     program runs, so that the default file belongs to the configuration file."""
     if named is not None:
         return None if named.name == "none" else InstanceFile(named, events=events)
-    folder = _state_folder()
+    directory = _state_directory()
     published = [(endpoint.host, string.entity_path) for string in strings for endpoint in string.endpoints]
     if config is not None:
         published = [("", str(config.absolute()))]
-    return None if folder is None else default_instance_file(folder, published, events=events)
+    return None if directory is None else default_instance_file(directory, published, events=events)
 
 
-def _state_folder() -> Path | None:
+def _state_directory() -> Path | None:
     try:
         home: Path | None = Path.home()
     except RuntimeError:  # the user is not in the system's database
         home = None
-    return state_folder(os.environ, home)
+    return state_directory(os.environ, home)
 
 
 def _used_claims(named: Path | None) -> Path | None:
     if named is not None:
         return None if named.name == "none" else named
-    folder = _state_folder()
-    return None if folder is None else folder / "used-claims.json"
+    directory = _state_directory()
+    return None if directory is None else directory / "used-claims.json"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -284,10 +284,10 @@ def execute(argv: Sequence[str]) -> OSError:
     A name without a slash is looked for in PATH. A file without a format that the kernel knows is a shell script.
     """
     name = argv[0]
-    folders = [""] if "/" in name else os.get_exec_path()
+    directories = [""] if "/" in name else os.get_exec_path()
     failure: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    for folder in folders:
-        path = os.path.join(folder, name) if folder or "/" in name else f"./{name}"
+    for directory in directories:
+        path = os.path.join(directory, name) if directory or "/" in name else f"./{name}"
         try:
             os.execv(path, list(argv))  # noqa: S606
         except OSError as exc:

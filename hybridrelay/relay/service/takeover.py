@@ -47,15 +47,15 @@ _PAUSE_SECONDS = 0.1
 
 
 @contextmanager
-def listen_for_workers(folder: Path, events: EventStream) -> Iterator[socket.socket | None]:
+def listen_for_workers(directory: Path, events: EventStream) -> Iterator[socket.socket | None]:
     """Listen during the block for workers of a previous main process. This process has to have locked the directory.
 
     Yields None if that is not possible, after an event was published.
     """
     try:
-        listener = _listen(folder)
+        listener = _listen(directory)
     except OSError as exc:
-        events.publish(WorkersNotKept(detail=f"{folder / SOCKET_NAME}: {exc.strerror or exc}"))
+        events.publish(WorkersNotKept(detail=f"{directory / SOCKET_NAME}: {exc.strerror or exc}"))
         yield None
         return
     try:
@@ -63,16 +63,16 @@ def listen_for_workers(folder: Path, events: EventStream) -> Iterator[socket.soc
     finally:
         listener.close()
         with contextlib.suppress(OSError):
-            os.unlink(folder / SOCKET_NAME)
+            os.unlink(directory / SOCKET_NAME)
 
 
-def _listen(folder: Path) -> socket.socket:
-    path = folder / SOCKET_NAME
+def _listen(directory: Path) -> socket.socket:
+    path = directory / SOCKET_NAME
     with contextlib.suppress(FileNotFoundError):  # of a main process that was killed
         if stat.S_ISSOCK(path.lstat().st_mode):
             path.unlink()
     # The path of a socket has at most 107 bytes. That of the directory may have more.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         listener.setblocking(False)

@@ -138,12 +138,12 @@ class WorkerProcess:
         self.kept = 0
 
     @classmethod
-    async def start(cls, events: EventStream, *, folder: Path | None = None, keep: float = 0.0) -> WorkerProcess:
+    async def start(cls, events: EventStream, *, directory: Path | None = None, keep: float = 0.0) -> WorkerProcess:
         """Start a process. Raises OSError.
 
         Args:
             events: the stream to which events are published.
-            folder: where the worker looks for the next main process.
+            directory: where the worker looks for the next main process.
             keep: how long it keeps its pairs without a main process (seconds).
         """
         if not sys.executable:
@@ -162,7 +162,7 @@ class WorkerProcess:
             # A process group of its own, so that Ctrl-C does not reach it while it starts.
             with thread_errors():
                 process = await trio.lowlevel.open_process(
-                    command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0, cwd=folder
+                    command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0, cwd=directory
                 )
             after_an_error.pop_all()
         ours.setblocking(False)

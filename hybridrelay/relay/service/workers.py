@@ -53,7 +53,7 @@ class Keeping:
     #: For how long (seconds). 0: not at all.
     seconds: float = 0.0
     #: The directory in which they look for the next main process.
-    folder: Path | None = None
+    directory: Path | None = None
 
 
 class Workers:
@@ -218,7 +218,9 @@ class Workers:
 
     async def _start(self, retry_seconds: float) -> WorkerProcess | None:
         try:
-            return await WorkerProcess.start(self._events, folder=self._keeping.folder, keep=self._keeping.seconds)
+            return await WorkerProcess.start(
+                self._events, directory=self._keeping.directory, keep=self._keeping.seconds
+            )
         except OSError as exc:
             self._events.publish(WorkerNotStarted(detail=exc.strerror or str(exc), retry_seconds=retry_seconds))
             return None

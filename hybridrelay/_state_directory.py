@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["state_folder"]
+__all__ = ["state_directory"]
 
 
-def state_folder(environ: Mapping[str, str], home: Path | None) -> Path | None:
+def state_directory(environ: Mapping[str, str], home: Path | None) -> Path | None:
     """Return the directory for state that programs of this user keep between runs; None if it cannot be determined.
 
     Args:
