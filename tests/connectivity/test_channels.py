@@ -108,7 +108,9 @@ async def test_nobody_listens(refusing_port: int) -> None:
 
 
 @pytest.mark.parametrize("pins", ["wrong", "none"])
-async def test_whoever_is_not_the_relay_gets_nothing(pins: str, listen: Listen, certificates: Certificates) -> None:
+async def test_a_server_that_is_not_the_relay_gets_nothing(
+    pins: str, listen: Listen, certificates: Certificates
+) -> None:
     port = await listen("wrong-pin")
     endpoint = RelayEndpoint("127.0.0.1", {"control": port}, (certificates.pin,) if pins == "wrong" else ())
     (tcp,) = candidates(discover(), "tcp")

@@ -256,7 +256,7 @@ async def test_sessions_of_one_identity_are_limited(
     nursery.cancel_scope.cancel()
 
 
-async def test_whoever_renews_an_identity_has_one_share(
+async def test_a_renewed_identity_has_no_share_of_its_own(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(nursery)

@@ -57,7 +57,7 @@ def test_a_young_one_gives_way_to_holders_with_fewer_only(holders: str, holder: 
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=60))
-def test_whoever_comes_nobody_is_left_with_less_than_a_share(asking: list[str]) -> None:
+def test_every_holder_that_asks_often_enough_has_its_share(asking: list[str]) -> None:
     """A holder that asks for `MAX_UNPROVEN_CHANNELS` / (holders) holds as many, whatever the others do."""
     limit = 12
     everyone: list[Newcomer] = []

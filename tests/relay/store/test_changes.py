@@ -179,7 +179,7 @@ def test_what_was_created_again_is_not_deleted(store: Store) -> None:
 
 
 @pytest.mark.parametrize("missed", [KEPT_DELETIONS, KEPT_DELETIONS + 1])
-def test_whoever_has_missed_too_many_deletions_reads_everything(missed: int) -> None:
+def test_a_reader_that_has_missed_too_many_deletions_reads_everything(missed: int) -> None:
     store = MemoryStore()
     store.create("a", HOSTS, [])
     reader = Reader(store)
