@@ -75,6 +75,12 @@ async def receive_hash(stream: trio.SocketStream) -> tuple[int, bytes]:
     return size, digest.digest()
 
 
+async def ask(stream: trio.SocketStream, text: bytes) -> bytes:
+    """Send a text; what is received next."""
+    await stream.send_all(text)
+    return await stream.receive_some()
+
+
 async def exchange(port: int, data: bytes) -> bytes:
     """Connect, send, end the sending side; the whole answer."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:

@@ -13,7 +13,7 @@ from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot
 
 from ..deployments import Deployment
-from .targets import echo, serve
+from .targets import ask, echo, serve
 
 #: How many hybrid connections are created and deleted, which takes several parts.
 MANY = 3 * PART
@@ -23,11 +23,6 @@ MANY = 3 * PART
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     with Deployment(tmp_path) as deployment:
         yield deployment
-
-
-async def _say(stream: trio.SocketStream, text: bytes) -> bytes:
-    await stream.send_all(text)
-    return await stream.receive_some()
 
 
 async def test_a_relay_applies_many_changes_and_one_revocation(deployment: Deployment, nursery: trio.Nursery) -> None:
@@ -56,12 +51,12 @@ async def test_a_relay_applies_many_changes_and_one_revocation(deployment: Deplo
             await trio.open_tcp_stream("127.0.0.1", ports["deleted"]) as deleted,
         ):
             for stream in (kept, ended, deleted):
-                assert await _say(stream, b"before") == b"before"
+                assert await ask(stream, b"before") == b"before"
             await trio.to_thread.run_sync(change)
             for stream in (ended, deleted):
                 with pytest.raises(trio.BrokenResourceError):
                     await stream.receive_some()
-            assert await _say(kept, b"after") == b"after"
+            assert await ask(kept, b"after") == b"after"
     await relay.logs("connection.deleted: .*connection=deleted")
     with SQLiteStore.open(deployment.state, create=False) as registry:
         assert registry.count("many/") == MANY // 2
@@ -71,5 +66,5 @@ async def test_a_relay_applies_many_changes_and_one_revocation(deployment: Deplo
     port = (await trio.to_thread.run_sync(deployment.start_forward, published)).port
     with trio.fail_after(60):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            assert await _say(stream, b"new") == b"new"
+            assert await ask(stream, b"new") == b"new"
     nursery.cancel_scope.cancel()

@@ -9,18 +9,13 @@ import pytest
 import trio
 
 from ..deployments import Deployment
-from .targets import echo, serve
+from .targets import ask, echo, serve
 
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     with Deployment(tmp_path) as deployment:
         yield deployment
-
-
-async def _say(stream: trio.SocketStream, text: bytes) -> bytes:
-    await stream.send_all(text)
-    return await stream.receive_some()
 
 
 async def test_one_application_ends_with_its_rule(deployment: Deployment, nursery: trio.Nursery) -> None:
@@ -46,12 +41,12 @@ async def test_one_application_ends_with_its_rule(deployment: Deployment, nurser
             await trio.open_tcp_stream("127.0.0.1", other.port) as ended,
         ):
             for stream in (kept, ended):
-                assert await _say(stream, b"before") == b"before"
+                assert await ask(stream, b"before") == b"before"
             gone = deployment.run("rules", "delete", "orders", "--rule", "reporting", *state)
             assert gone.returncode == 0, gone.stderr
             with pytest.raises(trio.BrokenResourceError):
                 await ended.receive_some()
-            assert await _say(kept, b"after") == b"after"
+            assert await ask(kept, b"after") == b"after"
     assert await trio.to_thread.run_sync(other.program.wait) == 1
     assert "the shared access key name is unknown" in other.program.err
     nursery.cancel_scope.cancel()

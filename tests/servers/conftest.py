@@ -16,6 +16,7 @@ import attrs
 import pytest
 
 from ..deployments import Deployment, EndedEarly, Program, Published, free_port, wait_for_port
+from .nginx_files import nginx_command
 
 MODES = ("tcp", "websocket")
 #: A port that was free a moment ago may be taken now.
@@ -163,21 +164,9 @@ class WebServer:
 
 
 _NGINX = """
-daemon off;
-master_process off;
-pid {folder}/pid;
-error_log stderr;
-events {{ }}
-http {{
-  access_log off;
-  client_max_body_size 100m;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
   server {{
     listen 127.0.0.1:{port};
+    client_max_body_size 100m;
     root {folder}/root;
     location / {{ dav_methods PUT; }}
     location = /length {{
@@ -188,7 +177,6 @@ http {{
     location = /nothing {{ return 404; }}
     location @length {{ return 200 $content_length; }}
   }}
-}}
 """
 
 
@@ -200,9 +188,7 @@ def nginx() -> Iterator[WebServer]:
         (folder / "root").mkdir()
 
         def command(port: int) -> list[str | Path]:
-            configuration = folder / "nginx.conf"
-            configuration.write_text(_NGINX.format(folder=folder, port=port))
-            return [server, "-p", folder, "-e", "stderr", "-c", configuration]
+            return nginx_command(server, folder, _NGINX.format(folder=folder, port=port))
 
         with serving(command, "nginx") as port:
             yield WebServer(port, folder / "root")

@@ -14,6 +14,7 @@ import pytest
 from ..certificates import CertificateAuthority
 from ..deployments import Deployment, Program, Published, free_port, wait_for_port
 from .conftest import find, private_folder
+from .nginx_files import nginx_command
 from .test_haproxy import echo
 
 SECRET = "s3cret-access-token"
@@ -21,18 +22,6 @@ PREFIX = "/edge/relay"
 OPTIONS = ("--mode", "websocket", "--websocket-path-prefix", PREFIX)
 
 _NGINX = """
-daemon off;
-master_process off;
-pid {folder}/pid;
-error_log stderr;
-events {{ }}
-http {{
-  access_log {folder}/access.log;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
   server {{
     listen 127.0.0.1:{port} ssl;
     ssl_certificate {folder}/certificate.pem;
@@ -46,7 +35,6 @@ http {{
       proxy_buffering off;
     }}
   }}
-}}
 """
 
 
@@ -82,13 +70,11 @@ def site(*, strips: bool) -> Iterator[Site]:
         authority.write(folder / "ca.pem")
         (folder / "headers").write_text(f"# for nginx\n\nX-Access-Token:  {SECRET}\n")
         (folder / "headers").chmod(0o600)
-        configuration = _NGINX.format(
+        block = _NGINX.format(
             folder=folder, port=port, prefix=PREFIX, secret=SECRET, relay=deployment.ports["http"],
             to="/" if strips else "",
         )  # fmt: skip
-        (folder / "nginx.conf").write_text(configuration)
-        command: list[str | Path] = [server, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
-        with Program(command, name="nginx") as nginx:
+        with Program(nginx_command(server, folder, block, access_log="access.log"), name="nginx") as nginx:
             wait_for_port(port, nginx)
             published = deployment.create("orders", ("127.0.0.1", target))
             trusting = {"SSL_CERT_FILE": str(folder / "ca.pem")}

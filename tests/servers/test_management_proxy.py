@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from ..certificates import CertificateAuthority
 from ..deployments import Deployment, Program, free_port, wait_for_port
 from .conftest import find, private_folder
-from .documented_nginx import documented_nginx
+from .nginx_files import documented_server, nginx_command
 
 DOCS = Path(__file__).parents[2] / "docs" / "management.md"
 NAME = "relay-admin.example.com"
@@ -42,8 +42,7 @@ def test_behind_nginx() -> None:
             r"ssl_certificate_key .*;": f"ssl_certificate_key {folder}/key.pem;",
             r"127\.0\.0\.1:9180": f"127.0.0.1:{api}",
         }
-        (folder / "nginx.conf").write_text(documented_nginx("management.md", folder, changes))
-        command: list[str | Path] = [server, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
+        command = nginx_command(server, folder, documented_server("management.md", changes))
         with Program(command, name="nginx") as nginx:
             wait_for_port(port, nginx)
             context = ssl.create_default_context(cafile=str(folder / "ca.pem"))

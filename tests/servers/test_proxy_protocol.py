@@ -15,6 +15,7 @@ from hybridrelay.streams.proxy_protocol import ProxyHeader, parse_proxy_header_u
 from ..deployments import Program
 from ..waiting import patience
 from .conftest import Site, find, private_folder, run, serving
+from .nginx_files import nginx_command
 
 #: Clients that the relay sees come from 127.0.0.1.
 CLIENT = "127.0.0.1"
@@ -30,20 +31,11 @@ frontend f
   http-request return status 200 content-type text/plain lf-string "from %[src] %[fc_rcvd_proxy] %[fc_pp_unique_id]"
 """
 _NGINX = """
-daemon off;
-pid {folder}/pid;
-error_log stderr;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   server {{
     listen 127.0.0.1:{port} proxy_protocol;
     listen unix:{folder}/socket proxy_protocol;
     location / {{ return 200 "from $proxy_protocol_addr to $proxy_protocol_server_port"; }}
   }}
-}}
 """
 
 
@@ -65,9 +57,7 @@ def nginx() -> Iterator[tuple[int, Path]]:
     with private_folder() as folder:
 
         def command(port: int) -> list[str | Path]:
-            file = folder / "nginx.conf"
-            file.write_text(_NGINX.format(folder=folder, port=port))
-            return [find("nginx"), "-p", folder, "-e", "stderr", "-c", file]
+            return nginx_command(find("nginx"), folder, _NGINX.format(folder=folder, port=port))
 
         with serving(command, "nginx") as port:
             yield port, folder / "socket"

@@ -16,7 +16,7 @@ from ..connectivity.proxies import make_certificate
 from ..receiving import receive_all
 from ..system.deployment import HOST, Deployment, serve_target
 from .conftest import find, private_folder, serving
-from .documented_nginx import documented_nginx
+from .nginx_files import documented_server, nginx_command
 from .test_proxies import digest
 
 
@@ -42,8 +42,7 @@ async def test_a_session_behind_nginx(tmp_path: Path, *, told: bool) -> None:
                     r"ssl_certificate_key .*;": f"ssl_certificate_key {certificate};",
                     r"127\.0\.0\.1:8080": f"{HOST}:{relay}",
                 }
-                (folder / "nginx.conf").write_text(documented_nginx("connectivity.md", folder, changes))
-                return [server, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
+                return nginx_command(server, folder, documented_server("connectivity.md", changes))
 
             manager = serving(command, "nginx")
             https = await trio.to_thread.run_sync(manager.__enter__)

@@ -9,13 +9,11 @@ import trio
 from hybridrelay.client import Client
 from hybridrelay.connector import Connector, ConnectorConfig
 from hybridrelay.errors import ConfigurationError
-from hybridrelay.mux import MuxStream
 from hybridrelay.security import ConnectionString, Endpoint, Role
 
 from ..waiting import async_wait_until
+from .changed_strings import SECONDS, answers
 from .deployment import Deployment, Published, echo, serve_target
-
-SECONDS = 30
 
 
 @attrs.frozen
@@ -38,16 +36,6 @@ async def scene(deployment: Deployment, nursery: trio.Nursery) -> Scene:
     connector = Connector(ConnectorConfig([one[1]]))
     await nursery.start(connector.run)
     return Scene(deployment, connector, one, two)
-
-
-async def answers(stream: MuxStream) -> None:
-    with trio.fail_after(SECONDS):
-        await stream.send_all(b"x" * 1000)
-        received = 0
-        while received < 1000:
-            block = await stream.receive_some()
-            assert block
-            received += len(block)
 
 
 async def is_served(client: Client) -> None:
