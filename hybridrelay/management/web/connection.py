@@ -15,7 +15,7 @@ from .messages import done
 from .overview import state_of
 from .page import Page
 from .parts import api_line, badge, button, empty, figure, figures, identity, linked, post_form, section, table
-from .paths import path_of
+from .paths import CONNECTIONS, path_of
 from .rules import rules_section
 from .settings import settings_sections
 from .shown import count, moment, name_of, segment
@@ -39,7 +39,7 @@ async def _show(visit: Visit) -> View:
         title=name,
         is_named=True,
         place="/connections",
-        parents=(("/connections", "Connections"),),
+        parents=(CONNECTIONS,),
         actions=(
             h("span", state_of(found), id="state", data_live=True),
             h("a", "Charts", href=f"/monitor?connection={segment(name)}", class_="button"),

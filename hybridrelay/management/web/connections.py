@@ -7,6 +7,7 @@ import urllib.parse
 from ...http import Response
 from ...security import ManagementRole
 from ..values import ConnectionPage, ConnectionValue
+from .confirming import confirmation
 from .forms import version_untrusted
 from .html import Child, h
 from .layout import View, redirect
@@ -14,7 +15,7 @@ from .messages import done
 from .overview import CONNECTION_COLUMNS, connection_rows
 from .page import Page
 from .parts import api_line, button, empty, field, post_form, section, table
-from .paths import path_of
+from .paths import parents_of, path_of
 from .shown import count, name_of, present
 from .visit import Visit
 
@@ -78,31 +79,18 @@ async def _confirm_delete(visit: Visit) -> View:
     name = visit.param("name")
     found, version = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
     ends = present(found.listener_count, found.sender_count, found.session_count)
-    return View(
-        title="Delete this hybrid connection?",
-        place="/connections",
-        parents=(("/connections", "Connections"), (path_of(name), name)),
-        is_live=False,
-        content=(
-            h(
-                "section",
-                h("p", "Name: ", h("b", name_of(name))),
-                h("p", "What ends at once: ", ends, "."),
-                h(
-                    "p",
-                    f"Its {count(len(found.authorization_rules))} rules and their keys are deleted, too. Connection "
-                    "strings that were made for it never work again, not even with a new hybrid connection of the "
-                    "same name.",
-                ),
-                h(
-                    "div",
-                    post_form(f"{path_of(name)}/delete", button("Delete", kind="danger"), version=version or 0),
-                    h("a", "Cancel", href=path_of(name), class_="button"),
-                    class_="row",
-                ),
-                class_="card",
-            ),
+    return confirmation(
+        "Delete this hybrid connection?",
+        post_form(f"{path_of(name)}/delete", button("Delete", kind="danger"), version=version or 0),
+        h("p", "Name: ", h("b", name_of(name))),
+        h("p", "What ends at once: ", ends, "."),
+        h(
+            "p",
+            f"Its {count(len(found.authorization_rules))} rules and their keys are deleted, too. Connection "
+            "strings that were made for it never work again, not even with a new hybrid connection of the "
+            "same name.",
         ),
+        parents=parents_of(name),
     )
 
 

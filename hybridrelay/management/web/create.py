@@ -24,6 +24,7 @@ from .layout import View
 from .management_url import LOOPBACK, file_of, management_url
 from .page import Page
 from .parts import button, command, field
+from .paths import CONNECTIONS
 from .shown import count, plural, segment
 from .visit import Visit
 
@@ -121,7 +122,7 @@ async def _show(visit: Visit) -> View:
     return View(
         title="Create a hybrid connection",
         place="/connections",
-        parents=(("/connections", "Connections"),),
+        parents=(CONNECTIONS,),
         is_live=False,
         content=(
             h(

@@ -12,12 +12,13 @@ from ..problems import problem
 from ..roll_values import HolderValue, RollValue
 from ..update_values import RecipientValue, UpdatePage, UpdateValue
 from ..values import ConnectionValue
+from .confirming import confirmation
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
 from .page import Page
 from .parts import api_line, badge, button, empty, identity, linked, post_form, section, table
-from .paths import path_of
+from .paths import parents_of, path_of
 from .sealed import claim_path, update_path
 from .shown import moment, name_of, segment
 from .visit import Visit
@@ -161,25 +162,12 @@ async def _confirm_revoke(visit: Visit) -> View:
         ("Note", name_of(claim.note) if claim.note else "none"),
         ("Expires", moment(claim.expires_at)),
     )
-    return View(
-        title="Revoke this claim?",
-        place="/connections",
-        parents=(("/connections", "Connections"), (path_of(name), name)),
-        is_live=False,
-        content=(
-            h(
-                "section",
-                h("dl", [h("div", h("dt", what), h("dd", value)) for what, value in facts], class_="facts"),
-                h("p", "Its content is deleted, and from then on its code is useless."),
-                h(
-                    "div",
-                    post_form(action, button("Revoke the claim", kind="danger")),
-                    h("a", "Cancel", href=path_of(name), class_="button"),
-                    class_="row",
-                ),
-                class_="card",
-            ),
-        ),
+    return confirmation(
+        "Revoke this claim?",
+        post_form(action, button("Revoke the claim", kind="danger")),
+        h("dl", [h("div", h("dt", what), h("dd", value)) for what, value in facts], class_="facts"),
+        h("p", "Its content is deleted, and from then on its code is useless."),
+        parents=parents_of(name),
     )
 
 

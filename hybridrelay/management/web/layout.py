@@ -12,6 +12,7 @@ from ..callers import Caller
 from .assets import url_of
 from .html import Child, Element, Tree, h, render_document, tree_of
 from .messages import message_of
+from .paths import Parents
 from .visit import Visit
 
 __all__ = ["SECURITY_HEADERS", "View", "page_response", "plain_page", "redirect"]
@@ -54,7 +55,7 @@ class View:
     #: The path of the entry in the navigation to which the page belongs.
     place: str
     #: The pages above this one, as paths and names, which are shown above the heading.
-    parents: tuple[tuple[str, str], ...] = ()
+    parents: Parents = ()
     #: What is shown beside the heading.
     actions: Child = None
     #: Whether the title is a name from outside, such as that of a hybrid connection.

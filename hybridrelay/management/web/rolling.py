@@ -18,7 +18,7 @@ from .management_url import NEXT_LINE, at_the_relay, file_of
 from .messages import done
 from .page import Page
 from .parts import button, command, field, post_form
-from .paths import path_of
+from .paths import parents_of, path_of
 from .shown import moment, name_of, segment
 from .visit import Visit
 
@@ -76,10 +76,6 @@ def _form(name: str, rule: str, slot: str, generation: int | str, entered: Enter
     )  # fmt: skip
 
 
-def _parents(name: str) -> tuple[tuple[str, str], ...]:
-    return ("/connections", "Connections"), (path_of(name), name)
-
-
 async def _show(visit: Visit) -> View:
     name, rule_name = visit.param("name"), visit.param("rule")
     rule = await visit.get("getAuthorizationRule", AuthorizationRule, name=name, rule=rule_name)
@@ -101,7 +97,7 @@ async def _show(visit: Visit) -> View:
     return View(
         title="Roll this key?",
         place="/connections",
-        parents=_parents(name),
+        parents=parents_of(name),
         is_live=False,
         content=(
             h(
@@ -142,7 +138,7 @@ async def _roll(visit: Visit) -> View | Response:
     except RequestError as exc:
         refusal = refused(exc, form, ("days",))
         content = _form(name, rule, slot, generation, refusal.entered)
-        return refusal.view("Roll this key?", content, place="/connections", parents=_parents(name))
+        return refusal.view("Roll this key?", content, place="/connections", parents=parents_of(name))
     return redirect(done(path_of(name), "key-rolled"))
 
 

@@ -12,13 +12,14 @@ from ..live_values import ListenerPage, SenderPage, SessionPage
 from ..problem_kinds import Problem
 from ..problems import problem
 from ..values import AccessKeys, AuthorizationRule, ConnectionValue, KeyValue
+from .confirming import confirmation
 from .forms import NOTHING_ENTERED, Entered, refused, version_untrusted
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
 from .page import Page
 from .parts import api_line, badge, button, command, field, post_form, section, table
-from .paths import path_of
+from .paths import parents_of, path_of
 from .shown import moment, name_of, present, segment
 from .visit import Visit
 
@@ -136,43 +137,30 @@ async def _confirm(visit: Visit, action: str, verb: str, then: Child) -> View:
     name, rule, key = await _key(visit, slot)
     affected = await _affected(visit, name, rule.name, slot)
     other = next(one for one in rule.keys if one.slot != slot)
-    return View(
-        title=f"{verb} this key?",
-        place="/connections",
-        parents=(("/connections", "Connections"), (path_of(name), name)),
-        is_live=False,
-        content=(
-            h(
-                "section",
-                h(
-                    "dl",
-                    h("div", h("dt", "Hybrid connection"), h("dd", name_of(name))),
-                    h("div", h("dt", "Rule"), h("dd", name_of(rule.name), f" ({', '.join(rule.rights)})")),
-                    h("div", h("dt", "Slot"), h("dd", slot)),
-                    h("div", h("dt", "Fingerprint"), h("dd", h("code", key.fingerprint or "none"))),
-                    h("div", h("dt", "Last used"), h("dd", moment(key.last_used))),
-                    class_="facts",
-                ),
-                h("p", h("b", "What ends at once: "), str(affected), ".") if key.generation else None,
-                h("p", "The programs reconnect by themselves if they have a valid key. ") if key.generation else None,
-                h("p", f"The {other.slot} key stays valid, and what it has authorized continues.")
-                if other.generation
-                else h("p", f"The {other.slot} slot has no key: nobody can use this rule without a new key."),
-                h("p", then),
-                h(
-                    "div",
-                    post_form(
-                        f"{path_of(name)}/rules/{segment(rule.name)}/{action}",
-                        button(f"{verb} the {slot} key", kind="danger"),
-                        slot=slot,
-                        generation=key.generation,
-                    ),
-                    h("a", "Cancel", href=path_of(name), class_="button"),
-                    class_="row",
-                ),
-                class_="card",
-            ),
+    return confirmation(
+        f"{verb} this key?",
+        post_form(
+            f"{path_of(name)}/rules/{segment(rule.name)}/{action}",
+            button(f"{verb} the {slot} key", kind="danger"),
+            slot=slot,
+            generation=key.generation,
         ),
+        h(
+            "dl",
+            h("div", h("dt", "Hybrid connection"), h("dd", name_of(name))),
+            h("div", h("dt", "Rule"), h("dd", name_of(rule.name), f" ({', '.join(rule.rights)})")),
+            h("div", h("dt", "Slot"), h("dd", slot)),
+            h("div", h("dt", "Fingerprint"), h("dd", h("code", key.fingerprint or "none"))),
+            h("div", h("dt", "Last used"), h("dd", moment(key.last_used))),
+            class_="facts",
+        ),
+        h("p", h("b", "What ends at once: "), str(affected), ".") if key.generation else None,
+        h("p", "The programs reconnect by themselves if they have a valid key. ") if key.generation else None,
+        h("p", f"The {other.slot} key stays valid, and what it has authorized continues.")
+        if other.generation
+        else h("p", f"The {other.slot} slot has no key: nobody can use this rule without a new key."),
+        h("p", then),
+        parents=parents_of(name),
     )
 
 
@@ -262,15 +250,11 @@ def _addition(name: str, entered: Entered = NOTHING_ENTERED) -> Element:
     )
 
 
-def _parents(name: str) -> tuple[tuple[str, str], ...]:
-    return ("/connections", "Connections"), (path_of(name), name)
-
-
 async def _show_addition(visit: Visit) -> View:
     name = visit.param("name")
     await visit.get("getHybridConnection", ConnectionValue, name=name)
     content = (h("div", _addition(name), class_="card"),)
-    return View(title="Add a rule", place="/connections", parents=_parents(name), is_live=False, content=content)
+    return View(title="Add a rule", place="/connections", parents=parents_of(name), is_live=False, content=content)
 
 
 async def _add(visit: Visit) -> View | Response:
@@ -295,7 +279,7 @@ async def _add(visit: Visit) -> View | Response:
             exc = problem(Problem.EXISTS, "the rule needs another name", errors=[error])
         refusal = refused(exc, form, ("rule", "rights"))
         content = _addition(name, refusal.entered)
-        return refusal.view("Add a rule", content, place="/connections", parents=_parents(name))
+        return refusal.view("Add a rule", content, place="/connections", parents=parents_of(name))
     return redirect(done(path_of(name), "rule-added"))
 
 
@@ -303,31 +287,18 @@ async def _confirm_delete(visit: Visit) -> View:
     name, rule = visit.param("name"), visit.param("rule")
     _, version = await visit.get_versioned("getAuthorizationRule", AuthorizationRule, name=name, rule=rule)
     affected = [f"{slot} key: {await _affected(visit, name, rule, slot)}" for slot in _SLOTS]
-    return View(
-        title="Delete this rule?",
-        place="/connections",
-        parents=(("/connections", "Connections"), (path_of(name), name)),
-        is_live=False,
-        content=(
-            h(
-                "section",
-                h("p", "Rule: ", h("b", name_of(rule))),
-                h("p", h("b", "What ends at once: ")),
-                h("ul", [h("li", one) for one in affected]),
-                h("p", "Connection strings with a key of this rule no longer work."),
-                h(
-                    "div",
-                    post_form(
-                        f"{path_of(name)}/rules/{segment(rule)}/delete",
-                        button("Delete", kind="danger"),
-                        version=version or 0,
-                    ),
-                    h("a", "Cancel", href=path_of(name), class_="button"),
-                    class_="row",
-                ),
-                class_="card",
-            ),
+    return confirmation(
+        "Delete this rule?",
+        post_form(
+            f"{path_of(name)}/rules/{segment(rule)}/delete",
+            button("Delete", kind="danger"),
+            version=version or 0,
         ),
+        h("p", "Rule: ", h("b", name_of(rule))),
+        h("p", h("b", "What ends at once: ")),
+        h("ul", [h("li", one) for one in affected]),
+        h("p", "Connection strings with a key of this rule no longer work."),
+        parents=parents_of(name),
     )
 
 

@@ -7,6 +7,7 @@ from ...security import ManagementRole
 from ..live_values import Places, RelayValue
 from ..quotas import EditionList
 from ..usage import RelayUsage
+from .confirming import confirmation
 from .editions import editions_section
 from .html import Child, Element, h
 from .layout import View, redirect
@@ -111,24 +112,16 @@ def _drain(visit: Visit, relay: RelayValue) -> Element:
 async def _confirm(visit: Visit) -> View:
     visit.require_everything()
     relay = await visit.get("getRelay", RelayValue)
-    content = h(
-        "section",
+    return confirmation(
+        "Drain this relay?",
+        post_form("/scale/drain", button("Drain this relay", kind="danger")),
         h(
             "p",
             "No program can register or join at this relay until you undo it. ",
             h("b", f"{plural(relay.listener_count, 'listener')} and {plural(relay.session_count, 'session')}"),
             " are here now. Sessions continue, and those whose clients have another relay move there.",
         ),
-        h(
-            "div",
-            post_form("/scale/drain", button("Drain this relay", kind="danger")),
-            h("a", "Cancel", href="/scale", class_="button"),
-            class_="row",
-        ),
-        class_="card",
-    )
-    return View(
-        title="Drain this relay?", place="/scale", parents=(("/scale", "Scale"),), is_live=False, content=(content,)
+        parents=(("/scale", "Scale"),),
     )
 
 

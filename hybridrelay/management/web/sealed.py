@@ -18,7 +18,7 @@ from .layout import View
 from .management_url import NEXT_LINE, at_the_relay, file_of
 from .page import Page
 from .parts import button, command, field
-from .paths import path_of
+from .paths import parents_of, path_of
 from .visit import Visit
 
 __all__ = ["SEALED_PAGES", "claim_path", "update_path"]
@@ -47,7 +47,7 @@ async def _view(visit: Visit, title: str, about: str, form: Element, problems: l
     return View(
         title=title,
         place="/connections",
-        parents=(("/connections", "Connections"), (path_of(name), name)),
+        parents=parents_of(name),
         is_live=False,
         content=(
             h("p", about),

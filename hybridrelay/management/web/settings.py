@@ -10,6 +10,7 @@ from ...relay.limits import LISTENERS_PER_CONNECTION
 from ...security import ManagementRole
 from ..quotas import EditionList
 from ..values import ConnectionValue
+from .confirming import confirmation
 from .editions import edition_choice
 from .forms import NOTHING_ENTERED, Entered, refused, version_untrusted
 from .html import Child, Element, h
@@ -18,7 +19,7 @@ from .limits import LIMIT_FIELDS, limit_fields, parse_limits
 from .messages import done
 from .page import Page
 from .parts import button, field, post_form, section
-from .paths import path_of
+from .paths import parents_of, path_of
 from .shown import name_of, present
 from .visit import Visit
 
@@ -89,10 +90,6 @@ def _settings_form(found: ConnectionValue, version: str, entered: Entered = NOTH
     )
 
 
-def _parents(name: str) -> tuple[tuple[str, str], ...]:
-    return ("/connections", "Connections"), (path_of(name), name)
-
-
 async def _present(visit: Visit, name: str, version: str, *, is_outdated: bool) -> tuple[ConnectionValue, str]:
     """Return the hybrid connection, and the version for a form that is shown again."""
     found, newest = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
@@ -110,7 +107,7 @@ async def _change(visit: Visit) -> View | Response:
         refusal = refused(exc, form, ("description", "endpoints"))
         found, version = await _present(visit, name, version, is_outdated=refusal.is_outdated)
         content = _settings_form(found, version, refusal.entered)
-        return refusal.view("Settings", content, place="/connections", parents=_parents(name))
+        return refusal.view("Settings", content, place="/connections", parents=parents_of(name))
     return redirect(done(path_of(name), "connection-changed"))
 
 
@@ -124,7 +121,7 @@ async def _limit(visit: Visit) -> View | Response:
         refusal = refused(exc, form, LIMIT_FIELDS)
         found, version = await _present(visit, name, version, is_outdated=refusal.is_outdated)
         content = _limits_form(found, version, await visit.get("listEditions", EditionList), refusal.entered)
-        return refusal.view("Limits", content, place="/connections", parents=_parents(name))
+        return refusal.view("Limits", content, place="/connections", parents=parents_of(name))
     return redirect(done(path_of(name), "limits-changed"))
 
 
@@ -143,29 +140,16 @@ async def _confirm_disable(visit: Visit) -> View:
     name = visit.param("name")
     found, version = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
     ends = present(found.listener_count, found.sender_count, found.session_count)
-    return View(
-        title="Disable this hybrid connection?",
-        place="/connections",
-        parents=(("/connections", "Connections"), (path_of(name), name)),
-        is_live=False,
-        content=(
-            h(
-                "section",
-                h("p", "Name: ", h("b", name_of(name))),
-                h("p", h("b", "What ends at once: "), ends, "."),
-                h(
-                    "p",
-                    "Nothing is deleted. Until it is enabled again, the relay refuses its connectors and clients.",
-                ),
-                h(
-                    "div",
-                    post_form(f"{path_of(name)}/disable", button("Disable", kind="danger"), version=version or 0),
-                    h("a", "Cancel", href=path_of(name), class_="button"),
-                    class_="row",
-                ),
-                class_="card",
-            ),
+    return confirmation(
+        "Disable this hybrid connection?",
+        post_form(f"{path_of(name)}/disable", button("Disable", kind="danger"), version=version or 0),
+        h("p", "Name: ", h("b", name_of(name))),
+        h("p", h("b", "What ends at once: "), ends, "."),
+        h(
+            "p",
+            "Nothing is deleted. Until it is enabled again, the relay refuses its connectors and clients.",
         ),
+        parents=parents_of(name),
     )
 
 

@@ -7,6 +7,7 @@ from ...security.management_tokens import MAX_TOKEN_SECONDS
 from ..problem_kinds import Problem
 from ..problems import problem
 from ..token_values import DAY_SECONDS, CreatedToken, TokenPage, TokenValue
+from .confirming import confirmation
 from .forms import NOTHING_ENTERED, Entered, refused
 from .html import Child, Element, h
 from .layout import View, redirect
@@ -167,33 +168,20 @@ async def _confirm_revocation(visit: Visit) -> View:
     if token is None:
         raise problem(Problem.NOT_FOUND, "there is no such token", remedy="it may already have been revoked")
     own = "You are logged in with this token: you will be logged out." if _is_own(visit, token) else None
-    return View(
-        title="Revoke this token?",
-        place=_PLACE,
-        parents=((_PLACE, "Tokens"),),
-        is_live=False,
-        content=(
-            h(
-                "section",
-                h(
-                    "dl",
-                    h("div", h("dt", "Name"), h("dd", name_of(token.name))),
-                    h("div", h("dt", "Role"), h("dd", token.role)),
-                    h("div", h("dt", "Scope"), h("dd", name_of(token.scope) if token.scope else "everything")),
-                    h("div", h("dt", "Last used"), h("dd", moment(token.last_used_at))),
-                    class_="facts",
-                ),
-                h("p", "Programs that use it are refused at once, and browsers that are logged in with it log out."),
-                h("p", own, class_="note") if own else None,
-                h(
-                    "div",
-                    post_form(f"{_PLACE}/{segment(id_)}/revoke", button("Revoke", kind="danger")),
-                    h("a", "Cancel", href=_PLACE, class_="button"),
-                    class_="row",
-                ),
-                class_="card",
-            ),
+    return confirmation(
+        "Revoke this token?",
+        post_form(f"{_PLACE}/{segment(id_)}/revoke", button("Revoke", kind="danger")),
+        h(
+            "dl",
+            h("div", h("dt", "Name"), h("dd", name_of(token.name))),
+            h("div", h("dt", "Role"), h("dd", token.role)),
+            h("div", h("dt", "Scope"), h("dd", name_of(token.scope) if token.scope else "everything")),
+            h("div", h("dt", "Last used"), h("dd", moment(token.last_used_at))),
+            class_="facts",
         ),
+        h("p", "Programs that use it are refused at once, and browsers that are logged in with it log out."),
+        h("p", own, class_="note") if own else None,
+        parents=((_PLACE, "Tokens"),),
     )
 
 
