@@ -152,7 +152,7 @@ def take_to_file(
     Args:
         read_code: reads the code of the claim. Not called if there is a pending file.
         out: the new file.
-        args: the parsed arguments, with the options of `add_mode`, `add_exec_command`, `add_proxy` and `add_http`.
+        args: the parsed arguments, with the options of `add_how_reached`.
         patient: whether to try again for as long as the relay cannot be reached, or no connector issues the identity.
 
     Raises:

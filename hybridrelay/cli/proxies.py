@@ -39,7 +39,7 @@ def make_dialer(args: argparse.Namespace, commands: Commands | None = None) -> D
     """Return the dialer for the options; None without such options, which means that the environment decides.
 
     Args:
-        args: the parsed arguments of a command with `add_proxy` and `add_http`.
+        args: the parsed arguments of a command with `add_how_reached`.
         commands: see `make_commands`.
 
     Raises:
@@ -67,7 +67,7 @@ def read_dial_options(args: argparse.Namespace, *, again: bool = False) -> DialO
     """Read the options about proxies and HTTP, and the files that they name.
 
     Args:
-        args: the parsed arguments of a command with `add_proxy` and `add_http`.
+        args: the parsed arguments of a command with `add_how_reached`.
         again: whether the program is already running, so that a pipe cannot be read.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybridrelay._defaults import PROXY_PASSWORD_VARIABLE
-from hybridrelay.cli.arguments.options import add_http, add_proxy
+from hybridrelay.cli.arguments.options import add_how_reached
 from hybridrelay.cli.proxies import make_dialer
 from hybridrelay.connectivity import ProxyDial
 from hybridrelay.errors import ConfigurationError
@@ -18,8 +18,7 @@ from .conftest import Run
 
 def parse(*arguments: str | Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_proxy(parser)
-    add_http(parser)
+    add_how_reached(parser)
     return parser.parse_args([str(argument) for argument in arguments])
 
 

@@ -6,12 +6,9 @@ from ..command import Command
 from ..parsing import Parser
 from . import values
 from .options import (
-    add_exec_command,
-    add_http,
+    add_how_reached,
     add_local_name,
-    add_mode,
     add_name,
-    add_proxy,
     add_relay,
     add_years,
 )
@@ -166,10 +163,7 @@ def _add_take_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--code-file", metavar="F", type=values.path_or_stdin, help="a file with the code; - for standard input"
     )
-    add_mode(parser)
-    add_exec_command(parser)
-    add_proxy(parser)
-    add_http(parser)
+    add_how_reached(parser)
 
 
 COMMAND = Command(

@@ -16,13 +16,10 @@ from .options import (
     add_claim_file,
     add_config,
     add_connection_tables,
-    add_exec_command,
     add_files,
     add_grace,
-    add_http,
-    add_mode,
+    add_how_reached,
     add_policy_dir,
-    add_proxy,
     add_resume_deadline,
     add_status,
     add_upgrade_interval,
@@ -120,10 +117,7 @@ def _add_arguments(parser: Parser) -> None:
         "this key",
     )
     add_policy_dir(parser)
-    add_mode(parser)
-    add_exec_command(parser)
-    add_proxy(parser)
-    add_http(parser)
+    add_how_reached(parser)
     add_grace(parser)
     add_resume_deadline(parser)
     parser.add_argument(

@@ -18,14 +18,11 @@ from .options import (
     add_claim_file,
     add_config,
     add_connection_tables,
-    add_exec_command,
     add_files,
     add_grace,
-    add_http,
-    add_mode,
+    add_how_reached,
     add_open_patience,
     add_policy_dir,
-    add_proxy,
     add_resume_deadline,
     add_status,
     add_upgrade_interval,
@@ -135,10 +132,7 @@ def _add_arguments(parser: Parser) -> None:
     )
     add_fronts(parser)
     add_policy_dir(parser)
-    add_mode(parser)
-    add_exec_command(parser)
-    add_proxy(parser)
-    add_http(parser)
+    add_how_reached(parser)
     add_grace(parser)
     add_resume_deadline(parser)
     add_open_patience(parser)

@@ -40,7 +40,15 @@ HYBRIDRELAY_CONNECTION_STRING. They are never given on the command line, which e
 files are written by 'hybridrelay connections create' and 'connections issue'."""
 
 
-def add_mode(parser: argparse.ArgumentParser) -> None:
+def add_how_reached(parser: argparse.ArgumentParser) -> None:
+    """Add the options for reaching relays: the transport, the proxy, and how HTTP requests are made."""
+    _add_mode(parser)
+    _add_exec_command(parser)
+    _add_proxy(parser)
+    _add_http(parser)
+
+
+def _add_mode(parser: argparse.ArgumentParser) -> None:
     """Add ``--mode``."""
     parser.add_argument(
         "--mode",
@@ -163,7 +171,7 @@ def add_connection_tables(
     parser.set_defaults(connections=[], connection_keys=keys)
 
 
-def add_proxy(parser: argparse.ArgumentParser) -> None:
+def _add_proxy(parser: argparse.ArgumentParser) -> None:
     """Add ``--proxy`` and ``--proxy-password-file``."""
     parser.add_argument(
         "--proxy",
@@ -182,7 +190,7 @@ def add_proxy(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_http(parser: argparse.ArgumentParser) -> None:
+def _add_http(parser: argparse.ArgumentParser) -> None:
     """Add ``--websocket-path-prefix`` and ``--websocket-headers-file``."""
     parser.add_argument(
         "--websocket-path-prefix",
@@ -200,7 +208,7 @@ def add_http(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_exec_command(parser: argparse.ArgumentParser) -> None:
+def _add_exec_command(parser: argparse.ArgumentParser) -> None:
     """Add ``--exec-command``."""
     parser.add_argument(
         "--exec-command",

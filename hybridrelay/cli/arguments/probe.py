@@ -5,7 +5,10 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import WHERE_FROM, add_exec_command, add_http, add_mode, add_proxy
+from .options import (
+    WHERE_FROM,
+    add_how_reached,
+)
 
 _DESCRIPTION = f"""\
 Try every route from this machine to the relay, and report which one would be used. For each port, the report says
@@ -51,10 +54,7 @@ def _add_arguments(parser: Parser) -> None:
         help="probe repeatedly until stopped, with this pause in between (default: 30); with --json, print each "
         "report on one line",
     )
-    add_mode(parser)
-    add_exec_command(parser)
-    add_proxy(parser)
-    add_http(parser)
+    add_how_reached(parser)
 
 
 COMMAND = Command(

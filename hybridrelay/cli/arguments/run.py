@@ -13,13 +13,10 @@ from .options import (
     WHERE_FROM,
     add_config,
     add_connection_tables,
-    add_exec_command,
     add_files,
-    add_http,
-    add_mode,
+    add_how_reached,
     add_open_patience,
     add_policy_dir,
-    add_proxy,
     add_resume_deadline,
     add_status,
     add_upgrade_interval,
@@ -116,10 +113,7 @@ def _add_arguments(parser: Parser) -> None:
         "them at once (default: %(default)g)",
     )
     add_policy_dir(parser)
-    add_mode(parser)
-    add_exec_command(parser)
-    add_proxy(parser)
-    add_http(parser)
+    add_how_reached(parser)
     add_resume_deadline(parser)
     add_open_patience(parser)
     add_upgrade_interval(parser)
