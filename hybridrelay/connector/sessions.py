@@ -129,6 +129,18 @@ class ProvenChannel:
         """What distinguishes the holder of the identity from others, for shares and limits."""
         return self.published, self.peer.holder
 
+    def facts(self, activity_id: str) -> dict[str, str]:
+        """Return what the events about a session on this channel say of it."""
+        return {
+            "connection": self.published.name,
+            "activity_id": activity_id,
+            "label": self.peer.label,
+            "serial": self.peer.serial,
+            "route": self.route,
+            "client_address": self.client_address,
+            "rendezvous": self.rendezvous,
+        }
+
 
 class Sessions:
     """All sessions of a connector. They do not depend on control channels.
@@ -337,17 +349,7 @@ class Sessions:
             self.publish_refusal(published, peer, refusal, "its session cannot be resumed", resumes=True)
             await refuse_session(channel.stream, refusal)
             return
-        self._events.publish(
-            SessionResumed(
-                connection=published.name,
-                activity_id=served.activity_id,
-                label=peer.label,
-                serial=peer.serial,
-                route=channel.route,
-                client_address=channel.client_address,
-                rendezvous=channel.rendezvous,
-            )
-        )
+        self._events.publish(SessionResumed(**channel.facts(served.activity_id)))
         served.link, served.candidate, served.rendezvous = channel.link, channel.candidate, channel.rendezvous
         served.client_address = channel.client_address
         served.key = self._finish_opening(channel.opening)
@@ -424,17 +426,7 @@ class Sessions:
             async with FlatNursery() as nursery:
                 await nursery.start(partial(session.run, channel.stream, initial=initial, reconnect=wait_for_client))
                 is_open = True
-                self._events.publish(
-                    SessionOpened(
-                        connection=published.name,
-                        activity_id=served.activity_id,
-                        label=peer.label,
-                        serial=peer.serial,
-                        route=channel.route,
-                        client_address=channel.client_address,
-                        rendezvous=channel.rendezvous,
-                    )
-                )
+                self._events.publish(SessionOpened(**channel.facts(served.activity_id)))
                 async with open_bridges() as bridges, FlatNursery() as opening:
                     async for offer in session.offers:
                         if offer.kind is Kind.ISSUE:

@@ -56,22 +56,23 @@ class StreamEvents:
         self._clock = clock
         self._reported = self.began
 
+    @property
+    def _facts(self) -> dict[str, str]:
+        """What all events of a stream have."""
+        origin = self._origin
+        return {
+            "connection": origin.published.name,
+            "activity_id": self.activity_id,
+            "label": origin.peer.label,
+            "serial": origin.peer.serial,
+            "target": str(self.target),
+            "route": origin.route,
+            "client_address": origin.client_address,
+        }
+
     def opened(self) -> None:
         """Publish that the application has requested the stream."""
-        origin = self._origin
-        self._events.publish(
-            StreamOpened(
-                connection=origin.published.name,
-                activity_id=self.activity_id,
-                label=origin.peer.label,
-                serial=origin.peer.serial,
-                target=str(self.target),
-                session=origin.session,
-                stream=self._stream,
-                route=origin.route,
-                client_address=origin.client_address,
-            )
-        )
+        self._events.publish(StreamOpened(**self._facts, session=self._origin.session, stream=self._stream))
 
     def ended(self, outcome: StreamOutcome, ended_at: float | None = None) -> None:
         """Publish that the stream has ended.
@@ -81,31 +82,12 @@ class StreamEvents:
             ended_at: when it ended, on `clock`; None means now.
         """
         seconds = round((self._clock() if ended_at is None else ended_at) - self.began, 3)
-        origin = self._origin
-        name, peer = origin.published.name, origin.peer
         event: StreamNotConnected | StreamClosed
         if isinstance(outcome, NotConnected):
-            event = StreamNotConnected(
-                connection=name,
-                activity_id=self.activity_id,
-                label=peer.label,
-                serial=peer.serial,
-                target=str(self.target),
-                route=origin.route,
-                client_address=origin.client_address,
-                reason=outcome.reason,
-                detail=outcome.detail,
-                seconds=seconds,
-            )
+            event = StreamNotConnected(**self._facts, reason=outcome.reason, detail=outcome.detail, seconds=seconds)
         else:
             event = StreamClosed(
-                connection=name,
-                activity_id=self.activity_id,
-                label=peer.label,
-                serial=peer.serial,
-                target=str(self.target),
-                route=origin.route,
-                client_address=origin.client_address,
+                **self._facts,
                 address=self.address,
                 outcome=outcome.kind,
                 reason=outcome.reason,
@@ -129,13 +111,7 @@ class StreamEvents:
         self._reported = now
         self._events.publish(
             StreamStillOpen(
-                connection=self._origin.published.name,
-                activity_id=self.activity_id,
-                label=self._origin.peer.label,
-                serial=self._origin.peer.serial,
-                target=str(self.target),
-                route=self._origin.route,
-                client_address=self._origin.client_address,
+                **self._facts,
                 address=self.address,
                 bytes_to_target=bytes_to_target,
                 bytes_to_client=bytes_to_client,
