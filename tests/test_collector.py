@@ -34,6 +34,13 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.enable()
 
 
+def survivor() -> weakref.ref[Node]:
+    """Return a reference to a cycle that has survived a collection, and is not used any longer."""
+    old = Node()
+    gc.collect()
+    return weakref.ref(old)
+
+
 def test_survivors_are_not_examined_again() -> None:
     with short_collections():
         gc.collect()
@@ -55,10 +62,7 @@ def test_a_program_that_has_grown_examines_everything(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_collector, "_MORE_BLOCKS", 1000)
     with short_collections():
         gc.collect()
-        old = Node()
-        found = weakref.ref(old)
-        gc.collect()
-        del old
+        found = survivor()
         gc.collect()
         assert found() is not None
         monkeypatch.setattr(_collector, "_TIMES", 0.9)  # as if there were fewer objects before
@@ -72,19 +76,13 @@ def test_a_program_that_has_got_more_memory_examines_everything(monkeypatch: pyt
     """This also holds if it has hardly more objects: each of them may hold memory of a library."""
     with short_collections():
         gc.collect()
-        old = Node()
-        found = weakref.ref(old)
-        gc.collect()
-        del old
+        found = survivor()
         gc.collect()
         assert found() is not None
         monkeypatch.setattr(_collector, "_resident_pages", lambda: 10_000)
         gc.collect()
         assert found() is None
-        old = Node()
-        found = weakref.ref(old)
-        gc.collect()
-        del old
+        found = survivor()
         gc.collect()
         assert found() is not None, "the memory has not grown since"
 
@@ -97,10 +95,7 @@ def test_a_program_that_grows_slowly_examines_everything_in_the_end(of: str, mon
     monkeypatch.setattr(_collector, "_resident_pages", lambda: sizes["pages"])
     with short_collections():
         gc.collect()
-        old = Node()
-        found = weakref.ref(old)
-        gc.collect()
-        del old
+        found = survivor()
         limit = {"blocks": _collector._MORE_BLOCKS, "pages": _collector._MORE_PAGES}[of]
         for _ in range(4):
             sizes[of] += limit // 4

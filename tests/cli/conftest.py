@@ -16,6 +16,7 @@ from hybridrelay.cli.logs import StderrHandler
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import ENVIRONMENT_VARIABLE, KeySlot, Rule, Secret
 
+from ..deployments import Deployment
 from ..keys import key_of
 
 
@@ -32,6 +33,13 @@ class Run(Protocol):
     """Runs a command: ``run("connections", "list", "--state", path)``."""
 
     def __call__(self, *arguments: str | Path) -> Result: ...
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """Programs in a directory. Nothing runs yet."""
+    with Deployment(tmp_path) as deployment:
+        yield deployment
 
 
 @pytest.fixture

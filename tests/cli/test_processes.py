@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the relay runs 
 
 STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
 ANY_PORTS = ",".join(f"{name}=0" for name in PORT_NAMES)
-
-
-@pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    """Nothing runs yet."""
-    with Deployment(tmp_path) as deployment:
-        yield deployment
 
 
 async def _echo(stream: trio.SocketStream) -> None:

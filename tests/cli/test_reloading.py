@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +25,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP there
 
 ANY_PORTS = ",".join(f"{name}=0" for name in PORT_NAMES)
 SECONDS = 30
-
-
-@pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    """Nothing runs yet."""
-    with Deployment(tmp_path) as deployment:
-        yield deployment
 
 
 def hang_up(program: Program, says: str, before_that: Callable[[], object] = lambda: None) -> None:

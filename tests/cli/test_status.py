@@ -18,12 +18,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
 
 @pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    with Deployment(tmp_path) as deployment:
-        yield deployment
-
-
-@pytest.fixture
 def target() -> Iterator[tuple[str, int]]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()

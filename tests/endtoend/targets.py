@@ -10,7 +10,7 @@ from functools import partial
 
 import trio
 
-from ..receiving import receive_all
+from ..receiving import send_and_receive
 
 #: One piece of test data: no multiple of any frame, buffer or record.
 PIECE_BYTES = 1_000_003
@@ -84,14 +84,7 @@ async def ask(stream: trio.SocketStream, text: bytes) -> bytes:
 async def exchange(port: int, data: bytes) -> bytes:
     """Connect, send, end the sending side; the whole answer."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        async with trio.open_nursery() as nursery:
-
-            async def send() -> None:
-                await stream.send_all(data)
-                await stream.send_eof()
-
-            nursery.start_soon(send)
-            return await receive_all(stream)
+        return await send_and_receive(stream, data)
 
 
 async def is_served(port: int) -> bool:

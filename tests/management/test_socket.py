@@ -9,7 +9,6 @@ import signal
 import socket
 import sqlite3
 import stat
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from hybridrelay.relay.store.state_dir import REGISTRY_FILE
 from hybridrelay.streams.unix_sockets import connect_unix_socket
 
 from ..certificates import CertificateAuthority
+from ..credentials import pretend_user
 from ..deployments import Deployment
 from ..http.serving import Client
 from .live import FakeRelay
@@ -86,14 +86,7 @@ async def test_a_client_of_another_user_is_refused_even_if_the_mode_of_the_socke
     """The credentials are those that the system would state, because only root could connect as another user."""
     await start(nursery, state)
     stream = await connect_unix_socket(state / "management.sock")
-    real = type(stream.socket).getsockopt
-
-    def getsockopt(self: trio.socket.SocketType, level: int, option: int, size: int | None = None) -> int | bytes:
-        if (level, option) == (socket.SOL_SOCKET, socket.SO_PEERCRED):
-            return struct.pack("3i", os.getpid(), user, os.getegid())
-        return real(self, level, option) if size is None else real(self, level, option, size)
-
-    monkeypatch.setattr(type(stream.socket), "getsockopt", getsockopt)
+    pretend_user(monkeypatch, type(stream.socket), user)
     with trio.fail_after(20):
         async with stream:
             if is_served:

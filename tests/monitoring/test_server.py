@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import stat
-import struct
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from hybridrelay.events import Event, EventStream, StatusListening
 from hybridrelay.monitoring import StatusAddress, serve_status
 from hybridrelay.streams.unix_sockets import connect_unix_socket, short_path
 
+from ..credentials import pretend_user
 from ..http.serving import Client
 from .snapshots import FakeSource, endpoint, stream
 
@@ -60,14 +60,7 @@ async def test_another_user_is_refused_even_if_the_mode_of_the_socket_lets_it_co
 ) -> None:
     address = await start(nursery, StatusAddress(tmp_path / "status.sock"))
     stream = await connect(address)
-    real = type(stream.socket).getsockopt
-
-    def getsockopt(self: trio.socket.SocketType, level: int, option: int, size: int | None = None) -> int | bytes:
-        if (level, option) == (socket.SOL_SOCKET, socket.SO_PEERCRED):
-            return struct.pack("3i", os.getpid(), user, os.getegid())
-        return real(self, level, option) if size is None else real(self, level, option, size)
-
-    monkeypatch.setattr(type(stream.socket), "getsockopt", getsockopt)
+    pretend_user(monkeypatch, type(stream.socket), user)
     answer = b""
     with trio.fail_after(20):
         async with stream:

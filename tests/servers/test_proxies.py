@@ -14,7 +14,7 @@ from hybridrelay.connectivity import FailureKind, NoRouteWorks, Prober, ProxyDia
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.security import ConnectionString, Role
 
-from ..receiving import receive_all
+from ..receiving import receive_all, send_and_receive
 from ..system.deployment import Deployment, Published, deploy, serve_target
 from ..waiting import async_wait_until
 from . import proxies
@@ -44,14 +44,7 @@ async def exchange(deployment: Deployment, published: Published, dial: ProxyDial
     string = deployment.string(published, Role.APPLICATION)
     async with deployment.client(string, dialer=Dialer(dial), mode=mode) as client:
         stream = await client.open_stream()
-        async with trio.open_nursery() as sending:
-
-            async def send() -> None:
-                await stream.send_all(data)
-                await stream.send_eof()
-
-            sending.start_soon(send)
-            received = await receive_all(stream)
+        received = await send_and_receive(stream, data)
         assert received == hashlib.sha256(data).digest() + data
         assert client.report is not None
         assert client.report.chosen == client.route

@@ -13,7 +13,7 @@ from hybridrelay.relay import Binding, RelayConfig, run_relay
 from hybridrelay.security import Role
 
 from ..connectivity.proxies import make_certificate
-from ..receiving import receive_all
+from ..receiving import send_and_receive
 from ..system.deployment import HOST, Deployment, serve_target
 from .conftest import find, private_folder, serving
 from .nginx_files import documented_server, nginx_command
@@ -63,14 +63,7 @@ async def run_session(deployment: Deployment, https: int) -> None:
     data = bytes(range(256)) * 10_000
     async with deployment.client(application) as client:
         stream = await client.open_stream()
-        async with trio.open_nursery() as sending:
-
-            async def send() -> None:
-                await stream.send_all(data)
-                await stream.send_eof()
-
-            sending.start_soon(send)
-            assert (await receive_all(stream))[32:] == data
+        assert (await send_and_receive(stream, data))[32:] == data
         assert client.route == "wss"
     report = await Prober(RelayEndpoint.all_from(application)[0]).survey()
     assert report.chosen == "wss"

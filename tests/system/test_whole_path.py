@@ -36,7 +36,7 @@ from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import ConnectionString, HostPort, KeySlot, Role, create_authority, generate_key
 
 from ..keys import key_of
-from ..receiving import receive_all
+from ..receiving import receive_all, send_and_receive
 from ..resets import reset_reason
 from ..waiting import async_wait_until
 from .deployment import HOST, Deployment, Published, deploy, echo, serve_target
@@ -88,14 +88,7 @@ async def test_bytes_arrive_unchanged_both_ways(mode: str, deployment: Deploymen
     data = os.urandom(8 << 20)
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
         stream = await client.open_stream()
-        async with trio.open_nursery() as sending:
-
-            async def send() -> None:
-                await stream.send_all(data)
-                await stream.send_eof()
-
-            sending.start_soon(send)
-            received = await receive_all(stream)
+        received = await send_and_receive(stream, data)
         assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
         assert client.route in {"tcp", "wss", "ws"}
     nursery.cancel_scope.cancel()

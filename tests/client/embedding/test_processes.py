@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from hybridrelay.security import HostPort, Role
 
 from ...receiving import receive_all
 from ...system.deployment import serve_target
+from .accepted import Targets
 from .conftest import Site
 
 BEGIN = """
@@ -27,21 +27,12 @@ string = load_connection_string(sys.argv[1])
 SIZE = 3_000_000
 
 
-class Published:
+class Published(Targets):
     """A target, and programs that connect to it."""
 
     def __init__(self, file: Path) -> None:
+        super().__init__()
         self.file = file
-        self._send, self._receive = trio.open_memory_channel[trio.SocketStream](math.inf)
-        self.done = trio.Event()
-
-    async def handle(self, stream: trio.SocketStream) -> None:
-        await self._send.send(stream)
-        await self.done.wait()
-
-    async def accept(self) -> trio.SocketStream:
-        """Return the next connection of the target."""
-        return await self._receive.receive()
 
     async def start(self, nursery: trio.Nursery, script: str) -> trio.Process:
         """Start a program that has the string in `string`."""

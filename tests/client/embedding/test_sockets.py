@@ -32,6 +32,7 @@ from hybridrelay.testing import tcp_pair
 from ...receiving import receive_all
 from ...system.deployment import deploy
 from ...waiting import async_wait_until
+from .accepted import Targets
 from .conftest import Site
 
 
@@ -42,21 +43,6 @@ async def open_in_thread(string: ConnectionString | ClientConfig, **options: Any
     assert sock.gettimeout() is None
     sock.setblocking(False)
     return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-
-
-class Targets:
-    """Passes the connections that a target accepts to the test."""
-
-    def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[trio.SocketStream](math.inf)
-        self.done = trio.Event()
-
-    async def handle(self, stream: trio.SocketStream) -> None:
-        await self._send.send(stream)
-        await self.done.wait()
-
-    async def accept(self) -> trio.SocketStream:
-        return await self._receive.receive()
 
 
 async def test_it_is_a_half_closeable_stream(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -109,19 +110,28 @@ def no_key(*_: object) -> None:
     raise AssertionError("the relay gives nobody a key")
 
 
-async def test_draining_keeps_a_client_away_for_a_minute_at_most(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
-) -> None:
-    link, string, drained = FakeLink(), connection_string(), list[Sender]()
-    sender = Sender(
+def make_sender(
+    link: RelayLink,
+    string: ConnectionString,
+    nursery: trio.Nursery,
+    on_draining: Callable[[Sender], None] = lambda _: None,
+) -> Sender:
+    return Sender(
         link,
         string,
         nursery,
         clock=time.time,
-        on_draining=drained.append,
+        on_draining=on_draining,
         on_key_or_update=no_key,
         events=EventStream(),
     )
+
+
+async def test_draining_keeps_a_client_away_for_a_minute_at_most(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    link, string, drained = FakeLink(), connection_string(), list[Sender]()
+    sender = make_sender(link, string, nursery, on_draining=drained.append)
     await sender._control_channel()
     for _ in range(10):
         await link.opened[0].said.send(control.Draining(2**53 - 1))
@@ -134,15 +144,7 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     link, string = FakeLink(), connection_string()
-    sender = Sender(
-        link,
-        string,
-        nursery,
-        clock=time.time,
-        on_draining=lambda sender: None,
-        on_key_or_update=no_key,
-        events=EventStream(),
-    )
+    sender = make_sender(link, string, nursery)
     for count in (1, 2, 3):
         with pytest.raises(RelayUnreachable):
             await sender.open_data_channel(search(), OURS)
@@ -304,16 +306,7 @@ def sender_at(
     string: ConnectionString | None = None,
 ) -> Sender:
     monkeypatch.setattr(sender_module, "open_data_channel", relay.open_data_channel)
-    string = string or connection_string()
-    return Sender(
-        relay,
-        string,
-        nursery,
-        clock=time.time,
-        on_draining=lambda _: None,
-        on_key_or_update=no_key,
-        events=EventStream(),
-    )
+    return make_sender(relay, string or connection_string(), nursery)
 
 
 async def test_a_listener_of_no_use_is_passed_over_for_the_next(
@@ -389,15 +382,7 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     link, string = FakeLink(), connection_string()
-    sender = Sender(
-        link,
-        string,
-        nursery,
-        clock=time.time,
-        on_draining=lambda _: None,
-        on_key_or_update=no_key,
-        events=EventStream(),
-    )
+    sender = make_sender(link, string, nursery)
     has_control = [sender.has_control]
     await sender.ensure_control_channel()
     has_control.append(sender.has_control)
