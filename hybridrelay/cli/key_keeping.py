@@ -1,5 +1,5 @@
-"""Stores what a running program receives in the files that its command names (`connectivity/string_files.py`), and
-remembers which updates were used."""
+"""Stores what a running program receives in the files that its command names (`connectivity/string_files.py`), or in
+their copies if they cannot be written (`string_copies`), and remembers which updates were used."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from ..connectivity.string_files import NO_FILE, write_changes
 from ..errors import ConfigurationError, UpdateError
 from ..events.endpoint import UpdateNotRemembered
 from ..events.plain_log import plainly_logged_events
-from ..security import ConnectionString
+from ..security import ConnectionString, load_connection_string
+from .string_copies import StringCopies
 from .update_marks import UpdateMarks
 
 __all__ = ["keeper_of"]
 
 
 class _Keeper:
-    def __init__(self, files: Callable[[], Sequence[Path]], marks: UpdateMarks) -> None:
+    def __init__(self, files: Callable[[], Sequence[Path]], marks: UpdateMarks, copies: StringCopies) -> None:
         self._files = files
         self._marks = marks
+        self._copies = copies
         self._marks_thread = FileThread("the file with the marks of updates")
 
     async def __call__(self, before: ConnectionString, after: ConnectionString) -> str:
@@ -30,7 +32,7 @@ class _Keeper:
         # The right file comes first, so that no other one, whose file system may hang, is waited for.
         for path in sorted(self._files(), key=lambda path: path.absolute() != before.file):
             try:
-                kept = await thread_of_file(path).run(partial(write_changes, path, before, after))
+                kept = await thread_of_file(path).run(partial(self._write, path, before, after))
             except ConfigurationError as exc:  # perhaps the file of another connection string
                 unreadable = unreadable or str(exc)
                 continue
@@ -42,6 +44,17 @@ class _Keeper:
             return kept
         return unreadable or NO_FILE
 
+    def _write(self, path: Path, before: ConnectionString, after: ConnectionString) -> str | None:
+        """See `write_changes`. What cannot be written into the file is written into its copy."""
+        copy = self._copies.copy_of(path)
+        if copy is None:
+            return write_changes(path, before, after)
+        before = self._copies.base_of(load_connection_string(path, regular=True), before)
+        why = write_changes(path, before, after, self._copies.write)
+        if why == "" and copy.exists():
+            self._copies.tidy(load_connection_string(path, regular=True))
+        return why
+
     async def _remember(self, string: ConnectionString) -> None:
         """Note that an update is used, even if it could not be written into the file."""
         try:
@@ -51,11 +64,12 @@ class _Keeper:
             plainly_logged_events().publish(event)
 
 
-def keeper_of(files: Callable[[], Sequence[Path]], marks: UpdateMarks) -> _Keeper:
+def keeper_of(files: Callable[[], Sequence[Path]], marks: UpdateMarks, copies: StringCopies) -> _Keeper:
     """Return the function that writes changed connection strings into the files that `files` returns.
 
     Args:
         files: returns the files.
         marks: remember which updates were used.
+        copies: take what cannot be written into a file.
     """
-    return _Keeper(files, marks)
+    return _Keeper(files, marks, copies)

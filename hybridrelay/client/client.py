@@ -23,11 +23,13 @@ from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
+from ..connectivity.keeping import StringKeeping, keep_trying
 from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, CredentialSnapshot, EndpointSnapshot, UpdateStatus
+from ..connectivity.string_files import keep_in_own_file
 from ..connectivity.updates import Updates
 from ..errors import ConfigurationError, DeniedByPolicy, StreamRefused
 from ..events.endpoint import NetworkChanged
@@ -136,15 +138,17 @@ class Client:
             events=self._events,
         )
         changing = trio.Lock()
-        self._new_keys = NewKeys(
-            lambda: self._string, self._use_key, config.keep_string, self._events, changing=changing
+        #: Stores what is received for the connection string. `StringKeeping.unkept`: what a restart would lose.
+        self.keeping = StringKeeping(
+            lambda: self._string, config.keep_string, self._events, changing=changing, origin=config.origin
         )
+        self._new_keys = NewKeys(lambda: self._string, self._use_key, self.keeping, self._events, changing=changing)
         self._updates = Updates(
             lambda: self._string,
-            use=self.update,
+            use=self._use,
             why_not=self._why_not,
             new_link=partial(new_link, instance=instance),
-            keep=config.keep_string,
+            keep=self.keeping,
             floor=config.update_floor,
             clock=clock,
             events=self._events,
@@ -157,7 +161,8 @@ class Client:
         self.identity = OwnIdentity(
             lambda: self._string,
             self._use_identity,
-            keep_string=config.keep_string,
+            keep_string=self.keeping,
+            shares_file=config.keep_string is keep_in_own_file,
             use_renewed=config.use_renewed,
             renews_identity=config.renews_identity,
             events=self._events,
@@ -336,6 +341,7 @@ class Client:
             nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
             nursery.start_soon(self.identity.watch_expiry)
             nursery.start_soon(self.identity.renew, self)
+            nursery.start_soon(keep_trying, lambda: [self.keeping])
 
     def credentials(self) -> tuple[CredentialSnapshot, ...]:
         """Return what expires in the connection string."""
@@ -421,7 +427,7 @@ class Client:
         Raises:
             ConfigurationError: see `update`.
         """
-        self.update(self._string)
+        self._use(self._string)
 
     def update(self, connection_string: str | ConnectionString) -> StringUpdate:
         """Use a changed connection string from now on: another key, other relays, other pins. Open streams continue.
@@ -441,6 +447,12 @@ class Client:
             ConfigurationError: the string cannot be used here. Nothing was changed.
         """
         string = to_connection_string(connection_string)
+        update = self._use(string)
+        self.keeping.given(string)
+        return update
+
+    def _use(self, string: ConnectionString) -> StringUpdate:
+        """Like `update`, for an update that a relay has delivered, or for what is in use already."""
         update = update_string(self._string, string)
         EndToEnd.from_connection_string(string)
         self._permission.check(update.string, self._listening)

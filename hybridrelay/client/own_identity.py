@@ -12,7 +12,7 @@ import trio
 from ..connectivity.expiry import ExpiryNotices, credentials_of, watch_expiry
 from ..connectivity.new_keys import KeepString
 from ..connectivity.snapshot import CredentialSnapshot, FailureSnapshot
-from ..connectivity.string_files import keep_in_own_file, renewed_in_own_file
+from ..connectivity.string_files import renewed_in_own_file
 from ..events.stream import EventStream
 from ..security import ConnectionString, Role
 from .use_renewed import UseRenewed
@@ -34,6 +34,7 @@ class OwnIdentity:
         string: returns the connection string that is in use.
         use: makes the client use a renewed identity; see `Renewer`.
         keep_string, use_renewed, renews_identity: see `ClientConfig`.
+        shares_file: whether another program that uses the same file may renew the identity there.
         events: the stream to which events are published.
         clock: returns seconds since 1970.
     """
@@ -43,7 +44,8 @@ class OwnIdentity:
         string: Callable[[], ConnectionString],
         use: _Use,
         *,
-        keep_string: KeepString | None,
+        keep_string: KeepString,
+        shares_file: bool,
         use_renewed: UseRenewed | None,
         renews_identity: bool,
         events: EventStream,
@@ -52,6 +54,7 @@ class OwnIdentity:
         self._string = string
         self._use: _Use = use if use_renewed is None else partial(_pass_on, use_renewed)
         self._keep_string = keep_string
+        self._shares_file = shares_file
         self._is_passed_on = use_renewed is not None
         self._renews_identity = renews_identity
         self._events = events
@@ -95,7 +98,7 @@ class OwnIdentity:
             self._keep_string,
             self._use,
             self._events,
-            renewed_elsewhere=renewed_in_own_file if self._keep_string is keep_in_own_file else None,
+            renewed_elsewhere=renewed_in_own_file if self._shares_file else None,
             clock=self._clock,
         )
         with self._renewal_scope:

@@ -10,6 +10,7 @@ import trio
 
 from ..connectivity.activity import session_activity_id, stream_activity_id
 from ..connectivity.counters import EndpointCounters
+from ..connectivity.keeping import StringKeeping
 from ..connectivity.session_snapshot import session_snapshot
 from ..connectivity.snapshot import (
     ConnectionSnapshot,
@@ -32,6 +33,7 @@ __all__ = ["client_snapshot"]
 class _Client(Protocol):
     listening: tuple[str, ...]
     left_out: tuple[str, ...]
+    keeping: StringKeeping
 
     @property
     def connection(self) -> str: ...
@@ -88,6 +90,7 @@ def client_snapshot(
         failure=None if opener.failure is None else FailureSnapshot.of(opener.failure[0], offset + opener.failure[1]),
         update=client.update_status,
         credentials=client.credentials(),
+        unkept=client.keeping.unkept,
     )
     counted = counters.copy()
     for request in client.requests:

@@ -30,6 +30,7 @@ __all__ = [
     "StreamSnapshot",
     "StreamState",
     "TargetCheck",
+    "UnkeptSnapshot",
     "UpdateStatus",
 ]
 
@@ -111,6 +112,17 @@ class UpdateStatus:
 
 
 @attrs.frozen(kw_only=True)
+class UnkeptSnapshot:
+    """What a program has received for a connection string, and could not store: it is only in memory."""
+
+    #: ``key``, ``identity``, ``update``.
+    parts: tuple[str, ...]
+    #: Why it is not stored, and what to do about it.
+    detail: str
+    remedy: str
+
+
+@attrs.frozen(kw_only=True)
 class CredentialSnapshot:
     """An identity or an issuer in a connection string."""
 
@@ -154,6 +166,8 @@ class ConnectionSnapshot:
     update: UpdateStatus | None = None
     #: What expires in its connection string.
     credentials: tuple[CredentialSnapshot, ...] = ()
+    #: What a restart would lose; None if nothing.
+    unkept: UnkeptSnapshot | None = None
     #: At a connector: the rule of the policy, with file and line, that does not allow it or its target; empty if
     #: there is none. It may still be registered, so that clients are told.
     denial: str = ""

@@ -3,27 +3,32 @@ that the authority has signed, or a renewed identity from a connector."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
 from .._file_lock import locked_files
 from .._file_thread import thread_of_file
-from .._replace_file import replace_file
+from .._replace_file import prepare_replacement, replace_file
 from ..errors import ConfigurationError
 from ..events.endpoint import PreviousStringNotKept
 from ..events.plain_log import plainly_logged_events
 from ..security import ConnectionString, Identity, load_connection_string
 from ..security.string_update import was_renewed
 
-__all__ = ["NO_FILE", "keep_in_own_file", "previous_of", "renewed_in_own_file", "write_changes"]
+__all__ = ["NO_FILE", "Instead", "keep_in_own_file", "previous_of", "renewed_in_own_file", "write_changes"]
 
 #: How long to wait for a command that is changing the file (seconds).
 _LOCK_SECONDS = 5.0
 #: Why something could not be stored.
 NO_FILE = "the connection string was not read from a file"
+
+#: Stores the content of a file that cannot be written somewhere else. The arguments are what the file has, what it
+#: would have, and why it cannot be written. Returns why that is not stored either; empty if it is.
+Instead: TypeAlias = Callable[[ConnectionString, ConnectionString, str], str]
 
 
 def previous_of(path: Path) -> Path:
@@ -56,9 +61,17 @@ async def renewed_in_own_file(string: ConnectionString) -> Identity | None:
     return current.identity if was_renewed(current, string) else None
 
 
-def write_changes(path: Path, before: ConnectionString, after: ConnectionString) -> str | None:
+def write_changes(
+    path: Path, before: ConnectionString, after: ConnectionString, instead: Instead | None = None
+) -> str | None:
     """Write what has changed from `before` to `after`. Everything else in the file stays, as do its owner, group and
     mode, and symbolic links to it (`replace_file`). Blocks.
+
+    Args:
+        path: the file.
+        before: a connection string that the file may still have.
+        after: what is in use now.
+        instead: called if the file cannot be written.
 
     Returns:
         None if the file has another connection string; an empty text; or why nothing was written.
@@ -69,7 +82,7 @@ def write_changes(path: Path, before: ConnectionString, after: ConnectionString)
     try:
         with locked_files([path], seconds=_LOCK_SECONDS):
             current = load_connection_string(path, regular=True)
-            if (current.entity_path, current.identity) != (before.entity_path, before.identity):
+            if current.entity_path != before.entity_path or current.identity not in (before.identity, after.identity):
                 return None
             changes: dict[str, Any] = {} if after.identity == before.identity else {"identity": after.identity}
             if _key_of(after) not in (_key_of(before), _key_of(current)):
@@ -77,16 +90,21 @@ def write_changes(path: Path, before: ConnectionString, after: ConnectionString)
                     return f"{path} contains neither the old key nor the new one: somebody else has changed it"
                 changes["key"] = after.key
             if before.update_sequence != after.update_sequence > current.update_sequence:
-                _keep_previous(path, current)
                 changes |= {
                     name: getattr(after, name) for name in ("endpoints", "relay_pins", "target", "update_sequence")
                 }
+            wanted = attrs.evolve(current, **changes)
             if changes:
-                replace_file(path, attrs.evolve(current, **changes).format() + "\n")
+                try:
+                    with prepare_replacement(path, wanted.format() + "\n") as replacement:
+                        if "update_sequence" in changes:
+                            _keep_previous(path, current)
+                        replacement.commit()
+                except OSError as exc:
+                    why = f"{path} cannot be written: {exc.strerror}"
+                    return why if instead is None else instead(current, wanted, why)
     except TimeoutError:
         return f"another program is changing {path}"
-    except OSError as exc:
-        return f"{path} cannot be written: {exc.strerror}"
     return ""
 
 

@@ -21,6 +21,7 @@ from ..abc import Transport
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.expiry import Credential, ExpiryNotices, watch_expiry
+from ..connectivity.keeping import StringKeeping, keep_trying
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
@@ -212,10 +213,13 @@ class Connector:
         number = next(self._numbers)
         self._published[number] = published
         changing = trio.Lock()
+        published.keeping = StringKeeping(
+            lambda: published.string, self._keep_string, self._events, changing=changing
+        )
         published.new_keys = NewKeys(
             lambda: published.string,
             partial(self._use_key, published),
-            self._keep_string,
+            published.keeping,
             self._events,
             changing=changing,
         )
@@ -224,7 +228,7 @@ class Connector:
             use=partial(self._use_update, published),
             why_not=partial(self._why_not, published),
             new_link=self._new_trial_link,
-            keep=self._keep_string,
+            keep=published.keeping,
             floor=self._update_floor,
             clock=self._clock,
             events=self._events,
@@ -309,6 +313,13 @@ class Connector:
         """
         check_is_connection_string(string)
         published = self._published[number]
+        update = self._use(published, string)
+        if published.keeping is not None:
+            published.keeping.given(string)
+        return update
+
+    def _use(self, published: Published, string: ConnectionString) -> StringUpdate:
+        """Like `update`, for an update that a relay has delivered, or for what is in use already."""
         update = update_string(published.string, string)
         EndToEnd.from_connection_string(string)
         resource = resource_of(update.string, update.string.require_target())
@@ -336,7 +347,8 @@ class Connector:
         Raises:
             ConfigurationError: see `update`.
         """
-        self.update(number, self._published[number].string)
+        published = self._published[number]
+        self._use(published, published.string)
 
     def _why_not(self, published: Published, string: ConnectionString) -> str:
         """Return why a changed connection string could not be used; empty if it could."""
@@ -367,10 +379,8 @@ class Connector:
         Raises:
             ConfigurationError: see `update`.
         """
-        for number, one in self._published.items():
-            if one is published:
-                self.update(number, string)
-                return
+        if published in self._published.values():
+            self._use(published, string)
 
     async def reload_policy(self) -> None:
         """Read the policy and the deny list again at once, even if they seem unchanged, and put them into force.
@@ -428,6 +438,7 @@ class Connector:
                 nursery.start_soon(watch_network, self._network_changed)
                 nursery.start_soon(self._sessions.streams.keep_reporting)
                 nursery.start_soon(watch_expiry, self._credentials, ExpiryNotices(), self._events, self._clock)
+                nursery.start_soon(keep_trying, self._keepings)
                 nursery.start_soon(self._policies.watch)
                 nursery.start_soon(self._monitor.run)
                 nursery.start_soon(self._required_audit.watch, self._monitor.refuse)
@@ -441,6 +452,9 @@ class Connector:
                 nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
+
+    def _keepings(self) -> list[StringKeeping]:
+        return [one.keeping for one in self._published.values() if one.keeping is not None]
 
     def _credentials(self) -> list[Credential]:
         """Return what expires in the connection strings."""

@@ -8,6 +8,7 @@ import attrs
 
 from ..connectivity.data import EndToEnd
 from ..connectivity.expiry import credentials_of
+from ..connectivity.keeping import StringKeeping
 from ..connectivity.link import RelayLink
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.updates import Updates
@@ -34,6 +35,8 @@ class Published:
         #: Entries for relays that the connection string no longer names. They stay until another registration
         #: replaces them.
         self.retiring: list[Publication] = []
+        #: Stores what is received for the connection string; None before it is published.
+        self.keeping: StringKeeping | None = None
         #: Handles new keys; None before it is published.
         self.new_keys: NewKeys | None = None
         #: Handles updates of the connection string; None before it is published.

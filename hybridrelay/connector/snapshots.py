@@ -71,6 +71,7 @@ def connector_snapshot(
             target_failure=monitor.failure(one.target),
             update=None if one.updates is None else one.updates.status(),
             credentials=tuple(credential.snapshot(now) for credential in one.credentials),
+            unkept=None if one.keeping is None else one.keeping.unkept,
             denial="" if (denial := one.why_denied(policy)) is None else denial.rule,
             denial_remedy="" if denial is None else remedy_of(denial),
         )

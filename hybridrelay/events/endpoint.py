@@ -33,6 +33,12 @@ __all__ = [
     "StreamNotConnected",
     "StreamOpened",
     "StreamStillOpen",
+    "StringCopyNotUsed",
+    "StringCopyRemoved",
+    "StringCopyUsed",
+    "StringCopyWritten",
+    "StringKept",
+    "StringNotKept",
     "UpdateNotRemembered",
     "UpdateNotUsed",
     "UpdateReceived",
@@ -292,6 +298,95 @@ class NewKeyReceived(Event):
     kept: bool
     #: Why not.
     detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class StringNotKept(Event):
+    """What this program has received for a connection string is only in memory: after a restart, it would use the
+    earlier one, whose key may be revoked by then. Published when this begins, and when the reason changes."""
+
+    name: ClassVar = "connection-string.not-kept"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "What was received for a connection string is only in memory, and a restart would lose it"
+
+    connection: str
+    #: ``key``, ``identity``, ``update``.
+    parts: tuple[str, ...]
+    #: Why it is not stored.
+    detail: str
+    remedy: str
+
+
+@attrs.frozen(kw_only=True)
+class StringKept(Event):
+    """What was only in memory is stored now, or somebody has put it where the connection string comes from."""
+
+    name: ClassVar = "connection-string.kept"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "What was received for a connection string is stored now"
+
+    connection: str
+    #: What was only in memory.
+    parts: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class StringCopyWritten(Event):
+    """A connection string file cannot be written, and what this program has received for it was written into a copy
+    in the directory for state."""
+
+    name: ClassVar = "connection-string.copy-written"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A connection string file cannot be written, and a copy in the directory for state was"
+
+    connection: str
+    file: str
+    copy: str
+    #: What differs from the file: ``key``, ``identity``, ``update``.
+    parts: tuple[str, ...]
+    #: Why the file cannot be written.
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class StringCopyUsed(Event):
+    """A connection string file was read, and parts of its copy are used instead, because they are newer."""
+
+    name: ClassVar = "connection-string.copy-used"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Parts of a connection string are taken from its newer copy"
+
+    connection: str
+    file: str
+    copy: str
+    #: ``key``, ``identity``, ``update``.
+    parts: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class StringCopyRemoved(Event):
+    """The copy of a connection string file was removed: the file has its content, or was changed since."""
+
+    name: ClassVar = "connection-string.copy-removed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The copy of a connection string file is not needed any more, and was removed"
+
+    file: str
+    copy: str
+
+
+@attrs.frozen(kw_only=True)
+class StringCopyNotUsed(Event):
+    """The copy of a connection string file cannot be read or removed. The file is used without it."""
+
+    name: ClassVar = "connection-string.copy-not-used"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The copy of a connection string file cannot be used"
+
+    file: str
+    copy: str
+    detail: str
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)

@@ -36,6 +36,7 @@ def endpoint_metrics(
         *_of_connections(snapshot, labels),
         *(_of_targets(snapshot, labels) if role == "connector" else ()),
         *_of_credentials(snapshot, labels),
+        *_of_keeping(snapshot, labels),
         *_of_sessions(snapshot),
         *_of_counters(snapshot, labels, role),
         histogram("hybridrelay_loop_lag_seconds", "How late the event loop was.", *_parts(loop_lag)),
@@ -93,6 +94,19 @@ def _of_credentials(snapshot: EndpointSnapshot, labels: dict[str, str]) -> Itera
         "hybridrelay_identity_expiry_timestamp_seconds",
         "When the identity or the issuer in a connection string expires.",
         [({"connection": name, "what": what}, at) for (name, what), at in first.items()],
+    )
+
+
+def _of_keeping(snapshot: EndpointSnapshot, labels: dict[str, str]) -> Iterator[str]:
+    kept: dict[str, int] = {}
+    for connection in snapshot.connections:
+        label = labels.get(connection.name, OTHER)
+        kept[label] = min(int(connection.unkept is None), kept.get(label, 1))
+    yield gauge(
+        "hybridrelay_connection_string_kept",
+        "Whether everything that was received for the connection string (a new key, an update, a renewed identity) "
+        "is stored. If not, a restart would lose it.",
+        [({"connection": name}, value) for name, value in kept.items()],
     )
 
 

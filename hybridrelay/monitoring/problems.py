@@ -25,6 +25,7 @@ MAX_PROBLEMS = 100
 _CHANGE_POLICY = (
     "use what the policy allows (hybridrelay policy show), or have this rule changed; no restart is needed"
 )
+_UNKEPT = {"key": "its new key", "identity": "its renewed identity", "update": "its last update"}
 _SEE_LOG = "look in this program's log for what it is waiting for"
 
 
@@ -48,6 +49,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
     of_connections = _of_connector if role == "connector" else _of_client
     found += islice(of_connections(snapshot.connections, role, stopping), MAX_PROBLEMS)
     found += islice(_of_credentials(snapshot.connections), MAX_PROBLEMS)
+    found += islice(_of_unkept(snapshot.connections), MAX_PROBLEMS)
     found += islice(_of_updates(snapshot.connections), MAX_PROBLEMS)
     found += islice(_of_audit(snapshot.audit), MAX_PROBLEMS)
     found += islice(_of_sessions(snapshot.sessions), MAX_PROBLEMS)
@@ -166,6 +168,20 @@ def _of_credentials(connections: Sequence[ConnectionSnapshot]) -> Iterator[Probl
                 code="identity-expires",
                 detail=f"{what} in the connection string of {connection.name} is valid until {until}{why}",
                 remedy=one.remedy,
+                connection=connection.name,
+            )
+
+
+def _of_unkept(connections: Sequence[ConnectionSnapshot]) -> Iterator[ProblemStatus]:
+    for connection in connections:
+        unkept = connection.unkept
+        if unkept is not None:
+            what = " and ".join(_UNKEPT[part] for part in unkept.parts)
+            yield ProblemStatus(
+                code="string-not-kept",
+                detail=f"a restart would lose what was received for the connection string of {connection.name}: "
+                f"{what}. It is only in memory: {unkept.detail}",
+                remedy=unkept.remedy,
                 connection=connection.name,
             )
 

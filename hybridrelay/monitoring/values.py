@@ -194,6 +194,7 @@ class ProblemStatus(Value, frozen=True):
         "audit-failed",
         "update-not-used",
         "identity-expires",
+        "string-not-kept",
     ]
     detail: str
     remedy: str

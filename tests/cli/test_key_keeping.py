@@ -15,6 +15,7 @@ import trio.testing
 
 from hybridrelay.cli import key_keeping
 from hybridrelay.cli.key_keeping import keeper_of
+from hybridrelay.cli.string_copies import StringCopies
 from hybridrelay.cli.update_marks import UpdateMarks
 from hybridrelay.connectivity import string_files
 from hybridrelay.connectivity.string_files import write_changes
@@ -24,6 +25,7 @@ from ..waiting import patience
 from .conftest import Created
 
 NO_MARKS = UpdateMarks(None)
+NO_COPIES = StringCopies(None)
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, symbolic links")
 
 
@@ -36,7 +38,7 @@ async def test_the_right_file_gets_the_key_and_keeps_its_mode(created: Created) 
     created.application.chmod(0o640)
     before, after = strings(created.application)
     connector = created.connector.read_text()
-    keep = keeper_of(lambda: [created.connector, created.application], NO_MARKS)
+    keep = keeper_of(lambda: [created.connector, created.application], NO_MARKS, NO_COPIES)
     assert await keep(before, after) == ""
     assert load_connection_string(created.application) == after
     assert stat.S_IMODE(created.application.stat().st_mode) == 0o640
@@ -48,7 +50,7 @@ async def test_a_symbolic_link_stays(created: Created, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(created.application)
     before, after = strings(created.application)
-    assert await keeper_of(lambda: [link], NO_MARKS)(before, after) == ""
+    assert await keeper_of(lambda: [link], NO_MARKS, NO_COPIES)(before, after) == ""
     assert link.is_symlink()
     assert load_connection_string(created.application) == after
 
@@ -57,7 +59,7 @@ async def test_a_file_with_yet_another_key_is_not_touched(created: Created) -> N
     before, after = strings(created.application)
     other = attrs.evolve(before, key=Secret("third"))
     created.application.write_text(other.format())
-    why = await keeper_of(lambda: [created.application], NO_MARKS)(before, after)
+    why = await keeper_of(lambda: [created.application], NO_MARKS, NO_COPIES)(before, after)
     assert "contains neither the old key nor the new one" in why
     assert load_connection_string(created.application) == other
 
@@ -66,9 +68,9 @@ async def test_a_damaged_file_before_the_right_one(created: Created, tmp_path: P
     damaged = tmp_path / "damaged"
     damaged.write_text("garbage")
     before, after = strings(created.application)
-    assert await keeper_of(lambda: [damaged, created.application], NO_MARKS)(before, after) == ""
+    assert await keeper_of(lambda: [damaged, created.application], NO_MARKS, NO_COPIES)(before, after) == ""
     assert load_connection_string(created.application) == after
-    assert str(damaged) in await keeper_of(lambda: [damaged], NO_MARKS)(before, after)
+    assert str(damaged) in await keeper_of(lambda: [damaged], NO_MARKS, NO_COPIES)(before, after)
 
 
 async def test_no_other_file_is_waited_for(created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,14 +86,16 @@ async def test_no_other_file_is_waited_for(created: Created, tmp_path: Path, mon
     others = [tmp_path / str(number) for number in range(3)]
     before, after = strings(created.application)
     relative = Path(created.application.name)
-    assert await keeper_of(lambda: [*others, relative], NO_MARKS)(before, after) == ""
+    assert await keeper_of(lambda: [*others, relative], NO_MARKS, NO_COPIES)(before, after) == ""
     assert tried == [relative]
 
 
 async def test_what_was_not_read_from_a_file(created: Created) -> None:
     before, after = strings(created.application)
-    assert await keeper_of(list, NO_MARKS)(before, after) == "the connection string was not read from a file"
-    assert await keeper_of(lambda: [created.connector], NO_MARKS)(before, after) != ""
+    assert (
+        await keeper_of(list, NO_MARKS, NO_COPIES)(before, after) == "the connection string was not read from a file"
+    )
+    assert await keeper_of(lambda: [created.connector], NO_MARKS, NO_COPIES)(before, after) != ""
 
 
 async def test_files_that_cannot_be_written_or_read(created: Created, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +105,8 @@ async def test_files_that_cannot_be_written_or_read(created: Created, monkeypatc
     def refuse(path: Path, text: str) -> None:
         raise OSError(30, os.strerror(30), str(path))
 
-    monkeypatch.setattr(string_files, "replace_file", refuse)
-    keep = keeper_of(lambda: [created.application], NO_MARKS)
+    monkeypatch.setattr(string_files, "prepare_replacement", refuse)
+    keep = keeper_of(lambda: [created.application], NO_MARKS, NO_COPIES)
     assert await keep(before, after) == f"{created.application} cannot be written: Read-only file system"
     assert created.application.read_text() == text
     created.application.unlink()
@@ -114,7 +118,7 @@ async def test_a_file_system_that_does_not_answer_keeps_one_thread(
 ) -> None:
     """However often a relay repeats the key."""
     before, after = strings(created.application)
-    keep = keeper_of(lambda: [created.application], NO_MARKS)
+    keep = keeper_of(lambda: [created.application], NO_MARKS, NO_COPIES)
     answers, has_begun, begun = threading.Event(), threading.Event(), list[Path]()
 
     def write(path: Path, *_: object) -> str:

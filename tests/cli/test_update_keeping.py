@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 from hybridrelay.cli.key_keeping import keeper_of
+from hybridrelay.cli.string_copies import StringCopies
 from hybridrelay.cli.update_marks import UpdateMarks
 from hybridrelay.connectivity import string_files
 from hybridrelay.connectivity.string_files import previous_of
@@ -20,6 +21,7 @@ from hybridrelay.security import ConnectionString, Endpoint, HostPort, Secret, l
 
 from .conftest import Created
 
+NO_COPIES = StringCopies(None)
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, links, fork")
 
 
@@ -44,7 +46,7 @@ async def test_what_is_written_and_kept(created: Created, marks: UpdateMarks, tm
     link = tmp_path / "link"
     link.symlink_to(created.connector)
     before = load_connection_string(created.connector)
-    keep = keeper_of(lambda: [created.application, link], marks)
+    keep = keeper_of(lambda: [created.application, link], marks, NO_COPIES)
     assert await keep(before, updated(before)) == ""
     assert load_connection_string(created.connector) == updated(before)
     assert stat.S_IMODE(created.connector.stat().st_mode) == 0o640
@@ -60,7 +62,7 @@ async def test_what_is_written_and_kept(created: Created, marks: UpdateMarks, tm
 async def test_another_program_has_written_a_later_one(created: Created, marks: UpdateMarks) -> None:
     before = load_connection_string(created.connector)
     created.connector.write_text(updated(before, 7).format())
-    assert await keeper_of(lambda: [created.connector], marks)(before, updated(before, 5)) == ""
+    assert await keeper_of(lambda: [created.connector], marks, NO_COPIES)(before, updated(before, 5)) == ""
     assert load_connection_string(created.connector) == updated(before, 7)
     assert not previous_of(created.connector).exists()
 
@@ -69,10 +71,13 @@ async def test_a_key_that_was_rolled_meanwhile_stays(created: Created, marks: Up
     before = load_connection_string(created.connector)
     rolled = attrs.evolve(before, key=Secret("rolled"))
     created.connector.write_text(rolled.format())
-    assert await keeper_of(lambda: [created.connector], marks)(before, updated(before)) == ""
+    assert await keeper_of(lambda: [created.connector], marks, NO_COPIES)(before, updated(before)) == ""
     assert load_connection_string(created.connector) == updated(rolled)
     # And the other way round.
-    assert await keeper_of(lambda: [created.connector], marks)(rolled, attrs.evolve(rolled, key=Secret("n"))) == ""
+    assert (
+        await keeper_of(lambda: [created.connector], marks, NO_COPIES)(rolled, attrs.evolve(rolled, key=Secret("n")))
+        == ""
+    )
     assert load_connection_string(created.connector) == attrs.evolve(updated(rolled), key=Secret("n"))
 
 
@@ -85,8 +90,8 @@ async def test_a_file_that_cannot_be_written(
     def refuse(path: Path, text: str) -> None:
         raise OSError(30, os.strerror(30), str(path))
 
-    monkeypatch.setattr(string_files, "replace_file", refuse)
-    why = await keeper_of(lambda: [created.connector], marks)(before, updated(before))
+    monkeypatch.setattr(string_files, "prepare_replacement", refuse)
+    why = await keeper_of(lambda: [created.connector], marks, NO_COPIES)(before, updated(before))
     assert why == f"{created.connector} cannot be written: Read-only file system"
     assert marks.read(before) == 5
     assert load_connection_string(created.connector) == before
@@ -98,7 +103,7 @@ async def test_a_previous_one_that_cannot_be_kept(
     """This is so if a single file is mounted into a container."""
     previous_of(created.connector).mkdir()
     before = load_connection_string(created.connector)
-    assert await keeper_of(lambda: [created.connector], marks)(before, updated(before)) == ""
+    assert await keeper_of(lambda: [created.connector], marks, NO_COPIES)(before, updated(before)) == ""
     assert load_connection_string(created.connector) == updated(before)
     assert "The connection string from before an update cannot be kept" in caplog.text
 
@@ -109,7 +114,7 @@ async def test_marks_that_cannot_be_written(
     (tmp_path / "file").touch()
     marks = UpdateMarks(tmp_path / "file" / "folder")
     before = load_connection_string(created.connector)
-    assert await keeper_of(lambda: [created.connector], marks)(before, updated(before)) == ""
+    assert await keeper_of(lambda: [created.connector], marks, NO_COPIES)(before, updated(before)) == ""
     assert "It cannot be recorded that an update was used" in caplog.text
     assert await marks.floor(before) == 0
 

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from hybridrelay._histogram import HistogramSnapshot
-from hybridrelay.connectivity.snapshot import CredentialSnapshot, EndpointSnapshot
+from hybridrelay.connectivity.snapshot import CredentialSnapshot, EndpointSnapshot, UnkeptSnapshot
 from hybridrelay.monitoring.metrics import MAX_CONNECTIONS, OTHER, endpoint_metrics
 from hybridrelay.monitoring.values import Role
 from hybridrelay.protocol.control_states import TargetHealth
@@ -23,6 +23,7 @@ LAG = HistogramSnapshot((0.1, 1.0), (3, 2, 1), 12.5)
 #: Those of a connector.
 NAMES = {
     "hybridrelay_registered",
+    "hybridrelay_connection_string_kept",
     "hybridrelay_identity_expiry_timestamp_seconds",
     "hybridrelay_streams",
     "hybridrelay_streams_opened",
@@ -130,6 +131,13 @@ def test_when_identities_and_issuers_expire() -> None:
         ("db", "issuer"): 7.0,
         ("other", "identity"): 9.0,
     }
+
+
+def test_what_a_restart_would_lose() -> None:
+    unkept = UnkeptSnapshot(parts=("key",), detail="read-only", remedy="")
+    found = families(endpoint(connection("db", unkept=unkept), connection("other")))
+    values = samples(found["hybridrelay_connection_string_kept"])
+    assert {dict(labels)["connection"]: value for labels, value in values.items()} == {"db": 0, "other": 1}
 
 
 def test_the_health_of_targets() -> None:

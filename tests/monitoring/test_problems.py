@@ -12,6 +12,7 @@ from hybridrelay.connectivity.snapshot import (
     RelaySnapshot,
     SessionState,
     TargetCheck,
+    UnkeptSnapshot,
     UpdateStatus,
 )
 from hybridrelay.monitoring.problems import MAX_PROBLEMS, endpoint_problems
@@ -174,3 +175,13 @@ def test_what_expires_is_a_problem_with_its_end_and_what_to_do() -> None:
     issuer = attrs.evolve(expiring, kind="issuer", label="", failure=None)
     (found,) = endpoint_problems(endpoint(attrs.evolve(FINE, credentials=(issuer,))), role="forward", stopping=False)
     assert found.detail.startswith("the issuer (0A) in the connection string of db is valid until")
+
+
+def test_what_a_restart_would_lose_is_a_problem() -> None:
+    unkept = UnkeptSnapshot(parts=("key", "update"), detail="the file is read-only", remedy="write it")
+    (found,) = endpoint_problems(endpoint(attrs.evolve(FINE, unkept=unkept)), role="forward", stopping=False)
+    assert (found.code, found.connection, found.remedy) == ("string-not-kept", "db", "write it")
+    assert found.detail == (
+        "a restart would lose what was received for the connection string of db: its new key and its last update. It "
+        "is only in memory: the file is read-only"
+    )

@@ -53,6 +53,8 @@ Problems of a connector or forward:
   target-unhealthy           the target cannot be reached
   identity-expires           an identity or issuer expires soon, or could not
                              be renewed
+  string-not-kept            a new key, an update or a renewed identity is only
+                             in memory, and a restart would lose it
   update-not-used            an update of a connection string is not used
   audit-failed               a sink or witness of the audit log fails
   session-resuming           a session has lost its data channel and is

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         resume_deadline=args.resume_deadline,
         upgrade_interval=args.upgrade_interval,
         check_target_interval=args.check_target_interval,
-        keep_string=keeper_of(configuration.files, marks),
+        keep_string=keeper_of(configuration.files, marks, configuration.copies),
         update_floor=marks.floor,
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),
         audit=audit.trail,

@@ -153,7 +153,7 @@ class ApplicationService:
                         # `Served.string` stays what was read, with which the next reload compares what it reads.
                         read = attrs.evolve(served.string, identity=identity)
                         used = attrs.evolve(served.client.connection_string, identity=identity)
-                        await self._replace(key, read, used)
+                        await self._replace(key, read, used, served.client.keeping.origin)
                 case _:
                     _publish_too_late()
                     return False
@@ -166,7 +166,9 @@ class ApplicationService:
             return False
         return True
 
-    async def _replace(self, key: Key, read: ConnectionString, used: ConnectionString) -> None:
+    async def _replace(
+        self, key: Key, read: ConnectionString, used: ConnectionString, origin: ConnectionString | None = None
+    ) -> None:
         """Serve a hybrid connection with another client. It gets the listeners of the earlier one, whose open
         connections continue. If nothing is served there any more, do nothing.
 
@@ -174,6 +176,7 @@ class ApplicationService:
             key: which hybrid connection.
             read: its connection string, as it was read.
             used: the connection string that the client uses.
+            origin: see `ClientConfig.origin`.
 
         Raises:
             HybridRelayError: it cannot start. The earlier one continues.
@@ -181,7 +184,7 @@ class ApplicationService:
         earlier = self._served[key]
         if earlier.client is None:
             return
-        served = Served(earlier.entry, read)
+        served = Served(earlier.entry, read, origin=origin)
         self._others.add(served)  # so that it ends if the application ends in the meantime
         assert self._nursery is not None
         await self._nursery.start(self._serve, served, used)

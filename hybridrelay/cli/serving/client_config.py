@@ -48,7 +48,7 @@ def client_config(
         dialer=dialer,
         resume_deadline=args.resume_deadline,
         upgrade_interval=args.upgrade_interval,
-        keep_string=keeper_of(configuration.files, marks),
+        keep_string=keeper_of(configuration.files, marks, configuration.copies),
         use_renewed=reloads.use_renewed,
         update_floor=marks.floor,
         open_patience=args.open_patience,

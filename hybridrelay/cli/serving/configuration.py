@@ -22,6 +22,7 @@ from ..entries import Entry, Key, entries_of
 from ..option_parts import OptionParts
 from ..proxies import DialOptions, dial_files, read_dial_options
 from ..reloading import publish_not_reloaded
+from ..string_copies import StringCopies
 from ..update_marks import UpdateMarks
 from .front_options import FrontOptions, read_front_options
 from .own_addresses import check_names_for_fronts, with_own_addresses
@@ -78,6 +79,8 @@ class Configuration:
         self._dial_files: list[Path] = []
         self._threads: dict[str, FileThread] = {}
         self._marks: UpdateMarks | None = None
+        #: What was received for connection strings whose files cannot be written.
+        self.copies = StringCopies.of_service()
         #: Why connection strings could not be read the last time, as it was reported.
         self._unreadable: dict[Key, str] = {}
         self._entries: tuple[Entry, ...] = ()
@@ -147,6 +150,7 @@ class Configuration:
                 if entry.where:
                     exc.args = (f"{entry.where}: {exc}",)
                 raise
+            string = self.copies.newest(string)
             if marks is not None:
                 marks.warn_if_older(string)
             found.append(Wanted(entry, string))
@@ -260,7 +264,7 @@ class Configuration:
         return Wanted(entry, string)
 
     def _load_again(self, path: str) -> ConnectionString:
-        string = load_again(path, self._role)
+        string = self.copies.newest(load_again(path, self._role))
         if self._marks is not None:
             self._marks.warn_if_older(string)
         return string

@@ -57,6 +57,8 @@ class Served:
     #: Serves connections that fronts have accepted.
     from_fronts: PortService | None = None
     client: Client | None = None
+    #: See `ClientConfig.origin`.
+    origin: ConnectionString | None = None
     #: Whether the first attempt to connect is over, and connections are accepted.
     has_started: bool = False
     _stop: trio.Event = attrs.field(factory=trio.Event)
@@ -78,6 +80,7 @@ class Served:
         Raises:
             HybridRelayError: see `keep_connected`.
         """
+        config = attrs.evolve(config, origin=self.origin)
         async with open_client(config, events=events) as self.client, FlatNursery() as connecting:
             try:
                 await connecting.start(keep_connected, self.client)

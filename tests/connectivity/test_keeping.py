@@ -1,0 +1,148 @@
+"""What a running program has received for its connection string and cannot store is reported until it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.connectivity.keeping import AGAIN_SECONDS, StringKeeping, keep_trying
+from hybridrelay.connectivity.new_keys import NO_FILE
+from hybridrelay.events.base import Event
+from hybridrelay.events.endpoint import StringKept, StringNotKept
+from hybridrelay.events.stream import EventStream
+from hybridrelay.security import ConnectionString, Endpoint, Secret
+
+BEFORE = ConnectionString((Endpoint("relay.example"),), "application", Secret("old"), "orders")
+
+
+def rolled(string: ConnectionString, key: str = "new") -> ConnectionString:
+    return attrs.evolve(string, key=Secret(key))
+
+
+def updated(string: ConnectionString) -> ConnectionString:
+    return attrs.evolve(string, update_sequence=5)
+
+
+@attrs.define
+class Scene:
+    """A program whose file can be written or not."""
+
+    string: ConnectionString = BEFORE
+    why: str = "read-only"
+    file: ConnectionString = BEFORE
+    events: list[Event] = attrs.field(factory=list)
+
+    async def keep(self, before: ConnectionString, after: ConnectionString) -> str:
+        await trio.lowlevel.checkpoint()
+        if self.why:
+            return self.why
+        assert before == self.file
+        self.file = after
+        return ""
+
+    def keeping(self, origin: ConnectionString | None = None) -> StringKeeping:
+        return StringKeeping(
+            lambda: self.string, self.keep, EventStream(self.events.append), changing=trio.Lock(), origin=origin
+        )
+
+    async def receive(self, keeping: StringKeeping, change: Callable[[ConnectionString], ConnectionString]) -> str:
+        before, self.string = self.string, change(self.string)
+        return await keeping(before, self.string)
+
+    def take_events(self) -> list[Event]:
+        taken, self.events[:] = list(self.events), []
+        return taken
+
+
+async def test_what_is_only_in_memory_is_reported_until_it_is_stored(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene()
+    keeping = scene.keeping()
+    nursery.start_soon(keep_trying, lambda: [keeping])
+    assert await scene.receive(keeping, rolled) == "read-only"
+    (event,) = scene.take_events()
+    assert isinstance(event, StringNotKept)
+    assert (event.connection, event.parts, event.detail) == ("orders", ("key",), "read-only")
+    assert keeping.unkept is not None
+    await trio.sleep(3 * AGAIN_SECONDS)
+    assert scene.take_events() == []  # not again for the same reason
+    scene.why = ""
+    await trio.sleep(AGAIN_SECONDS)
+    assert scene.take_events() == [StringKept(connection="orders", parts=("key",))]
+    assert not keeping.unkept
+    assert not keeping.origin
+    assert scene.file == rolled(BEFORE)
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_was_not_stored_is_stored_with_what_comes_later() -> None:
+    scene = Scene()
+    keeping = scene.keeping()
+    await scene.receive(keeping, rolled)
+    await scene.receive(keeping, updated)
+    assert [event.parts for event in scene.take_events() if isinstance(event, StringNotKept)] == [
+        ("key",),
+        ("key", "update"),
+    ]
+    scene.why = ""
+    assert await scene.receive(keeping, lambda string: rolled(string, "newer")) == ""
+    assert scene.file == rolled(updated(BEFORE), "newer")
+    assert scene.take_events() == [StringKept(connection="orders", parts=("key", "update"))]
+
+
+async def test_another_reason_is_reported() -> None:
+    scene = Scene()
+    keeping = scene.keeping()
+    await scene.receive(keeping, rolled)
+    scene.why = "the disk is full"
+    await keeping.try_again()
+    assert [event.detail for event in scene.take_events() if isinstance(event, StringNotKept)] == [
+        "read-only",
+        "the disk is full",
+    ]
+
+
+async def test_somebody_writes_the_key_into_the_source() -> None:
+    """The file is read again, or a program passes another text."""
+    scene = Scene()
+    keeping = scene.keeping()
+    await scene.receive(keeping, lambda string: updated(rolled(string)))
+    scene.take_events()
+    scene.string = updated(rolled(BEFORE))
+    keeping.given(scene.string)
+    assert scene.take_events() == [StringKept(connection="orders", parts=("key", "update"))]
+    keeping.given(rolled(BEFORE, "third"))
+    assert scene.take_events() == []
+
+
+async def test_a_program_without_a_file() -> None:
+    scene = Scene()
+    keeping = StringKeeping(lambda: scene.string, None, EventStream(scene.events.append), changing=trio.Lock())
+    assert await scene.receive(keeping, rolled) == NO_FILE
+    assert keeping.unkept is not None
+    assert keeping.unkept.detail == NO_FILE
+
+
+async def test_a_client_that_takes_the_place_of_another_one_knows_what_is_not_stored() -> None:
+    scene = Scene(string=updated(rolled(BEFORE)))
+    keeping = scene.keeping(origin=BEFORE)
+    assert keeping.unkept is not None
+    assert keeping.unkept.parts == ("key", "update")
+    scene.why = ""
+    await keeping.try_again()
+    assert not keeping.unkept
+    assert scene.file == scene.string
+
+
+@pytest.mark.parametrize("origin", [None, BEFORE])
+async def test_nothing_is_reported_if_nothing_differs(origin: ConnectionString | None) -> None:
+    scene = Scene()
+    keeping = scene.keeping(origin=origin)
+    await keeping.try_again()
+    assert keeping.unkept is None
+    assert scene.events == []
