@@ -288,6 +288,8 @@ class RollInfo:
     missing: tuple[HolderInfo, ...] = ()
     #: See `UpdateInfo.seen_since`.
     seen_since: float | None = None
+    #: When the old key was revoked; None while the roll is in progress. Programs in `missing` fail after a restart.
+    ended_at: float | None = None
 
 
 class Registry(Protocol):
@@ -329,7 +331,8 @@ class Registry(Protocol):
         """
 
     def roll(self, name: str, rule: str) -> RollInfo | None:
-        """Return the progress of the roll of a rule's key; None if there is no roll.
+        """Return the progress of the roll of a rule's key; None if there is no roll. A roll that is over is returned
+        as long as the relay knows of programs that have not stored the new key.
 
         Raises:
             NotFound: there is no such hybrid connection.

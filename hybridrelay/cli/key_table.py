@@ -70,6 +70,8 @@ def keys_as_dicts(
 
 def roll_text(rule: str, roll: RollInfo) -> str:
     """Return the progress of the roll of a rule's key, and which programs do not have the new key."""
+    if roll.ended_at is not None:
+        return _ended_text(rule, roll, roll.ended_at)
     at_latest = f"at {utc_text(roll.ends_at)}"
     when = at_latest if roll.waits else f"when all have the new one, or {at_latest}"
     since = utc_text(roll.started_at)
@@ -87,18 +89,32 @@ def roll_text(rule: str, roll: RollInfo) -> str:
     if text := not_counted(roll.started_at, roll.seen_since):
         lines.append(text)
     if roll.missing:
-        rows = [
-            (
-                one.state if one.is_connected else f"{one.state}, disconnected",
-                one.role,
-                one.address,
-                one.instance,
-                one.detail,
-            )
-            for one in roll.missing
-        ]
-        lines.append(output.table(("STATE", "PROGRAM", "ADDRESS", "INSTANCE", "WHY"), rows))
+        lines.append(_missing_table(roll))
     return "\n".join(lines)
+
+
+def _ended_text(rule: str, roll: RollInfo, ended_at: float) -> str:
+    missing = roll.holders - roll.kept
+    return (
+        f"Rule {rule}: the {roll.slot.other} key was rolled to the {roll.slot} one, and revoked at "
+        f"{utc_text(ended_at)}.\n"
+        f"{missing} of {roll.holders} programs have not stored the new key. They fail after a restart,\n"
+        f"unless it was written where their connection strings come from (keys use):\n{_missing_table(roll)}"
+    )
+
+
+def _missing_table(roll: RollInfo) -> str:
+    rows = [
+        (
+            one.state if one.is_connected else f"{one.state}, disconnected",
+            one.role,
+            one.address,
+            one.instance,
+            one.detail,
+        )
+        for one in roll.missing
+    ]
+    return output.table(("STATE", "PROGRAM", "ADDRESS", "INSTANCE", "WHY"), rows)
 
 
 def _key(keys: Mapping[str, Rule], rule: str, slot: KeySlot) -> str | None:

@@ -16,9 +16,11 @@ __all__ = [
     "DrainEnded",
     "DrainStarted",
     "KeyChanged",
+    "KeyNotStored",
     "KeyRevoked",
     "KeyRollAnswered",
     "KeyRollEnded",
+    "KeyRollIncomplete",
     "KeyRollStarted",
     "PortClosed",
     "PortOpened",
@@ -77,6 +79,37 @@ class KeyRollAnswered(Event):
     #: the key).
     state: str
     detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class KeyNotStored(Event):
+    """A program uses a new key and cannot store it: after a restart, it would use the old one, which is revoked by
+    then. The relay gives it the key again until it has stored it."""
+
+    name: ClassVar = "key.not-stored"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A program has a new key only in memory, and would fail after a restart"
+
+    connection: str
+    rule: str
+    peer: str
+    instance: str
+    #: Why it cannot store it, as it says.
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class KeyRollIncomplete(Event):
+    """The old key of a rule was revoked, and programs have not stored the new one. ``keys list`` still shows them."""
+
+    name: ClassVar = "key.roll-incomplete"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The old key was revoked, and programs that have not stored the new one fail after a restart"
+
+    connection: str
+    rule: str
+    #: How many programs.
+    programs: int
 
 
 @attrs.frozen(kw_only=True)

@@ -260,6 +260,7 @@ class ApiRegistry:
             value.kept,
             missing,
             value.seen_since,
+            value.ended_at,
         )
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:

@@ -11,7 +11,7 @@ import attrs
 from ..audit.record import SinkProblem
 from ..errors import ConfigurationError
 from ..relay.claims import OpenClaim
-from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
+from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot, UnkeptKeySnapshot
 from .callers import Scope
 from .live_values import ProblemCode, RelayProblem
 from .sizes import bytes_of
@@ -72,7 +72,7 @@ def part_of_scope(snapshot: RelaySnapshot, scope: Scope) -> RelaySnapshot:
     """Return the part of a snapshot that concerns the hybrid connections of a scope, and whether the relay drains.
 
     Args:
-        snapshot: its quotas are those that the caller may see.
+        snapshot: its quotas and keys are those that the caller may see.
         scope: of the caller.
     """
     if scope.is_everything:
@@ -81,6 +81,7 @@ def part_of_scope(snapshot: RelaySnapshot, scope: Scope) -> RelaySnapshot:
         is_running=snapshot.is_running,
         draining_since=snapshot.draining_since,
         quotas=snapshot.quotas,
+        unkept_keys=snapshot.unkept_keys,
     )
 
 
@@ -126,6 +127,7 @@ def relay_problems(
         snapshot.unauthenticated,
         "if all of them stay taken, someone is opening connections without authenticating",
     )
+    found += [_of_key(one) for one in snapshot.unkept_keys]
     found += islice((_of_claim(claim) for claim in claims if claim.expires_soon(now)), MAX_CLAIMS)
     found += _of_connections(
         "no-listener",
@@ -142,6 +144,25 @@ def relay_problems(
         "list the listeners whose target is unhealthy",
     )
     return tuple(found)
+
+
+def _of_key(unkept: UnkeptKeySnapshot) -> RelayProblem:
+    programs = (
+        "1 program that is connected has"
+        if unkept.programs == 1
+        else f"{unkept.programs} programs that are connected have"
+    )
+    old = (
+        "is revoked at the end of the roll" if unkept.ended_at is None else f"was revoked at {_date(unkept.ended_at)}"
+    )
+    return _problem(
+        code="key-not-kept",
+        detail=f"{programs} the new key of rule {unkept.rule} of {unkept.connection} only in memory, and would fail "
+        f"after a restart: the old key {old}",
+        remedy=f"hybridrelay keys list {unkept.connection} shows them; write the new key where their connection "
+        "strings come from (hybridrelay keys use), or let them write their files",
+        connection=unkept.connection,
+    )
 
 
 def reload_problems(last: LastReload) -> tuple[RelayProblem, ...]:

@@ -305,6 +305,7 @@ ProblemCode = Literal[
     "control-channels",
     "unauthenticated-slots",
     "claim-expires",
+    "key-not-kept",
     "audit",
     "audit-failed",
     "checkpoints",

@@ -127,6 +127,16 @@ def _of_usage(relay: LiveRelay) -> Iterator[str]:
         [({"connection": one.connection or "", "quota": one.kind}, one.used / one.limit) for one in quotas],
     )
     counters = relay.counters
+    unkept = [
+        ({"connection": one.connection, "rule": one.rule}, one.programs)
+        for one in relay.snapshot().unkept_keys
+        if counters.label(one.connection) == one.connection
+    ]
+    yield gauge(
+        "hybridrelay_programs_without_stored_key",
+        "Connected programs that have the new key of a rule only in memory: they would fail after a restart.",
+        unkept,
+    )
     uses = [
         ({"connection": key.connection, "rule": key.rule, "slot": key.slot.value}, at)
         for key, at in relay.key_uses().items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -11,7 +12,7 @@ from ..security.rules import MAX_KEY
 from .values import Body, Value
 
 if TYPE_CHECKING:  # commands read these values, and only the relay makes them
-    from ..relay.snapshot import RollSnapshot
+    from ..relay.snapshot import EndedRollSnapshot, HolderSnapshot, RollSnapshot
 
 __all__ = ["MAX_GRACE_SECONDS", "HolderValue", "RollBody", "RollValue"]
 
@@ -49,7 +50,8 @@ class HolderValue(Value, frozen=True):
 
 
 class RollValue(Value, frozen=True):
-    """The roll of a rule's key. Times are seconds since 1970."""
+    """The roll of a rule's key. Times are seconds since 1970. It is shown after its end as long as programs are known
+    that have not stored the new key, for 30 days at most."""
 
     #: The slot of the new key.
     slot: str
@@ -66,6 +68,24 @@ class RollValue(Value, frozen=True):
     #: cannot read what it had noted before, since that start. Programs that have not connected since then are not
     #: counted.
     seen_since: float | None = None
+    #: When the old key was revoked; null while the roll is in progress. Programs in `missing` fail after a restart,
+    #: unless somebody has written the new key where their connection strings come from.
+    ended_at: float | None = None
+
+    @classmethod
+    def of_ended(cls, ended: EndedRollSnapshot) -> RollValue:
+        """Make the value of a roll that is over."""
+        return cls(
+            slot=ended.roll.slot.value,
+            started_at=ended.roll.started_at,
+            ends_at=ended.roll.ends_at,
+            wait_for_grace=ended.roll.waits,
+            holders=ended.seen,
+            kept=ended.kept,
+            missing=_holders(ended.missing),
+            seen_since=ended.roll.started_at,
+            ended_at=ended.ended_at,
+        )
 
     @classmethod
     def of(cls, roll: KeyRoll, live: RollSnapshot, relay_started_at: float) -> RollValue:
@@ -77,16 +97,20 @@ class RollValue(Value, frozen=True):
             wait_for_grace=roll.waits,
             holders=live.holders,
             kept=live.kept,
-            missing=tuple(
-                HolderValue(
-                    instance=one.instance,
-                    address=one.address,
-                    role=one.role,
-                    state=one.state,
-                    detail=one.detail,
-                    is_connected=one.is_connected,
-                )
-                for one in live.missing
-            ),
+            missing=_holders(live.missing),
             seen_since=max(roll.started_at, relay_started_at) if live.has_forgotten else roll.started_at,
         )
+
+
+def _holders(missing: Sequence[HolderSnapshot]) -> tuple[HolderValue, ...]:
+    return tuple(
+        HolderValue(
+            instance=one.instance,
+            address=one.address,
+            role=one.role,
+            state=one.state,
+            detail=one.detail,
+            is_connected=one.is_connected,
+        )
+        for one in missing
+    )

@@ -62,6 +62,9 @@ async def _get_roll(call: Call) -> RollValue:
     )
     roll = connection.roll(call.rule)
     if roll is None:
+        ended = call.managed.relay.ended_roll(call.name, call.rule)
+        if ended is not None:
+            return RollValue.of_ended(ended)
         raise NotFound(f"no key of rule {call.rule} is being rolled")
     live = call.managed.relay.roll(call.name, call.rule) or RollSnapshot()
     return RollValue.of(roll, live, call.managed.started_at)

@@ -16,7 +16,7 @@ import attrs
 from .._histogram import HistogramSnapshot
 from .checkpoints import CheckpointQuery, KeptCheckpoint
 from .history import HistoryQuery, Row
-from .model import KeyId
+from .model import KeyId, KeyRoll
 from .usage import NO_USAGE, PastUsage, Period, Usage
 
 if TYPE_CHECKING:  # it imports all events, which a command that shows snapshots does not need
@@ -231,6 +231,8 @@ class RelaySnapshot:
     #: Since when the relay is draining (seconds since 1970). None if it accepts registrations and joins.
     draining_since: float | None = None
     file_problems: tuple[FileProblem, ...] = ()
+    #: New keys that connected programs have only in memory; at most 100.
+    unkept_keys: tuple[UnkeptKeySnapshot, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -258,6 +260,32 @@ class RollSnapshot:
     missing: tuple[HolderSnapshot, ...] = ()
     #: Whether programs that a previous relay has seen during the roll are not known any more.
     has_forgotten: bool = False
+
+
+@attrs.frozen
+class EndedRollSnapshot:
+    """A roll that is over, although programs have not stored the new key: they would fail after a restart."""
+
+    roll: KeyRoll
+    #: When the old key was revoked (seconds since 1970).
+    ended_at: float
+    #: How many programs were seen during the roll, and how many of them have stored the key.
+    seen: int
+    kept: int
+    #: Some of those that have not.
+    missing: tuple[HolderSnapshot, ...]
+
+
+@attrs.frozen
+class UnkeptKeySnapshot:
+    """A new key that connected programs have only in memory."""
+
+    connection: str
+    rule: str
+    #: How many.
+    programs: int
+    #: When the old key was revoked (seconds since 1970); None if the roll is in progress.
+    ended_at: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -305,7 +333,7 @@ class LiveRelay(Protocol):
         """Numbers about the whole relay.
 
         Args:
-            sees: selects `RelaySnapshot.quotas`.
+            sees: selects `RelaySnapshot.quotas` and `RelaySnapshot.unkept_keys`.
         """
 
     def listener_count(self, name: str) -> int:
@@ -339,6 +367,9 @@ class LiveRelay(Protocol):
     def roll(self, connection: str, rule: str) -> RollSnapshot | None:
         """Return which programs have the new key of a rule that is being rolled; None if the relay does not know of a
         roll."""
+
+    def ended_roll(self, connection: str, rule: str) -> EndedRollSnapshot | None:
+        """Return the last roll of a rule's key, if it is over and programs have not stored the new key."""
 
     def updates(self, connection: str) -> tuple[UpdateSnapshot, ...]:
         """Return which programs have the updates of a hybrid connection."""

@@ -135,9 +135,14 @@ async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deploym
             deployment.programs,
         )
         await all_move(talkers)
-    await trio.to_thread.run_sync(
-        partial(deployment.programs[0].wait_for_line, "key.roll-ended.*has_waited=True missing=1", where="err")
-    )
+        for line in ("key.roll-ended.*has_waited=True missing=1", "key.not-stored: ", "key.roll-incomplete: "):
+            await trio.to_thread.run_sync(partial(deployment.programs[0].wait_for_line, line, where="err"))
+        # It is still shown: it would fail after a restart.
+        shown = await run(deployment, "keys", "list", "orders", "--state", deployment.state)
+        assert "1 of 1 programs have not stored the new key. They fail after a restart," in shown
+        assert re.search(r"memory +client +127\.0\.0\.1 ", shown)
+        status = await trio.to_thread.run_sync(deployment.run, "status", "--state", deployment.state, "--json")
+        assert "key-not-kept" in [one["code"] for one in json.loads(status.stdout)["problems"]]
     nursery.cancel_scope.cancel()
 
 

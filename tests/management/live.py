@@ -22,7 +22,7 @@ from hybridrelay.relay.checkpoints import CheckpointQuery, KeptCheckpoint
 from hybridrelay.relay.counters import RelayCounters
 from hybridrelay.relay.history import HistoryQuery, Row
 from hybridrelay.relay.model import KeyId
-from hybridrelay.relay.snapshot import Position, RollSnapshot, Sees, UpdateSnapshot
+from hybridrelay.relay.snapshot import EndedRollSnapshot, Position, RollSnapshot, Sees, UpdateSnapshot
 from hybridrelay.relay.usage import PastUsage, Period, Usage
 
 T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
@@ -63,6 +63,7 @@ class FakeRelay:
     held_sessions: list[SessionSnapshot] = attrs.field(factory=list)
     #: What the relay knows of rolls, by hybrid connection and rule, and which keys peers have presented.
     rolls: dict[tuple[str, str], RollSnapshot] = attrs.field(factory=dict, kw_only=True)
+    ended_rolls: dict[tuple[str, str], EndedRollSnapshot] = attrs.field(factory=dict, kw_only=True)
     pushed: dict[str, tuple[UpdateSnapshot, ...]] = attrs.field(factory=dict, kw_only=True)
     presented: set[KeyId] = attrs.field(factory=set, kw_only=True)
     numbers: RelaySnapshot = attrs.field(factory=lambda: RelaySnapshot(is_running=True))
@@ -169,6 +170,9 @@ class FakeRelay:
 
     def roll(self, connection: str, rule: str) -> RollSnapshot | None:
         return self.rolls.get((connection, rule))
+
+    def ended_roll(self, connection: str, rule: str) -> EndedRollSnapshot | None:
+        return self.ended_rolls.get((connection, rule))
 
     def updates(self, connection: str) -> tuple[UpdateSnapshot, ...]:
         return self.pushed.get(connection, ())

@@ -16,6 +16,7 @@ from hybridrelay.management.condition import (
     sink_problems,
 )
 from hybridrelay.relay import CertificateSnapshot, PlacesSnapshot, RelaySnapshot
+from hybridrelay.relay.snapshot import UnkeptKeySnapshot
 
 DAY = 86400.0
 NOW = 20_000 * DAY
@@ -106,3 +107,16 @@ def test_no_connector_can_reach_the_target() -> None:
     assert found[-1].connection is None
     assert "3 more" in found[-1].detail
     assert all(one.remedy for one in found)
+
+
+def test_a_key_that_programs_have_only_in_memory() -> None:
+    snapshot = RelaySnapshot(
+        unkept_keys=(UnkeptKeySnapshot("db", "sender", 1), UnkeptKeySnapshot("other", "sender", 2, ended_at=NOW))
+    )
+    one, other = relay_problems(snapshot, Names(), NOW)
+    assert (one.code, one.connection) == ("key-not-kept", "db")
+    assert one.detail.startswith("1 program that is connected has the new key of rule sender of db only in memory")
+    assert one.detail.endswith("the old key is revoked at the end of the roll")
+    assert other.detail.startswith("2 programs that are connected have")
+    assert "the old key was revoked at" in other.detail
+    assert "hybridrelay keys list other" in other.remedy

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hybridrelay.events import ManagementCalled
-from hybridrelay.relay.model import KeyId
-from hybridrelay.relay.snapshot import HolderSnapshot, RollSnapshot
+from hybridrelay.relay.model import KeyId, KeyRoll
+from hybridrelay.relay.snapshot import EndedRollSnapshot, HolderSnapshot, RollSnapshot
 from hybridrelay.security import KeySlot
 
 from .conftest import CONNECTIONS, Api
@@ -66,6 +66,16 @@ async def test_a_roll_begins_and_is_shown(api: Api, viewer: Api) -> None:
         ("rollKeys", 403),
     ]
     assert str(keys["secondaryKey"]) not in repr(api.events)
+
+
+async def test_a_roll_that_is_over_shows_who_has_not_stored_the_key(api: Api, viewer: Api) -> None:
+    await create(api)
+    roll = KeyRoll("application", KeySlot.SECONDARY, 1, 2, 1000.0, 2000.0)
+    api.relay.ended_rolls["orders", "application"] = EndedRollSnapshot(roll, 1500.0, 3, 2, (MISSING,))
+    answer, shown = await viewer.call("GET", f"{RULE}/roll")
+    assert answer.status == 200
+    assert (shown["slot"], shown["endedAt"], shown["holders"], shown["kept"]) == ("secondary", 1500.0, 3, 2)
+    assert [one["state"] for one in shown["missing"]] == ["memory"]
 
 
 async def test_a_key_that_programs_use_is_not_replaced(api: Api) -> None:

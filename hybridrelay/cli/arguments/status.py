@@ -35,6 +35,7 @@ Problems of a relay, with the codes that --json shows:
                              channels, for control channels, or for
                              unauthenticated connections are taken
   claim-expires              a claim that was not taken expires soon
+  key-not-kept               programs have the new key of a rule only in memory
   audit-failed               a sink of the audit log (--audit-dir, --audit-to)
                              cannot be written
   audit                      the files of the audit log of the management API

@@ -182,6 +182,14 @@ async def _revoke(visit: Visit) -> Response:
 
 def _one_roll(rule: str, roll: RollValue, href: str) -> Element:
     have = f"{roll.kept} of {roll.holders} programs have it"
+    if roll.ended_at is not None:
+        return h(
+            "div",
+            h("p", h("b", name_of(rule)), f": the new key is the {roll.slot} one; ", linked(have, href),
+              ". The old one was revoked ", moment(roll.ended_at), ". The others fail after a restart, unless the "
+              "new key was written where their connection strings come from."),
+            _missing(f"Programs without the new key of {rule}", roll.missing),
+        )  # fmt: skip
     end = "at" if roll.wait_for_grace else "when all have it, at the latest at"
     return h(
         "div",

@@ -13,6 +13,8 @@ The rules:
    during the roll remembers which programs the previous one has seen, but perhaps not the very last ones, and
    therefore waits for `RETURN_SECONDS` first. If it has forgotten them, rule 4 applies.
 4. The old key is revoked at the end of the grace period in any case; with `KeyRoll.waits`, not before.
+5. After that (`Roll.end`), programs that have not kept the new key are given it again, more rarely. No others are
+   noted.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from ..model import KeyRoll
 from ..rolls import FEW_HOLDERS, FREE_PART, MAX_HOLDERS, MAX_HOLDERS_OF_RELAY, Holder
 
 __all__ = [
+    "LATER_REPEAT_SECONDS",
     "REPEAT_SECONDS",
     "RETURN_SECONDS",
     "SETTLED_SECONDS",
@@ -41,8 +44,9 @@ __all__ = [
 
 HandleT = TypeVar("HandleT")
 
-#: How often a program that has not kept the key is given it again (seconds).
+#: How often a program that has not kept the key is given it again (seconds), and the same when the roll is over.
 REPEAT_SECONDS = 20.0
+LATER_REPEAT_SECONDS = 60.0
 #: For how long the condition of rule 3 must hold before the old key is revoked (seconds): programs that lose their
 #: channel in the meantime return within this time.
 SETTLED_SECONDS = 5.0
@@ -138,6 +142,9 @@ class Roll(Generic[HandleT]):
         self.changes = 0
         #: Whether there was no room for a program that was seen.
         self.is_crowded = False
+        #: How many programs that are connected have said that they have the new key only in memory.
+        self.in_memory = 0
+        self._repeat_seconds = REPEAT_SECONDS
         for one in remembered or ():
             if (one.address, one.instance) in self._holders:
                 continue
@@ -184,12 +191,15 @@ class Roll(Generic[HandleT]):
                 continue
             found.is_connected = True
             last = self._asked.get(seen.handle)
-            if last is None or (found.state is not KeptState.KEPT and now - last >= REPEAT_SECONDS):
+            if last is None or (found.state is not KeptState.KEPT and now - last >= self._repeat_seconds):
                 outputs.append(GiveKey(seen.handle))
                 found.answers_left = MAX_ANSWERS
                 last = now
             asked[seen.handle] = last
         self._asked = asked
+        self.in_memory = sum(
+            holder.is_connected and holder.state is KeptState.MEMORY for holder in self._holders.values()
+        )
         is_complete = bool(self._holders) and not self.has_forgotten and not self.is_crowded
         is_well = is_complete and not self.missing and not depends_on_old
         if not is_well:
@@ -203,6 +213,14 @@ class Roll(Generic[HandleT]):
         elif has_settled and not self.roll.waits:
             outputs.append(RetireKey(has_waited=False))
         return outputs
+
+    def end(self) -> int:
+        """Note that the roll is over, and forget the programs that have kept the new key. Returns how many."""
+        self._repeat_seconds = LATER_REPEAT_SECONDS
+        kept = [key for key, holder in self._holders.items() if holder.state is KeptState.KEPT]
+        for key in kept:
+            del self._holders[key]
+        return len(kept)
 
     def _holder_of(self, seen: Seen[HandleT]) -> Holder | None:
         known = self._holders.get((seen.address, seen.instance))

@@ -23,6 +23,7 @@ from ..history import HistoryQuery, Row
 from ..model import KeyId
 from ..snapshot import (
     ConnectionSnapshot,
+    EndedRollSnapshot,
     EndSnapshot,
     FileProblem,
     ListenerSnapshot,
@@ -57,6 +58,8 @@ _AT_A_TIME = 100
 
 #: How many quotas that are nearly used up are shown.
 _MAX_QUOTAS = 100
+#: How many new keys that programs have only in memory are shown.
+_MAX_UNKEPT = 100
 
 
 @attrs.frozen
@@ -100,6 +103,7 @@ class RunningRelay:
                 QuotaSnapshot(name, kind.value, used, limit)
                 for name, kind, used, limit in islice(quotas, _MAX_QUOTAS)
             ),
+            unkept_keys=tuple(islice((one for one in self.rolls.unkept() if sees(one.connection)), _MAX_UNKEPT)),
         )
 
     @property
@@ -288,6 +292,10 @@ class MaybeRunningRelay:
     def roll(self, connection: str, rule: str) -> RollSnapshot | None:
         """See `LiveRelay.roll`."""
         return None if self.running is None else self.running.rolls.snapshot(connection, rule)
+
+    def ended_roll(self, connection: str, rule: str) -> EndedRollSnapshot | None:
+        """See `LiveRelay.ended_roll`."""
+        return None if self.running is None else self.running.rolls.ended(connection, rule)
 
     def updates(self, connection: str) -> tuple[UpdateSnapshot, ...]:
         """See `LiveRelay.updates`."""

@@ -4,33 +4,49 @@ There may be thousands of rolls, and thousands of control channels. All of them 
 tasks run in between.
 """
 
+# This module is long because what is done at each moment and what the next relay has to know belong together.
+
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import attrs
 import trio
 
 from ..._threads import run_in_thread
 from ...errors import ConfigurationError
-from ...events.relay_changes import KeyRollAnswered, KeyRollEnded, KeyRollStarted
+from ...events.relay_changes import KeyNotStored, KeyRollAnswered, KeyRollEnded, KeyRollIncomplete, KeyRollStarted
 from ...events.relay_resources import StateFileNotWritten, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
+from ...protocol.control import KeptState
 from ..core.rolls import RETURN_SECONDS, GiveKey, HolderRoom, RetireKey, Roll, Seen
 from ..model import HybridConnection, KeyId, KeyRoll
 from ..rolls import Holder
-from ..snapshot import FileProblem, HolderSnapshot, RollSnapshot
-from ..store.rolls import ROLLS_FILE, Remembered, read_rolls, roll_id, write_rolls
+from ..snapshot import EndedRollSnapshot, FileProblem, RollSnapshot, UnkeptKeySnapshot
+from ..store.rolls import (
+    ROLLS_FILE,
+    Remembered,
+    SavedEnd,
+    read_ended_rolls,
+    read_rolls,
+    roll_id,
+    write_rolls,
+)
 from ..store.store import Store
 from .broker import BrokerService
 from .control import ControlPeer
+from .ended_rolls import EndedRolls, holder_snapshot
 
 __all__ = ["RollService"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: How often control channels, registrations and pairs are looked at while a key is rolled (seconds).
 _LOOK_SECONDS = 1.0
@@ -101,6 +117,9 @@ class RollService:
         self._state_dir = state_dir
         #: What the previous relay has seen; None if that is not known.
         self._remembered: Remembered | None = {}
+        self._saved_ends: list[SavedEnd] = []
+        #: Those that are over, although programs have not stored the new key.
+        self._ended = EndedRolls(self._room)
         #: How many times something has changed that the next relay has to remember, now and when it was last written.
         self._changes = self._written = 0
         self._write_again_at = -math.inf
@@ -118,7 +137,7 @@ class RollService:
         while True:
             self._have_returned = trio.current_time() >= return_until
             await self._update()
-            if self._rolls:
+            if self._rolls or self._ended:
                 await self._look()
             await self._save()
             await trio.sleep(_LOOK_SECONDS)
@@ -129,9 +148,8 @@ class RollService:
             return
         try:
             with trio.fail_after(_FILE_SECONDS):
-                self._remembered = await run_in_thread(
-                    read_rolls, self._state_dir, limiter=self._file_limiter, abandon_on_cancel=True
-                )
+                self._remembered = await self._in_thread(read_rolls, self._state_dir)
+                self._saved_ends = await self._in_thread(read_ended_rolls, self._state_dir)
         except (OSError, ValueError, trio.TooSlowError) as exc:
             self._remembered = None
             detail = (
@@ -149,14 +167,16 @@ class RollService:
             return
         # What changes while this makes copies, or while the thread writes them, is written the next time.
         changes, holders = self._changes, await self._holders()
-        count = sum(len(one or ()) for one in holders.values())
+        ended = []
+        for one in self._ended.saved():
+            ended.append(one)
+            await trio.lowlevel.checkpoint()
+        count = sum(len(one or ()) for one in holders.values()) + sum(len(one.holders) for one in ended)
         self._write_again_at = trio.current_time() + count / _WRITTEN_PER_SECOND
         file = str(self._state_dir / ROLLS_FILE)
         try:
             with trio.fail_after(_FILE_SECONDS):
-                await run_in_thread(
-                    write_rolls, self._state_dir, holders, limiter=self._file_limiter, abandon_on_cancel=True
-                )
+                await self._in_thread(write_rolls, self._state_dir, holders, ended)
         except (OSError, trio.TooSlowError) as exc:
             self._write_again_at = trio.current_time() + _WRITE_AGAIN_SECONDS
             detail = f"which programs have the keys that are being rolled is not saved: {_why(exc)}"
@@ -169,6 +189,9 @@ class RollService:
         if self.problem is not None:
             self.problem = None
             self._events.publish(StateFileWritten(file=file))
+
+    async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await run_in_thread(function, *args, limiter=self._file_limiter, abandon_on_cancel=True)
 
     async def _holders(self) -> dict[str, list[Holder] | None]:
         """Return copies of what was seen during each roll, by its id: a thread reads them."""
@@ -202,6 +225,8 @@ class RollService:
                 self._update_one(name, connection)
             if has_changed or number % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
+        if not self._has_begun:
+            self._restore_ended()
         self._has_begun = True
 
     def _update_one(self, name: str, connection: HybridConnection | None) -> None:
@@ -216,7 +241,8 @@ class RollService:
             self._rolling[name] = connection
         for one in earlier.values():
             if connection is None or connection.roll(one.machine.roll.rule) != one.machine.roll:
-                self._room.release(name, len(one.machine.holders))
+                # If the new key was changed, too, `drop_outdated` forgets it.
+                self._ended.add(name, one.machine, self._clock())
         for roll in () if connection is None else connection.rolls:
             known = earlier.pop(roll.rule, None)
             if known is None or known.machine.roll != roll:
@@ -233,8 +259,22 @@ class RollService:
         remembered = None if self._remembered is None else self._remembered.get(id_, ())
         return _Known(id_, Roll(roll, trio.current_time(), remembered, take_room=room))
 
+    def _restore_ended(self) -> None:
+        """Continue with the rolls that were over when the previous relay ended."""
+        for saved in self._saved_ends:
+            room = partial(self._room.take, saved.connection)
+            self._ended.restore(saved, Roll(saved.roll, None, saved.holders, take_room=room))
+        self._saved_ends = []
+
     async def _look(self) -> None:
+        connections = self._broker.authorization.connections
+        self._changes += self._ended.drop_outdated(connections.get, self._clock())
         seen = await self._seen()
+        for name, roll, peers in self._ended.observe(seen, trio.current_time()):
+            if (ended_of := connections.get(name)) is not None:
+                for peer in peers:
+                    self._give(peer, ended_of, roll)
+            await trio.lowlevel.checkpoint()
         for number, connection in enumerate(tuple(self._rolling.values()), 1):
             if await self._look_at(connection, seen) or number % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
@@ -277,10 +317,10 @@ class RollService:
 
     def _concerns(self, key: KeyId) -> bool:
         known = self._rolls.get((key.connection, key.rule))
-        return known is not None and key in (
-            known.machine.roll.old_key(key.connection),
-            known.machine.roll.new_key(key.connection),
-        )
+        if known is None:
+            return self._ended.concerns(key)
+        roll = known.machine.roll
+        return key in (roll.old_key(key.connection), roll.new_key(key.connection))
 
     def _used_keys(self, connection: str) -> frozenset[KeyId]:
         """Return the keys of a hybrid connection on which a registration or a pair depends."""
@@ -306,17 +346,16 @@ class RollService:
         except ConfigurationError:
             return  # the key was changed, which ends the roll; or the store cannot be changed now: retried
         del self._rolls[name, roll.rule]
-        self._room.release(name, len(machine.holders))
+        missing = len(machine.missing)
+        self._ended.add(name, machine, self._clock())
         self._changes += 1
         self._events.publish(
             KeyRollEnded(
-                connection=name,
-                rule=roll.rule,
-                slot=roll.slot.value,
-                has_waited=has_waited,
-                missing=len(machine.missing),
+                connection=name, rule=roll.rule, slot=roll.slot.value, has_waited=has_waited, missing=missing
             )
         )
+        if missing:
+            self._events.publish(KeyRollIncomplete(connection=name, rule=roll.rule, programs=missing))
 
     def answered(self, address: str, instance: str, answer: control.KeyKept) -> None:
         """Note what a peer has done with a new key. Answers that nobody has asked for are ignored."""
@@ -325,19 +364,32 @@ class RollService:
         for roll in () if connection is None else connection.rolls:
             known = self._rolls.get((name, roll.rule))
             if known is not None and roll.new_generation == answer.generation:
-                holder = known.machine.answered(address, instance, answer.state, answer.detail)
-                if holder is not None:
-                    self._changes += 1
-                    self._events.publish(
-                        KeyRollAnswered(
-                            connection=name,
-                            rule=roll.rule,
-                            peer=address,
-                            instance=instance,
-                            state=answer.state.value,
-                            detail=answer.detail,
-                        )
-                    )
+                self._note_answer(known.machine, address, instance, answer)
+        known_as = self._broker.authorization.connections.get(name)
+        machine = None if known_as is None else self._ended.find(known_as, answer.generation)
+        if machine is not None:
+            self._note_answer(machine, address, instance, answer)
+            self._ended.forget_kept(name, machine)
+
+    def _note_answer(self, machine: Roll[ControlPeer], address: str, instance: str, answer: control.KeyKept) -> None:
+        if machine.answered(address, instance, answer.state, answer.detail) is None:
+            return
+        self._changes += 1
+        name, rule = answer.connection, machine.roll.rule
+        self._events.publish(
+            KeyRollAnswered(
+                connection=name,
+                rule=rule,
+                peer=address,
+                instance=instance,
+                state=answer.state.value,
+                detail=answer.detail,
+            )
+        )
+        if answer.state is KeptState.MEMORY:
+            self._events.publish(
+                KeyNotStored(connection=name, rule=rule, peer=address, instance=instance, detail=answer.detail)
+            )
 
     def snapshot(self, name: str, rule: str) -> RollSnapshot | None:
         """Return which programs have the new key of a rule; None if it is not being rolled."""
@@ -345,23 +397,24 @@ class RollService:
         if known is None:
             return None
         machine = known.machine
-        missing = tuple(
-            HolderSnapshot(
-                instance=one.instance,
-                address=one.address,
-                role=one.role,
-                state="asked" if one.state is None else one.state.value,
-                detail=one.detail,
-                is_connected=one.is_connected,
-            )
-            for one in machine.missing[:_MAX_LISTED]
-        )
+        missing = tuple(holder_snapshot(one) for one in machine.missing[:_MAX_LISTED])
         return RollSnapshot(
             len(machine.holders),
             len(machine.holders) - len(machine.missing),
             missing,
             has_forgotten=machine.has_forgotten,
         )
+
+    def ended(self, name: str, rule: str) -> EndedRollSnapshot | None:
+        """Return the last roll of a rule's key, if it is over and programs have not stored the new key."""
+        return self._ended.snapshot(name, rule, _MAX_LISTED)
+
+    def unkept(self) -> Iterator[UnkeptKeySnapshot]:
+        """Yield the keys that connected programs have only in memory."""
+        for (name, rule), known in self._rolls.items():
+            if known.machine.in_memory:
+                yield UnkeptKeySnapshot(name, rule, known.machine.in_memory)
+        yield from self._ended.unkept()
 
     def is_in_use(self, key: KeyId) -> bool:
         """Return whether a peer that is connected has presented a token made with this key, or a registration or pair

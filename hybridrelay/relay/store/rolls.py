@@ -4,16 +4,27 @@ again does not revoke an old key that a program still needs. Synchronous."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
+
+import attrs
 
 from ..._replace_file import replace_file
 from ...protocol.control import KeptState
+from ...security import KeySlot
 from ..model import KeyRoll
 from ..rolls import MAX_HOLDERS, Holder
 
-__all__ = ["ROLLS_FILE", "Remembered", "read_rolls", "roll_id", "write_rolls"]
+__all__ = [
+    "ROLLS_FILE",
+    "Remembered",
+    "SavedEnd",
+    "read_ended_rolls",
+    "read_rolls",
+    "roll_id",
+    "write_rolls",
+]
 
 ROLLS_FILE: Final = "rolls.json"
 _FORMAT: Final = "hybridrelay-rolls"
@@ -27,18 +38,39 @@ _PART: Final = 200
 Remembered: TypeAlias = Mapping[str, Sequence[Holder] | None]
 
 
+@attrs.frozen
+class SavedEnd:
+    """A roll that is over, although programs have not stored the new key."""
+
+    connection: str
+    roll: KeyRoll
+    #: When the old key was revoked (seconds since 1970).
+    ended_at: float
+    #: How many programs were seen during the roll.
+    seen: int
+    #: Those that have not stored the key.
+    holders: Sequence[Holder]
+
+
 def roll_id(connection: str, roll: KeyRoll) -> str:
     """Return what identifies a roll: the rule, its new key, and when it began."""
     return json.dumps([connection, roll.rule, roll.slot.value, roll.new_generation, roll.started_at])
 
 
-def write_rolls(state_dir: Path, rolls: Remembered) -> None:
-    """Replace the file. Raises OSError."""
+def write_rolls(state_dir: Path, rolls: Remembered, ended: Iterable[SavedEnd] = ()) -> None:
+    """Replace the file. Raises OSError.
+
+    Args:
+        state_dir: the relay's state directory.
+        rolls: the rolls that are in progress.
+        ended: those that are over.
+    """
     # In parts: the encoder lets no other thread run until it has encoded everything that it was given.
     content = ",".join(
         f"{_dumped(one)}:{'null' if holders is None else _dumped_holders(holders)}" for one, holders in rolls.items()
     )
-    text = f'{{"format":{_dumped(_FORMAT)},"version":1,"rolls":{{{content}}}}}'
+    over = ",".join(f"[{_dumped(_head_of(one))[1:-1]},{_dumped_holders(one.holders)}]" for one in ended)
+    text = f'{{"format":{_dumped(_FORMAT)},"version":1,"rolls":{{{content}}},"ended":[{over}]}}'
     replace_file(state_dir / ROLLS_FILE, text + "\n")
 
 
@@ -49,23 +81,80 @@ def read_rolls(state_dir: Path) -> Remembered:
         OSError: it cannot be read.
         ValueError: it is damaged.
     """
-    try:
-        with (state_dir / ROLLS_FILE).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
+    content = _read(state_dir)
+    if content is None:
         return {}
-    if len(data) > _MAX_BYTES:
-        raise ValueError("it is too large")
     try:
-        content = json.loads(data)
-        if (content["format"], content["version"]) != (_FORMAT, 1):
-            raise ValueError("it was written by another version, or by another program")
         return {
             str(one): None if holders is None else [_holder(*values) for values in holders[:MAX_HOLDERS]]
             for one, holders in content["rolls"].items()
         }
     except (KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise ValueError("it has another form") from exc
+
+
+def read_ended_rolls(state_dir: Path) -> list[SavedEnd]:
+    """Read the rolls that are over from the file.
+
+    Raises:
+        OSError, ValueError: see `read_rolls`.
+    """
+    content = _read(state_dir)
+    if content is None:
+        return []
+    try:
+        return [_ended(*values) for values in content.get("ended", ())]
+    except (TypeError, AttributeError, RecursionError) as exc:
+        raise ValueError("it has another form") from exc
+
+
+def _read(state_dir: Path) -> dict[str, Any] | None:
+    try:
+        with (state_dir / ROLLS_FILE).open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    if len(data) > _MAX_BYTES:
+        raise ValueError("it is too large")
+    try:
+        content = json.loads(data)
+        if (content["format"], content["version"]) != (_FORMAT, 1):
+            raise ValueError("it was written by another version, or by another program")
+    except (KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise ValueError("it has another form") from exc
+    assert isinstance(content, dict)
+    return content
+
+
+def _head_of(ended: SavedEnd) -> list[object]:
+    roll = ended.roll
+    generations = roll.old_generation, roll.new_generation
+    return [
+        ended.connection, roll.rule, roll.slot.value, *generations, roll.started_at, roll.ends_at, roll.waits,
+        ended.ended_at, ended.seen,
+    ]  # fmt: skip
+
+
+def _ended(
+    connection: object,
+    rule: object,
+    slot: object,
+    old_generation: object,
+    new_generation: object,
+    started_at: object,
+    ends_at: object,
+    waits: object,
+    ended_at: object,
+    seen: object,
+    holders: Sequence[Sequence[object]],
+) -> SavedEnd:
+    texts, numbers = [connection, rule, slot], [old_generation, new_generation, started_at, ends_at, ended_at, seen]
+    if not all(isinstance(one, str) for one in texts) or not all(type(one) in (int, float) for one in numbers):
+        raise ValueError("it has another form")
+    old, new, started, ends, ended, count = (float(str(one)) for one in numbers)
+    roll = KeyRoll(str(rule), KeySlot(str(slot)), int(old), int(new), started, ends, bool(waits))
+    found = [_holder(*values) for values in holders[:MAX_HOLDERS]]
+    return SavedEnd(str(connection), roll, ended, int(count), found)
 
 
 def _dumped_holders(holders: Sequence[Holder]) -> str:

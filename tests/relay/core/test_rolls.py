@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hybridrelay.protocol.control import KeptState
 from hybridrelay.relay.core import rolls
 from hybridrelay.relay.core.rolls import (
+    LATER_REPEAT_SECONDS,
     REPEAT_SECONDS,
     RETURN_SECONDS,
     SETTLED_SECONDS,
@@ -42,6 +43,26 @@ def observe(roll: Roll[str], now: float, *channels: Seen[str], old: bool = False
 def kept(roll: Roll[str], *seen: Seen[str], state: KeptState = KEPT) -> None:
     for one in seen:
         assert roll.answered(one.address, one.instance, state, "") is not None
+
+
+def test_after_the_end_those_without_the_key_are_given_it_again() -> None:
+    roll = begin()
+    observe(roll, 0.0, A, B)
+    kept(roll, A)
+    kept(roll, B, state=MEMORY)
+    assert observe(roll, ENDS, A, B)[-1] == RetireKey(has_waited=True)
+    assert roll.in_memory == 1
+    assert roll.end() == 1
+    assert [one.instance for one in roll.holders] == [B.instance]
+    now = ENDS + REPEAT_SECONDS
+    assert list(roll.observe([B], now, depends_on_old=True, is_over=False)) == []
+    now = ENDS + LATER_REPEAT_SECONDS
+    assert list(roll.observe([B], now, depends_on_old=True, is_over=False)) == [GiveKey("b")]
+    assert list(roll.observe([], now, depends_on_old=True, is_over=False)) == []
+    assert (roll.in_memory, len(roll.missing)) == (0, 1)  # it has disconnected, and is not forgotten
+    kept(roll, B)
+    assert roll.end() == 1
+    assert not roll.has_seen
 
 
 def test_after_a_restart_of_the_relay_programs_have_time_to_return() -> None:

@@ -25,7 +25,7 @@ from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.service.rolls import RollService
 from hybridrelay.relay.store.memory import MemoryStore
-from hybridrelay.relay.store.rolls import ROLLS_FILE, Remembered, read_rolls, write_rolls
+from hybridrelay.relay.store.rolls import ROLLS_FILE, Remembered, SavedEnd, read_rolls, write_rolls
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.store.store import Store
 from hybridrelay.security import KeySlot, Right, Rule, generate_key
@@ -217,7 +217,7 @@ async def test_rolls_of_which_no_program_has_a_key_cost_almost_nothing(
     relay = service(broker, store, NOBODY, tmp_path, events)
     written: list[Remembered] = []
 
-    def write(_: Path, rolls: Remembered) -> None:
+    def write(_: Path, rolls: Remembered, _ended: object) -> None:
         written.append(rolls)
 
     monkeypatch.setattr(module, "write_rolls", write)
@@ -267,8 +267,8 @@ async def test_what_changes_while_it_is_saved_is_saved_the_next_time(
     await relay._look()
     answers = iter([KeptState.WAITING, KeptState.KEPT])
 
-    def write(folder: Path, rolls: Remembered) -> None:
-        write_rolls(folder, rolls)
+    def write(folder: Path, rolls: Remembered, ended: list[SavedEnd]) -> None:
+        write_rolls(folder, rolls, ended)
         for state in answers:
             trio.from_thread.run_sync(
                 relay.answered, "192.0.2.1", "0" * 32, control.KeyKept("db00000", roll.new_generation, state, "")
@@ -293,7 +293,7 @@ async def test_saving_many_programs_delays_no_other_task_and_is_seldom(
 ) -> None:
     written: list[Remembered] = []
 
-    def write(_: Path, rolls: Remembered) -> None:
+    def write(_: Path, rolls: Remembered, _ended: object) -> None:
         written.append(rolls)
 
     monkeypatch.setattr(module, "write_rolls", write)
@@ -344,5 +344,6 @@ async def test_the_room_for_programs_is_given_back(tmp_path: Path, monkeypatch: 
     channels.clear()
     assert await observed(roll.rule, "c") == (1, False)
     known = relay._rolls["db00000", roll.rule]
+    known.machine.answered("192.0.2.1", "c" * 32, KeptState.KEPT, "")
     await relay._retire("db00000", known.machine, has_waited=True)
     assert relay._room._total == 0

@@ -1,0 +1,219 @@
+"""After a roll has ended, the relay still knows which programs have not stored the new key."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.events.base import Event
+from hybridrelay.events.relay_changes import KeyNotStored, KeyRollEnded, KeyRollIncomplete
+from hybridrelay.events.stream import EventStream
+from hybridrelay.protocol import control
+from hybridrelay.protocol.control import KeptState
+from hybridrelay.relay.core.rolls import LATER_REPEAT_SECONDS
+from hybridrelay.relay.model import KeyId
+from hybridrelay.relay.service.broker import BrokerService
+from hybridrelay.relay.service.ended_rolls import KEPT_SECONDS
+from hybridrelay.relay.service.rolls import RollService
+from hybridrelay.relay.store.memory import MemoryStore
+from hybridrelay.relay.store.rolls import ROLLS_FILE, read_ended_rolls, read_rolls
+from hybridrelay.security import KeySlot, Right, Rule, generate_key
+
+from ..peers import HOST, make_broker, update
+
+RULE = "sender"
+
+
+@attrs.define(eq=False)
+class Channel:
+    """A control channel of a program that has presented a key of the rule."""
+
+    instance: str
+    keys: frozenset[KeyId]
+    address: str = "192.0.2.1"
+    role: control.PeerRole | None = control.PeerRole.CLIENT
+    given: list[control.Message] = attrs.field(factory=list)
+
+    def give(self, message: control.Message) -> None:
+        self.given.append(message)
+
+
+@attrs.define
+class Scene:
+    """A relay that has rolled a key. One program has stored the new key, and another one has it only in memory."""
+
+    folder: Path
+    store: MemoryStore = attrs.field(factory=MemoryStore)
+    channels: list[Channel] = attrs.field(factory=list)
+    events: list[Event] = attrs.field(factory=list)
+    now: float = attrs.field(factory=time.time)
+
+    def relay(self) -> RollService:
+        self.broker = make_broker(self.store)
+        return RollService(
+            self.broker, lambda: self.channels, self.store, trio.CapacityLimiter(1),  # type: ignore[arg-type, return-value]
+            clock=lambda: self.now, events=EventStream(self.events.append), state_dir=self.folder,
+        )  # fmt: skip
+
+    broker: BrokerService = attrs.field(init=False)
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def new_key(self) -> KeyId:
+        found = self.store.get("db").key_id(RULE, KeySlot.SECONDARY)
+        assert found is not None
+        return found
+
+    def answer(self, relay: RollService, channel: Channel, state: KeptState, detail: str = "") -> None:
+        generation = self.new_key.generation
+        relay.answered(channel.address, channel.instance, control.KeyKept("db", generation, state, detail))
+
+
+async def look(relay: RollService) -> None:
+    await relay._update()
+    await relay._look()
+    await relay._save()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    made = Scene(tmp_path)
+    made.store.create("db", [HOST], [Rule.generate(RULE, [Right.SEND])])
+    return made
+
+
+async def rolled(scene: Scene) -> RollService:
+    scene.store.roll_key("db", RULE, KeySlot.SECONDARY, generate_key(), seconds=100)
+    relay = scene.relay()
+    (roll,) = scene.store.get("db").rolls
+    old = frozenset([roll.old_key("db")])
+    scene.channels[:] = [Channel("1" * 32, old), Channel("2" * 32, old)]
+    await look(relay)
+    scene.answer(relay, scene.channels[0], KeptState.KEPT)
+    scene.answer(relay, scene.channels[1], KeptState.MEMORY, "read-only")
+    await look(relay)
+    return relay
+
+
+async def ended(scene: Scene) -> RollService:
+    relay = await rolled(scene)
+    scene.now += 101
+    await look(relay)
+    update(scene.broker, scene.store)
+    for channel in scene.channels:
+        channel.keys = frozenset([scene.new_key])
+    await look(relay)
+    return relay
+
+
+async def test_a_program_that_cannot_store_the_key_is_reported_before_the_old_one_ends(scene: Scene) -> None:
+    relay = await rolled(scene)
+    (event,) = scene.of(KeyNotStored)
+    assert isinstance(event, KeyNotStored)
+    assert (event.connection, event.rule, event.instance, event.detail) == ("db", RULE, "2" * 32, "read-only")
+    (unkept,) = relay.unkept()
+    assert (unkept.connection, unkept.rule, unkept.programs, unkept.ended_at) == ("db", RULE, 1, None)
+
+
+async def test_it_stays_known_after_the_end_until_it_has_stored_the_key(scene: Scene, mock_clock: object) -> None:
+    relay = await ended(scene)
+    assert scene.store.get("db").rolls == ()
+    assert [(one.missing, type(one)) for one in scene.of(KeyRollEnded)] == [(1, KeyRollEnded)]  # type: ignore[attr-defined]
+    assert scene.of(KeyRollIncomplete) == [KeyRollIncomplete(connection="db", rule=RULE, programs=1)]
+    assert relay.snapshot("db", RULE) is None
+    shown = relay.ended("db", RULE)
+    assert shown is not None
+    assert (shown.seen, shown.kept, shown.ended_at) == (2, 1, scene.now)
+    (missing,) = shown.missing
+    assert (missing.instance, missing.state, missing.detail) == ("2" * 32, "memory", "read-only")
+    (unkept,) = relay.unkept()
+    assert (unkept.programs, unkept.ended_at) == (1, scene.now)
+    # It is given the key again, and nobody else is.
+    assert isinstance(mock_clock, trio.testing.MockClock)
+    counts = [len(channel.given) for channel in scene.channels]
+    mock_clock.jump(LATER_REPEAT_SECONDS)
+    await look(relay)
+    assert [len(channel.given) - count for channel, count in zip(scene.channels, counts, strict=True)] == [0, 1]
+    scene.answer(relay, scene.channels[1], KeptState.KEPT)
+    mock_clock.jump(1)  # the file is not written too often
+    await look(relay)
+    assert relay.ended("db", RULE) is None
+    assert list(relay.unkept()) == []
+    assert read_ended_rolls(scene.folder) == []
+    assert relay._room._total == 0
+
+
+async def test_the_next_relay_knows_it(scene: Scene) -> None:
+    await ended(scene)
+    assert read_rolls(scene.folder) == {}
+    relay = scene.relay()
+    await relay._remember()
+    await look(relay)
+    shown = relay.ended("db", RULE)
+    assert shown is not None
+    assert (shown.seen, shown.kept, [one.state for one in shown.missing]) == (2, 1, ["memory"])
+    assert [one.programs for one in relay.unkept()] == [1]
+    scene.answer(relay, scene.channels[1], KeptState.KEPT)
+    assert relay.ended("db", RULE) is None
+
+
+async def test_a_program_that_has_left_is_still_shown_but_is_no_problem(scene: Scene) -> None:
+    relay = await ended(scene)
+    del scene.channels[1]
+    await look(relay)
+    shown = relay.ended("db", RULE)
+    assert shown is not None
+    assert [one.is_connected for one in shown.missing] == [False]
+    assert list(relay.unkept()) == []
+    scene.now += KEPT_SECONDS + 1
+    await look(relay)
+    assert relay.ended("db", RULE) is None
+
+
+@pytest.mark.parametrize("change", ["regenerate", "revoke", "roll", "delete"])
+async def test_it_is_forgotten_when_the_new_key_changes(scene: Scene, change: str) -> None:
+    relay = await ended(scene)
+    match change:
+        case "regenerate":
+            scene.store.regenerate_key("db", RULE, KeySlot.SECONDARY)
+        case "revoke":
+            scene.store.revoke_key("db", RULE, KeySlot.SECONDARY)
+        case "roll":
+            scene.store.roll_key("db", RULE, KeySlot.PRIMARY, generate_key(), seconds=1000)
+        case "delete":
+            scene.store.delete("db")
+    update(scene.broker, scene.store)
+    await look(relay)
+    assert relay.ended("db", RULE) is None
+    assert read_ended_rolls(scene.folder) == []
+
+
+async def test_an_old_key_that_an_administrator_revokes_ends_the_roll_in_the_same_way(scene: Scene) -> None:
+    relay = await rolled(scene)
+    scene.store.revoke_key("db", RULE, KeySlot.PRIMARY)
+    update(scene.broker, scene.store)
+    await look(relay)
+    shown = relay.ended("db", RULE)
+    assert shown is not None
+    assert [one.state for one in shown.missing] == ["memory"]
+
+
+@pytest.mark.parametrize(
+    "ended_rolls", ['{"a": 1}', "[1]", "[[1]]", '[["db","r","third",1,2,0,0,true,0,1,[]]]', '[["db","r"]]', "null"]
+)
+def test_a_damaged_file(tmp_path: Path, ended_rolls: str) -> None:
+    text = f'{{"format":"hybridrelay-rolls","version":1,"rolls":{{}},"ended":{ended_rolls}}}'
+    (tmp_path / ROLLS_FILE).write_text(text)
+    with pytest.raises(ValueError, match=r"form|valid|number"):
+        read_ended_rolls(tmp_path)
+
+
+def test_a_file_of_an_earlier_version(tmp_path: Path) -> None:
+    (tmp_path / ROLLS_FILE).write_text('{"format":"hybridrelay-rolls","version":1,"rolls":{}}')
+    assert read_ended_rolls(tmp_path) == []
