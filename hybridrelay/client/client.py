@@ -171,7 +171,7 @@ class Client:
         self._open_patience = config.open_patience
         #: The streams that applications have requested. Public because the code that serves local ports (`ingress/`)
         #: publishes the events of its streams itself.
-        self.requests = StreamRequests(lambda: self.connection, self._counters)
+        self.requests = StreamRequests(lambda: self._string, self._counters, self._sessions.describe)
         self._listening: tuple[str, ...] = ()
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
@@ -184,7 +184,6 @@ class Client:
             events=self._events,
         )
         self._reports = StreamReports(
-            lambda: self.connection,
             self._events,
             self.requests,
             self._sessions.serial_of,
@@ -502,7 +501,7 @@ class Client:
             HybridRelayError: no session could be opened; see `connect`.
             ValueError: `port` is not a port number.
         """
-        with self._reports.request() as follow:
+        with self._reports.request(port) as follow:
             stream = await self.request_stream(port=port, wait_opened=wait_opened, patience=patience)
             follow(stream)
         return stream
@@ -565,7 +564,7 @@ class Client:
                 streams, the reason is `Reason.KIND_NOT_OFFERED`.
         """
         metadata = port_metadata(port)
-        with self._reports.request_flow(application) as follow:
+        with self._reports.request_flow(application, port) as follow:
             flow = await open_on_any_session(
                 self._opener,
                 self._other_connectors,

@@ -77,6 +77,12 @@ class Sessions:
         """Return the serial of the identity with which a session was opened."""
         return self._earlier.get(session_id, self._end_to_end.serial)
 
+    def describe(self, session_id: bytes) -> tuple[str, str]:
+        """Return the serial of the identity with which a session was opened, and the relay and route of its data
+        channel (``tcp at relay.example.com``); the latter is empty if the session has ended."""
+        routes = (str(one.channel) for one in self._live if one.session.session_id == session_id)
+        return self.serial_of(session_id), next(routes, "")
+
     def use(self, end_to_end: EndToEnd) -> None:
         """Open sessions with another identity from now on. Earlier ones can be resumed only with theirs."""
         ids = {one.session.session_id: one.serial for one in self}

@@ -139,17 +139,13 @@ def _stream(request: StreamRequest, name: str, sessions: Sessions, offset: float
         state = StreamState.CONNECTING
         if stream.was_accepted:
             state = StreamState.HALF_CLOSED if is_half_closed else StreamState.OPEN
-    try:
-        application = request.application()
-    except OSError:
-        application = ""
     return StreamSnapshot(
         id="" if stream is None else stream_activity_id(session, stream.stream_id),
         connection=name,
         session=session,
         state=state,
         since=offset + request.began,
-        application=application,
+        application=request.application,
         bytes_to_target=sent,
         bytes_to_client=received,
     )

@@ -30,7 +30,6 @@ class StreamReports:
     """Publishes the events of the streams of one client.
 
     Args:
-        connection: returns the name of the hybrid connection.
         events: gets the events.
         requests: the client's open requests.
         serial_of: returns the serial of the identity with which a session was opened.
@@ -41,7 +40,6 @@ class StreamReports:
 
     def __init__(
         self,
-        connection: Callable[[], str],
         events: EventStream,
         requests: StreamRequests,
         serial_of: Callable[[bytes], str],
@@ -50,7 +48,6 @@ class StreamReports:
         refused: Callable[[MuxStream | DatagramFlow, Reason], None] = lambda _stream, _reason: None,
     ) -> None:
         self._counters = counters
-        self._connection = connection
         self._events = events
         self._requests = requests
         self._serial_of = serial_of
@@ -60,8 +57,9 @@ class StreamReports:
         self._streams: set[MuxStream | DatagramFlow] = set()
 
     @contextmanager
-    def request(self) -> Iterator[Callable[[MuxStream], None]]:
+    def request(self, port: int | None = None) -> Iterator[Callable[[MuxStream], None]]:
         """Publish the events of a stream that is requested in the block. Call the yielded function with the stream.
+        `port`: which port of the target it is for; None means the first one.
 
         If the block raises, which includes cancellation, the stream was not opened.
         """
@@ -69,18 +67,20 @@ class StreamReports:
         def report(request: StreamRequest, stream: MuxStream) -> None:
             stream.set_end_callback(lambda how: self._ended(request, stream, how, how.ended_at))
 
-        with self._requested(self._requests.begin(), report) as follow:
+        with self._requested(self._requests.begin(port=port), report) as follow:
             yield follow
 
     @contextmanager
-    def request_flow(self, application: Callable[[], str]) -> Iterator[Callable[[DatagramFlow], None]]:
+    def request_flow(
+        self, application: Callable[[], str], port: int | None = None
+    ) -> Iterator[Callable[[DatagramFlow], None]]:
         """Like `request`, for a flow of datagrams. `application` returns the address of its application."""
 
         def report(request: StreamRequest, flow: DatagramFlow) -> None:
             self._counters.datagrams_began(flow, lambda: _counted(flow))
             flow.set_end_callback(lambda how: self._ended(request, flow, how, trio.current_time()))
 
-        with self._requested(self._requests.begin(application), report) as follow:
+        with self._requested(self._requests.begin(application, port), report) as follow:
             yield follow
 
     @contextmanager
@@ -88,11 +88,11 @@ class StreamReports:
         self, request: StreamRequest, report: Callable[[StreamRequest, T], None]
     ) -> Iterator[Callable[[T], None]]:
         """Publish that `request` was made. `report` sets the callback for the end of what is opened for it."""
-        self._events.publish(StreamRequested(connection=self._connection(), activity_id=request.id))
+        self._events.publish(StreamRequested(activity_id=request.id, **self._requests.about(request)))
 
         def follow(stream: T) -> None:
             self._streams.add(stream)
-            request.stream = stream
+            self._requests.assign(request, stream)
             report(request, stream)
 
         try:
@@ -121,7 +121,7 @@ class StreamReports:
         self, request: StreamRequest, reason: Reason, detail: str, stream_id: str, ended_at: float
     ) -> StreamNotOpened:
         return StreamNotOpened(
-            connection=self._connection(),
+            **self._requests.about(request),
             activity_id=request.id,
             reason=reason,
             detail=detail,
@@ -137,7 +137,7 @@ class StreamReports:
         else:
             outcome, sent, received = outcome_of_stream(how), how.sent, how.received
         closed = StreamClosed(
-            connection=self._connection(),
+            **self._requests.about(request),
             activity_id=request.id,
             outcome=outcome.kind,
             reason=outcome.reason,

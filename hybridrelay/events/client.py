@@ -387,7 +387,20 @@ class ApplicationNotRedirected(Event):
 
 
 @attrs.frozen(kw_only=True)
-class StreamRequested(Event):
+class _Requested(Event):
+    connection: str
+    activity_id: str
+    #: The label and serial of this client's identity, as the connector's audit log shows them.
+    label: str = ""
+    serial: str = ""
+    #: As in `StreamClosed`.
+    target: str = ""
+    application: str = ""
+    route: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class StreamRequested(_Requested):
     """An application has connected to a forward or begun to send datagrams to it, or a program calls
     `Client.open_stream` or `Client.open_flow`.
 
@@ -399,12 +412,9 @@ class StreamRequested(Event):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "An application needs a stream"
 
-    connection: str
-    activity_id: str
-
 
 @attrs.frozen(kw_only=True)
-class StreamFailed(Event):
+class StreamFailed(_Requested):
     """The connection of an application was reset, because no stream could be opened for it. (An application that uses
     a front gets a reply that says why, instead of a reset.)
 
@@ -416,8 +426,6 @@ class StreamFailed(Event):
     level: ClassVar = Level.WARNING
     summary: ClassVar = "The connection of an application was reset, because no stream could be opened for it"
 
-    connection: str
-    activity_id: str
     reason: Reason
     detail: str = ""
     #: The time since the stream was requested (seconds).
@@ -427,7 +435,7 @@ class StreamFailed(Event):
 
 
 @attrs.frozen(kw_only=True)
-class StreamNotOpened(Event):
+class StreamNotOpened(_Requested):
     """`Client.open_stream` has opened no stream: its caller gets an exception. With ``wait_opened=False``, the stream
     that it has returned breaks."""
 
@@ -435,8 +443,6 @@ class StreamNotOpened(Event):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A stream could not be opened"
 
-    connection: str
-    activity_id: str
     reason: Reason
     detail: str = ""
     #: The time since the stream was requested (seconds).

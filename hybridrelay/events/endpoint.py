@@ -61,13 +61,16 @@ class _Session(Event):
 class _Stream(Event):
     connection: str
     activity_id: str
+    #: The application's identity.
     label: str = ""
     serial: str = ""
+    #: At the connector, its target. At the client, which does not know it, the name and port under which its machine
+    #: knows the target (the local name), if there is one.
     target: str = ""
     #: The relay and the route of the session's data channel when the stream was requested: ``tcp at
-    #: relay.example.com``. At the connector only, like ``client_address``: the address of the client as this relay
-    #: knows it (for IPv6: its /64).
+    #: relay.example.com``. At the client: when it has ended.
     route: str = ""
+    #: The address of the client as this relay knows it (for IPv6: its /64). At the connector only.
     client_address: str = ""
 
 
@@ -202,6 +205,8 @@ class StreamClosed(_Stream):
     seconds: float
     #: At the client: the stream's ``activity_id`` in the connector's events; empty if there never was a session.
     stream_id: str = ""
+    #: At a forward: the address of the application.
+    application: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,8 @@ from hybridrelay.mux import Feature, MuxStream, Session, SessionConfig
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
 
+from .strings import STRING
+
 
 class Scene:
     """A session, and the events of its streams."""
@@ -26,11 +28,10 @@ class Scene:
         self.published: list[Event] = []
         self._ended = trio.Event()
         self.counters = EndpointCounters()
-        self.requests = StreamRequests(lambda: "db", self.counters)
+        self.requests = StreamRequests(lambda: STRING, self.counters, lambda _: ("0A", "tcp at relay.example"))
         #: The reasons of streams that were refused after the program had got them.
         self.refused: list[Reason] = []
         self.reports = StreamReports(
-            lambda: "db",
             EventStream(self._publish),
             self.requests,
             lambda _: "0A",
@@ -50,7 +51,7 @@ class Scene:
 
     async def open(self, *, wait_opened: bool = True) -> MuxStream:
         """Do the same as `Client.open_stream`."""
-        with self.reports.request() as follow:
+        with self.reports.request(None) as follow:
             stream = await self.session.open_stream() if wait_opened else self.session.open_stream_nowait()
             follow(stream)
         return stream
@@ -322,9 +323,9 @@ class Failure:
 async def test_one_for_which_there_is_no_session(failure: Failure) -> None:
     published: list[Event] = []
     counters = EndpointCounters()
-    requests = StreamRequests(lambda: "db", counters)
-    reports = StreamReports(lambda: "db", EventStream(published.append), requests, lambda _: "0A", counters)
-    with pytest.raises(type(failure.raised)), reports.request():
+    requests = StreamRequests(lambda: STRING, counters)
+    reports = StreamReports(EventStream(published.append), requests, lambda _: "0A", counters)
+    with pytest.raises(type(failure.raised)), reports.request(None):
         raise failure.raised
     requested, end = published
     assert isinstance(requested, StreamRequested)
@@ -332,6 +333,29 @@ async def test_one_for_which_there_is_no_session(failure: Failure) -> None:
     assert (end.activity_id, end.reason) == (requested.activity_id, failure.reason)
     assert counters.streams_opened == {("db", failure.reason.slug): 1}
     assert len(requests) == 0
+
+
+async def test_what_the_client_knows_is_in_each_event(scene: Scene, nursery: trio.Nursery) -> None:
+    with scene.reports.request(22) as follow:
+        stream = scene.session.open_stream_nowait()
+        follow(stream)
+    (await scene.connector.offers.receive()).refuse(Reason.TARGET_REFUSED)
+    await scene.wait_end()
+    requested, end = scene.published
+    assert isinstance(requested, StreamRequested)
+    assert isinstance(end, StreamNotOpened)
+    assert (requested.target, requested.route, requested.serial) == ("sql01:22", "", "")
+    assert (end.target, end.route, end.serial) == ("sql01:22", "tcp at relay.example", "0A")
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_application_whose_connection_was_closed_at_once_has_no_address() -> None:
+    def application() -> str:
+        raise OSError(107, "not connected")
+
+    requests = StreamRequests(lambda: STRING, EndpointCounters())
+    about = requests.about(requests.begin(application))
+    assert (about["application"], about["target"]) == ("", "sql01:21")
 
 
 async def test_one_that_is_refused_after_the_program_has_got_it(scene: Scene, nursery: trio.Nursery) -> None:

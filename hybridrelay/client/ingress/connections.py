@@ -164,7 +164,7 @@ class _Connection:
         self._bridges = bridges
         self._local = local
         self._port = port
-        self._request = client.requests.begin(self._address)
+        self._request = client.requests.begin(self._address, port)
         #: The bytes that the bridge has moved so far; None while there is no stream.
         self._progress: BridgeProgress | None = None
 
@@ -253,7 +253,7 @@ class _Connection:
         return stream
 
     async def _tell_opened(self, stream: MuxStream, reply: bytes) -> None:
-        self._request.stream = stream
+        self._client.requests.assign(self._request, stream)
         try:
             with trio.fail_after(REPLY_SECONDS):
                 await self._local.send_all(reply)
@@ -269,7 +269,7 @@ class _Connection:
 
     def _bridge(self, stream: MuxStream) -> None:
         """Move bytes between the connection and a stream. Does not raise."""
-        self._request.stream = stream
+        self._client.requests.assign(self._request, stream)
         self._progress = progress = BridgeProgress()
         try:
             self._bridges.start(stream, self._local, reopen=self._reopen, progress=progress, over=self._over)
@@ -284,11 +284,13 @@ class _Connection:
             refused is None or not await self._client.find_other_connector(refusal, refused)
         ):
             raise refusal
-        stream = self._request.stream = await self._open_stream()
+        stream = await self._open_stream()
+        self._client.requests.assign(self._request, stream)
         return stream
 
     def _begin_request(self) -> None:
-        self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._request.id))
+        about = self._client.requests.about(self._request)
+        self._client.events.publish(StreamRequested(activity_id=self._request.id, **about))
         tune_socket(self._local.socket, user_timeout=False)
         reset_on_close(self._local, True)
 
@@ -344,7 +346,7 @@ class _Connection:
         self._client.requests.end(self._request, refusal.reason)
         self._client.events.publish(
             StreamFailed(
-                connection=self._client.connection,
+                **self._client.requests.about(self._request),
                 activity_id=self._request.id,
                 reason=refusal.reason,
                 detail=str(refusal),
@@ -357,7 +359,7 @@ class _Connection:
         self._client.requests.end(self._request, ended.reason)
         self._client.events.publish(
             StreamClosed(
-                connection=self._client.connection,
+                **self._client.requests.about(self._request),
                 activity_id=self._request.id,
                 outcome=ended.kind,
                 reason=ended.reason,

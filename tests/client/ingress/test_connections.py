@@ -30,6 +30,8 @@ from hybridrelay.protocol.reasons import NOT_CONNECTED, Reason
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair, tcp_pair
 
+from ..strings import STRING
+
 
 class FakeClient(Client):
     """Opens streams on a session of the test's, once `ready` is set."""
@@ -40,7 +42,7 @@ class FakeClient(Client):
         self.published: list[Event] = []
         self.stream_of_events = EventStream(self.published.append)
         self.counters = EndpointCounters()
-        self.requests = StreamRequests(lambda: self.connection, self.counters)
+        self.requests = StreamRequests(lambda: STRING, self.counters)
         self.session = session
         self.error: Exception | None = None
         #: Whether another connector may accept a stream that was refused.

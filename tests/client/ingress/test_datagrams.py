@@ -36,6 +36,8 @@ from hybridrelay.protocol.datagrams import MAX_WAIT_SECONDS
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
 
+from ..strings import STRING
+
 #: The sockets of the test that runs.
 OPEN: list[socket.socket] = []
 
@@ -56,8 +58,8 @@ class FakeClient(Client):
         self.session = session
         self.published: list[Event] = []
         self.counters = EndpointCounters()
-        self.requests = StreamRequests(lambda: "dns", self.counters)
-        self.reports = StreamReports(lambda: "dns", self.events, self.requests, lambda _: "0A", self.counters)
+        self.requests = StreamRequests(lambda: STRING, self.counters)
+        self.reports = StreamReports(self.events, self.requests, lambda _: "0A", self.counters)
         self.listening = ()
         self.attempts = 0
         #: Set when there is a session.
@@ -202,7 +204,7 @@ async def test_each_source_address_is_a_flow(nursery: trio.Nursery, host: str) -
     for flow, program, answer in ((first, one, b"to one"), (second, two, b"x" * 60_000), (first, one, b"")):
         await flow.send(answer)
         assert await program.receive() == answer
-    applications = [request.application() for request in scene.client.requests]
+    applications = [request.application for request in scene.client.requests]
     names = [program.socket.getsockname()[1] for program in (one, two)]
     assert [int(address.rpartition(":")[2]) for address in applications] == names
     await first.aclose()

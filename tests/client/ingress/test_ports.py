@@ -16,6 +16,8 @@ from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.events import ConnectionsCutOff, Event, EventStream, ForwardOpenToOthers
 from hybridrelay.mux import MuxStream, Session
 
+from ..strings import STRING
+
 
 class FakeClient(Client):
     """A client without a session: every stream waits for one."""
@@ -24,7 +26,7 @@ class FakeClient(Client):
 
     def __init__(self) -> None:
         self.published: list[Event] = []
-        self.requests = StreamRequests(lambda: self.connection, EndpointCounters())
+        self.requests = StreamRequests(lambda: STRING, EndpointCounters())
         self.is_waiting = trio.Event()
         self.listening = ()
 
