@@ -12,7 +12,7 @@ import trio
 from .._nursery import FlatNursery
 from .._threads import from_any_thread, run_in_thread
 from ..errors import ConfigurationError
-from ..events.audit import AuditCheckpoint, AuditFileNotCompressed, AuditRecordsLeftOut
+from ..events.audit import AuditCheckpoint, AuditFileNotCompressed, AuditRecordsLeftOut, AuditSinkRemoved
 from ..events.base import Event
 from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream
@@ -107,7 +107,7 @@ class AuditTrail:
             writer.is_required = self._is_required(writer.sink)
 
     def _is_required(self, sink: Sink) -> bool:
-        return sink.kind in self._required or sink.kind in self._required_by_policy
+        return sink.notices_loss and (sink.kind in self._required or sink.kind in self._required_by_policy)
 
     async def wait_recorded(self) -> None:
         """Wait until everything that was published so far is in all required sinks, and on the disk if there are
@@ -193,6 +193,9 @@ class AuditTrail:
                     await self._end(opened)
                     raise
             gone = [one for one in self._writers if one.sink not in sinks]
+            if self._events is not None:
+                for writer in gone:  # it is recorded there, too
+                    self._events.publish(AuditSinkRemoved(sink=writer.sink.name))
             self._sinks, self._required = tuple(sinks), frozenset(required)
             if self._nursery is None:  # it is not open, or has been closed meanwhile
                 await self._end(opened)

@@ -86,12 +86,13 @@ def _make_sinks(args: argparse.Namespace, earlier: Mapping[_Origin, Sink]) -> di
     found: dict[_Origin, Sink] = {}
     if args.audit_dir is not None:
         found[args.audit_dir] = earlier.get(args.audit_dir) or _make_file_sink(args)
+    transports = {target.transport for target in args.audit_to if target.kind == "syslog"}
+    if "syslog" in required and transports == {"udp"}:
+        raise ConfigurationError(
+            "syslog over UDP cannot be required, because nobody notices when a message is lost",
+            remedy="use syslog+tcp:// or syslog+tls://, or add such a server; or require another sink",
+        )
     for target in args.audit_to:
-        if target.transport == "udp" and "syslog" in required:
-            raise ConfigurationError(
-                "syslog over UDP cannot be required, because nobody notices when a message is lost",
-                remedy="use syslog+tcp:// or syslog+tls://, or require another sink",
-            )
         origin = target, args.audit_syslog_ca
         found[origin] = earlier.get(origin) or _make_sink(target, args)
     return found

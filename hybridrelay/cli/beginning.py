@@ -34,7 +34,8 @@ class Beginning:
 
     @classmethod
     def read(cls, args: argparse.Namespace, role: Role) -> Beginning:
-        """Read the configuration. With ``--claim-file``, the claim is taken first, if that has not been done.
+        """Read the configuration. With ``--claim-file``, the claim is then taken, if that has not been done: whatever
+        does not need the connection string is checked first.
 
         Raises:
             HybridRelayError: something cannot be used, or the claim cannot be taken.
@@ -45,8 +46,27 @@ class Beginning:
         if args.claim_file is not None:
             from .claim_taking import take_at_first_start  # imported here, because it is rarely needed
 
+            _check(args, role, configuration)
             take_at_first_start(args)
         marks = UpdateMarks.of_user()
         wanted = configuration.load(marks)
         make_plan({}, wanted)  # refuses what cannot be served together
         return cls(configuration, commands, dialer, marks, wanted)
+
+
+def _check(args: argparse.Namespace, role: Role, configuration: Configuration) -> None:
+    """Check what does not need the connection string. A claim is delivered once, and nobody should have to wonder
+    whether a start that has failed has taken it.
+
+    Raises:
+        ConfigurationError: an option, or a file that it names, cannot be used.
+    """
+    from ..policy import PolicyFile, WatchedPolicy  # imported here, because it is rarely needed here
+    from .auditing import ProgramAudit
+
+    ProgramAudit(args)
+    WatchedPolicy(args.policy_dirs)
+    if role is Role.APPLICATION:
+        configuration.fronts()
+    elif args.deny_list is not None:
+        PolicyFile(args.deny_list)

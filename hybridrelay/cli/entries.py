@@ -123,10 +123,12 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
     listen: Sequence[Wished] = (args.listen or _default_listen(args) * len(files)) if listens else ()
     if _is_own(listen):
         listen = [*listen] * len(files)
-    if listens and len(listen) not in (len(files), 0):
+    has_one = len(files) == 1  # then all addresses are for it
+    if listens and not has_one and len(listen) not in (len(files), 0):
         raise ConfigurationError(
-            f"{len(listen)} times --listen for {len(files)} connection string{'s' if len(files) > 1 else ''}",
-            remedy="give one --listen for each --connection-string-file, or none at all; --listen own can be for all",
+            f"{len(listen)} times --listen for {len(files)} connection strings",
+            remedy="give one --listen for each --connection-string-file, or none at all; --listen own can be for "
+            "all; for several addresses of one of them, write a configuration file (--config)",
         )
     if runs:
         return _of_names(files, args.published_names, key_of)
@@ -139,7 +141,7 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
                 proxy_protocol=connects and args.proxy_protocol,
                 connect_in_parallel=connects and args.connect_in_parallel,
             ),
-            listen[number : number + 1],
+            listen if has_one else listen[number : number + 1],
             by_default=listens and not args.listen,
         )
         for number, file in enumerate(files)

@@ -9,7 +9,7 @@ import trio
 
 from ..audit.record import NotRecordedError, SinkProblem
 from ..audit.witnesses import no_audit_directory
-from ..events.audit import AuditWitnessFailed, AuditWitnessRestored
+from ..events.audit import AuditSinkMissing, AuditWitnessFailed, AuditWitnessRestored
 from ..events.stream import EventStream
 from ..policy import Policy
 from .recorded import wait_recorded
@@ -79,13 +79,21 @@ class RequiredAudit:
             raise NotRecordedError(f"{problem.sink}: {problem.detail}")
 
     async def watch(self, refuse: Callable[[bool], None]) -> None:
-        """Publish when required witnesses fail, and when they confirm again, until cancelled.
+        """Publish when required witnesses fail, when they confirm again, and when there is no sink of a required
+        kind, until cancelled.
 
         Args:
             refuse: is told regularly whether no stream can be opened because something required is missing.
         """
         failed: dict[str, str] = {}
+        missing: set[str] = set()
         while True:
+            sinks = {one.sink: one for one in self.problems() if one.is_missing and one.sink.startswith("sink ")}
+            for sink in sinks.keys() - missing:
+                self._events.publish(
+                    AuditSinkMissing(sink=sink, detail=sinks[sink].detail, remedy=sinks[sink].remedy)
+                )
+            missing = set(sinks)
             problems = {one.sink: one.detail for one in self._witness_problems()}
             for sink in problems.keys() - failed.keys():
                 self._events.publish(AuditWitnessFailed(witness=sink, detail=problems[sink]))

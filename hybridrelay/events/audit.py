@@ -16,6 +16,8 @@ __all__ = [
     "AuditRecordsLeftOut",
     "AuditRecordsLost",
     "AuditSinkFailed",
+    "AuditSinkMissing",
+    "AuditSinkRemoved",
     "AuditSinkRestored",
     "AuditWitnessFailed",
     "AuditWitnessRestored",
@@ -91,6 +93,32 @@ class AuditSinkFailed(Event):
     remedy: str = ""
     #: Whether the sink is required. The connector then refuses new streams.
     required: bool
+
+
+@attrs.frozen(kw_only=True)
+class AuditSinkRemoved(Event):
+    """The program does not write its audit log to a sink any more, because its configuration was changed. It is the
+    last record in this sink, except what closes it."""
+
+    name: ClassVar = "audit.sink-removed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The configuration was changed, and the audit log is not written to this sink any more"
+
+    sink: str
+
+
+@attrs.frozen(kw_only=True)
+class AuditSinkMissing(Event):
+    """The policy requires an audit log in a sink that this connector does not have, so it refuses every stream.
+    Published at the start, and when this begins."""
+
+    name: ClassVar = "audit.sink-missing"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "Every stream is refused, because the policy requires an audit log that there is not"
+
+    sink: str
+    detail: str
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)

@@ -21,6 +21,12 @@ _RULE = "/v1/hybridConnections/{name}/authorizationRules/{rule}"
 async def _roll_key(call: Call) -> AccessKeys:
     body = call.body_as(RollBody)
     slot = KeySlot(body.slot)
+    if (await call.managed.read_store(lambda store: store.get(call.name))).roll(call.rule) is not None:
+        raise problem(
+            Problem.INVALID,
+            f"a key of rule {call.rule} is already being rolled; nothing was changed",
+            remedy=f"wait until this roll is over: hybridrelay keys list {call.name} shows when",
+        )
 
     # The event loop changes what says whether a key is in use. So it is asked there, between two uses of the store.
     replaced = await call.managed.read_store(lambda store: store.get(call.name).key_id(call.rule, slot))

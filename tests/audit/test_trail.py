@@ -369,13 +369,13 @@ class TestOtherSinksWhileTheProgramRuns:
         async with scene.open():
             scene.events.publish(opened(1))
             await scene.trail.use([stays, begins], required=[SinkKind.EVENT_LOG])
-            assert ends.events == ["stream.opened"]
+            assert ends.events == ["stream.opened", "audit.sink-removed"]
             assert ends.is_closed
             scene.events.publish(opened(2))
             await scene.trail.wait_recorded()
             assert begins.events == ["stream.opened"]
-        assert stays.events == ["stream.opened"] * 2
-        assert ends.events == ["stream.opened"]
+        assert stays.events == ["stream.opened", "audit.sink-removed", "stream.opened"]
+        assert ends.events == ["stream.opened", "audit.sink-removed"]
 
     async def test_a_first_one_and_none(self) -> None:
         first = Recorder()
@@ -389,7 +389,7 @@ class TestOtherSinksWhileTheProgramRuns:
             await scene.trail.use([])
             scene.events.publish(opened(3))
             await scene.trail.wait_recorded()
-        assert first.events == ["stream.opened"]
+        assert first.events == ["stream.opened", "audit.sink-removed"]
 
     async def test_one_that_cannot_be_used_changes_nothing(self) -> None:
         class Unusable(Recorder):

@@ -74,6 +74,12 @@ def test_several_sinks_and_each_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_required_syslog_server_may_have_one_over_udp_beside_it() -> None:
+    options = ("--audit-to", "syslog+udp://logs", "--audit-to", "syslog+tls://logs", "--audit-required", "syslog")
+    trail = ProgramAudit(parsed(*options)).trail
+    assert [trail._is_required(sink) for sink in trail._sinks] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

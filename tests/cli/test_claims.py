@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hybridrelay.cli import claim_taking
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
     ClaimBundle,
@@ -240,3 +241,24 @@ def test_a_private_key_in_a_file_and_without_one(run: Run, created: Created) -> 
 def test_an_issuer_without_a_connector_file_says_what_to_do(run: Run, created: Created) -> None:
     done = run("connections", "issuer", "orders", "--authority-file", created.authority)
     assert (done.code, "No connector has it yet" in done.out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "says"),
+    [
+        ("connector", ["--audit-required", "file"], "--audit-required needs --audit-dir or --audit-to"),
+        ("connector", ["--deny-list", "missing"], "missing"),
+        ("connector", ["--policy-dir", "missing"], "missing"),
+        ("forward", ["--policy-dir", "missing"], "missing"),
+        ("forward", ["--socks", "127.0.0.1:0", "--front-users-file", "missing"], "missing"),
+    ],
+    ids=str,
+)
+def test_options_are_checked_before_a_claim_is_taken(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, wrong: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(claim_taking, "take_at_first_start", None)  # is not called
+    result = run(command, "--claim-file", "code", "--connection-string-file", "new", *wrong)
+    assert result.code == 2
+    assert says in result.err

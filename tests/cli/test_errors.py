@@ -215,13 +215,13 @@ def test_an_unknown_mode(run: Run, created: Created, command: str) -> None:
 def test_pairs_that_do_not_match(run: Run, created: Created) -> None:
     result = run(
         "forward",
-        "--connection-string-file", created.application,
-        "--listen", "127.0.0.1:0",
-        "--listen", "127.0.0.1:0",
+        "--connection-string-file", created.application, created.application,
+        "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0",
     )  # fmt: skip
 
     assert result.code == 2
-    assert "2 times --listen for 1 connection string\n" in result.err
+    assert "3 times --listen for 2 connection strings\n" in result.err
+    assert "--config" in result.err
 
 
 def test_standard_input_twice(run: Run) -> None:

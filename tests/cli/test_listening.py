@@ -11,6 +11,8 @@ import pytest
 import trio
 
 from hybridrelay._listening import explain_listen_error, open_listeners
+from hybridrelay.cli.arguments.forward import parse_forward
+from hybridrelay.cli.entries import entries_of
 from hybridrelay.events import Event, EventStream, ListenAddressSkipped, logged_events
 
 from ..resolving import FixedResolver
@@ -92,3 +94,9 @@ def test_a_port_that_is_taken(run: Run, created: Created, tmp_path: Path, comman
     error, remedy = result.err.splitlines()
     assert f"cannot listen on {address}: {os.strerror(errno.EADDRINUSE)}" in error
     assert remedy.startswith("  try: find out which program uses it with ")
+
+
+def test_several_addresses_for_one_file_on_the_command_line() -> None:
+    args = parse_forward(["--connection-string-file", "a", "--listen", "127.0.0.1:1", "--listen", "[::1]:2"])
+    (entry,) = entries_of(args, {})
+    assert entry.listen == (("127.0.0.1", 1), ("::1", 2))

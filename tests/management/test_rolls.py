@@ -78,6 +78,19 @@ async def test_a_roll_that_is_over_shows_who_has_not_stored_the_key(api: Api, vi
     assert [one["state"] for one in shown["missing"]] == ["memory"]
 
 
+async def test_during_a_roll_the_answer_says_so(api: Api) -> None:
+    """Even if programs use the key that would be replaced, which is the one that they were just given."""
+    await create(api)
+    assert (await api.call("POST", f"{RULE}/rollKeys", body(api)))[0].status == 200
+    used = api.store.get("orders").key_id("application", KeySlot.SECONDARY)
+    assert used is not None
+    api.relay.presented.add(used)
+    answer, problem = await api.call("POST", f"{RULE}/rollKeys", body(api))
+    assert answer.status == 400
+    assert "already being rolled" in problem["detail"]
+    assert "keys list orders" in problem["remedy"]
+
+
 async def test_a_key_that_programs_use_is_not_replaced(api: Api) -> None:
     await create(api)
     known = api.store.get("orders")

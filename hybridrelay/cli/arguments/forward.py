@@ -124,7 +124,8 @@ def _add_arguments(parser: Parser) -> None:
     add_claim_file(parser)
     _add_listen(
         parser,
-        "where to listen, one value for each file: ADDR:PORT ([::1]:5432 for IPv6; port 0 means any free port), with "
+        "where to listen, one value for each file (or several for a single file): ADDR:PORT ([::1]:5432 for IPv6; "
+        "port 0 means any free port), with "
         "/udp or /tcp+udp if the target accepts datagrams; unix:PATH, a Unix socket for this user only, or with "
         ",mode=660 also for the group of its file; own, the ports of the local name at an address of its own; or "
         "ADDR:*, the ports of the local name at this address; own and ADDR:* may end with /udp or /tcp+udp, too "
