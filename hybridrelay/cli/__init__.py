@@ -6,6 +6,7 @@ quick.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv, signals)
     finally:
         signals.leave()
+        # While it shuts down, the interpreter looks for cycles among all objects that are not frozen. For those of a
+        # service, this would take more than a quarter of the processor time that it needs to start and to end.
+        gc.freeze()
 
 
 def _run(argv: Sequence[str] | None, signals: Signals) -> int:
