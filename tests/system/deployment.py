@@ -114,7 +114,7 @@ class Deployment:
         with SQLiteStore.open(second.state_dir) as registry:
             registry.create(published.name, hosts, published.rules)
         with SQLiteStore.open(self.state_dir) as registry:
-            registry.change_hosts(published.name, hosts)
+            registry.change(published.name, hosts=hosts)
         return second
 
     def string(

@@ -56,7 +56,7 @@ def valid_record(name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> Rela
 
 
 def valid_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
-    """Check the hosts that `Store.change_hosts` sets. Raises ConfigurationError."""
+    """Check the hosts that `Store.change` sets. Raises ConfigurationError."""
     try:
         return check_hosts(tuple(hosts))
     except ValueError as exc:

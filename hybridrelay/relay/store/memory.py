@@ -219,11 +219,6 @@ class MemoryStore:
         created = HybridConnection(record.name, record.hosts, rules, self._clock(), generations, description)
         return self._put(attrs.evolve(created, disabled=disabled, quota=quota))
 
-    def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
-        """See `Store.change_hosts`."""
-        checked = valid_hosts(hosts)
-        return self._put(attrs.evolve(self._get(name, version), hosts=checked))
-
     def change(
         self,
         name: str,

@@ -216,13 +216,6 @@ class SQLiteStore(SQLiteReader):
             self._touch(database, record.name)
         return self.get(record.name)
 
-    def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
-        """See `Store.change_hosts`."""
-        checked = valid_hosts(hosts)
-        with self._change_of(name, version) as (database, _):
-            set_hosts(database, name, checked)
-        return self.get(name)
-
     def change(
         self,
         name: str,

@@ -192,14 +192,6 @@ class Store(Protocol):
             QuotaReached: the relay's edition does not allow another one.
         """
 
-    def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
-        """Change which relays serve a hybrid connection. Its keys stay the same, and nothing that uses it ends.
-
-        Raises:
-            NotFound: there is none with this name.
-            ConfigurationError: a host is not valid.
-        """
-
     def change(
         self,
         name: str,
@@ -212,7 +204,8 @@ class Store(Protocol):
     ) -> HybridConnection:
         """Replace the properties of a hybrid connection that are given. None leaves a property as it is.
 
-        If it is disabled, everything that uses it ends, and nothing is accepted until it is enabled again.
+        If it is disabled, everything that uses it ends, and nothing is accepted until it is enabled again. If its
+        hosts change, its keys stay the same, and nothing ends.
 
         Raises:
             NotFound: there is none with this name, or no such edition.

@@ -106,7 +106,7 @@ def test_the_version_is_different_after_every_change_and_only_then(store: Store,
 
     changes: list[Callable[[], object]] = [
         lambda: store.create("sql", ["relay.example.com"], rules),
-        lambda: store.change_hosts("sql", ["a"]),
+        lambda: store.change("sql", hosts=["a"]),
         lambda: store.change("sql", description=Description("orders")),
         lambda: store.change("sql", disabled=True),
         lambda: store.put_rule("sql", "manager", [Right.MANAGE]),
@@ -234,7 +234,7 @@ def test_keys_do_not_print(store: Store, rules: Rules) -> None:
 def test_other_hosts_end_no_key(store: Store, rules: Rules) -> None:
     before = store.create("sql", ["a.example.com"], rules)
     other = store.create("other", ["a.example.com"], [])
-    after = store.change_hosts("sql", ["a.example.com", "b.example.com"])
+    after = store.change("sql", hosts=["a.example.com", "b.example.com"])
 
     assert after.hosts == ("a.example.com", "b.example.com")
     assert (after.rules, after.generations, after.created_at) == (before.rules, before.generations, before.created_at)
@@ -246,7 +246,7 @@ def test_other_hosts_end_no_key(store: Store, rules: Rules) -> None:
 def test_hosts_that_cannot_be(store: Store, rules: Rules, name: str, hosts: list[str]) -> None:
     before = store.create("sql", ["a.example.com"], rules)
     with pytest.raises(ConfigurationError):
-        store.change_hosts(name, hosts)
+        store.change(name, hosts=hosts)
     assert store.list() == (before,)
 
 
@@ -343,7 +343,7 @@ def test_a_hybrid_connection_has_at_most_twelve_rules(store: Store) -> None:
 def test_every_change_has_a_version_of_its_own(store: Store, rules: Rules) -> None:
     versions = [store.create("sql", ["a"], rules).version, store.create("web", ["a"], rules).version]
     changes: list[Callable[[], object]] = [
-        lambda: store.change_hosts("sql", ["b"]),
+        lambda: store.change("sql", hosts=["b"]),
         lambda: store.change("sql", description=DESCRIPTION),
         lambda: store.put_rule("sql", "manager", [Right.MANAGE]),
         lambda: store.delete_rule("sql", "manager"),
@@ -364,7 +364,7 @@ def test_only_what_the_caller_has_read_is_changed(store: Store, rules: Rules) ->
     old = store.create("sql", ["a"], rules).version
     current = store.change("sql", description=DESCRIPTION)
     changes: list[Callable[[int], object]] = [
-        lambda version: store.change_hosts("sql", ["b"], version=version),
+        lambda version: store.change("sql", hosts=["b"], version=version),
         lambda version: store.change("sql", description=Description(), version=version),
         lambda version: store.put_rule("sql", "manager", [Right.MANAGE], version=version),
         lambda version: store.delete_rule("sql", "sender", version=version),
