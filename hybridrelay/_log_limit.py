@@ -1,11 +1,10 @@
 """Limiting how often a peer can make a program write to its log.
 
-Every line that a peer, an application or a target can cause repeatedly goes through a `LimitedLogger`. Lines of the
-same kind share a limit: a number of lines in a period that begins with the first one. Omitted lines are counted, and
-the count is logged at the end of the period, even if no further line follows.
+Lines that a peer, an application or a target can cause repeatedly (`Event.is_limited`) are logged only if `may_log`
+allows it. Lines of the same kind share a limit: a number of lines in a period that begins with the first one. Omitted
+lines are counted, and the count is logged at the end of the period, even if no further line follows.
 
-`LogLimit` decides, and does no I/O. `LimitedLogger` logs the lines that are admitted; `report_left_out` logs the
-counts.
+`LogLimit` decides, and does no I/O. `report_left_out` logs the counts.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Final
 import attrs
 import trio
 
-__all__ = ["LeftOut", "LimitedLogger", "LogLimit", "may_log", "report_left_out"]
+__all__ = ["LeftOut", "LogLimit", "may_log", "report_left_out"]
 
 #: How many lines of one kind are logged in one period. Enough for a connector that registers dozens of hybrid
 #: connections at once.
@@ -120,47 +119,11 @@ def _run_limit() -> LogLimit:
         return limit
 
 
-class LimitedLogger:
-    """A logger for lines that peers or users can cause repeatedly. Lines with the same message share a limit.
-
-    The program or library call that uses it also runs `report_left_out`. Outside of a Trio run, nothing is limited,
-    because peers and users cannot cause lines there.
-    """
-
-    def __init__(self, name: str) -> None:
-        """Write to the logger called `name`."""
-        self._logger = logging.getLogger(name)
-
-    def debug(self, message: str, *arguments: object) -> None:
-        """Log at this level."""
-        self.log(logging.DEBUG, message, *arguments)
-
-    def info(self, message: str, *arguments: object) -> None:
-        """Log at this level."""
-        self.log(logging.INFO, message, *arguments)
-
-    def warning(self, message: str, *arguments: object) -> None:
-        """Log at this level."""
-        self.log(logging.WARNING, message, *arguments)
-
-    def error(self, message: str, *arguments: object) -> None:
-        """Log at this level."""
-        self.log(logging.ERROR, message, *arguments)
-
-    def exception(self, message: str, *arguments: object) -> None:
-        """Log an error with the traceback of the exception that is being handled."""
-        self.log(logging.ERROR, message, *arguments, exc_info=True)
-
-    def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
-        """Log the line, or count it if too many of its kind were logged."""
-        if not self._logger.isEnabledFor(level):
-            return
-        if may_log(self._logger.name, level, message, lambda: message % arguments):
-            self._logger.log(level, message, *arguments, exc_info=exc_info)
-
-
 def may_log(logger: str, level: int, kind: str, example: Callable[[], str]) -> bool:
-    """Return whether a line may be logged now. Otherwise it is counted, and `report_left_out` logs the count.
+    """Return whether a line may be logged now. Otherwise it is counted, and `report_left_out`, which the program or
+    library call also runs, logs the count.
+
+    Outside of a Trio run, nothing is limited, because peers and users cannot cause lines there.
 
     Args:
         logger: the name of the line's logger.

@@ -113,6 +113,17 @@ async def test_events_of_one_class_are_limited(
     ]
 
 
+async def test_events_below_the_level_of_the_log_are_not_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    stream = logged_events()
+    for _ in range(LINES + 1):
+        stream.publish(ENDED)
+    caplog.set_level(logging.INFO)
+    stream.publish(ENDED)
+
+    assert [record.getMessage() for record in caplog.records] == [event_text(ENDED)]
+
+
 async def test_the_calls_of_identified_administrators_are_never_left_out(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
