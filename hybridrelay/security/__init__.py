@@ -93,7 +93,6 @@ if TYPE_CHECKING:
     from .relay_tls import control_server_context as control_server_context
     from .relay_tls import load_or_create_relay_certificate as load_or_create_relay_certificate
     from .relay_tls import management_client_context as management_client_context
-    from .relay_tls import outer_client_context as outer_client_context
     from .relay_tls import outer_server_context as outer_server_context
     from .relay_tls import relay_identity_error as relay_identity_error
     from .relay_tls import relay_pin as relay_pin
@@ -250,7 +249,6 @@ _HOMES = {
         "control_server_context",
         "load_or_create_relay_certificate",
         "management_client_context",
-        "outer_client_context",
         "outer_server_context",
         "relay_identity_error",
         "relay_pin",

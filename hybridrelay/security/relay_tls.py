@@ -135,7 +135,9 @@ def control_client_context(
         ConfigurationError: `ca_file` is unusable.
     """
     if pins:
-        context = _unverified_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     elif ca_file is None:
         context = ssl.create_default_context()
     else:
@@ -207,17 +209,6 @@ def outer_server_context(
     return context
 
 
-def outer_client_context() -> ssl.SSLContext:
-    """Make the context of connectors and clients for the outer TLS on 443.
-
-    It verifies nothing, because the TLS inside it, which protects all secrets, does.
-    """
-    context = _unverified_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # some proxies that intercept TLS do not support TLS 1.3
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
 def management_client_context(
     pin: str | None = None, *, ca_file: str | os.PathLike[str] | None = None
 ) -> ssl.SSLContext:
@@ -234,13 +225,6 @@ def management_client_context(
     context = control_client_context(() if pin is None else (pin,), ca_file=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # a reverse proxy may be in front of the relay
     context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _unverified_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     return context
 
 

@@ -25,14 +25,13 @@ from hybridrelay.security import (
     control_client_context,
     control_server_context,
     load_or_create_relay_certificate,
-    outer_client_context,
     outer_server_context,
     relay_identity_error,
     relay_pin,
     spki_pin,
 )
 from hybridrelay.security.relay_tls import certificate_expires_at
-from hybridrelay.streams import TLSStream
+from hybridrelay.streams import TLSStream, outer_tls
 
 from ..certificates import CertificateAuthority, certificate_of_version_5, damaged
 
@@ -179,7 +178,7 @@ def test_other_failures_are_not_about_the_certificate() -> None:
 
 
 async def test_outer_tls(certificate_file: Path) -> None:
-    stream = await connect(outer_client_context(), outer_server_context(certificate_file))
+    stream = await connect(outer_tls._client_context(), outer_server_context(certificate_file))
     assert stream.ssl_object.selected_alpn_protocol() == "http/1.1"
 
 
