@@ -9,8 +9,8 @@ from typing import Any
 
 from .. import wire
 from ..ports import HOST
-from ..stats import percentile
 from ..usage import Sampler
+from .times import measure_times
 
 #: The maximum number of streams of one measurement. It leaves enough outgoing ports, which cannot be used again for a
 #: minute.
@@ -29,25 +29,7 @@ def measure(
         warm_up: the time that is not counted (seconds).
         seconds: the time that is counted.
     """
-    opener = _Opener(entry, at_once)
-    opener.run(warm_up)
-    opener.times.clear()
-    sampler = Sampler(pids)
-    sampler.begin()
-    began = time.perf_counter()
-    opener.run(seconds)
-    took = time.perf_counter() - began
-    usage = sampler.end()
-    opener.close()
-    times = opener.times
-    if not times:
-        raise ConnectionError("no stream opened")
-    metrics = {
-        "p50_us": percentile(times, 50) * 1e6,
-        "per_s": len(times) / took,
-        "p99_us": percentile(times, 99) * 1e6,
-    }
-    return {"metrics": metrics, "usage": usage, "requests": len(times)}
+    return measure_times(_Opener(entry, at_once), Sampler(pids), warm_up=warm_up, seconds=seconds)
 
 
 class _Opener:

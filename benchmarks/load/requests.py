@@ -10,9 +10,9 @@ import time
 from typing import Any
 
 from .. import wire
-from ..stats import percentile
 from ..usage import Sampler
 from .streams import open_streams
+from .times import measure_times
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -38,23 +38,7 @@ def measure(
     """
     sampler = Sampler(pids)
     asker = _Asker(open_streams(entry, streams, wire.header(wire.Mode.ANSWER, size)), size)
-    asker.run(warm_up)
-    asker.times.clear()
-    sampler.begin()
-    began = time.perf_counter()
-    asker.run(seconds)
-    took = time.perf_counter() - began
-    usage = sampler.end()
-    asker.close()
-    times = asker.times
-    if not times:
-        raise ConnectionError("no answer arrived")
-    metrics = {
-        "p50_us": percentile(times, 50) * 1e6,
-        "p99_us": percentile(times, 99) * 1e6,
-        "per_s": len(times) / took,
-    }
-    return {"metrics": metrics, "usage": usage, "requests": len(times)}
+    return measure_times(asker, sampler, warm_up=warm_up, seconds=seconds)
 
 
 class _Asker:

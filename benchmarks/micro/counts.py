@@ -23,7 +23,7 @@ from hybridrelay.mux import DATA_CONFIG, Account, Budget, Session, SessionRole, 
 from hybridrelay.streams import nowait as nowait_module
 from hybridrelay.streams.nowait import NowaitStream, nowait
 
-from .streams import exchange, sockets, tls
+from .streams import drain, exchange, sockets, tls
 
 _MIB = 1 << 20
 #: Functions are named by the part of their file's path that follows one of these.
@@ -70,13 +70,7 @@ async def _bulk(source: NowaitStream, sink: NowaitStream, count: int) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
-        left = count * _MIB
-        while left:
-            block = sink.receive_nowait()
-            if block is None:
-                await sink.wait_readable()
-            else:
-                left -= len(block)
+        await drain(sink, count * _MIB)
 
 
 async def _open(tunnel: _Tunnel, count: int) -> None:

@@ -78,6 +78,17 @@ def _measure_nowait(loops: int, make: Callable[[], Awaitable[_Pair]], size: int)
     return trio.run(main)
 
 
+async def drain(sink: NowaitStream, size: int) -> None:
+    """Receive so many bytes, and drop them."""
+    left = size
+    while left:
+        block = sink.receive_nowait()
+        if block is None:
+            await sink.wait_readable()
+        else:
+            left -= len(block)
+
+
 async def exchange(near: NowaitStream, far: NowaitStream, loops: int, size: int) -> float:
     """Send a block there and back `loops` times in the calling task. Return how long this took (seconds)."""
     data = bytes(size)
@@ -86,13 +97,7 @@ async def exchange(near: NowaitStream, far: NowaitStream, loops: int, size: int)
         for source, sink in ((near, far), (far, near)):
             if not source.send_nowait(data):
                 raise BlockingIOError("the block does not fit into the socket")
-            left = size
-            while left:
-                block = sink.receive_nowait()
-                if block is None:
-                    await sink.wait_readable()
-                else:
-                    left -= len(block)
+            await drain(sink, size)
     return time.perf_counter() - began
 
 
