@@ -218,6 +218,9 @@ def test_drain_and_drop_work_over_the_network(run: Run, way: Way, relay: FakeRel
     assert dropped.out == f"The listener {listener['instance']} of orders has ended.\n"
     again = run("drop", "listener", "orders", listener["instance"], *way.options)
     assert (again.code, f"there is no listener {listener['instance']} of orders" in again.err) == (1, True)
+    for command in (("drop", "listener"), ("drop", "sender"), ("drop", "session"), ("drain",)):
+        shortened = run(*command, "orders", "1234abcd", *way.options)
+        assert (shortened.code, "give the whole id" in shortened.err) == (1, True)
     assert run("drain", *way.options).out == "The relay accepts no new registrations and joins. Sessions left: 1.\n"
     assert run("drain", "--undo", *way.options).code == 0
 

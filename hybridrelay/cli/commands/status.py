@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import time
@@ -85,8 +86,24 @@ async def _show(text: str) -> None:
         await async_output.say(f"{now}\n{text}\n")
 
 
+def _check_whole(what: str, given: str, args: argparse.Namespace) -> None:
+    """Check that an id is complete: what is to end is named exactly.
+
+    Raises:
+        ManagementError: it is not an id, or only a part of one.
+    """
+    digits = 16 if what == "sender" else 32
+    if not re.fullmatch(f"[0-9a-f]{{{digits}}}", given):
+        raise ManagementError(
+            f"there is no {what} {given!r} of {args.name} at this relay; nothing was changed",
+            remedy=f"give the whole id ({digits} hexadecimal digits), as in: hybridrelay status --json "
+            f"{describe_access(args)}",
+        )
+
+
 def run_drop(args: argparse.Namespace) -> int:
     """End a listener, a sender or a session."""
+    _check_whole(args.what, args.id, args)
     path = f"/v1/hybridConnections/{quote(args.name, safe='')}/{args.what}s/{quote(args.id, safe='')}"
     answer = _call(args, "DELETE", path, Dropped)
     if isinstance(answer, int):
@@ -140,6 +157,7 @@ def _drain_listener(args: argparse.Namespace) -> int:
             "the instance of the connector is missing",
             remedy=f"name it after {args.name}: hybridrelay status --json shows it under listeners",
         )
+    _check_whole("listener", args.instance, args)
     path = f"/v1/hybridConnections/{quote(args.name, safe='')}/listeners/{quote(args.instance, safe='')}/drain"
     answer = _call(args, "DELETE" if args.undo else "POST", path, ListenerDrain)
     if isinstance(answer, int):
