@@ -45,11 +45,35 @@ LONGEST_FIRST = (
 BESIDE_TESTS = ("lint", "types", "contracts", "schema", "reach", "other-python")
 #: The modules that programs import.
 PUBLIC = ("hybridrelay", *(f"hybridrelay.{name}" for name in ("abc", "aio", "errors", "events", "http", "testing")))
-#: The tests that depend on the version of Python rather than on the system.
+#: What another version of Python is most likely to break: values and state machines, TLS, sockets, HTTP, SQLite,
+#: asyncio, entry points, and the parsing of arguments. And a few tests of all three parts, also as programs.
 QUICK = tuple(
     f"tests/{part}"
-    for part in ("client", "connectivity", "connector", "http", "mux", "protocol", "relay", "security", "streams")
-)  # fmt: skip
+    for part in (
+        "cli/test_config_file.py",
+        "cli/test_help.py",
+        "cli/test_log_writer.py",
+        "cli/test_values.py",
+        "client/embedding",
+        "client/lifecycle",
+        "connectivity/test_channels.py",
+        "connectivity/test_commands.py",
+        "connectivity/test_discovery.py",
+        "endtoend/test_half_close.py",
+        "endtoend/test_loaded_modules.py",
+        "http",
+        "mux",
+        "protocol",
+        "relay/core",
+        "relay/store",
+        "security",
+        "streams",
+        "system/test_whole_path.py",
+        "test_check_type.py",
+        "test_lazy.py",
+        "transports",
+    )
+)
 #: The tests of what the reactor serves, and of what uses it.
 SERVED = tuple(
     f"tests/{part}" for part in ("endtoend", "client", "connectivity", "connector", "mux", "streams")
@@ -240,7 +264,10 @@ def reach(session: nox.Session) -> None:
 
 @nox.session(name="other-python", python=PYTHONS[OTHER] if OTHER else None)
 def other_python(session: nox.Session) -> None:
-    """A quick part of the tests on the newest other Python of this machine, from 3.11 to 3.14, and without epoll."""
+    """A quick part of the tests on the newest other Python of this machine, from 3.11 to 3.14, and without epoll.
+
+    ``nox -s pythons`` runs all tests on each of them.
+    """
     if OTHER is None:
         session.skip("this machine has only one Python between 3.11 and 3.14")
     install_wheel(session)
