@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
@@ -23,7 +23,13 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.administration import NewFiles, StoreRegistry, create_connection
+from hybridrelay.administration import (
+    NewFiles,
+    StoreRegistry,
+    create_connection,
+    import_connection,
+    read_relay_record,
+)
 from hybridrelay.management.audited_registry import AuditedRegistry
 from hybridrelay.security import parse_local_name_untrusted, parse_target_untrusted
 
@@ -247,6 +253,47 @@ class Published:
     connector: Path
     application: Path
     authority: Path
+
+
+@attrs.frozen
+class RunningRelay:
+    """What connection strings say about a relay, and where its state is."""
+
+    program: Program
+    host: str
+    state: Path
+    #: By name; empty for the default ports.
+    ports: Mapping[str, int] = attrs.field(factory=dict)
+
+    @property
+    def pin(self) -> str:
+        """The pin that it has printed."""
+        return self.program.wait_for_line(r"pin=(\S+)")[1]
+
+
+def create_at_relays(
+    name: str, target: tuple[str, int], relays: Sequence[RunningRelay], *, folder: Path
+) -> Published:
+    """Create a hybrid connection that several relays serve.
+
+    Does in this process what ``connections create --relay-file`` and ``connections import --state`` do.
+    """
+    files = {role: folder / f"{name}.{role}" for role in ("connector", "application", "authority")}
+    record = folder / f"{name}.relay"
+    create_connection(
+        name,
+        target=parse_target_untrusted(f"{target[0]}:{target[1]}"),
+        hosts=[relay.host for relay in relays],
+        pins=[relay.pin for relay in relays],
+        ports=[relay.ports for relay in relays],
+        files=NewFiles(**files, relay=record),
+        now=time.time(),
+    )
+    for relay in relays:
+        with StoreRegistry(state_dir=relay.state) as registry:
+            audited = AuditedRegistry(registry, relay.state)
+            import_connection(audited, read_relay_record(record), source=str(record), remedy="choose another name")
+    return Published(name, **files)
 
 
 @attrs.frozen

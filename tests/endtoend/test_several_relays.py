@@ -14,7 +14,7 @@ import attrs
 import pytest
 import trio
 
-from ..deployments import Deployment, Forward, Program, Published
+from ..deployments import Deployment, Forward, Program, Published, RunningRelay, create_at_relays
 from ..waiting import async_wait_until
 from .talking import Talker, all_move, all_send
 from .targets import echo, is_served, serve
@@ -37,21 +37,12 @@ class Pair:
         return self.deployments[0]
 
     def create(self, name: str, target: tuple[str, int]) -> Published:
-        """Create a hybrid connection as its administrator does, and import it at both relays."""
-        folder = self.first.folder
-        published = Published(
-            name, *(folder / f"{name}.{what}" for what in ("connector", "application", "authority"))
-        )
-        record = folder / f"{name}.relay"
-        host, port = target
-        self.run(
-            "connections", "create", name, "--target", f"{host}:{port}", *self.options(), "--relay-file", record,
-            "--connector-file", published.connector, "--application-file", published.application,
-            "--authority-file", published.authority,
-        )  # fmt: skip
-        for deployment in self.deployments:
-            self.run("connections", "import", record, "--state", deployment.state)
-        return published
+        """Create a hybrid connection at both relays."""
+        relays = [
+            RunningRelay(relay, deployment.host, deployment.state, deployment.ports)
+            for deployment, relay in zip(self.deployments, self.relays, strict=True)
+        ]
+        return create_at_relays(name, target, relays, folder=self.first.folder)
 
     def options(self) -> list[str]:
         """The arguments that name both relays, for what writes connection strings."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import attrs
 import pytest
 import trio
 
-from ..deployments import Forward, Program, Published
+from ..deployments import Forward, Program, Published, RunningRelay, create_at_relays
 from ..endtoend.talking import SHORT_PAUSE_SECONDS, Talker, all_move
 from ..endtoend.targets import echo
 from .conftest import NetworkDeployment
@@ -65,24 +64,12 @@ async def _serve_echo(stream: trio.SocketStream) -> None:
 def pair(tmp_path: Path, lab: Lab) -> Iterator[Pair]:
     with NetworkDeployment(tmp_path, lab) as deployment:
         states = [tmp_path / host for host in (FIRST, SECOND)]
-        relays: list[str] = []
-        for host, state in zip((FIRST, SECOND), states, strict=True):
-            relay = deployment.start("relay", "--state", state, "--host", host)
-            pin = re.search(r"pin=(\S+)", relay.out)
-            assert pin is not None
-            relays += ["--endpoint", host, "--relay-pin", pin[1]]
+        relays = [
+            RunningRelay(deployment.start("relay", "--state", state, "--host", host), host, state)
+            for host, state in zip((FIRST, SECOND), states, strict=True)
+        ]
         target = lab.listen(PRIVATE)
-        host, port = target.getsockname()
-        published = Published("live", *(tmp_path / what for what in ("connector", "application", "authority")))
-        record = tmp_path / "record"
-        created = deployment.run(
-            "connections", "create", "live", "--target", f"{host}:{port}", *relays, "--relay-file", record,
-            "--connector-file", published.connector, "--application-file", published.application,
-            "--authority-file", published.authority,
-        )  # fmt: skip
-        assert created.returncode == 0, created.stderr
-        for state in states:
-            assert deployment.run("connections", "import", record, "--state", state).returncode == 0
+        published = create_at_relays("live", target.getsockname(), relays, folder=tmp_path)
         yield Pair(deployment, published, trio.SocketListener(trio.socket.from_stdlib_socket(target)))
 
 

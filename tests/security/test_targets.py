@@ -104,9 +104,15 @@ def test_every_list_of_ports_survives(numbers: list[int]) -> None:
     assert list(target.ports) == numbers
     assert [one.port for one in target.each] == numbers
     assert target.first == HostPort("h", numbers[0])
-    outside = set(range(1, 65536)).difference(numbers)
+    outside = {1, 65535}.union(*({number - 1, number + 1} for number in numbers)).difference(numbers)
     assert all(number in target.ports for number in numbers)
     assert not any(number in target.ports for number in outside)
+
+
+@pytest.mark.parametrize("numbers", [[443, 80], [1, 2, 3, 65535], list(range(1000, 1050)), list(range(1, 120, 2))])
+def test_no_other_port_is_one_of_a_target(numbers: list[int]) -> None:
+    ports = PortSet.of(numbers)
+    assert [number for number in range(1, 65536) if number in ports] == sorted(numbers)
 
 
 @given(st.text("0123456789,-: []abcU/\\", max_size=40))
