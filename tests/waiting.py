@@ -16,7 +16,7 @@ import trio
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 0.02
-_MAX_PAUSE_SECONDS = 0.5
+_MAX_PAUSE_SECONDS = 1.0
 #: A limit is extended at most by this factor.
 _MAX_SLOWDOWN = 20.0
 
@@ -33,7 +33,7 @@ def patience(seconds: float) -> float:
 def _pause(took: float) -> float:
     """Return the seconds until a condition is evaluated again, which took `took` seconds: waiting for one that starts
     a program must not keep a processor busy."""
-    return min(_MAX_PAUSE_SECONDS, max(_PAUSE_SECONDS, took))
+    return min(_MAX_PAUSE_SECONDS, max(_PAUSE_SECONDS, 2 * took))
 
 
 class TimeLimit:
