@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import json
 import os
 import pty
 import re
@@ -23,8 +24,16 @@ from pathlib import Path
 import attrs
 import pytest
 
-from ..applications import NETWORKS, Runner, children_of, require_network, runner_for, skip_unless_linux
-from ..deployments import Deployment
+from ..applications import (
+    NETWORKS,
+    Runner,
+    as_ordinary_user,
+    children_of,
+    require_network,
+    runner_for,
+    skip_unless_linux,
+)
+from ..deployments import Deployment, skip_unless_ci
 from ..waiting import TimeLimit, patience, wait_until
 
 skip_unless_linux()
@@ -138,6 +147,41 @@ def test_nothing_has_to_be_said(runner: Runner) -> None:
 
 def test_a_configuration_file_gives_several_names(runner: Runner, network: str) -> None:
     file = runner.folder / f"run-{network}.toml"
+def test_a_port_that_is_in_use_leads_to_the_next_way(runner: Runner) -> None:
+    """A server at all addresses of the machine has the port, so `host` cannot open a listener for it."""
+    with socket.create_server(("0.0.0.0", 0)) as other:  # noqa: S104
+        port = other.getsockname()[1]
+        options = ("--as", f"taken.corp.example:{port}", "--", "bash", "-c")
+        talk = ECHO.replace("echo.corp.example/7", f"taken.corp.example/{port}")
+        done = runner.run("--network", "host", *options, talk)
+        assert done.returncode == 125
+        assert "Address already in use" in done.stderr
+        done = runner.run(*options, talk)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
+
+
+def test_in_a_user_namespace_that_has_no_network_of_its_own(runner: Runner) -> None:
+    """Root has all capabilities in it, but may not open the lower ports of the machine. `run --check` knows that."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        user = as_ordinary_user()
+        command = [*user, "unshare", "--user", "--map-root-user", "--", *runner.command(*arguments)[len(user) :]]
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, env=runner.environment, cwd=runner.folder
+        )
+
+    checked = run("--check", "--json")
+    if "unshare" in checked.stderr:
+        skip_unless_ci(checked.stderr)
+    found = json.loads(checked.stdout)
+    assert found["firstPort"] == int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    usable = [("--network", one["network"]) for one in found["networks"] if one["usable"]]
+    assert usable
+    for options in ((), *usable):
+        done = run(*options, "--", "bash", "-c", ECHO)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", ""), options
+
+
     file.write_text(
         f'network = "{network}"\n[[connection]]\nfile = "{runner.file}"\nas = ["one.example:4001", "10.1.2.3:4002"]\n'
     )

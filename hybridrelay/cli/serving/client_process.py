@@ -27,7 +27,7 @@ from ...client.application.following import Messages
 from ...client.application.interception import redirect_connections
 from ...client.application.listeners import Listening, listen_for
 from ...client.application.name_server import serve_names
-from ...client.application.networks import Abilities, Network, NetworkSetup, choose_setup
+from ...client.application.networks import Abilities, Network, NetworkSetup, choose_setups
 from ...client.application.processes import NotPrepared, Prepared, begin_application
 from ...client.application.refusals import explain
 from ...client.application.watching import ignore_signals, watch_application
@@ -74,9 +74,7 @@ def run_client_process(args: argparse.Namespace, messages: Messages, mask: set[s
     hosts = {one.entry.key: _hosts_of(one) for one in wanted}
     published = [host for one in hosts.values() for host in one]
     check_published(published)
-    setup = _choose(args.network, published)
-    listening = listen_for(published, setup)
-    process = _begin(args, listening, setup, mask)
+    setup, listening, process = _begin_first(args, published, mask)
     # From here on, this process lives as long as the application, whatever happens to the terminal.
     os.setpgid(0, 0)
     leave_standard_streams()
@@ -112,11 +110,34 @@ def _hosts_of(wanted: Wanted) -> Sequence[HostTarget]:
     return (wanted.string.local_name,)
 
 
-def _choose(name: str | None, published: Sequence[HostTarget]) -> NetworkSetup:
-    """Choose what is set up for the application. What the user has asked for is tried without checking it first."""
+def _choose(name: str | None, published: Sequence[HostTarget]) -> Sequence[NetworkSetup]:
+    """Choose what can be set up. What the user has asked for is tried without checking it first."""
     if name is None:
-        return choose_setup(None, published, find_abilities())
-    return choose_setup(Network(name), published, Abilities(first_port=first_port()))
+        return choose_setups(None, published, find_abilities())
+    return choose_setups(Network(name), published, Abilities(first_port=first_port()))
+
+
+def _begin_first(
+    args: argparse.Namespace, published: Sequence[HostTarget], mask: set[signal.Signals]
+) -> tuple[NetworkSetup, Listening, Prepared]:
+    """Set up the first of the ways that succeeds. Another one may still fail, for example because a port is in use.
+
+    Raises:
+        ConfigurationError: why the first one has failed.
+    """
+    failure: ConfigurationError | None = None
+    for setup in _choose(args.network, published):
+        try:
+            listening = listen_for(published, setup)
+            try:
+                return setup, listening, _begin(args, listening, setup, mask)
+            except BaseException:
+                listening.close()
+                raise
+        except ConfigurationError as exc:
+            failure = failure or exc
+    assert failure is not None
+    raise failure
 
 
 def _begin(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _PRIVATE = NetworkSetup(Network.PRIVATE, has_mounts=True, has_network=True, inte
 _INTERCEPT = NetworkSetup(Network.INTERCEPT, has_mounts=False, has_network=False, intercepts=True)
 #: The default of the kernel.
 _FIRST_PORT = 1024
+#: A loopback address that no program uses.
+_SOME_ADDRESS = "127.127.255.254"
 
 
 def find_abilities() -> Abilities:
@@ -42,9 +45,24 @@ def find_abilities() -> Abilities:
 def first_port() -> int:
     """Return the lowest port that this process may open in the network of the machine."""
     found = _number("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-    if linux.has_capability(linux.CAP_NET_BIND_SERVICE):
-        return 1
-    return _FIRST_PORT if found is None else found
+    first = _FIRST_PORT if found is None else found
+    return 1 if first > 1 and _may_open(first - 1) else first
+
+
+def _may_open(port: int) -> bool:
+    """Return whether this process may open a port, whether or not it is in use.
+
+    A capability does not tell: in a user namespace that has no network of its own, root has all of them, and may not
+    open more ports than an ordinary user.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind((_SOME_ADDRESS, port))
+        except PermissionError:
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def find_facts() -> Facts:

@@ -16,7 +16,6 @@ import struct
 from typing import Any, Final
 
 __all__ = [
-    "CAP_NET_BIND_SERVICE",
     "CAP_SYS_ADMIN",
     "CLONE_NEWNET",
     "CLONE_NEWNS",
@@ -70,7 +69,6 @@ _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
 #: The same on all architectures.
 _PIDFD_GETFD: Final = 438
 #: Capabilities, in linux/capability.h.
-CAP_NET_BIND_SERVICE: Final = 10
 CAP_SYS_ADMIN: Final = 21
 _SFD_FLAGS: Final = 0o2000000 | 0o4000  # SFD_CLOEXEC, SFD_NONBLOCK
 #: The size of sigset_t of the C libraries (bytes).

@@ -35,6 +35,11 @@ class Listening:
     #: Where calls of connect(2) are redirected to.
     redirected: Redirected | None = None
 
+    def close(self) -> None:
+        """Close the sockets, because nothing is served there."""
+        for one in (*self.listeners, *(() if self.names is None else (self.names,))):
+            one.close()
+
 
 def listen_for(hosts: Sequence[HostTarget], setup: NetworkSetup) -> Listening:
     """Choose addresses, and open listeners there, unless the application has a network of its own.
@@ -88,6 +93,6 @@ def _listen_near(stack: contextlib.ExitStack, address: Address, published: Publi
     if host in published.names.values():
         try:
             return _listen_at(stack, address)
-        except PermissionError:  # a port for root only
+        except OSError:  # a port for root only, or of a server that listens on all addresses
             return _listen_at(stack, (host, 0))
     return _listen_at(stack, ("::1" if ":" in host else published.spare, 0))

@@ -22,7 +22,7 @@ from ...security import HostTarget
 from ...security.names import ip_address, normal_host
 from .addresses import each_of
 
-__all__ = ["AUTOMATIC", "Abilities", "Network", "NetworkSetup", "Refusal", "choose_setup"]
+__all__ = ["AUTOMATIC", "Abilities", "Network", "NetworkSetup", "Refusal", "choose_setups"]
 
 
 class Network(enum.Enum):
@@ -117,23 +117,28 @@ def setup_of(network: Network, published: Sequence[HostTarget], first_port: int)
             return NetworkSetup(network, has_mounts=True, has_network=False, intercepts=intercepts)
 
 
-def choose_setup(wanted: Network | None, published: Sequence[HostTarget], abilities: Abilities) -> NetworkSetup:
-    """Choose what is set up for the application.
+def choose_setups(
+    wanted: Network | None, published: Sequence[HostTarget], abilities: Abilities
+) -> Sequence[NetworkSetup]:
+    """Choose what is set up for the application: the first of these that succeeds. There is at least one.
 
     Args:
-        wanted: the value of ``--network``; None means the first one that this machine allows.
+        wanted: the value of ``--network``; None means all that this machine allows.
         published: the hosts that the application is to see.
         abilities: what this machine allows.
 
     Raises:
         ConfigurationError: this machine does not allow it. The message says what was refused, and what to change.
     """
-    refusals = []
+    setups, refusals = [], []
     for network in AUTOMATIC if wanted is None else (wanted,):
         refusal = refusal_of(network, published, abilities)
         if refusal is None:
-            return setup_of(network, published, abilities.first_port)
-        refusals.append(refusal)
+            setups.append(setup_of(network, published, abilities.first_port))
+        else:
+            refusals.append(refusal)
+    if setups:
+        return setups
     first = refusals[0]
     what = "any value of --network" if wanted is None else f"--network {wanted.value}"
     raise ConfigurationError(

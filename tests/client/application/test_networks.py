@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from hybridrelay.client.application.networks import Abilities, Network, Refusal, choose_setup
+from hybridrelay.client.application.networks import Abilities, Network, Refusal, choose_setups
 from hybridrelay.client.application.refusals import Facts, explain
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.security import HostPort
@@ -33,18 +33,26 @@ NAME, LOW, LITERAL = HostPort("db.example", 5432), HostPort("intranet", 80), Hos
 def test_the_first_way_that_works(
     published: HostPort, abilities: Abilities, network: Network, intercepts: bool
 ) -> None:
-    setup = choose_setup(None, [published], abilities)
+    setup, *others = choose_setups(None, [published], abilities)
     assert (setup.network, setup.intercepts) == (network, intercepts)
-    assert choose_setup(network, [published], abilities) == setup
+    assert network not in {one.network for one in others}
+    assert choose_setups(network, [published], abilities) == [setup]
     assert setup.has_mounts == (network is not Network.INTERCEPT)
     assert setup.has_network == (network is Network.PRIVATE)
     assert setup.redirects_names == (network is Network.INTERCEPT)
 
 
+def test_every_other_way_that_works_comes_next() -> None:
+    setups = choose_setups(None, [LOW], Abilities())
+    assert [one.network for one in setups] == [Network.HOST, Network.INTERCEPT, Network.PRIVATE]
+    setups = choose_setups(None, [LOW], Abilities(interception=NO, network=None))
+    assert [one.network for one in setups] == [Network.PRIVATE]
+
+
 @pytest.mark.parametrize("wanted", [None, *Network])
 def test_no_way(wanted: Network | None) -> None:
     with pytest.raises(ConfigurationError, match="step: Operation not permitted") as caught:
-        choose_setup(wanted, [LOW], Abilities(mounts=NO, network=NO, interception=NO))
+        choose_setups(wanted, [LOW], Abilities(mounts=NO, network=NO, interception=NO))
     assert caught.value.remedy == "change it; 'hybridrelay run --check' explains every value of --network"
 
 
