@@ -52,6 +52,7 @@ class Commands:
     def __init__(self, command: Sequence[str] | None, *, events: EventStream | None = None) -> None:
         self._events = logged_events() if events is None else events
         self._command = None if command is None else tuple(command)
+        self._processes = _Processes()
         #: These two are set during the block.
         self._manager: FlatNursery | None = None
         self._nursery: trio.Nursery | None = None
@@ -60,6 +61,11 @@ class Commands:
     def is_configured(self) -> bool:
         """Whether there is a command."""
         return self._command is not None
+
+    def reaps(self, pid: int) -> bool:
+        """Return whether a child of this program is, or may be, a process of the command. Nobody else may reap it:
+        its number would no longer belong to it."""
+        return self._processes.starting > 0 or pid in self._processes.pids
 
     async def __aenter__(self) -> Self:
         self._manager = FlatNursery()  # it can be made only while Trio runs
@@ -86,8 +92,29 @@ class Commands:
         if self._command is None or self._nursery is None:
             await trio.lowlevel.checkpoint()
             raise OSError(errno.EOPNOTSUPP, "no command is configured for reaching the relay")
-        stream: trio.abc.HalfCloseableStream = await self._nursery.start(_run, self._command, self._events)
+        stream: trio.abc.HalfCloseableStream = await self._nursery.start(
+            _run, self._command, self._events, self._processes
+        )
         return stream
+
+
+class _Processes:
+    """The processes of a command that were not reaped yet."""
+
+    def __init__(self) -> None:
+        #: How many are being started, with process ids that are not known yet.
+        self.starting = 0
+        self.pids: set[int] = set()
+
+    async def start(self, command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfCloseableStream]:
+        """See `_start`."""
+        self.starting += 1
+        try:
+            process, stream = await _start(command)
+            self.pids.add(process.pid)
+        finally:
+            self.starting -= 1
+        return process, stream
 
 
 class _CommandStream(trio.abc.HalfCloseableStream):
@@ -123,6 +150,7 @@ class _CommandStream(trio.abc.HalfCloseableStream):
 async def _run(
     command: Sequence[str],
     events: EventStream,
+    processes: _Processes,
     *,
     task_status: trio.TaskStatus[trio.abc.HalfCloseableStream],
 ) -> None:
@@ -131,7 +159,7 @@ async def _run(
     Raises:
         OSError: the process cannot be started.
     """
-    process, below = await _start(command)
+    process, below = await processes.start(command)
     group = _Group(process)
     stream = _CommandStream(below)
     ended = False
@@ -151,6 +179,7 @@ async def _run(
             group.kill()
             with trio.move_on_after(_GRACE_SECONDS):  # a process that runs as another user cannot be killed
                 await group.reap()
+            processes.pids.discard(process.pid)
             if failed_by_itself and process.returncode:
                 events.publish(CommandFailed(command=command[0], code=process.returncode))
             stream.reaped.set()

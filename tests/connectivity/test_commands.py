@@ -55,6 +55,15 @@ async def test_its_input_and_output_are_one_stream() -> None:
         assert not is_alive(pid), "closing ends the process, and waits for that"
 
 
+async def test_whoever_reaps_other_children_knows_its_processes() -> None:
+    async with Commands(ECHO) as commands:
+        async with await commands.dial() as stream:
+            pid = await receive_pid(stream)
+            assert commands.reaps(pid)
+            assert not commands.reaps(os.getpid())
+        assert not commands.reaps(pid)
+
+
 async def test_each_dial_is_a_process() -> None:
     async with Commands(ECHO) as commands, await commands.dial() as one, await commands.dial() as other:
         assert await receive_pid(one) != await receive_pid(other)

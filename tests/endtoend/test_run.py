@@ -17,8 +17,9 @@ import subprocess
 import tempfile
 import termios
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import attrs
@@ -40,8 +41,10 @@ skip_unless_linux()
 
 #: Sends a line to the target, and prints the answer.
 ECHO = "exec 3<>/dev/tcp/echo.corp.example/7; echo hello >&3; head -n 1 <&3"
-#: A step by which the kills of a run are later and later (seconds).
-STEP_SECONDS = 0.1
+#: Starts a program in a session of its own. Its parent ends at once.
+LEAVE_A_PROGRAM = "(setsid sleep 1000 </dev/null >/dev/null 2>&1 &)"
+#: How many kills, each later than the one before, there are about in the time that a run takes.
+KILLS = 12
 
 
 @attrs.define
@@ -145,11 +148,9 @@ def test_nothing_has_to_be_said(runner: Runner) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
 
 
-def test_a_configuration_file_gives_several_names(runner: Runner, network: str) -> None:
-    file = runner.folder / f"run-{network}.toml"
 def test_a_port_that_is_in_use_leads_to_the_next_way(runner: Runner) -> None:
     """A server at all addresses of the machine has the port, so `host` cannot open a listener for it."""
-    with socket.create_server(("0.0.0.0", 0)) as other:  # noqa: S104
+    with socket.create_server(("0.0.0.0", 0)) as other:
         port = other.getsockname()[1]
         options = ("--as", f"taken.corp.example:{port}", "--", "bash", "-c")
         talk = ECHO.replace("echo.corp.example/7", f"taken.corp.example/{port}")
@@ -160,15 +161,18 @@ def test_a_port_that_is_in_use_leads_to_the_next_way(runner: Runner) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
 
 
-def test_in_a_user_namespace_that_has_no_network_of_its_own(runner: Runner) -> None:
+def test_in_a_user_namespace_that_has_no_network_of_its_own(runner: Runner, tmp_path: Path) -> None:
     """Root has all capabilities in it, but may not open the lower ports of the machine. `run --check` knows that."""
+    user = ["setpriv", "--bounding-set=-all,+setfcap", "--inh-caps=-all", "--"] if os.geteuid() == 0 else []
+    ours = Runner(tmp_path, Path(shutil.copy(runner.file, tmp_path)))
+    ours.temporary.mkdir()
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        user = as_ordinary_user()
-        command = [*user, "unshare", "--user", "--map-root-user", "--", *runner.command(*arguments)[len(user) :]]
+        command = ours.command(*arguments)[len(as_ordinary_user()) :]
         return subprocess.run(
-            command, check=False, capture_output=True, text=True, env=runner.environment, cwd=runner.folder
-        )
+            [*user, "unshare", "--user", "--map-root-user", "--", *command],
+            check=False, capture_output=True, text=True, env=ours.environment, cwd=ours.folder,
+        )  # fmt: skip
 
     checked = run("--check", "--json")
     if "unshare" in checked.stderr:
@@ -182,6 +186,8 @@ def test_in_a_user_namespace_that_has_no_network_of_its_own(runner: Runner) -> N
         assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", ""), options
 
 
+def test_a_configuration_file_gives_several_names(runner: Runner, network: str) -> None:
+    file = runner.folder / f"run-{network}.toml"
     file.write_text(
         f'network = "{network}"\n[[connection]]\nfile = "{runner.file}"\nas = ["one.example:4001", "10.1.2.3:4002"]\n'
     )
@@ -519,20 +525,108 @@ def test_whatever_is_killed_nothing_is_left(runner: Runner, network: str, which:
     assert traces(runner) == before
 
 
-@pytest.mark.parametrize(
-    ("network", "which"), [("host", "last"), ("intercept", "first"), ("private", "first"), ("private", "last")]
-)
+@pytest.mark.parametrize("which", ["first", "client"])
+def test_programs_that_the_application_has_started_are_killed_too(runner: Runner, network: str, which: str) -> None:
+    script = f"{LEAVE_A_PROGRAM}; sleep 1000 & {ECHO}; exec sleep 1000"
+    with runner.start("--network", network, "--", "bash", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hello\n"
+        wait_until(lambda: len(runner.processes()) == 5, seconds=20, what="five processes")
+        (client,) = children_of(runner.processes(), process.pid)
+        os.kill({"first": process.pid, "client": client}[which], signal.SIGKILL)
+        assert process.wait(patience(20)) == (125 if which == "client" else -signal.SIGKILL)
+        runner.wait_until_gone()
+
+
+def test_a_stopped_client_does_not_keep_them(runner: Runner) -> None:
+    script = f"{LEAVE_A_PROGRAM}; {ECHO}; exec sleep 1000"
+    with runner.start("--", "bash", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hello\n"
+        (client,) = children_of(runner.processes(), process.pid)
+        os.kill(client, signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGKILL)
+        runner.wait_until_gone()
+
+
+def test_programs_stay_when_the_application_ends(runner: Runner, network: str) -> None:
+    """As without `run`, also if the application was killed."""
+    for end in ("exit 3", "kill -9 $$"):
+        runner.run("--network", network, "--grace", "0", "--", "bash", "-c", f"{LEAVE_A_PROGRAM}; {end}")
+        (left,) = runner.processes()
+        os.kill(left, signal.SIGKILL)
+        runner.wait_until_gone()
+
+
+def test_children_that_the_command_had_before_are_not_its_own(runner: Runner) -> None:
+    """As of a script that starts a program, and executes the command in its own place."""
+    script = 'sleep 1000 & exec "$@"'
+    command = ["bash", "-c", script, "bash", *runner.command("--", "bash", "-c", f"{ECHO}; exec sleep 1000")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=runner.environment,
+        cwd=runner.folder,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hello\n"
+        client = next(one for one in children_of(runner.processes(), process.pid) if "python" in name_of(one))
+        (earlier,) = set(children_of(runner.processes(), process.pid)) - {client}
+        os.kill(client, signal.SIGKILL)
+        assert process.wait(patience(20)) == 125
+        assert list(runner.processes()) == [earlier]
+        os.kill(earlier, signal.SIGKILL)
+    runner.wait_until_gone()
+
+
+def test_programs_whose_parents_have_ended_are_reaped(runner: Runner, network: str) -> None:
+    script = f"for number in 1 2 3 4 5; do (true &); done; {ECHO}; exec sleep 1000"
+    with runner.start("--network", network, "--", "bash", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hello\n"
+        (client,) = children_of(runner.processes(), process.pid)
+        (application,) = children_of(runner.processes(), client)
+        wait_until(lambda: every_child_of(client) == [application], seconds=20, what="only the application is left")
+        assert every_child_of(process.pid) == [client]
+
+
+def every_child_of(parent: int) -> list[int]:
+    """The children of a process, including those that have ended and were not reaped."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(file.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(file.parent.name))
+    return found
+
+
+def name_of(process: int) -> str:
+    return Path(os.readlink(f"/proc/{process}/exe")).name
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("which", ["first", "client", "last"])
 def test_kills_at_every_moment(runner: Runner, network: str, which: str) -> None:
-    """The first process, or the last one that there is, later and later, until the application has ended before."""
+    """The first process, the client's, or the last one that there is, later and later, until the application has
+    ended before. While it runs, it has started another program, unless that could be the one that is killed."""
     require_network(network)
     before = traces(runner)
+    script = ECHO if which == "last" else f"setsid sleep 1000 & {ECHO}; kill -9 $!"
+    begun = time.monotonic()
+    assert runner.run("--network", network, "--", "bash", "-c", script).returncode == 0
+    step = (time.monotonic() - begun) / KILLS
     for number in itertools.count():
-        with runner.start("--network", network, "--", "bash", "-c", ECHO) as process:
+        with runner.start("--network", network, "--", "bash", "-c", script) as process:
             try:
-                process.wait(number * STEP_SECONDS)
+                process.wait(number * step)
             except subprocess.TimeoutExpired:
-                victim = process.pid if which == "first" else max(runner.processes(), default=process.pid)
-                os.kill(victim, signal.SIGKILL)
+                processes = runner.processes()
+                victim = {
+                    "first": process.pid,
+                    "client": next(iter(children_of(processes, process.pid)), process.pid),
+                    "last": max(processes, default=process.pid),
+                }[which]
+                with suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
             process.wait(patience(20))
             runner.wait_until_gone()
             if process.returncode == 0:

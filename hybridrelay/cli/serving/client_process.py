@@ -9,7 +9,7 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from ..._descriptors import raise_descriptor_limit
 from ..._memory import keep_freed_memory
 from ..._nursery import FlatNursery
 from ...client import ClientConfig, OpenPort
-from ...client.application import linux
 from ...client.application.addresses import check_published, each_of
 from ...client.application.checking import find_abilities, find_facts, first_port
 from ...client.application.following import Messages
@@ -30,7 +29,7 @@ from ...client.application.name_server import serve_names
 from ...client.application.networks import Abilities, Network, NetworkSetup, choose_setups
 from ...client.application.processes import NotPrepared, Prepared, begin_application
 from ...client.application.refusals import explain
-from ...client.application.watching import ignore_signals, watch_application
+from ...client.application.watching import end_with_first, ignore_signals, outlive_first, watch_application
 from ...client.ingress.ports import shown_addresses
 from ...errors import ConfigurationError
 from ...events.log import logged_events
@@ -79,8 +78,6 @@ def run_client_process(args: argparse.Namespace, messages: Messages, mask: set[s
     os.setpgid(0, 0)
     leave_standard_streams()
     ignore_signals()
-    if setup.intercepts:
-        linux.become_subreaper()  # processes whose parents have ended stay its descendants, which may be traced
     sockets = process.listeners or listening.listeners
     ports = _ports_of(hosts, sockets, listening, setup)
     keep_freed_memory()
@@ -240,22 +237,26 @@ async def _serve(
     parts = OptionParts(args, [status_part(server), audit_part(audit), log_level_part()])
     reloads = Reloads("run", configuration, service, stop, dialer=dialer, parts=parts)
 
-    async with (
-        audited(audit, "run", events),
-        commands,
-        server.serving(args.status),
-        FlatNursery() as background,
-    ):
-        background.start_soon(reloads.watch)
-        _start_helpers(background, process, listening, events)
-        async with FlatNursery() as serving:
-            await serving.start(service.run, wanted)
-            messages.started(process.pid, process.descriptor)
-            status = await _run_application(args.application, process, first, messages, reaps=setup.intercepts)
-            messages.ended(status)
-            stop.event.set()
-            service.stop(args.grace)
-        background.cancel_scope.cancel()
+    async with FlatNursery() as watching:
+        async with (
+            audited(audit, "run", events),
+            commands,
+            server.serving(args.status),
+            FlatNursery() as background,
+        ):
+            outlive_first(first)
+            watching.start_soon(end_with_first, messages)
+            background.start_soon(reloads.watch)
+            _start_helpers(background, process, listening, events)
+            async with FlatNursery() as serving:
+                await serving.start(service.run, wanted)
+                messages.started(process.pid, process.descriptor)
+                status = await _run_application(args.application, process, first, messages, commands.reaps)
+                messages.ended(status)
+                stop.event.set()
+                service.stop(args.grace)
+            background.cancel_scope.cancel()
+        watching.cancel_scope.cancel()
 
 
 def _start_helpers(nursery: trio.Nursery, process: Prepared, listening: Listening, events: EventStream) -> None:
@@ -271,14 +272,18 @@ def _start_helpers(nursery: trio.Nursery, process: Prepared, listening: Listenin
 
 
 async def _run_application(
-    argv: Sequence[str], process: Prepared, first: int, messages: Messages, *, reaps: bool
+    argv: Sequence[str],
+    process: Prepared,
+    first: int,
+    messages: Messages,
+    belongs_to_client: Callable[[int], bool],
 ) -> int:
     """Let the application be executed, and wait until it has ended. Return its status, as `os.waitpid` does."""
     process.release()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_report_failure, argv, process)
         # If it cannot be executed, it ends, and why is reported before this nursery ends.
-        return await watch_application(process.pid, first, messages, reaps=reaps)
+        return await watch_application(process.pid, first, messages, belongs_to_client=belongs_to_client)
 
 
 async def _report_failure(argv: Sequence[str], process: Prepared) -> None:

@@ -9,8 +9,9 @@ Three processes take part:
 3. The application's process, which is a child of the second one, and in the process group of the first one: so the
    terminal and the shell treat it as their own.
 
-If one of them is killed, the kernel kills those that it has started (`linux.die_with_parent`), and the first process
-ends when the second one has. The second one tells the first one what the application does, in the messages below.
+If the second one is killed, the kernel kills the application (`linux.die_with_parent`), and the first one ends the
+programs that the application has started (`descendants.py`). If the first one is killed, the second one ends the
+application and these programs. The second one tells the first one what the application does, in the messages below.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from . import linux
+from .descendants import children, end_descendants
 from .signals import ENDING, Group, is_passed_on
 
 __all__ = ["Messages", "end_like", "follow", "start_client_process"]
@@ -57,6 +61,10 @@ class Messages:
         """Say that the application has ended, with its status as `os.waitpid` returns it."""
         self._send(_ENDED, status)
 
+    async def wait_first_ended(self) -> None:
+        """Wait until the first process has ended. It sends nothing."""
+        await trio.lowlevel.wait_readable(self._channel)
+
     def _send(self, kind: bytes, number: int) -> None:
         with contextlib.suppress(OSError):
             self._channel.send(kind + number.to_bytes(4, "big"))
@@ -74,6 +82,7 @@ def start_client_process(run: Callable[[Messages], int]) -> tuple[int, socket.so
     Raises:
         OSError: no process can be started.
     """
+    linux.become_subreaper()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     first = os.getpid()
     pid = os.fork()
@@ -93,6 +102,9 @@ def start_client_process(run: Callable[[Messages], int]) -> tuple[int, socket.so
 def follow(client: int, channel: socket.socket) -> tuple[int | None, int]:
     """Do what the application does, until the client's process has ended. All signals have to be blocked.
 
+    If the client's process was killed, or has failed while the application ran, all descendants of this process are
+    ended.
+
     Args:
         client: the client's process.
         channel: the socket with its messages.
@@ -102,6 +114,8 @@ def follow(client: int, channel: socket.socket) -> tuple[int | None, int]:
         client's process.
     """
     follower = _Follower(client, channel)
+    # The program that has executed this one may have had children.
+    spared = [pid for pid in children() if pid != client]
     waited = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
     signals = linux.open_signal_descriptor({int(number) for number in waited})
     try:
@@ -116,6 +130,8 @@ def follow(client: int, channel: socket.socket) -> tuple[int | None, int]:
                 else:
                     follower.heard()
         _, status = os.waitpid(client, 0)
+        if follower.status is None or os.WIFSIGNALED(status):
+            end_descendants(spared=spared)
     finally:
         os.close(signals)
         if follower.application is not None:

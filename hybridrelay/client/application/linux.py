@@ -36,6 +36,7 @@ __all__ = [
     "take_descriptor",
     "unmount",
     "unshare",
+    "wake_with_parent",
 ]
 
 # linux/sched.h
@@ -163,6 +164,20 @@ def die_with_parent(parent: int) -> None:
         OSError: not expected.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "prctl PR_SET_PDEATHSIG")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wake_with_parent(parent: int) -> None:
+    """Undo `die_with_parent`: when the parent ends, this process is only continued, in case it was stopped.
+
+    Args:
+        parent: the parent's process id. If it has already ended, this process ends at once.
+
+    Raises:
+        OSError: not expected.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, "prctl PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from pathlib import Path
+from collections.abc import Callable
 
 import trio
 
+from . import linux
+from .descendants import children, end_descendants
 from .following import Messages
 
-__all__ = ["ignore_signals", "watch_application"]
+__all__ = ["end_with_first", "ignore_signals", "outlive_first", "watch_application"]
 
 
 def ignore_signals() -> None:
@@ -31,7 +33,28 @@ def ignore_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
-async def watch_application(pid: int, first: int, messages: Messages, *, reaps: bool) -> int:
+def outlive_first(first: int) -> None:
+    """Let this process outlive the first one, so that it can end the programs that the application has started.
+
+    Call it before the application is executed, and then `end_with_first`. Until then, the kernel ends this process
+    with the first one, and the application's process with this one, which is all that there is.
+    """
+    linux.become_subreaper()
+    linux.wake_with_parent(first)
+
+
+async def end_with_first(messages: Messages) -> None:
+    """Wait until the first process has ended. Then end the application, all programs that it has started, and this
+    process."""
+    await messages.wait_first_ended()
+    # This blocks Trio, which has nothing left to do: as if this process were killed, too.
+    end_descendants()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def watch_application(
+    pid: int, first: int, messages: Messages, *, belongs_to_client: Callable[[int], bool]
+) -> int:
     """Wait until the application has ended, and reap it. Return its status, as `os.waitpid` does.
 
     If cancelled, the application is not affected.
@@ -40,13 +63,12 @@ async def watch_application(pid: int, first: int, messages: Messages, *, reaps: 
         pid: its process, which is a child of this one.
         first: the first process. It is continued when the application is.
         messages: tells the first process what the application does.
-        reaps: whether processes of the application may become children of this process, which then reaps them. All
-            other children of this process are reaped as well.
+        belongs_to_client: returns whether a child of this process was started by the client, which reaps it itself.
+            All other children are programs of the application whose parents have ended. They are reaped here.
     """
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
         while True:
-            if reaps:
-                _reap_orphans(pid)
+            _reap_orphans(pid, belongs_to_client)
             found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)  # noqa: ASYNC222 - does not wait
             if not found:
                 await anext(signals)
@@ -61,18 +83,9 @@ async def watch_application(pid: int, first: int, messages: Messages, *, reaps: 
                 return status
 
 
-def _reap_orphans(application: int) -> None:
+def _reap_orphans(application: int, belongs_to_client: Callable[[int], bool]) -> None:
     """Reap processes whose parent has ended, and which have become children of this process because of that."""
-    for pid in _children():
-        if pid != application:
+    for pid in children():
+        if pid != application and not belongs_to_client(pid):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-
-
-def _children() -> list[int]:
-    """Return the children of this process; empty if the kernel does not tell."""
-    found: list[int] = []
-    for file in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += map(int, file.read_text(encoding="ascii").split())
-    return found
