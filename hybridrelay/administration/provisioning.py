@@ -18,6 +18,7 @@ from ..security import (
     Endpoint,
     KeySlot,
     LocalNameChoice,
+    Protocols,
     Role,
     Rule,
     Target,
@@ -27,6 +28,7 @@ from ..security import (
     create_authority,
     create_issuer,
     pair_endpoints,
+    protocols_of,
     update_key,
 )
 from ..security.identity import DEFAULT_VALID_YEARS, SIDES
@@ -173,6 +175,7 @@ def issue_string(
             local_name=choose_local_name(local_name, local_name_of(authority_file))
             if role is Role.APPLICATION
             else None,
+            protocols=protocols_of(target) if role is Role.APPLICATION else Protocols.TCP,
             update_key=update_key(authority, role),
         )
     except ValueError as exc:

@@ -31,7 +31,8 @@ Wished: TypeAlias = tuple[str, int] | DatagramAddress | EveryPort | UnixAddress 
 #: Identifies an entry as long as the program runs: the file, and the number of earlier entries with the same file.
 Key: TypeAlias = tuple[str, int]
 
-#: The default of ``--listen``: any free port, unless the local name has several ports.
+#: The default of ``--listen``: any free port, unless the local name has several ports. It is for what the target
+#: receives.
 ANYWHERE: Final = ("127.0.0.1", 0)
 
 

@@ -122,6 +122,7 @@ if TYPE_CHECKING:
     from .targets import UnixSocket as UnixSocket
     from .targets import each_stream_target as each_stream_target
     from .targets import parse_target_untrusted as parse_target_untrusted
+    from .targets import protocols_of as protocols_of
     from .tls import PeerIdentity as PeerIdentity
     from .tls import check_peer as check_peer
     from .tls import data_client_context as data_client_context
@@ -287,6 +288,7 @@ _HOMES = {
         "UnixSocket",
         "each_stream_target",
         "parse_target_untrusted",
+        "protocols_of",
     ),
     "tls": (
         "PeerIdentity",

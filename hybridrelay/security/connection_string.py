@@ -4,6 +4,9 @@ They have the fields of Azure Relay's connection strings (``Endpoint``, ``Shared
 ``EntityPath``) and additional ones. A value may contain ``=`` but not ``;``. Field names are case-insensitive.
 """
 
+# This module is long because each field is here three times, side by side: what it means, how it is written and how
+# it is checked.
+
 from __future__ import annotations
 
 import base64
@@ -31,7 +34,7 @@ from .endpoints import (
 from .identity import Identity, Role
 from .issuer import Issuer
 from .local_names import check_local_name, parse_local_name_untrusted
-from .names import check_connection_name
+from .names import Protocols, check_connection_name
 from .pins import check_pin
 from .rules import check_key, check_rule_name
 from .secret import Secret
@@ -61,11 +64,14 @@ _FIELDS = (
     "RelayPin",
     "Ports",
     "LocalName",
+    "Protocols",
     "UpdateKey",
     "UpdateSequence",
 )
 _BY_LOWER = {name.lower(): name for name in _FIELDS}
 _REQUIRED = _FIELDS[:4]
+#: The values of the field Protocols, which is left out for streams alone.
+_PROTOCOLS = {one.value.removeprefix("/"): one for one in Protocols if one is not Protocols.TCP}
 _IDENTITY_FIELDS = ("PrivateKey", "Certificate", "Authority")
 #: An unknown field name is quoted in the error only if it cannot be a part of a secret.
 _HARMLESS = re.compile(r"[A-Za-z]{1,24}")
@@ -103,6 +109,9 @@ class ConnectionString:
     #: The name and ports under which this machine's applications know the target; only an application's connection
     #: string has it. It is advice, and is used on this machine only: neither relay nor connector learns it.
     local_name: HostTarget | None = attrs.field(default=None, converter=attrs.converters.optional(check_local_name))
+    #: What the target receives, in an application's connection string: the client opens local ports for it if nothing
+    #: else is said. A connector's connection string has it in the target.
+    protocols: Protocols = Protocols.TCP
     #: The key with which updates for this side are encrypted (`update_document`); None if it cannot read updates.
     update_key: Secret | None = None
     #: The sequence of the last update that was used; 0 if none was.
@@ -124,6 +133,8 @@ class ConnectionString:
     def __attrs_post_init__(self) -> None:
         if self.target is not None and self.local_name is not None:
             raise ValueError("a local name is for applications, and a target for connectors")
+        if self.target is not None and self.protocols is not Protocols.TCP:
+            raise ValueError("protocols are for applications, and a target for connectors")
         if (self.identity is None) != (self.authority is None):
             raise ValueError("an identity needs its authority, and an authority needs an identity")
         if self.issuer is not None and (self.identity is None or self.target is None):
@@ -205,6 +216,8 @@ class ConnectionString:
             values["Ports"] = ports
         if self.local_name is not None:
             values["LocalName"] = str(self.local_name)
+        if self.protocols is not Protocols.TCP:
+            values["Protocols"] = self.protocols.value.removeprefix("/")
         if self.update_key is not None:
             values["UpdateKey"] = self.update_key.reveal()
         if self.update_sequence:
@@ -246,11 +259,12 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
         raise _error(missing, f"is missing: it comes together with {given[0]}", remedy=_WHOLE_REMEDY)
     _check_issuer_fields(fields, has_identity=bool(given))
 
-    if "Target" in fields and "LocalName" in fields:
-        raise _error(
-            "LocalName", "comes together with Target: one is for applications, the other for connectors",
-            remedy=_WHOLE_REMEDY,
-        )  # fmt: skip
+    for name in ("LocalName", "Protocols"):
+        if "Target" in fields and name in fields:
+            raise _error(
+                name, "comes together with Target: one is for applications, the other for connectors",
+                remedy=_WHOLE_REMEDY,
+            )  # fmt: skip
 
     def field(name: str, parse: Callable[[str], T], default: T) -> T:
         if name not in fields:
@@ -283,6 +297,7 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
         issuer=issuer,
         relay_pins=field("RelayPin", _parse_pins, ()),
         local_name=field("LocalName", parse_local_name_untrusted, None),
+        protocols=field("Protocols", _parse_protocols, Protocols.TCP),
         update_key=field("UpdateKey", _parse_update_key, None),
         update_sequence=field("UpdateSequence", _parse_sequence, 0),
     )
@@ -376,6 +391,12 @@ def _parse_update_key(text: str) -> Secret:
     if size != _UPDATE_KEY_SIZE:
         raise ValueError(f"expected Base64 of {_UPDATE_KEY_SIZE} bytes")
     return Secret(text)
+
+
+def _parse_protocols(text: str) -> Protocols:
+    if text not in _PROTOCOLS:
+        raise ValueError(f"expected {' or '.join(_PROTOCOLS)}")
+    return _PROTOCOLS[text]
 
 
 def _parse_sequence(text: str) -> int:

@@ -18,6 +18,7 @@ _TAKEN_UP: Mapping[str, Callable[[ConnectionString], object]] = {
     "relay pins": lambda string: string.relay_pins,
     "target": lambda string: string.target,
     "local name": lambda string: string.local_name,
+    "protocols": lambda string: string.protocols,
     "issuer": lambda string: string.issuer,
 }
 

@@ -38,6 +38,7 @@ __all__ = [
     "each_stream_target",
     "parse_host_target_untrusted",
     "parse_target_untrusted",
+    "protocols_of",
     "ranges_of",
 ]
 
@@ -220,7 +221,12 @@ StreamTarget: TypeAlias = HostPort | NamedInstance | UnixSocket
 
 def has_datagrams(target: Target) -> bool:
     """Return whether a target is written with ``/udp`` or ``/tcp+udp``."""
-    return isinstance(target, HostPort | HostPorts) and target.protocols.has_datagrams
+    return protocols_of(target).has_datagrams
+
+
+def protocols_of(target: Target) -> Protocols:
+    """Return what can be sent to a target."""
+    return target.protocols if isinstance(target, HostPort | HostPorts) else Protocols.TCP
 
 
 def each_stream_target(target: Target) -> Iterator[StreamTarget]:

@@ -93,6 +93,40 @@ async def test_streams_and_datagrams_at_one_port(deployment: Deployment, nursery
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("suffix", ["", "/udp", "/tcp+udp"])
+async def test_without_listen_it_receives_what_the_target_does(
+    deployment: Deployment, nursery: trio.Nursery, suffix: str
+) -> None:
+    with bound() as target:
+        await target.bind(("127.0.0.1", 0))
+        nursery.start_soon(echo, target)
+        dns = deployment.create("dns", f"127.0.0.1:{target.getsockname()[1]}{suffix}")
+        deployment.start_connector(dns, arguments=deployment.datagrams_allowed())
+        program = deployment.start("forward", "--connection-string-file", dns.application)
+        found = re.search(r" dns=(.*)$", program.out)
+        assert found is not None, program.out
+        listening = found[1].split(",")
+        assert [one.endswith("/udp") for one in listening] == {
+            "": [False], "/udp": [True], "/tcp+udp": [False, True]
+        }[suffix]  # fmt: skip
+        if suffix:
+            port = int(listening[-1].removeprefix("127.0.0.1:").removesuffix("/udp"))
+            assert await ask(port, b"ping") == [b"re: ping"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_listen_every_port_receives_datagrams(deployment: Deployment) -> None:
+    """It needs no connector for that."""
+    with bound() as one, bound() as other:
+        ports = set()
+        for sock in (one, other):
+            await sock.bind((ADDRESS, 0))
+            ports.add(sock.getsockname()[1])
+    kdc = deployment.create("kdc", f"{NAME}:{','.join(map(str, ports))}/udp")
+    program = deployment.start("forward", "--connection-string-file", kdc.application)
+    assert re.search(rf" kdc={ADDRESS}:[0-9-]+/udp(,{ADDRESS}:[0-9-]+/udp)?$", program.out)
+
+
 NAME = "kdc.corp.example"
 ADDRESS = own_addresses([NAME])[NAME]
 

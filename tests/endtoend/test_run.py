@@ -331,6 +331,14 @@ def test_failures_before_the_application_runs(runner: Runner) -> None:
     assert "two hybrid connections have the name echo.corp.example:7" in done.stderr
 
 
+def test_datagrams_are_for_forward(runner: Runner) -> None:
+    file = runner.folder / "datagrams"
+    file.write_text(runner.file.read_text().strip() + ";Protocols=udp\n")
+    done = Runner(runner.folder, file).run("--", "true")
+    assert done.returncode == 125
+    assert "echo is for datagrams only" in done.stderr
+
+
 def test_a_policy_may_forbid_it(runner: Runner) -> None:
     """When the application is started, and while it runs. Where `forward` may listen does not matter."""
     policies = runner.folder / "policies"

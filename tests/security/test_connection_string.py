@@ -23,6 +23,7 @@ from hybridrelay.security import (
     ConnectionString,
     Endpoint,
     HostPort,
+    Protocols,
     Role,
     Secret,
     authority_for_connectors,
@@ -169,6 +170,9 @@ def test_spellings_of_several_relays() -> None:
         (PLAIN + ";PrivateKey=%;Certificate=MAA=;Authority=MAA=", "PrivateKey", "Base64"),
         (PLAIN + ";PrivateKey=MAA=;Certificate=MAE=;Authority=MAA=", "Certificate", "cut short"),
         (PLAIN + ";PrivateKey=MAA=;Certificate=MAA=;Authority=", "Authority", "damaged"),
+        (PLAIN + ";Protocols=", "Protocols", "udp or tcp+udp"),
+        (PLAIN + ";Protocols=tcp", "Protocols", "udp or tcp+udp"),
+        (PLAIN + ";Target=host:53/udp;Protocols=udp", "Protocols", "together with Target"),
         (PLAIN + ";RelayPin=", "RelayPin", "sha256:"),
         (PLAIN + ";RelayPin=md5:AAAA", "RelayPin", "sha256:"),
         (PLAIN + ";RelayPin=sha256:!", "RelayPin", "Base64"),
@@ -243,6 +247,19 @@ def test_cannot_be_constructed_wrong(changes: Changes) -> None:
     right = ConnectionString(endpoints=(Endpoint("a"),), key_name="b", key=Secret("c"), entity_path="d")
     with pytest.raises(ValueError):
         attrs.evolve(right, **changes)
+
+
+@pytest.mark.parametrize("protocols", Protocols)
+def test_an_application_knows_what_the_target_receives(protocols: Protocols) -> None:
+    string = attrs.evolve(parse_connection_string_untrusted(PLAIN), protocols=protocols)
+    suffix = {Protocols.TCP: "", Protocols.UDP: ";Protocols=udp", Protocols.BOTH: ";Protocols=tcp+udp"}[protocols]
+    assert string.format() == PLAIN + suffix
+    assert parse_connection_string_untrusted(string.format()) == string
+
+
+def test_a_connector_has_it_in_the_target() -> None:
+    with pytest.raises(ValueError, match="protocols are for applications"):
+        attrs.evolve(FULL, protocols=Protocols.UDP)
 
 
 @pytest.mark.parametrize(("host", "ports"), [("a/b", {}), ("a", {"data": 0}), ("a", {"da;ta": 1}), ("a", {"a|b": 1})])

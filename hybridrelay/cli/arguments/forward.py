@@ -129,7 +129,8 @@ def _add_arguments(parser: Parser) -> None:
         "/udp or /tcp+udp if the target accepts datagrams; unix:PATH, a Unix socket for this user only, or with "
         ",mode=660 also for the group of its file; own, the ports of the local name at an address of its own; or "
         "ADDR:*, the ports of the local name at this address; own and ADDR:* may end with /udp or /tcp+udp, too "
-        "(default: 127.0.0.1:0, or own if the local name has several ports; none, with --socks or --http-proxy)",
+        "(default: 127.0.0.1:0, or own if the local name has several ports, for streams, datagrams or both as the "
+        "target has them; none, with --socks or --http-proxy)",
     )
     add_fronts(parser)
     add_policy_dir(parser)

@@ -94,6 +94,13 @@ def run_client_process(args: argparse.Namespace, messages: Messages, mask: set[s
 def _hosts_of(wanted: Wanted) -> Sequence[HostTarget]:
     """Return the names with their ports under which the application knows a target."""
     assert wanted.string is not None
+    if not wanted.string.protocols.has_streams:
+        raise wanted.entry.error(
+            ConfigurationError(
+                f"{wanted.string.entity_path} is for datagrams only, which 'run' does not forward",
+                remedy="leave it out, and forward it with 'hybridrelay forward'",
+            )
+        )
     if wanted.entry.published_names:
         return wanted.entry.published_names
     if wanted.string.local_name is None:

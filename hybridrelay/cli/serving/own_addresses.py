@@ -6,21 +6,31 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from ..._datagram_address import DatagramAddress
 from ..._name_ports import NamePorts
-from ..._own_address import OWN, OWN_FORMS, EveryPort, own_addresses
+from ..._own_address import OWN_FORMS, EveryPort, own_addresses
 from ...errors import ConfigurationError
-from ...security import ConnectionString, HostPort, HostPorts, HostTarget
-from ..entries import Entry, Key
+from ...security import ConnectionString, HostPort, HostPorts, HostTarget, Protocols
+from ..entries import ANYWHERE, Entry, Key
 from .plan import Running, Wanted
 
 __all__ = ["check_names_for_fronts", "with_own_addresses"]
+
+#: What a user writes for an address of its own, by what is received there.
+_OWN = {
+    protocols: form
+    for form, kinds in OWN_FORMS.items()
+    for protocols in Protocols
+    if kinds == (protocols.has_streams, protocols.has_datagrams)
+}
 
 
 def with_own_addresses(wanted: Sequence[Wanted], running: Mapping[Key, Running]) -> tuple[Wanted, ...]:
     """Replace `Entry.every_port` by addresses with the ports of the local name. ``own`` is the address of its host.
 
-    If nothing was said about where an entry listens, and its local name has several ports, it listens on an address
-    of its own: any free port could not stand for all of them.
+    If nothing was said about where an entry listens, it listens for what its target receives: streams, datagrams or
+    both. If its local name has several ports, it does so on an address of its own: any free port could not stand for
+    all of them.
 
     Args:
         wanted: the configuration.
@@ -48,8 +58,14 @@ def _string_of(one: Wanted, running: Mapping[Key, Running]) -> ConnectionString:
 
 
 def _with_default(one: Wanted, string: ConnectionString) -> Wanted:
-    if one.entry.listens_by_default and isinstance(string.local_name, HostPorts):
-        return attrs.evolve(one, entry=attrs.evolve(one.entry, listen=(), every_port=(OWN,)))
+    if not one.entry.listens_by_default:
+        return one
+    protocols = string.protocols
+    if isinstance(string.local_name, HostPorts):
+        return attrs.evolve(one, entry=attrs.evolve(one.entry, listen=(), every_port=(_OWN[protocols],)))
+    if protocols.has_datagrams:
+        listen = DatagramAddress(*ANYWHERE, with_streams=protocols.has_streams)
+        return attrs.evolve(one, entry=attrs.evolve(one.entry, listen=(listen,)))
     return one
 
 
