@@ -37,13 +37,14 @@ def remember_addresses(sock: socket.socket) -> None:
     Raises:
         OSError: only Linux does this in a way that is known here (EOPNOTSUPP).
     """
-    if sys.platform != "linux":
-        raise OSError(errno.EOPNOTSUPP, "this system does not say to which address a datagram was sent")
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+    if sys.platform == "linux":
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        raise OSError(errno.EOPNOTSUPP, "this system does not say to which address a datagram was sent")
 
 
 class LocalSocket:
@@ -60,16 +61,16 @@ class LocalSocket:
 
     def receive(self, size: int) -> tuple[bytes, Source]:
         """Return a datagram of at most `size` bytes, and where it comes from. Raises OSError, as `recvfrom`."""
-        if not self._knows_addresses:
-            data, source = self.socket.recvfrom(size)
-            return data, (source, ())
-        data, control, _, source = self.socket.recvmsg(size, _CONTROL_BYTES)
-        return data, (source, tuple(_answers_from(control)))
+        if sys.platform != "win32" and self._knows_addresses:
+            data, control, _, source = self.socket.recvmsg(size, _CONTROL_BYTES)
+            return data, (source, tuple(_answers_from(control)))
+        data, source = self.socket.recvfrom(size)
+        return data, (source, ())
 
     def send(self, data: bytes, to: Source) -> None:
         """Answer a program. Raises OSError, as `sendto`."""
         source, control = to
-        if control:
+        if sys.platform != "win32" and control:
             self.socket.sendmsg([data], control, 0, source)
         else:
             self.socket.sendto(data, source)

@@ -3,6 +3,7 @@ how many datagrams were lost because the buffer of a socket was full."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -38,10 +39,8 @@ def enlarge_buffer(sock: socket.socket) -> None:
 def lost_in_buffer(sock: socket.socket) -> int:
     """Return how many datagrams a socket has lost so far because its buffer was full; 0 on systems that do not count
     them for each socket (all but Linux)."""
-    if sys.platform != "linux":
-        return 0
-    try:
-        (lost,) = _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-    except (OSError, struct.error):  # a closed socket, or a kernel before 4.12
-        return 0
-    return int(lost)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, struct.error):  # a closed socket, or a kernel before 4.12
+            (lost,) = _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            return int(lost)
+    return 0
