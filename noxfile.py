@@ -243,8 +243,10 @@ def schema(session: nox.Session) -> None:
 @nox.session
 def reach(session: nox.Session) -> None:
     """Programs in Java, PHP, Node and Go reach real servers under their own names, through ``forward`` and ``run``.
+    So do those that ask systemd-resolved, and the members of a domain.
 
-    Needs a JDK with Maven, Node with npm, and Go. The drivers come from Maven Central and the npm registry.
+    Needs a JDK with Maven, Node with npm, and Go. The drivers come from Maven Central and the npm registry, and
+    systemd-resolved, where it is not installed, from the package archive of Debian.
     """
     absent = [tool for tool in ("java", "mvn", "node", "npm", "go") if shutil.which(tool) is None]
     if absent and not os.environ.get("CI"):
@@ -258,6 +260,12 @@ def reach(session: nox.Session) -> None:
     for driver in DRIVERS:
         options = (f"-Dartifact={driver}", f"-DoutputDirectory={directory / 'jars'}")
         session.run("mvn", "--batch-mode", "--quiet", COPY_DRIVER, *options, external=True)
+    if shutil.which("apt-get") and not Path("/lib/systemd/systemd-resolved").exists():
+        # Unpacked, and not installed: the package would make itself the name server of this machine.
+        with session.chdir(directory):
+            if session.run("apt-get", "download", "systemd-resolved", success_codes=[0, 100], external=True):
+                for package in directory.glob("systemd-resolved_*.deb"):
+                    session.run("dpkg-deb", "--extract", str(package), str(directory), external=True)
     env = {"HYBRIDRELAY_REACH": str(directory)}
     session.run("pytest", *(session.posargs or ("tests/reach",)), env=env)
 
