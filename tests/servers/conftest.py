@@ -16,6 +16,7 @@ import attrs
 import pytest
 
 from ..deployments import Deployment, EndedEarly, Program, Published, free_port, wait_for_port
+from ..waiting import patience
 from .nginx_files import nginx_command
 
 MODES = ("tcp", "websocket")
@@ -92,7 +93,7 @@ def run(command: Sequence[str | Path], *, text_in: str = "", environment: Mappin
     done = subprocess.run(
         [str(part) for part in command],
         check=False, input=text_in, env={**os.environ, **(environment or {})},
-        capture_output=True, text=True, timeout=100,
+        capture_output=True, text=True, timeout=patience(100),
     )  # fmt: skip
     assert done.returncode == 0, f"{command[0]} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout

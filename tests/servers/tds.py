@@ -174,7 +174,8 @@ def _rows(message: bytes) -> bytes:
     """Answer ``SELECT TOP n ...`` with one column and the rows 1 to n. The headers [2.2.5.3] precede the text."""
     (headers,) = struct.unpack_from("<I", message)
     found = re.match(r"SELECT TOP (\d+) ", message[headers:].decode("utf-16-le"))
-    assert found is not None
+    if found is None:  # what a client sets at the beginning
+        return _done()
     count = int(found[1])
     columns = struct.pack("<BHIHB", _COLMETADATA, 1, 0, 0, _INT4) + _text("number")
     rows = b"".join(struct.pack("<Bi", _ROW, number) for number in range(1, count + 1))
@@ -198,16 +199,17 @@ def _serve(sock: socket.socket, context: ssl.SSLContext, user: str, password: st
 
 
 @contextmanager
-def tds_responder(certificate: Path, user: str, password: str) -> Iterator[int]:
+def tds_responder(certificate: Path, user: str, password: str, host: str = "127.0.0.1") -> Iterator[int]:
     """Listen while the block runs. Gives the port.
 
     Args:
         certificate: a file with the certificate of the server, and its key.
         user, password: those that can log in.
+        host: the address to listen on.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((host, 0)) as listener:
 
         def accept() -> None:
             with suppress(OSError):  # closed at the end of the block
