@@ -123,7 +123,7 @@ def lines_of(text: str) -> dict[Place, int]:
     What is inside of the elements of lists, and of inline tables, is left out.
     """
     lines: dict[Place, int] = {}
-    #: The number of elements of each array of tables so far.
+    # The number of elements of each array of tables so far.
     counts: dict[Place, int] = {}
 
     def enter(place: Place, path: tuple[str, ...], line: int) -> Place:

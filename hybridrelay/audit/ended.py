@@ -9,7 +9,7 @@ import threading
 
 from .chain import MAX_LINE, file_name, file_number
 from .disk import PART, Disk
-from .lines import content_of
+from .lines import end_of_file
 
 __all__ = ["EARLIER_KEYS", "MAX_EARLIER_KEYS_BYTES", "EndedFiles"]
 
@@ -84,7 +84,7 @@ class EndedFiles:
         names = self._disk.names()
         form = next((one for one in (name, f"{name}.gz") if one in names), None)
         line = b"" if form is None else self._disk.last_line(form, MAX_LINE)
-        if not _is_end_of_file(line):
+        if end_of_file(line) is None:
             return  # the file is damaged, or is deleted for the second time
         kept = self._disk.read(EARLIER_KEYS).splitlines(keepends=True) if EARLIER_KEYS in names else []
         if kept[-1:] == [line]:
@@ -129,7 +129,3 @@ class EndedFiles:
                 self._disk.remove(name)
             return True
         return False
-
-
-def _is_end_of_file(line: bytes) -> bool:
-    return content_of(line).get("event") == "log.continued"

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["content_of"]
+__all__ = ["content_of", "end_of_file"]
 
 
 def content_of(line: bytes) -> dict[str, Any]:
@@ -16,3 +16,12 @@ def content_of(line: bytes) -> dict[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def end_of_file(line: bytes) -> dict[str, Any] | None:
+    """Return the content of a line that ends a file (``log.continued``); None if it is another line."""
+    content = content_of(line)
+    covers = content.get("covers")
+    if content.get("event") != "log.continued" or not isinstance(covers, dict):
+        return None
+    return content if type(covers.get("seq")) is int else None

@@ -30,7 +30,7 @@ from .chain import (
     hash_of,
 )
 from .keys import VerifyingKey
-from .lines import content_of
+from .lines import end_of_file
 
 __all__ = ["BadLine", "FileReport", "Verdict", "Verifier"]
 
@@ -49,13 +49,6 @@ class BadLine(Exception):
         self.file = file
         self.line = line
         self.problem = problem
-
-
-def _last_line_of_file(line: bytes) -> dict[str, Any] | None:
-    """Return the content of the last line of a file; None for other lines."""
-    content = content_of(line)
-    covers = content.get("covers")
-    return content if isinstance(covers, dict) and type(covers.get("seq")) is int else None
 
 
 @attrs.frozen
@@ -145,6 +138,7 @@ class Verifier:
     _log: str = attrs.field(default="", init=False)
     _begun_at: str = attrs.field(default="", init=False)
     _ended_at: str = attrs.field(default="", init=False)
+    #: Whether the last line that was read has no line end.
     _is_torn: bool = attrs.field(default=False, init=False)
     #: The checkpoints of the witness by the number of the last record that they cover.
     _by_seq: dict[int, list[Checkpoint]] = attrs.field(factory=dict, init=False)
@@ -169,7 +163,7 @@ class Verifier:
             line: the last line of the file, which is signed with its key and names the next one. A wrong
                 line breaks the chain.
         """
-        content = _last_line_of_file(line)
+        content = end_of_file(line)
         if content is None:
             self._led_to = None
             return

@@ -72,7 +72,10 @@ _CLOSE_SECONDS = DELIVERY_SECONDS + 3.0
 
 
 class Client:
-    """Opens streams to the target of one hybrid connection. Made by `open_client`, which has the arguments."""
+    """Opens streams to the target of one hybrid connection. Made by `open_client`, which describes the arguments.
+
+    `nursery` runs the tasks of the client, and `clock` returns seconds since 1970.
+    """
 
     #: The ports of the local name on which a forward that uses this client could not listen.
     left_out: tuple[str, ...] = ()
@@ -430,6 +433,7 @@ class Client:
 
     def update(self, connection_string: str | ConnectionString) -> StringUpdate:
         """Use a changed connection string from now on: another key, other relays, other pins. Open streams continue.
+        (A signed *update* from the authority also has this effect, but this method accepts any string.)
 
         Sessions that depend on the earlier key, or use a relay that is no longer named, move to another data channel
         in the background, without a pause. An event (`KeyInUse`) says when nothing uses the earlier key, so that it

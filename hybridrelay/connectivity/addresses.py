@@ -99,8 +99,8 @@ async def first_answer(
     """
     outcomes: list[_Outcome[AnswerT]] = [_Outcome() for _ in addresses]
     failed = [trio.Event() for _ in addresses]
-    #: Indices of the addresses that have answered, or failed with an error that is not in `no_answer`, in order of
-    #: time. There may be several, because attempts can end at the same moment.
+    # Indices of the addresses that have answered, or failed with an error that is not in `no_answer`, in order of
+    # time. There may be several, because attempts can end at the same moment.
     arrived: list[int] = []
     chosen: int | None = None
     try:

@@ -91,7 +91,7 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
     async def handle(request: Request) -> Reply:
         request_id, effect = new_request_id(), Effect()
         caller: Caller | None = None
-        #: 0 means that there is no response, because the client has disconnected or the relay is stopping.
+        # 0 means that there is no response, because the client has disconnected or the relay is stopping.
         status = 0
         try:
             # The caller is known from here on, also to the audit log if the request is refused.

@@ -306,7 +306,8 @@ class Session:
     async def aclose(self, *, grace: float = 0.0, reason: Reason = Reason.NO_ERROR) -> None:
         """Accept no more streams, give open ones up to `grace` seconds to finish, then end the session.
 
-        Returns when the channel is closed. If cancelled, the session ends at once.
+        Returns when `run` has closed the channel, so `run` has to be running, or to begin soon. If cancelled, the
+        session ends at once.
         """
         try:
             self.drain()

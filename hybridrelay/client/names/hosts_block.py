@@ -59,7 +59,7 @@ def with_lines(content: bytes, lines: Sequence[HostsLine]) -> bytes:
 def without_lines(content: bytes) -> bytes:
     """Return the content of a hosts file without what belongs to this program."""
     kept: list[bytes] = []
-    #: How many lines had been kept before the line end that was added, and that line end.
+    # How many lines had been kept before the line end that was added, and that line end.
     added: tuple[int, bytes] | None = None
     for line in _split(content):
         bare = line.rstrip(b"\r\n")

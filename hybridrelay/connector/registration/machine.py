@@ -246,7 +246,7 @@ class Machine:
         """Wait for the next attempt, because the last open control channel has ended."""
         self.phase = PHASES[self.phase, PhaseCause.NO_CHANNEL_LEFT]
         self._attempts.lost(last.retry_after or 0.0, now)
-        self._give_up_successor(now)  # opening it may take as long as its deadlines allow
+        self._give_up_successor(now)  # opening it may take long: a new attempt does not wait for it
         self._out.append(commands.ReportChange())
 
     def _attempt_failed(self, cause: PhaseCause, error: HybridRelayError, retry_after: float, now: float) -> None:
@@ -299,7 +299,8 @@ class Machine:
         self._out.append(commands.ReportChange())
         self.channels.close_unused()
         if self.registrations.are_hopeless(now):
-            # The channel is no longer needed, unless the connector answers `ReportChange` with `CheckRefusals`.
+            # The channel is no longer needed, unless the connector answers `ReportChange` with `CheckRefusals`, which
+            # happens before the next round. So it is closed after a round in which nothing was requested.
             if done.has_asked:
                 channel.due = now
             else:

@@ -273,7 +273,7 @@ class RendezvousTable:
     def _make_room(self, sender: Holder, instance: str, now: float) -> list[Ended | Stopping]:
         """End what has the places that a rendezvous of this sender needs. Raises the same as `create`."""
         displaced: list[Ended | Stopping] = []
-        #: The keys of the places that were given back; None stands for those of other hybrid connections.
+        # The keys of the places that were given back; None stands for those of other hybrid connections.
         freed: set[KeyId | None] = set()
         # Choose before ending anything, because choosing may raise.
         chosen = [self._open_places.choose_displaced(sender, instance)]

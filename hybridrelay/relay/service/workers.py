@@ -283,7 +283,7 @@ class Workers:
                 worker.ask_back(pair)
         if self._count:
             await self._first_runs.wait()
-        #: Pairs, and until when others wait for them.
+        # Pairs, and until when others wait for them.
         asked: deque[tuple[WorkerPair, float]] = deque()
         for pair in list(worker.pairs.values()):
             if not pair.over.is_set():
