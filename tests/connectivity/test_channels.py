@@ -100,7 +100,7 @@ async def test_what_is_no_relay(
     assert caught.value.failure.step is Step.STATUS
 
 
-async def test_nobody_listens(refusing_port: int) -> None:
+async def test_a_port_on_which_nobody_listens_is_told_as_that(refusing_port: int) -> None:
     endpoint = RelayEndpoint("127.0.0.1", {"data": refusing_port})
     (tcp,) = candidates(discover(), "tcp")
     with pytest.raises(RelayUnreachable, match="connection refused"):
@@ -182,7 +182,7 @@ async def test_the_relay_says_no(reason: Reason, transports: dict[str, Transport
         ("wss", "stalled", Purpose.DATA, 10, FailureKind.STALLED),
     ],
 )
-async def test_silence_ends(
+async def test_silence_ends_at_a_deadline(
     route: str,
     behaviour: str,
     purpose: Purpose,

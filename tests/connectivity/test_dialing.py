@@ -33,7 +33,7 @@ async def failure_of(host: str, port: int) -> Failure:
     return caught.value.failure
 
 
-async def test_datagrams() -> None:
+async def test_a_socket_for_datagrams_is_connected_to_an_address_or_name() -> None:
     with trio.socket.socket(type=socket.SOCK_DGRAM) as other:
         await other.bind(("127.0.0.1", 0))
         trio.socket.set_custom_hostname_resolver(FixedResolver("127.0.0.1", kind=socket.SOCK_DGRAM))
@@ -70,7 +70,7 @@ async def test_a_dialer_without_datagrams_and_commands() -> None:
         await dialer.process()
 
 
-async def test_refused(refusing_port: int) -> None:
+async def test_a_refused_connection_is_classified(refusing_port: int) -> None:
     assert (await failure_of("127.0.0.1", refusing_port)).kind is FailureKind.REFUSED
 
 
@@ -82,7 +82,7 @@ async def test_refused(refusing_port: int) -> None:
         (socket.EAI_FAIL, FailureKind.NAME_SERVICE_FAILED),
     ],
 )
-async def test_names(code: int, kind: FailureKind) -> None:
+async def test_a_failed_lookup_is_classified(code: int, kind: FailureKind) -> None:
     trio.socket.set_custom_hostname_resolver(FixedResolver(error=socket.gaierror(code, "x")))
     assert (await failure_of("relay.example.com", 1)).kind is kind
 

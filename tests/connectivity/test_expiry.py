@@ -45,7 +45,9 @@ ISSUER = attrs.evolve(PLAIN, kind=CredentialKind.ISSUER, label="")
         (ISSUER, 61, None), (ISSUER, 59, 60), (ISSUER, -1, 0),
     ],
 )  # fmt: skip
-def test_thresholds(one: Credential, days_before: float, threshold: int | None) -> None:
+def test_a_credential_is_a_problem_from_its_first_threshold_on(
+    one: Credential, days_before: float, threshold: int | None
+) -> None:
     assert one.threshold(NOW - days_before * DAY) == threshold
     assert one.snapshot(NOW - days_before * DAY).is_problem is (threshold is not None)
 

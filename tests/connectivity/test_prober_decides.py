@@ -126,7 +126,7 @@ STATES = ["right", "refused", "dropped", "stalled"]
 
 @pytest.mark.parametrize("mode", [AUTO, "tcp", "websocket"])
 @pytest.mark.parametrize("states", list(itertools.product(STATES, repeat=3)))
-async def test_every_combination(
+async def test_the_best_route_that_works_is_chosen_whatever_the_others_do(
     states: tuple[str, str, str],
     mode: str,
     network: FakeNetwork,

@@ -69,7 +69,9 @@ async def fail(
     ("host", "port", "target"),
     [(RELAY, 443, f"{RELAY}:443"), ("10.0.0.1", 9350, "10.0.0.1:9350"), ("2001:db8::1", 80, "[2001:db8::1]:80")],
 )
-async def test_the_request(nursery: trio.Nursery, host: str, port: int, target: str) -> None:
+async def test_a_proxy_is_asked_to_connect_to_the_name(
+    nursery: trio.Nursery, host: str, port: int, target: str
+) -> None:
     heads: list[str] = []
     proxy = ScriptedProxy(nursery, saying(OK, then=echo, heads=heads))
     async with await proxy.through()(host, port) as stream:

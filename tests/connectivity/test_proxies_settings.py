@@ -34,7 +34,9 @@ VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy",
         ("http://m%C3%BCller:x@proxy:1", "http://proxy:1", "müller", "x"),
     ],
 )
-def test_urls(text: str, shown: str, username: str | None, password: str | None) -> None:
+def test_the_url_of_a_proxy_is_shown_without_its_password(
+    text: str, shown: str, username: str | None, password: str | None
+) -> None:
     proxy = Proxy.parse_untrusted(text)
     assert str(proxy) == shown
     assert proxy.username == username
@@ -131,7 +133,7 @@ def test_the_password_shows_nowhere() -> None:
         ({"HTTPS_PROXY": "http://a", "no_proxy": "other", "NO_PROXY": "*"}, "a"),
     ],
 )
-def test_the_environment(environment: dict[str, str], used: str | None) -> None:
+def test_which_proxy_of_the_environment_is_used(environment: dict[str, str], used: str | None) -> None:
     proxy = ProxySettings.from_environment(environment).proxy_for(*RELAY)
     assert (proxy and proxy.host) == used
 
@@ -196,7 +198,7 @@ NO_PROXY = [
 
 
 @pytest.mark.parametrize(("text", "host", "port", "direct"), NO_PROXY)
-def test_no_proxy(text: str, host: str, port: int, *, direct: bool) -> None:
+def test_what_is_dialed_directly(text: str, host: str, port: int, *, direct: bool) -> None:
     assert NoProxy.parse(text).covers(host, port) is direct
 
 
@@ -214,7 +216,7 @@ def test_the_password_may_come_alone(url: str, password: str | None) -> None:
     assert (proxy.password and proxy.password.reveal()) == password
 
 
-def test_explicit_settings() -> None:
+def test_explicit_settings_are_used_as_they_are() -> None:
     settings = ProxySettings.explicit("http://me@proxy:3128", password=Secret("x"))
     assert settings.proxy is not None
     assert settings.proxy.password == Secret("x")

@@ -54,7 +54,9 @@ def socks(
         ("2001:db8::1", b"\4" + bytes.fromhex("20010db8000000000000000000000001")),
     ],
 )
-async def test_the_request(nursery: trio.Nursery, scheme: str, host: str, address: bytes) -> None:
+async def test_a_socks_proxy_is_asked_for_the_address(
+    nursery: trio.Nursery, scheme: str, host: str, address: bytes
+) -> None:
     said: list[bytes] = []
     proxy = ScriptedProxy(nursery, socks(said=said))
     async with await proxy.through(f"{scheme}://proxy")(host, 9350) as stream:

@@ -26,7 +26,9 @@ ENDPOINT = RelayEndpoint("relay.example.com", {"data": 19352})
         ("ws", Purpose.CONTROL, PROXY, ("websocket", 80, "http://proxy.example:3128")),
     ],
 )
-def test_a_route(route: str, purpose: Purpose, proxy: Proxy | None, expected: tuple[str, int, str]) -> None:
+def test_the_snapshot_of_a_route_says_how_it_is_dialed(
+    route: str, purpose: Purpose, proxy: Proxy | None, expected: tuple[str, int, str]
+) -> None:
     dialer = Dialer(ProxyDial(ProxySettings(proxy)))
     link = RelayLink(ENDPOINT, control.PeerRole.CONNECTOR, instance=new_instance(), dialer=dialer)
     (candidate,) = (one for one in candidates(discover()) if one.route.name == route)

@@ -38,7 +38,7 @@ ACCEPTED = {
 
 @pytest.mark.parametrize("name", ACCEPTED)
 @pytest.mark.parametrize("size", [None, 1, 2, 3])
-def test_accepted(name: str, size: int | None) -> None:
+def test_a_chunked_body_ends_where_its_last_chunk_ends(name: str, size: int | None) -> None:
     data, payload = ACCEPTED[name]
 
     assert decode(data + b"next", size=size) == (payload, True, b"next")
@@ -74,7 +74,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("size", [None, 1])
-def test_refused(name: str, size: int | None) -> None:
+def test_a_malformed_chunked_body_is_refused_and_the_connection_closed(name: str, size: int | None) -> None:
     with pytest.raises(RequestError) as raised:
         decode(REFUSED[name], size=size)
 

@@ -493,7 +493,7 @@ async def test_the_last_request_of_a_connection() -> None:
     assert observed.ended is None
 
 
-async def test_access_events() -> None:
+async def test_each_request_is_reported_without_its_query() -> None:
     async with served(trio.testing.memory_stream_pair()) as (stream, observed):
         client = Client(stream)
         await client.request("POST", "/echo", b"abc")
@@ -515,7 +515,7 @@ async def test_access_events() -> None:
 
 
 @pytest.mark.parametrize("ahead", [b"", b"early"])
-async def test_upgrade(ahead: bytes) -> None:
+async def test_an_upgrade_hands_over_what_the_client_has_sent_ahead(ahead: bytes) -> None:
     async with served(trio.testing.memory_stream_pair()) as (client, observed):
         await client.send_all(
             b"GET /upgrade HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n" + ahead

@@ -24,7 +24,7 @@ async def curl(*arguments: str) -> str:
     return done.stdout.decode()
 
 
-async def test_keep_alive() -> None:
+async def test_curl_reuses_its_connection() -> None:
     async with serving(make_service()) as (port, _, _):
         urls = [
             f"http://127.0.0.1:{port}{path}" for path in ("/", "/streamed", "/known", "/nothing", "/nowhere", "/")
@@ -42,14 +42,14 @@ async def test_chunked_and_closed(option: str) -> None:
         assert await curl(option, f"http://127.0.0.1:{port}/streamed") == "one two three"
 
 
-async def test_head() -> None:
+async def test_curl_gets_the_length_of_a_body_with_head() -> None:
     async with serving(make_service()) as (port, _, _):
         output = await curl("-I", f"http://127.0.0.1:{port}/", f"http://127.0.0.1:{port}/streamed")
     assert output.count("HTTP/1.1 200 OK") == 2
     assert "Content-Length: 6" in output
 
 
-async def test_expect(tmp_path: Path) -> None:
+async def test_curl_is_told_to_continue(tmp_path: Path) -> None:
     file = tmp_path / "body"
     file.write_bytes(b"a" * 50_000)
     async with serving(make_service()) as (port, _, _):
@@ -64,7 +64,7 @@ async def test_expect(tmp_path: Path) -> None:
     assert "HTTP/1.1 404 Not Found" in refused
 
 
-async def test_uploads(tmp_path: Path) -> None:
+async def test_curl_uploads_with_and_without_chunks(tmp_path: Path) -> None:
     file = tmp_path / "body"
     file.write_bytes(b"a" * 3_000_000)
     observed = Observed()
@@ -79,7 +79,7 @@ async def test_uploads(tmp_path: Path) -> None:
     assert [one.received_bytes for one in observed.accesses] == [3_000_000] * 4
 
 
-async def test_too_much(tmp_path: Path) -> None:
+async def test_curl_is_refused_too_large_a_body(tmp_path: Path) -> None:
     file = tmp_path / "body"
     file.write_bytes(b"a" * 100_000)
     async with serving(make_service()) as (port, _, _):
@@ -87,6 +87,6 @@ async def test_too_much(tmp_path: Path) -> None:
     assert "HTTP/1.1 413" in output
 
 
-async def test_absolute_form() -> None:
+async def test_a_target_in_absolute_form_is_served() -> None:
     async with serving(make_service()) as (port, _, _):
         assert await curl("-x", f"http://127.0.0.1:{port}", "--noproxy", "", "http://relay.example/") == "hello\n"

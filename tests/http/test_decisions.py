@@ -58,7 +58,9 @@ class Situation(TypedDict, total=False):
         (BodyState(False, 1, is_waited_for=True), {}, Next.CLOSE),
     ],
 )
-def test_announced(body: BodyState, changes: Situation, expected: Next) -> None:
+def test_what_the_head_of_an_answer_announces_about_the_connection(
+    body: BodyState, changes: Situation, expected: Next
+) -> None:
     head = attrs.evolve(make_head(), keep_alive=changes.get("keep_alive", True))
 
     found = announce(
@@ -81,7 +83,7 @@ def test_announced(body: BodyState, changes: Situation, expected: Next) -> None:
         (Next.DRAIN, BodyState(False, 1), Next.DRAIN),
     ],
 )
-def test_concluded(announced: Next, body: BodyState, expected: Next) -> None:
+def test_what_happens_to_the_connection_after_an_answer(announced: Next, body: BodyState, expected: Next) -> None:
     assert conclude(announced, body, is_stopping=False) is expected
     assert conclude(announced, body, is_stopping=True) is Next.CLOSE
 

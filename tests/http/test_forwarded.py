@@ -72,7 +72,7 @@ def test_x_forwarded_for(text: str, address: str) -> None:
         (f'x"y"z", for="{CLIENT}"', CLIENT),
     ],
 )
-def test_forwarded(text: str, address: str) -> None:
+def test_the_address_in_forwarded_is_found(text: str, address: str) -> None:
     assert forwarded(text) == address
 
 
@@ -198,5 +198,5 @@ def test_a_long_field_is_cut_at_its_beginning() -> None:
         ([("x-forwarded-proto", "http"), ("forwarded", "proto=https")], "http"),
     ],
 )
-def test_the_scheme(fields: list[tuple[str, str]], expected: str | None) -> None:
+def test_the_scheme_that_a_proxy_states_is_found(fields: list[tuple[str, str]], expected: str | None) -> None:
     assert forwarded_scheme(Headers(fields)) == expected

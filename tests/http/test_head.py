@@ -170,7 +170,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("size", [None, 1, 7])
-def test_refused(name: str, size: int | None) -> None:
+def test_a_malformed_head_is_refused_however_it_arrives(name: str, size: int | None) -> None:
     data, status = REFUSED[name]
     with pytest.raises(RequestError) as raised:
         read(data, size=size)

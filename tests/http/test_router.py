@@ -52,7 +52,9 @@ def resolve(method: str, target: str) -> Match[str] | Allowed | Failure:
         ("GET", "/with/", "slash", {}),
     ],
 )
-def test_matches(method: str, target: str, handler: str, params: dict[str, str]) -> None:
+def test_a_request_gets_the_handler_of_its_route_with_the_parameters(
+    method: str, target: str, handler: str, params: dict[str, str]
+) -> None:
     match = resolve(method, target)
 
     assert isinstance(match, Match)
@@ -84,7 +86,9 @@ def test_matches(method: str, target: str, handler: str, params: dict[str, str])
         ("CONNECT", "x:443", 501, None),
     ],
 )
-def test_refusals(method: str, target: str, status: int, allow: str | None) -> None:
+def test_a_request_without_a_route_is_refused_with_the_methods_that_exist(
+    method: str, target: str, status: int, allow: str | None
+) -> None:
     failure = resolve(method, target)
 
     assert isinstance(failure, Failure)
@@ -100,7 +104,7 @@ def test_refusals(method: str, target: str, status: int, allow: str | None) -> N
         ("*", ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PURGE", "PUT")),
     ],
 )
-def test_options(target: str, methods: tuple[str, ...]) -> None:
+def test_options_are_answered_with_the_methods_that_exist(target: str, methods: tuple[str, ...]) -> None:
     assert resolve("OPTIONS", target) == Allowed(methods)
 
 
@@ -131,7 +135,7 @@ def test_no_two_routes_for_the_same(routes: list[Route[str]]) -> None:
         ("GET", "/a?b"),
     ],
 )
-def test_malformed_routes(method: str, pattern: str) -> None:
+def test_a_malformed_route_is_refused(method: str, pattern: str) -> None:
     with pytest.raises(ValueError, match=r"method|pattern"):
         Route(method, pattern, "")
 

@@ -87,7 +87,7 @@ async def stuck(port: int, target: bytes = b"/flood") -> trio.SocketStream:
     return stream
 
 
-async def test_requests() -> None:
+async def test_many_clients_are_served_at_the_same_time() -> None:
     async with serving(make_service()) as (port, _, _):
         async with trio.open_nursery() as nursery:
             for _ in range(10):
@@ -261,7 +261,7 @@ async def test_many_requests_ahead_without_reading() -> None:
         await trio.aclose_forcefully(client)
 
 
-async def test_upgrades() -> None:
+async def test_an_upgraded_stream_is_handed_over() -> None:
     async def echo(upgraded: Upgraded) -> None:
         await upgraded.stream.send_all(upgraded.received)
         async for chunk in upgraded.stream:

@@ -39,7 +39,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(("method", "target"), GOOD)
-def test_good_targets(method: str, target: str) -> None:
+def test_a_valid_target_is_parsed(method: str, target: str) -> None:
     assert parse_target_untrusted(method, target) == GOOD[method, target]
 
 
@@ -72,7 +72,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("method", "target"), BAD)
-def test_bad_targets(method: str, target: str) -> None:
+def test_a_malformed_target_is_refused(method: str, target: str) -> None:
     with pytest.raises(RequestError) as raised:
         parse_target_untrusted(method, target)
 
@@ -92,12 +92,12 @@ def test_bad_targets(method: str, target: str) -> None:
         ("[::ffff:1.2.3.4]:8", Authority("::ffff:1.2.3.4", 8)),
     ],
 )
-def test_authorities(text: str, authority: Authority) -> None:
+def test_a_valid_authority_is_parsed(text: str, authority: Authority) -> None:
     assert parse_authority_untrusted(text) == authority
 
 
 @pytest.mark.parametrize("text", ["x y", "x/", "\xff\xfe", "x:1:2", "::1", "[::1]:x", "x:999999", "x@y", "%61", "[]"])
-def test_bad_authorities(text: str) -> None:
+def test_a_malformed_authority_is_refused(text: str) -> None:
     with pytest.raises(RequestError):
         parse_authority_untrusted(text)
 

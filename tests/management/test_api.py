@@ -295,7 +295,7 @@ async def test_a_body_of_another_kind(api: Api) -> None:
     assert api.store.list()
 
 
-async def test_the_relay(api: Api) -> None:
+async def test_the_relay_tells_its_pin_and_counts(api: Api) -> None:
     await api.call("PUT", ORDERS, BODY)
     _, relay = await api.call("GET", "/v1/relay")
     assert (relay["pin"], relay["listenerCount"], relay["connectionCount"]) == ("sha256:pin", 1, 1)

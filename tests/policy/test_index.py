@@ -31,7 +31,9 @@ hosts = st.sampled_from(NAMES + ADDRESSES)
 
 
 @given(st.lists(targets, max_size=12), hosts, ports, st.none() | st.sampled_from(ADDRESSES))
-def test_targets(texts: list[str], host: str, port: int, resolved: str | None) -> None:
+def test_an_index_of_targets_decides_like_its_patterns(
+    texts: list[str], host: str, port: int, resolved: str | None
+) -> None:
     patterns, target = [parse_target(text) for text in texts], HostPort(host, port)
     address = address_of(resolved or host)
     index = TargetIndex(patterns)
@@ -48,7 +50,9 @@ path_patterns = st.sampled_from(
 
 
 @given(st.lists(targets | path_patterns, max_size=12), st.sampled_from(PATHS), st.none() | st.sampled_from(PATHS))
-def test_unix_sockets(texts: list[str], path: str, resolved: str | None) -> None:
+def test_an_index_of_unix_sockets_decides_like_its_patterns(
+    texts: list[str], path: str, resolved: str | None
+) -> None:
     patterns = [parse_target(text) for text in texts]
     index = TargetIndex(patterns)
     paths = {path, resolved or path}
@@ -66,7 +70,7 @@ def test_unix_sockets_are_no_hosts(texts: list[str], host: str, port: int) -> No
 
 
 @given(st.lists(targets | st.sampled_from(["unix:*", "unix:/run/a", "unix:/run/b"]), max_size=12), hosts, ports)
-def test_local_addresses(texts: list[str], host: str, port: int) -> None:
+def test_an_index_of_local_addresses_decides_like_its_patterns(texts: list[str], host: str, port: int) -> None:
     patterns = [parse_local(text) for text in texts]
     index = LocalIndex(patterns)
 
@@ -79,7 +83,7 @@ PIN = "sha256:" + "A" * 43 + "="
 
 
 @given(st.lists(st.sampled_from([*HOSTS, *(one.strip("[]") for one in NETWORKS), PIN]), max_size=12), hosts)
-def test_relays(texts: list[str], host: str) -> None:
+def test_an_index_of_relays_decides_like_its_patterns(texts: list[str], host: str) -> None:
     patterns = [parse_relay(text) for text in texts if text != "*"]
     index = RelayIndex(patterns)
 
@@ -88,7 +92,7 @@ def test_relays(texts: list[str], host: str) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted), max_size=10))
-def test_ranges(ends: list[list[int]]) -> None:
+def test_the_first_range_that_contains_a_number_is_found(ends: list[list[int]]) -> None:
     index = FirstRanges((rank, first, last) for rank, (first, last) in enumerate(ends))
     for number in range(-1, 23):
         found = [rank for rank, (first, last) in enumerate(ends) if first <= number <= last]

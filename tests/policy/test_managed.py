@@ -89,7 +89,7 @@ def _value(name: str, data: str) -> RegistryValue:
     return name, data.strip('"'), REG_SZ
 
 
-def test_the_registry() -> None:
+def test_values_of_the_registry_are_read_with_their_places() -> None:
     source = RegistrySource(Exported(EXPORTED))
 
     (found,) = source.read()
@@ -154,7 +154,7 @@ def test_an_error_in_the_registry_names_the_place(
 
 
 @pytest.mark.parametrize("form", [plistlib.FMT_XML, plistlib.FMT_BINARY])
-def test_managed_preferences(form: plistlib.PlistFormat, tmp_path: Path) -> None:
+def test_managed_preferences_are_read_in_both_forms(form: plistlib.PlistFormat, tmp_path: Path) -> None:
     path = tmp_path / "org.hybridrelay.plist"
     source = ManagedPreferences(path, os.getuid())
     assert (source.read(), source.stamp()) == ((), ())

@@ -42,7 +42,9 @@ PIN = "sha256:" + "A" * 43 + "="
         ("[::1]:*", "::", 22, "", True, True),
     ],
 )
-def test_targets(pattern: str, host: str, port: int, address: str, is_about: bool, permits: bool) -> None:
+def test_which_targets_a_pattern_denies_and_permits(
+    pattern: str, host: str, port: int, address: str, is_about: bool, permits: bool
+) -> None:
     parsed, target = parse_target(pattern), HostPort(host, port)
     known = address_of(address or host)
 
@@ -116,7 +118,7 @@ def test_listening_everywhere_is_not_listening_on_loopback(pattern: str, host: s
         (PIN, "relay.example.com", False),
     ],
 )
-def test_relays(pattern: str, host: str, permitted: bool) -> None:
+def test_which_relays_a_pattern_permits(pattern: str, host: str, permitted: bool) -> None:
     assert parse_relay(pattern).permits_host(host) is permitted
 
 
@@ -126,7 +128,7 @@ def test_what_is_no_relay_is_an_error(text: str) -> None:
         parse_relay(text)
 
 
-def test_authorities() -> None:
+def test_an_authority_may_be_written_in_several_ways() -> None:
     digits = "0f" * 32
 
     assert {parse_authority(one) for one in (digits, f"sha256:{digits.upper()}", ":".join(["0F"] * 32))} == {digits}
@@ -143,7 +145,7 @@ def test_authorities() -> None:
         ("daily 06:00-22:00", ["Sun 06:00"], ["Sun 05:59"]),
     ],
 )
-def test_hours(text: str, inside: list[str], outside: list[str]) -> None:
+def test_which_moments_are_within_hours(text: str, inside: list[str], outside: list[str]) -> None:
     hours = parse_hours(text)
 
     assert all(hours.include(_moment(one)) for one in inside)
@@ -189,7 +191,9 @@ def _moment(text: str) -> dt.datetime:
         ("db:5432", "/x", None, False, False),
     ],
 )
-def test_unix_sockets(pattern: str, path: str, resolved: str | None, is_about: bool, permits: bool) -> None:
+def test_which_unix_sockets_a_pattern_denies_and_permits(
+    pattern: str, path: str, resolved: str | None, is_about: bool, permits: bool
+) -> None:
     parsed = parse_target(pattern)
     assert parsed.is_about_path({path, resolved or path}) is is_about
     assert parsed.permits_path(resolved) is permits

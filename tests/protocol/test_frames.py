@@ -193,7 +193,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED.keys())
-def test_is_malformed(data: bytes) -> None:
+def test_a_malformed_frame_is_an_error_however_it_arrives(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         decode(data)
     assert caught.value.reason is Reason.PROTOCOL_ERROR

@@ -56,7 +56,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("data", [*WRONG, b" " * (MAX_ISSUE_REQUEST + 1)])
-def test_malformed_requests(data: bytes) -> None:
+def test_a_malformed_request_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_issue_request_untrusted(data)
 
@@ -69,13 +69,13 @@ def test_malformed_requests(data: bytes) -> None:
         b'{"version": 1, "refused": "limit", "detail": []}',
     ],
 )  # fmt: skip
-def test_malformed_answers(data: bytes) -> None:
+def test_a_malformed_answer_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_issue_answer_untrusted(data)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes(data: bytes) -> None:
+def test_any_other_bytes_raise_nothing_but_value_error(data: bytes) -> None:
     for parse in (parse_issue_request_untrusted, parse_issue_answer_untrusted):
         with pytest.raises(ValueError, match=r"\w"):
             parse(data)

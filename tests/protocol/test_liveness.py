@@ -41,7 +41,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("steps", "deadline", "kind"), TABLE)
-def test_deadlines(steps: list[tuple[str, float]], deadline: float, kind: str) -> None:
+def test_when_the_peer_is_asked_and_given_up(steps: list[tuple[str, float]], deadline: float, kind: str) -> None:
     alive = liveness()
     for name, at in steps:
         getattr(alive, name)(100.0 + at)

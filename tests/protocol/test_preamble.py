@@ -32,7 +32,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("preamble", "hex_bytes"), PREAMBLES)
-def test_preambles(preamble: Preamble, hex_bytes: str) -> None:
+def test_a_preamble_has_these_bytes(preamble: Preamble, hex_bytes: str) -> None:
     data = bytes.fromhex(hex_bytes)
     assert len(data) == PREAMBLE_SIZE
     assert preamble.encode() == data
@@ -40,7 +40,7 @@ def test_preambles(preamble: Preamble, hex_bytes: str) -> None:
 
 
 @pytest.mark.parametrize(("reason", "hex_bytes"), STATUSES)
-def test_statuses(reason: Reason, hex_bytes: str) -> None:
+def test_a_status_has_these_bytes(reason: Reason, hex_bytes: str) -> None:
     data = bytes.fromhex(hex_bytes)
     assert len(data) == STATUS_SIZE
     assert encode_status(reason) == data

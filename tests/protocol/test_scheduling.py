@@ -24,7 +24,7 @@ def written(side: CoreSide, pair: CorePair, max_bytes: int = 1 << 30) -> list[fr
     return side.take_wire()
 
 
-def test_the_order() -> None:
+def test_what_is_written_first_does_not_depend_on_what_came_up_first() -> None:
     """Liveness, GOAWAY, WINDOW, ACK, control frames, OPEN, FIN alone, DATA: in this order, whatever came up first."""
     pair = CorePair.established()
     (a, a2), (b, b2), (c, c2), (d, _) = open_several(pair, 4)

@@ -99,7 +99,9 @@ def test_what_is_reachable() -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_the_end(state: tuple[Opening, Sending, Receiving, bool]) -> None:
+def test_a_stream_is_over_when_it_is_aborted_or_both_directions_have_finished(
+    state: tuple[Opening, Sending, Receiving, bool],
+) -> None:
     states = restore(state)
     both = states.sending is Sending.FINISHED and states.receiving is Receiving.FINISHED
     assert states.is_over == (states.is_aborted or (both and states.opening is Opening.ANSWERED))

@@ -28,7 +28,7 @@ directions = pytest.mark.parametrize("direction", [0, 1], ids=["initiator acts",
 openers = pytest.mark.parametrize("opener", [0, 1], ids=["initiator opened", "acceptor opened"])
 
 
-def test_hello() -> None:
+def test_both_sides_agree_after_hello() -> None:
     pair = CorePair()
     pair.connect()
     pair.pump()
@@ -40,7 +40,7 @@ def test_hello() -> None:
 
 
 @openers
-def test_opening(opener: int) -> None:
+def test_both_sides_open_streams_in_the_same_way(opener: int) -> None:
     pair = CorePair.established()
     us, them = pair.sides[opener], pair.sides[1 - opener]
     ours = us.core.open_stream(metadata=METADATA)

@@ -78,7 +78,7 @@ def test_a_wrong_proof_learns_nothing(proof: bytes, claim: Claim | None, now: fl
     assert decide_take(claim, proof, "x", now, disabled=disabled) == decide_take(None, proof, "y", 0.0)
 
 
-def test_states() -> None:
+def test_a_claim_ends_when_it_is_taken_revoked_or_expired() -> None:
     assert CLAIM.state(199.0) is ClaimState.OPEN
     assert CLAIM.state(200.0) is ClaimState.EXPIRED
     assert CLAIM.ended_at(199.0) is None

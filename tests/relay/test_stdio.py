@@ -55,7 +55,7 @@ async def running(state: Path) -> AsyncIterator[Stdio]:
             nursery.cancel_scope.cancel()
 
 
-async def test_both_ways(tmp_path: Path) -> None:
+async def test_bytes_are_framed_on_standard_input_and_output(tmp_path: Path) -> None:
     async with running(tmp_path) as stdio:
         await stdio.into.send_all(b"\0\0\0\x03abc")
         assert await stdio.relay.receive_some() == b"abc"
@@ -121,7 +121,7 @@ async def test_a_socket_that_was_left_is_replaced_and_a_file_is_not(tmp_path: Pa
     assert path.read_text() == "precious"
 
 
-async def test_no_relay(tmp_path: Path) -> None:
+async def test_an_error_says_that_no_relay_runs(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="no connection to the relay") as caught:
         await connect_stdio(tmp_path)
     assert caught.value.remedy

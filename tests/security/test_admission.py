@@ -40,7 +40,7 @@ def is_proof(data: bytes, key: Secret, now: float) -> bool:
     return proof.key_id == admission_key_id(key) and proof.is_timely(now) and proof.is_made_with(key)
 
 
-def test_the_bytes() -> None:
+def test_a_proof_has_these_bytes() -> None:
     proof = make_admission_proof(KEY, NOW)
     assert len(proof) == len(NO_PROOF) == 32
     assert proof == by_hand(KEY, 1_700_000_000)

@@ -55,7 +55,7 @@ FULL = ConnectionString(
 )
 
 
-def test_public_format() -> None:
+def test_the_public_format_is_read_and_written() -> None:
     parsed = parse_connection_string_untrusted(PLAIN)
     assert parsed == ConnectionString(
         endpoints=(Endpoint("relay.example.com"),), key_name="app", key=Secret("c2VjcmV0="), entity_path="team/db"
@@ -87,7 +87,7 @@ def test_everything_reads_back() -> None:
         PLAIN.replace("hr:", "HR:"),
     ],
 )
-def test_spellings(text: str) -> None:
+def test_spellings_of_other_programs_mean_the_same(text: str) -> None:
     assert parse_connection_string_untrusted(text) == parse_connection_string_untrusted(PLAIN)
 
 
@@ -263,7 +263,7 @@ def test_a_connector_has_it_in_the_target() -> None:
 
 
 @pytest.mark.parametrize(("host", "ports"), [("a/b", {}), ("a", {"data": 0}), ("a", {"da;ta": 1}), ("a", {"a|b": 1})])
-def test_no_endpoints(host: str, ports: dict[str, int | None]) -> None:
+def test_an_impossible_endpoint_is_refused(host: str, ports: dict[str, int | None]) -> None:
     with pytest.raises(ValueError):
         Endpoint(host, ports)
 
@@ -320,7 +320,7 @@ def test_all_read_back(string: ConnectionString) -> None:
 
 
 @given(st.text(max_size=300) | st.text(max_size=100).map(lambda text: f"{PLAIN};Target={text}"))
-def test_arbitrary_text(text: str) -> None:
+def test_arbitrary_text_raises_nothing_but_its_own_error(text: str) -> None:
     with contextlib.suppress(ConnectionStringError):
         parse_connection_string_untrusted(text)
 
@@ -329,7 +329,7 @@ SEVERAL = A_AND_B + ";Ports=data=1,http=off|data=2"
 
 
 @given(st.integers(0, len(SEVERAL) - 1), st.characters(max_codepoint=255))
-def test_mutated_strings(position: int, character: str) -> None:
+def test_a_mutated_string_is_refused_or_written_as_it_is_read(position: int, character: str) -> None:
     try:
         parsed = parse_connection_string_untrusted(SEVERAL[:position] + character + SEVERAL[position + 1 :])
     except ConnectionStringError:

@@ -87,20 +87,20 @@ def test_no_identity_outlives_its_authority() -> None:
 
 
 @pytest.mark.parametrize("years", [0, -1, 101, float("nan")])
-def test_impossible_validity(years: float) -> None:
+def test_an_impossible_validity_is_refused(years: float) -> None:
     with pytest.raises(ConfigurationError, match="validity"):
         create_authority("orders", now=NOW, valid_years=years)
 
 
 @pytest.mark.parametrize("label", ["", " x", "x ", "a\nb", "x" * 65])
-def test_impossible_labels(label: str) -> None:
+def test_an_impossible_label_is_refused(label: str) -> None:
     with pytest.raises(ValueError, match="label"):
         check_label(label)
     with pytest.raises(ConfigurationError, match="label"):
         AUTHORITY.issue(Role.CONNECTOR, label, now=NOW)
 
 
-def test_impossible_name() -> None:
+def test_an_impossible_name_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="name"):
         create_authority("a//b", now=NOW)
 
@@ -129,7 +129,7 @@ def test_uris_read_back(name: str, role: Role, label: str) -> None:
     | st.text(max_size=60).map(lambda text: f"hybridrelay://identity/{text}")
     | st.tuples(names, st.text(max_size=20)).map(lambda pair: f"hybridrelay://identity/{pair[0]}/connector/{pair[1]}")
 )
-def test_arbitrary_uris(uri: str) -> None:
+def test_an_arbitrary_uri_is_refused_or_written_as_it_is_read(uri: str) -> None:
     try:
         identity = IdentityName.parse_untrusted(uri)
     except ValueError:

@@ -85,7 +85,7 @@ def test_the_default_is_the_targets_name() -> None:
         assert local_name_of_target(HostPort(host, 5432)) is None
 
 
-def test_choosing() -> None:
+def test_a_local_name_that_is_stated_is_chosen() -> None:
     other = HostPort("other", 1)
     assert choose_local_name(None, NAME) == NAME
     assert choose_local_name("none", NAME) is None

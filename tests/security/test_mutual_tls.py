@@ -133,7 +133,9 @@ FUTURE = {"now": NOW + 4 * DAY}
         "server not yet valid",
     ],
 )
-async def test_refusals(client: Identity, server: Identity, trust: Trust, faulty: Role, reason: Reason) -> None:
+async def test_each_side_says_whose_identity_is_not_accepted(
+    client: Identity, server: Identity, trust: Trust, faulty: Role, reason: Reason
+) -> None:
     outcomes = await meet(client, server, **trust)
     for role, outcome in zip((Role.APPLICATION, Role.CONNECTOR), outcomes, strict=True):
         assert isinstance(outcome, PeerIdentityError)
@@ -290,7 +292,7 @@ def test_check_peer_refuses(certificate: dict[str, object], reason: Reason) -> N
 
 
 @pytest.mark.parametrize("make", [data_client_context, data_server_context])
-def test_damaged_identities(make: Callable[[Identity, bytes], ssl.SSLContext]) -> None:
+def test_a_damaged_identity_is_refused_before_it_is_used(make: Callable[[Identity, bytes], ssl.SSLContext]) -> None:
     for identity, authority in [
         (CONNECTOR, b"junk"),
         (attrs.evolve(CONNECTOR, certificate=b"junk"), OURS.certificate),

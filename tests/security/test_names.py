@@ -28,7 +28,7 @@ _TRICKY = st.text("0123456789abcdefxXoO._-:%\u0665 \t\n+/@[]", max_size=20)
     "host",
     ["db", "db.internal", "DB.internal.", "a_b", "127.0.0.1", "255.255.255.255", "::1", "fe80::1%eth0", "x1", "1a"],
 )
-def test_hosts(host: str) -> None:
+def test_a_valid_host_is_accepted(host: str) -> None:
     assert check_host(host) == host
 
 
@@ -62,7 +62,7 @@ def test_hosts(host: str) -> None:
         "db..",
     ],
 )
-def test_no_hosts(host: str) -> None:
+def test_an_invalid_host_is_refused_and_not_repeated(host: str) -> None:
     with pytest.raises(ValueError) as caught:
         check_host(host)
     assert host not in str(caught.value)

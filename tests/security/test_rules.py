@@ -9,13 +9,13 @@ from hybridrelay.security import KeySlot, Right, Rule, Secret, check_rules, gene
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a;b", "x" * 257, "ü"])
-def test_names(name: str) -> None:
+def test_an_impossible_name_of_a_rule_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         Rule(name, [Right.SEND])
 
 
 @pytest.mark.parametrize("key", ["", "x" * 257, "a;b", "a b", "a\n", "é"])
-def test_keys(key: str) -> None:
+def test_an_impossible_key_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="key"):
         Rule("r", [Right.SEND], Secret(key))
 

@@ -87,7 +87,7 @@ def refusal(token: str, **arguments: Unpack[Request]) -> AuthorizationError:
 
 
 @pytest.mark.parametrize(("audience", "signature"), VECTORS)
-def test_vectors(audience: str, signature: str) -> None:
+def test_tokens_of_the_published_format_verify(audience: str, signature: str) -> None:
     token = make_token(audience, ROOT, KEY, EXPIRY)
     parsed = parse_token_untrusted(token)
     assert base64.b64encode(parsed.signature).decode() == signature
@@ -96,7 +96,7 @@ def test_vectors(audience: str, signature: str) -> None:
     assert authorization == Authorization(ROOT, KeySlot.PRIMARY, False, frozenset({Right.MANAGE}), EXPIRY)
 
 
-def test_full_token() -> None:
+def test_a_token_has_these_characters() -> None:
     assert make_token(VECTORS[0][0], ROOT, KEY, EXPIRY) == FULL
 
 
@@ -115,7 +115,7 @@ def test_full_token() -> None:
         FULL.replace("%2BxCDb2%2FMJMRuwGVW0%3D", "+xCDb2/MJMRuwGVW0="),
     ],
 )
-def test_all_spellings(token: str) -> None:
+def test_all_spellings_of_a_token_verify(token: str) -> None:
     verify(token)
 
 
@@ -165,7 +165,7 @@ def test_the_relay_itself_needs_its_own_audience() -> None:
     assert refusal(FULL, entity="").reason is Reason.WRONG_AUDIENCE
 
 
-def test_audience_for() -> None:
+def test_the_audience_is_normalized() -> None:
     assert audience_for("Relay.Example.com", "team/db") == "http://relay.example.com/team/db"
     assert audience_for("::1") == "http://[::1]/"
     assert audience_for("FE80::1%eth0", "db") == "http://[fe80::1]/db"
@@ -214,7 +214,7 @@ def test_either_key_signs_and_a_revoked_one_does_not() -> None:
 
 @pytest.mark.parametrize("carried", list(Right))
 @pytest.mark.parametrize("needed", list(Right))
-def test_rights(carried: Right, needed: Right) -> None:
+def test_a_key_needs_the_right_or_manage(carried: Right, needed: Right) -> None:
     rule = Rule(ROOT, [carried], KEY)
     if carried in {needed, Right.MANAGE}:
         assert verify(FULL, right=needed, entity_rules=[rule], relay_rules=[]).entity_level
@@ -236,7 +236,7 @@ def test_the_key_of_one_hybrid_connection_does_not_sign_for_the_relay() -> None:
     assert refusal(token, entity_rules=[RULE], relay_rules=[]).reason is Reason.WRONG_AUDIENCE
 
 
-def test_unknown_rule() -> None:
+def test_an_unknown_rule_is_refused() -> None:
     assert refusal(FULL, relay_rules=[]).reason is Reason.UNKNOWN_RULE
 
 
@@ -269,7 +269,7 @@ def test_unknown_rule() -> None:
         (FULL.replace("Root", "R\u00f6\u00f6t"), "ASCII"),
     ],
 )
-def test_malformed(token: str, part: str) -> None:
+def test_a_malformed_token_is_refused_and_the_error_names_the_part(token: str, part: str) -> None:
     error = refusal(token)
     assert error.reason is Reason.TOKEN_MALFORMED
     assert part in str(error)
@@ -281,7 +281,7 @@ def test_signature_does_not_print() -> None:
 
 
 @given(st.text(max_size=200).map(lambda text: f"SharedAccessSignature {text}") | st.text(max_size=100))
-def test_arbitrary_text(text: str) -> None:
+def test_arbitrary_text_raises_nothing_but_its_own_error(text: str) -> None:
     with pytest.raises(AuthorizationError):
         parse_token_untrusted(text)
 

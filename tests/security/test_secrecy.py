@@ -47,7 +47,7 @@ def test_does_not_pickle_but_copies_as_itself() -> None:
     assert copy.deepcopy([SECRET])[0] is SECRET
 
 
-def test_compares() -> None:
+def test_a_secret_equals_only_a_secret_with_the_same_text() -> None:
     assert Secret(TEXT) == SECRET
     assert hash(Secret(TEXT)) == hash(SECRET)
     assert Secret("é") != SECRET

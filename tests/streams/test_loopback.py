@@ -18,7 +18,7 @@ with socket.socket() as _sock:
     TRIO_SOCKET = type(trio.socket.from_stdlib_socket(_sock))
 
 
-async def test_both_ends() -> None:
+async def test_the_two_ends_are_connected_to_each_other() -> None:
     application, stream = await loopback_pair()
     with application:
         async with stream:

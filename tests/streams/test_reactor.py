@@ -1166,7 +1166,7 @@ async def test_a_user_that_is_cancelled(form: str) -> None:
     await close_all(near, far)
 
 
-async def test_its_timeouts(form: str, autojump_clock: trio.testing.MockClock) -> None:
+async def test_timeouts_are_called_when_they_are_due(form: str, autojump_clock: trio.testing.MockClock) -> None:
     called: list[float] = []
     async with using_reactor() as reactor:
         assert reactor.timeouts(5.0) is reactor.timeouts(5.0)

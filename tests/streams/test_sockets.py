@@ -25,7 +25,7 @@ from hybridrelay.testing import tcp_pair
         (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", sockets.USER_TIMEOUT * 1000),
     ],
 )
-async def test_options(level: int, name: str, expected: int) -> None:
+async def test_the_options_of_a_data_socket_are_set(level: int, name: str, expected: int) -> None:
     if not hasattr(socket, name):
         pytest.skip(f"no {name} here")
     near, far = await tcp_pair()
@@ -68,7 +68,7 @@ async def test_other_sockets_and_streams_cause_no_error() -> None:
     sockets.tune_stream(one)
 
 
-async def test_abort_resets() -> None:
+async def test_to_abort_a_stream_resets_the_connection() -> None:
     near, far = await tcp_pair()
     async with near, far:
         await sockets.abort_stream(near)

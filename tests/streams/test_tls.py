@@ -68,7 +68,7 @@ async def throttled_pair(max_bytes: int | None) -> tuple[Pair, Throttled, Thrott
     return await shake(tls_over(left, right)), left, right
 
 
-async def test_conformance(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_tls_stream_behaves_like_a_stream_of_trio(autojump_clock: trio.testing.MockClock) -> None:
     await trio.testing.check_two_way_stream(memory_pair, lockstep_pair)
 
 
@@ -390,7 +390,7 @@ async def test_hostile_bytes_after_the_handshake(data: bytes) -> None:
 
 @given(position=st.integers(0, 4000), flip=st.integers(1, 255))
 @settings(deadline=None, max_examples=60)
-async def test_altered_handshakes(position: int, flip: int) -> None:
+async def test_an_altered_handshake_fails(position: int, flip: int) -> None:
     left, right = (Throttled(raw, None) for raw in trio.testing.memory_stream_pair())
     seen = 0
 

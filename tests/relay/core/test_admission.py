@@ -60,7 +60,7 @@ def wrong_signature(proof: bytes) -> bytes:
         (b"\xff" * 32, None),
     ],
 )
-def test_proofs(credential: bytes, proves: Secret | None) -> None:
+def test_a_proof_identifies_the_key_with_which_it_was_made(credential: bytes, proves: Secret | None) -> None:
     index = index_of(connection("x", rule(A)), connection("y", rule(None, B)))
     assert index.prove(credential, NOW) == (None if proves is None else admission_key_id(proves))
 

@@ -234,7 +234,7 @@ def test_a_token_that_has_expired_ends_a_registration(scene: Scene) -> None:
 # --- joins
 
 
-def test_nobody_listens(scene: Scene) -> None:
+def test_a_join_fails_if_nobody_listens(scene: Scene) -> None:
     step = scene.broker.join(scene.grant("sender"), None, "192.0.2.9", now=0.0)
     assert step == JoinFailed(Reason.NO_LISTENER)
     assert scene.broker.take() == [

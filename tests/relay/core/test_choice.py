@@ -64,7 +64,7 @@ def choose(
         ([A, B, C], {"a": 2, "b": 1, "c": 3}, [0, 2], True, (C, Why.DRAWN, 3)),
     ],
 )
-def test_the_table(
+def test_which_listener_is_chosen_and_why(
     candidates: list[Listener[None]],
     sessions: dict[str, int],
     draws: list[int],
@@ -189,7 +189,7 @@ def test_sessions_are_shared_evenly_by_honest_listeners() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.booleans()), max_size=60))
-def test_counts(happened: list[tuple[str, int, bool]]) -> None:
+def test_the_sessions_of_each_listener_are_counted(happened: list[tuple[str, int, bool]]) -> None:
     counts, known = SessionCounts(), dict[str, str]()
     for instance, number, begins in happened:
         at = str(number)

@@ -77,7 +77,7 @@ def test_the_refusal_says_whose_limit_it_is() -> None:
         places.choose_displaced(Holder(key("b")))
 
 
-def test_fixed_limits() -> None:
+def test_fixed_limits_hold_for_each_key_and_each_hybrid_connection() -> None:
     places = make_places("places", 100, per_connection=10, per_key=6)
     assert take_all(places, key("a")) == 6
     assert take_all(places, key("a", "another")) == 4
@@ -130,7 +130,7 @@ def test_places_are_admitted_and_counted_as_the_rules_say(total: int, steps: lis
         ("", ""),
     ],
 )
-def test_networks(address: str, network: str) -> None:
+def test_holders_are_compared_by_their_network(address: str, network: str) -> None:
     assert network_of(address) == Holder(KEY, address).network == network
 
 

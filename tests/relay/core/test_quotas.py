@@ -65,7 +65,7 @@ def test_how_much_is_used(used: int, limit: int, use: Use | None) -> None:
     assert classify(used, limit) is use
 
 
-def test_the_table() -> None:
+def test_a_quota_changes_its_level_with_its_use() -> None:
     for level in Level:
         assert TRANSITIONS.get((level, Use.ALL), level) is Level.REACHED
         assert TRANSITIONS.get((level, Use.LITTLE), level) is Level.FREE

@@ -92,7 +92,9 @@ async def test_every_byte_arrives(deployment: Deployment, nursery: trio.Nursery,
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-async def test_without_pipes(deployment: Deployment, nursery: trio.Nursery, workers: int) -> None:
+async def test_bytes_are_copied_where_there_are_no_pipes(
+    deployment: Deployment, nursery: trio.Nursery, workers: int
+) -> None:
     start_faulty_relay(deployment, "pipe2:error=EPERM", workers=workers)
     published = deployment.create("db", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, published)

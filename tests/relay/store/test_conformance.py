@@ -797,6 +797,6 @@ def test_too_many_updates_and_those_of_a_deleted_connection(store: Store, rules:
         {"expires_at": float("nan")},
     ],
 )
-def test_impossible_updates(change: dict[str, object]) -> None:
+def test_an_impossible_update_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
         attrs.evolve(an_update(1), **change)  # type: ignore[arg-type]

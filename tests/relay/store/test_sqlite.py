@@ -362,7 +362,9 @@ ONE = Rule("one", [Right.SEND, Right.LISTEN], Secret("p"), Secret("s"))
     ],
     ids=["same", "added", "deleted", "rule gone", "revoked", "other keys", "fewer rights", "more rights"],
 )
-def test_what_ended(new: dict[str, HybridConnection], ended: list[tuple[KeySlot, int]]) -> None:
+def test_a_key_ends_when_its_generation_changes_or_it_is_gone(
+    new: dict[str, HybridConnection], ended: list[tuple[KeySlot, int]]
+) -> None:
     old = {"sql": connection(ONE)}
     assert diff(old, new) == {KeyId("sql", "one", slot, generation) for slot, generation in ended}
     assert diff({}, old) == frozenset()

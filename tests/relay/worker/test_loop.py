@@ -907,7 +907,7 @@ def test_a_returned_pair_says_which_ends_of_file_were_passed_on(main: Main) -> N
                 os.close(descriptor)
 
 
-def test_ping(main: Main) -> None:
+def test_a_ping_is_answered(main: Main) -> None:
     send(main.control, Kind.PING, 0)
     assert main.wait_told() == Message(Kind.PONG, 0)
 
