@@ -39,7 +39,9 @@ def move(metric: str, old: Sequence[float], new: Sequence[float]) -> Move:
         ("mb_per_s", [100, 101, 102], [104, 105, 106], ""),
     ],
 )
-def test_verdicts(metric: str, old: Sequence[float], new: Sequence[float], verdict: str) -> None:
+def test_the_verdict_about_a_change_follows_from_both_ranges(
+    metric: str, old: Sequence[float], new: Sequence[float], verdict: str
+) -> None:
     assert move(metric, old, new).verdict == verdict
 
 

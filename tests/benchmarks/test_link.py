@@ -30,7 +30,7 @@ def test_a_busy_line_runs_at_its_rate(sizes: list[int], delay: float, rate: floa
 
 
 @pytest.mark.parametrize("round_trip", [0.02, 0.06, 0.15])
-async def test_round_trip(round_trip: float, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_link_takes_its_round_trip(round_trip: float, autojump_clock: trio.testing.MockClock) -> None:
     client, a = trio.testing.memory_stream_pair()
     b, server = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:

@@ -30,7 +30,7 @@ def test_there_is_no_percentile_of_nothing() -> None:
         summarize([])
 
 
-def test_a_summary() -> None:
+def test_a_summary_has_median_range_and_spread() -> None:
     summary = summarize([9.0, 10.0, 12.0])
     assert (summary.median, summary.low, summary.high, summary.count) == (10, 9, 12, 3)
     assert summary.spread == pytest.approx(0.15)
@@ -38,7 +38,7 @@ def test_a_summary() -> None:
 
 
 @pytest.mark.parametrize(("other", "expected"), [([1.0, 2.0], True), ([2.1, 3.0], False), ([0.0, 9.0], True)])
-def test_overlapping_ranges(other: list[float], expected: bool) -> None:
+def test_ranges_overlap_if_they_share_a_value(other: list[float], expected: bool) -> None:
     assert summarize([1.5, 2.0]).overlaps(summarize(other)) is expected
     assert summarize(other).overlaps(summarize([1.5, 2.0])) is expected
 

@@ -77,7 +77,7 @@ def scene(run: Run, tmp_path: Path) -> Scene:
     return scene
 
 
-def test_twenty_databases(scene: Scene) -> None:
+def test_twenty_databases_are_created_at_once_and_changed_singly(scene: Scene) -> None:
     """Created at once; a second time, nothing happens; then one gets another target and one an application."""
     names = [f"eu/db{number}" for number in range(DATABASES)]
     would = scene.apply(declaration(*names), "--dry-run")
@@ -213,7 +213,7 @@ def test_an_application_that_has_another_rule_is_not_cut_off(scene: Scene) -> No
     assert scene.apply(declaration("orders", more=other), "--delete").code == 0
 
 
-def test_two_relays(scene: Scene) -> None:
+def test_a_declaration_for_two_relays_is_applied_at_each(scene: Scene) -> None:
     """The command is run for each; then a third relay takes the place of the second."""
     pin = f"sha256:{'A' * 43}="
     pins = f'relay-pin = ["{pin}"]\n'

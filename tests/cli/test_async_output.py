@@ -61,7 +61,7 @@ async def test_a_reader_that_left_is_no_error() -> None:
         async_output.maybe_say("c")
 
 
-async def test_a_file(tmp_path: Path) -> None:
+async def test_what_is_said_reaches_a_file(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
         await async_output.say_ready("relay", [("probe", "*:9350")])
         async_output.maybe_say("ö")

@@ -44,7 +44,7 @@ def parsed(*arguments: str | Path) -> argparse.Namespace:
         ("syslog+tls://[2001:db8::1]:7", AuditTarget("syslog", "tls", "2001:db8::1", 7)),
     ],
 )
-def test_sinks(text: str, target: AuditTarget) -> None:
+def test_a_sink_is_named_by_its_kind_or_url(text: str, target: AuditTarget) -> None:
     assert audit_target(text) == target
 
 

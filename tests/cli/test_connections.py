@@ -123,7 +123,7 @@ def test_an_empty_list(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("connections", "list", "--state", tmp_path / "state", "--json").out) == []
 
 
-def test_delete(run: Run, created: Created) -> None:
+def test_a_hybrid_connection_is_deleted_once(run: Run, created: Created) -> None:
     assert run("connections", "delete", "orders", "--state", created.state).code == 0
 
     again = run("connections", "delete", "orders", "--state", created.state)

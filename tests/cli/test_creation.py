@@ -87,7 +87,7 @@ def test_elsewhere_and_brought_to_the_relay(run: Run, tmp_path: Path) -> None:
 TWO = ("--endpoint", "b.example.com", "--relay-pin", PIN, "--relay-pin", "sha256:" + "B" * 42 + "A=")
 
 
-def test_several_relays(run: Run, tmp_path: Path) -> None:
+def test_a_hybrid_connection_may_have_several_relays(run: Run, tmp_path: Path) -> None:
     ports = ("--public-ports", "", "--public-ports", "http=8080")
     code, out, err = _create(run, tmp_path, "--relay-file", tmp_path / "r", *TWO, *ports)
 
@@ -256,7 +256,7 @@ def test_a_name_that_is_taken_leaves_no_files(run: Run, created: Created, tmp_pa
         (("--relay-file", "r", "--valid-years", "0"), "at most 100 years"),
     ],
 )
-def test_wrong_options(run: Run, tmp_path: Path, more: tuple[str, ...], says: str) -> None:
+def test_wrong_options_create_no_file(run: Run, tmp_path: Path, more: tuple[str, ...], says: str) -> None:
     code, out, err = _create(run, tmp_path, *more)
 
     assert (code, out) == (2, "")

@@ -54,7 +54,7 @@ def _log_in(url: str, code: str) -> int:
         return exc.code
 
 
-def test_staying(tmp_path: Path) -> None:
+def test_the_demo_stays_until_it_is_interrupted(tmp_path: Path) -> None:
     with _demo(tmp_path, "--keep") as demo:
         port = demo.wait_for_line(r"^ready demo demo=127\.0\.0\.1:(\d+)$", seconds=SECONDS)[1]
         demo.wait_for_line("Ctrl-C ends it")

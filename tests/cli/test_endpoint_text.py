@@ -29,7 +29,7 @@ def cells(shown: str, title: str) -> list[list[str]]:
     return [line.split() for line in table.splitlines()]
 
 
-def test_a_connector() -> None:
+def test_the_status_of_a_connector_has_relays_sessions_and_streams() -> None:
     proxied = RouteSnapshot(name="wss", transport="websocket", port=443, proxy="http://proxy:3128")
     shown = text(
         endpoint(
@@ -59,7 +59,7 @@ def test_a_connector() -> None:
     assert " ".join(row) == f"db {1:016x}-40 shop db.internal:5432 half-closed 1 min 0 s 0 B 999 B"
 
 
-def test_a_forward() -> None:
+def test_the_status_of_a_forward_has_ports_and_waiting_streams() -> None:
     waiting = stream(
         90, id="", session="", label="", target="", application="127.0.0.1:4000", state=StreamState.WAITING
     )

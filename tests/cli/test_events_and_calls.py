@@ -93,7 +93,7 @@ def test_the_audit_log_of_a_relay_that_does_not_run(run: Run, created: Created, 
 
 
 @pytest.mark.parametrize("command", ["events", "audit"])
-def test_wrong_times(run: Run, command: str) -> None:
+def test_a_wrong_time_is_refused(run: Run, command: str) -> None:
     for since in ("x", "-1", "1.5h", "0m", "1" * 19, "2026-13-01", "2026-01-01 10:00", "1969-12-31", "20260101"):
         assert run(command, f"--since={since}", "--state", "s").code == 2
 

@@ -123,7 +123,7 @@ def test_only_files_that_carry_the_old_key_are_changed(run: Run, created: Create
     assert secondary == created.key("application", KeySlot.SECONDARY)
 
 
-def test_use(run: Run, created: Created, tmp_path: Path) -> None:
+def test_the_other_key_is_put_into_a_string(run: Run, created: Created, tmp_path: Path) -> None:
     """The other key into a string, from the relay, from the authority file, or from a file that has only the key."""
     primary, secondary = (created.key("application", slot) for slot in KeySlot)
     before = load_connection_string(created.application)
@@ -173,7 +173,7 @@ def test_a_string_is_issued_with_the_key_that_the_relay_has(run: Run, created: C
     assert "there is no secondary key" in result.err
 
 
-def test_revoke(run: Run, created: Created) -> None:
+def test_a_revoked_key_is_told_with_what_is_left(run: Run, created: Created) -> None:
     def revoke(key: str) -> str:
         result = run("keys", "revoke", "orders", "--rule", "connector", "--key", key, "--state", created.state)
         assert (result.code, result.err) == (0, "")

@@ -53,7 +53,9 @@ def create(run: Run, folder: Path, *more: str, target: str = "db.internal:5432")
         ("db.internal:5432", ("--local-name", "none"), None),
     ],
 )
-def test_creation(run: Run, tmp_path: Path, target: str, more: tuple[str, ...], expected: HostPort | None) -> None:
+def test_only_strings_of_applications_get_the_local_name(
+    run: Run, tmp_path: Path, target: str, more: tuple[str, ...], expected: HostPort | None
+) -> None:
     assert create(run, tmp_path, *more, target=target) == 0
     assert local_name(tmp_path / "a") == expected
     assert local_name(tmp_path / "c") is None
@@ -124,7 +126,7 @@ def test_a_claim_has_it(run: Run, created: Created) -> None:
     assert "--local-name and --connection-string-file" in result.err
 
 
-def test_changing_it(run: Run, created: Created, tmp_path: Path) -> None:
+def test_a_changed_local_name_is_in_the_files_that_are_named(run: Run, created: Created, tmp_path: Path) -> None:
     before = load_connection_string(created.application)
     change = ("connections", "set-local-name", "orders", "--local-name")
     result = run(*change, str(NAME), "--update", created.application, created.authority)
@@ -180,7 +182,7 @@ def test_another_target_does_not_change_it(run: Run, created: Created) -> None:
     assert local_name(out) == HostPort("db.internal", 5432)
 
 
-def test_declared(run: Run, tmp_path: Path) -> None:
+def test_a_declared_local_name_is_applied(run: Run, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o700)
     out, file = tmp_path / "out", tmp_path / "databases.toml"
     application = '[[connection.application]]\nlabel = "x"\n'

@@ -27,7 +27,7 @@ def _with_traceback(record: logging.LogRecord) -> logging.LogRecord:
     return record
 
 
-def test_a_line() -> None:
+def test_a_line_has_time_level_logger_and_message() -> None:
     line = LineFormatter().format(_record("%s is %d", "x", 1))
 
     assert line == "2023-11-14T22:13:20.250Z warning hybridrelay.x: x is 1"
@@ -37,7 +37,7 @@ def test_a_peer_cannot_forge_a_line() -> None:
     assert len(LineFormatter().format(_record("a\nb\r\x1b[2Jc")).splitlines()) == 1
 
 
-def test_json() -> None:
+def test_a_json_object_is_one_line() -> None:
     line = JSONFormatter().format(_record("a\n%s", "b", fields={"bytes": 1, "path": object}))
 
     assert "\n" not in line
@@ -50,7 +50,7 @@ def test_json() -> None:
     }
 
 
-def test_tracebacks() -> None:
+def test_a_traceback_follows_in_both_forms() -> None:
     assert LineFormatter().format(_with_traceback(_record("a"))).splitlines()[-1] == "  | ValueError: why"
     assert "ValueError: why" in json.loads(JSONFormatter().format(_with_traceback(_record("a"))))["traceback"]
 

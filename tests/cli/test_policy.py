@@ -28,7 +28,7 @@ def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_show(run: Run, policy: Path, tmp_path: Path) -> None:
+def test_the_rules_in_force_are_shown_with_their_places(run: Run, policy: Path, tmp_path: Path) -> None:
     assert run("policy", "show").out == (
         "there are no rules, so everything but datagrams (UDP) is allowed\n\n"
         f"Datagrams (UDP) are denied: {NO_DATAGRAMS}.\n\nread: {policy.parent}\n"
@@ -128,7 +128,9 @@ def test_a_policy_that_cannot_be_used_is_an_error(run: Run, policy: Path, comman
         ("AllowUdp = true", "10.1.2.3:53/tcp+udp", 0, "allowed: 10.1.2.3:53\nallowed: 10.1.2.3:53/udp\n"),
     ],
 )
-def test_check(run: Run, policy: Path, text: str, arguments: str, code: int, says: str) -> None:
+def test_a_check_says_what_would_be_decided_and_why(
+    run: Run, policy: Path, text: str, arguments: str, code: int, says: str
+) -> None:
     policy.write_text(f"{text}\n")
 
     result = run("policy", "check", *arguments.split())
@@ -209,7 +211,7 @@ def test_there_has_to_be_something_to_check(run: Run, policy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["toml", "admx", "adml", "mobileconfig"])
-def test_templates(run: Run, name: str) -> None:
+def test_there_is_a_template_in_each_format(run: Run, name: str) -> None:
     result = run("policy", "template", name)
 
     assert (result.code, result.err) == (0, "")

@@ -259,7 +259,7 @@ async def test_an_identity_that_is_denied_stays_denied(deployment: Deployment, n
     nursery.cancel_scope.cancel()
 
 
-def test_probe(deployment: Deployment) -> None:
+def test_a_probe_reports_every_port_as_a_table_and_as_json(deployment: Deployment) -> None:
     relay = deployment.start_relay()
     published = deployment.create("orders", ("127.0.0.1", 1))
     probe = ("probe", "--connection-string-file", published.application)

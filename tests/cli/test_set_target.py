@@ -12,7 +12,9 @@ from hybridrelay.security import HostPort, UnixSocket, load_connection_string
 from .conftest import Created, Run
 
 
-def test_another_target(run: Run, created: Created, tmp_path: Path) -> None:
+def test_another_target_is_in_the_string_of_the_connector_and_in_later_ones(
+    run: Run, created: Created, tmp_path: Path
+) -> None:
     """It changes in the connector's string, and in those that are issued later. Nothing else changes."""
     before = load_connection_string(created.connector)
     target = ("connections", "set-target", "orders", "--target", "[fd00::5]:1433")

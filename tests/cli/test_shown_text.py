@@ -35,11 +35,11 @@ def test_what_is_printed_has_colors_and_nothing_else_that_controls_a_terminal() 
 
 
 @pytest.mark.parametrize("seconds", [1e308, -1e308, float("inf"), float("nan"), 1e18])
-def test_impossible_times(seconds: float) -> None:
+def test_an_impossible_time_is_shown_as_that(seconds: float) -> None:
     assert utc_text(seconds) == "at an impossible time"
 
 
-def test_possible_times() -> None:
+def test_a_time_is_shown_in_utc() -> None:
     assert utc_text(0) == "1970-01-01T00:00:00Z"
     assert utc_text(1767323045.9) == "2026-01-02T03:04:05Z"
 

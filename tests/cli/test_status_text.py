@@ -47,7 +47,7 @@ def test_problems_come_first() -> None:
     assert text.index("! problem 1\n    what to do: do it\n! problem 2") < text.index("listeners: 1")
 
 
-def test_tables() -> None:
+def test_the_status_has_a_row_for_each_listener_sender_and_session() -> None:
     lines = status_text(STATUS, now=1060.0).splitlines()
     rows = [line.split() for line in lines if line.startswith("orders")]
     assert rows == [
@@ -100,7 +100,7 @@ def test_very_long_tables() -> None:
         (999_500, "1.00 MB"), (9_996_000, "10.0 MB"), (99_960_000_000, "100 GB"), (10**21, "1000 EB"),
     ],
 )  # fmt: skip
-def test_sizes(count: int, text: str) -> None:
+def test_a_size_is_shown_with_its_unit(count: int, text: str) -> None:
     assert size(count) == text
 
 
@@ -108,7 +108,7 @@ def test_sizes(count: int, text: str) -> None:
     ("seconds", "text"),
     [(-1.0, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_a_duration_is_shown_with_its_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 

@@ -86,7 +86,7 @@ def is_audited(way: Way, operation: str, status: int = 200) -> bool:
     return (operation, caller, status) in way.audited
 
 
-def test_created(run: Run, way: Way) -> None:
+def test_a_hybrid_connection_is_created_and_audited(run: Run, way: Way) -> None:
     done = create(run, way)
     assert (done.code, done.err) == (0, "")
     folder = way.state.parent
@@ -115,7 +115,7 @@ def test_a_name_that_is_taken(run: Run, orders: Way, has_files: bool) -> None:
     assert is_audited(orders, "putHybridConnection", 409 if orders.name == "store" else 412)
 
 
-def test_imported(run: Run, way: Way, tmp_path: Path) -> None:
+def test_a_hybrid_connection_is_imported_and_audited(run: Run, way: Way, tmp_path: Path) -> None:
     record = tmp_path / "elsewhere.relay"
     made = run(
         "connections", "create", "elsewhere", "--target", "db:1", "--endpoint", "a.example", "--relay-file", record,
@@ -187,7 +187,7 @@ def test_disabled_and_enabled(run: Run, orders: Way) -> None:
         assert is_audited(orders, "patchHybridConnection")
 
 
-def test_deleted(run: Run, orders: Way) -> None:
+def test_a_hybrid_connection_is_deleted_and_audited(run: Run, orders: Way) -> None:
     done = run("connections", "delete", "orders", *orders.options)
     assert (done.code, done.out) == (0, "deleted orders: its connection strings no longer work\n")
     assert is_audited(orders, "deleteHybridConnection", 204)
@@ -270,7 +270,7 @@ def test_an_attempt_to_use_the_key_of_a_rule_that_does_not_exist_is_audited(
     assert is_audited(orders, "listKeys", 404)
 
 
-def test_rules(run: Run, orders: Way) -> None:
+def test_rules_are_changed_and_audited(run: Run, orders: Way) -> None:
     where = ("orders", "--rule", "reporting")
     added = run("rules", "set", *where, "--rights", "send", *orders.options)
     assert added.out == "added rule reporting of orders, with two new keys: Send\n"
@@ -291,7 +291,7 @@ def test_rules(run: Run, orders: Way) -> None:
     assert (gone.code, "has no rule 'reporting'" in gone.err) == (2, True)
 
 
-def test_keys(run: Run, orders: Way, tmp_path: Path) -> None:
+def test_keys_are_changed_and_audited(run: Run, orders: Way, tmp_path: Path) -> None:
     rule = ("orders", "--rule", "application")
     old, application = key(orders, "application"), tmp_path / "orders.application"
     used = run("keys", "use", *rule, "--key", "secondary", "--update", application, *orders.options)
@@ -330,7 +330,7 @@ def test_keys(run: Run, orders: Way, tmp_path: Path) -> None:
     assert (gone.code, "is revoked" in gone.err) == (2, True)
 
 
-def test_tokens(run: Run, way: Way, tmp_path: Path) -> None:
+def test_tokens_are_created_and_revoked(run: Run, way: Way, tmp_path: Path) -> None:
     out = tmp_path / "ci.secret"
     made = run("tokens", "create", "ci", "--role", "viewer", "--expires", "12h", "--out", out, *way.options)
     assert (made.code, made.err) == (0, "")

@@ -213,7 +213,7 @@ def test_a_damaged_record(pushing_: Pushing, record: object) -> None:
     assert (result.code, "the authority file is damaged: updates" in result.err) == (2, True)
 
 
-def test_the_list(pushing_: Pushing) -> None:
+def test_the_list_shows_what_each_update_changes_and_who_has_it(pushing_: Pushing) -> None:
     assert "There are no updates of orders" in pushing_.list().out
     assert json.loads(pushing_.list("--json").out) == []
     pushing_.push("--target", "db2:1")

@@ -112,7 +112,7 @@ def test_a_limit_is_seen_in_the_log_of_those_who_are_refused(deployment: Deploym
     assert "1 of 1 listeners of orders are used; further requests are refused" in status.stdout
 
 
-def test_editions(deployment: Deployment, target: tuple[str, int]) -> None:
+def test_an_edition_limits_a_running_relay(deployment: Deployment, target: tuple[str, int]) -> None:
     relay = deployment.start_relay()
     deployment.create("orders", target)
     where = ("--state", deployment.state)

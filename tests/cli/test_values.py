@@ -28,7 +28,7 @@ NOW = 1_800_000_000
         ("localhost:65535", ("localhost", 65535)),
     ],
 )
-def test_listen_addresses(text: str, expected: tuple[str, int]) -> None:
+def test_an_address_to_listen_on_is_parsed(text: str, expected: tuple[str, int]) -> None:
     assert values.listen_address(text) == expected
 
 
@@ -47,7 +47,7 @@ def test_listen_addresses(text: str, expected: tuple[str, int]) -> None:
         ("own/tcp+udp", "own/tcp+udp"),
     ],
 )
-def test_local_addresses(text: str, expected: object) -> None:
+def test_a_local_address_is_parsed(text: str, expected: object) -> None:
     assert values.local_address(text) == expected
     assert str(expected) == text or isinstance(expected, tuple)
 
@@ -79,7 +79,7 @@ def test_no_listen_addresses(text: str) -> None:
         ),
     ],
 )
-def test_ports(text: str, expected: dict[str, values.PortOption]) -> None:
+def test_ports_are_parsed(text: str, expected: dict[str, values.PortOption]) -> None:
     assert values.ports(text) == expected
 
 
@@ -101,7 +101,7 @@ def test_ports(text: str, expected: dict[str, values.PortOption]) -> None:
         ("http=::1:80", "brackets"),
     ],
 )
-def test_no_ports(text: str, says: str) -> None:
+def test_wrong_ports_are_explained(text: str, says: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=says):
         values.ports(text)
 
@@ -110,7 +110,7 @@ def test_no_ports(text: str, says: str) -> None:
     ("text", "expected"),
     [("relay.example.com", "relay.example.com"), ("[2001:db8::7]", "2001:db8::7"), ("::1", "::1")],
 )
-def test_hosts(text: str, expected: str) -> None:
+def test_a_host_is_parsed(text: str, expected: str) -> None:
     assert values.host(text) == expected
 
 
@@ -145,20 +145,20 @@ def test_a_path_contains_no_nul(parse: Callable[[str], object]) -> None:
 
 
 @pytest.mark.parametrize("text", ["5", "0.5", "86400", "0.1"])
-def test_durations(text: str) -> None:
+def test_a_duration_is_a_number_of_seconds(text: str) -> None:
     assert values.seconds(0.1)(text) == float(text)
 
 
 @pytest.mark.parametrize(
     "text", ["0", "86401", "+5", "-1", "1_0", " 5", "5s", "1e3", "inf", "nan", "\u0665", ".5", "5.", ""]
 )
-def test_no_durations(text: str) -> None:
+def test_a_wrong_duration_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="seconds"):
         values.seconds(0.1)(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "101", "nan", "ten", "1_0", "+1", "1e1"])
-def test_no_years(text: str) -> None:
+def test_a_wrong_number_of_years_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         values.years(text)
 
@@ -175,14 +175,14 @@ def test_ports_that_are_not_named_have_their_defaults_on_every_host() -> None:
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("500", 500), ("9999999", 9_999_999)])
-def test_counts(text: str, number: int) -> None:
+def test_a_count_is_parsed(text: str, number: int) -> None:
     assert values.count(text) == number
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "-1", "+1", "1.5", "1_0", " 1", "1e3", "10000000", "\u0661", "nan", "many"]
 )
-def test_no_counts(text: str) -> None:
+def test_a_wrong_count_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         values.count(text)
 
@@ -199,6 +199,6 @@ def test_no_counts(text: str) -> None:
         ("2026-01-31T12:00+02:00", 1_769_853_600),
     ],
 )
-def test_moments(text: str, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moment_is_a_time_or_a_duration_ago(text: str, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: float(NOW))
     assert values.moment(text) == expected

@@ -332,7 +332,9 @@ async def wait_for_sockets(program: Program, before: int) -> None:
     await async_wait_until(as_before, seconds=CUT_OFF_SECONDS, what=f"{program.name} closes what it opened")
 
 
-async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_honest_connections_work_during_hundreds_of_attacks(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
     """Hundreds of attacks at once, while honest connections exchange data over every transport."""
     relay = deployment.programs[0]
     published = deployment.create("hostile", await serve(nursery, echo))

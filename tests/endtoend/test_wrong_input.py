@@ -261,7 +261,7 @@ async def test_a_target_that_cannot_be_opened(shared: Deployment, mode: str, cas
     assert forward.program.process.poll() is None
 
 
-async def test_no_listener(shared: Deployment, nursery: trio.Nursery, mode: str) -> None:
+async def test_a_forward_may_come_before_its_connector(shared: Deployment, nursery: trio.Nursery, mode: str) -> None:
     """A forward may come first: its applications are reset, until a connector is there."""
     published = shared.create(f"early-{mode}", await serve(nursery, echo))
     forward = shared.start_forward(published, mode=mode)

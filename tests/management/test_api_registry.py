@@ -103,7 +103,7 @@ def test_what_is_read(scene: Scene) -> None:
     assert registry.relay().pin == registry.prepare(now=0).pin
 
 
-def test_differences(scene: Scene) -> None:
+def test_the_differences_of_two_records_are_named(scene: Scene) -> None:
     known = scene.registry.connection("team/orders")
     application, connector = RECORD.rules
     for changes, expected in (
@@ -187,7 +187,7 @@ def test_what_is_refused_is_not_added_even_if_the_name_is_free_by_now(scene: Sce
         assert scene.store.list() == before
 
 
-def test_tokens(scene: Scene) -> None:
+def test_tokens_are_created_and_revoked_through_the_api(scene: Scene) -> None:
     registry = scene.registry
     token, text = registry.create_token("ci", ManagementRole.VIEWER, scope="team/", seconds=3600, now=time.time())
     (stored,) = scene.store.tokens()

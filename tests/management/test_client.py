@@ -196,7 +196,7 @@ async def test_an_endless_answer(relay: Scripted, monkeypatch: pytest.MonkeyPatc
         (599, "of-a-later-version", OutcomeUnknown),
     ],
 )
-def test_refusals(status: int, kind: str, expected: type[HybridRelayError]) -> None:
+def test_a_refusal_of_the_api_becomes_an_exception(status: int, kind: str, expected: type[HybridRelayError]) -> None:
     document = {"type": f"urn:hybridrelay:problem:{kind}", "detail": "why", "remedy": "what to do", "later": 1}
     exc = refusal_of("PUT", "/v1/x", status, {}, json.dumps(document).encode(), changes=True)
     assert type(exc) is expected

@@ -42,7 +42,7 @@ async def relay(nursery: trio.Nursery) -> AsyncIterator[Relay]:
     nursery.cancel_scope.cancel()
 
 
-async def test_without_credentials(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+async def test_nothing_is_shown_without_credentials(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
     api = relay.connect()
     for path in (CONNECTIONS, "/openapi.json", "/v1/relay"):
         answer, document = await api.call("GET", path)
@@ -54,7 +54,7 @@ async def test_without_credentials(relay: Relay, autojump_clock: trio.testing.Mo
     assert relay.failures() == []
 
 
-async def test_a_token(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_token_opens_what_its_role_may_see(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
     api = relay.connect()
     token, header = relay.token()
     answer, _ = await api.call("GET", CONNECTIONS, Authorization=header)

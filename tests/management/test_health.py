@@ -31,7 +31,7 @@ def value(family: Any, **labels: str) -> float:
     return float(found)
 
 
-async def test_metrics(viewer: Api, api: Api) -> None:
+async def test_metrics_escape_odd_names(viewer: Api, api: Api) -> None:
     odd = 'a\\b "c"'
     api.relay.names = ["orders", odd]
     api.relay.held_listeners.append(listener(odd, "9" * 32))

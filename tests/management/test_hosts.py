@@ -14,7 +14,7 @@ HOSTS = AllowedHosts(["Admin.Example.org"], lambda: {"relay.example.com", "*.wil
     ["localhost", "127.0.0.1", "::1", "192.0.2.1", "2001:db8::1", "admin.example.org", "relay.example.com",
      "relay.example.com.", "a.wild.example.com"],
 )  # fmt: skip
-def test_allowed(host: str) -> None:
+def test_an_allowed_host_is_recognized(host: str) -> None:
     assert host in HOSTS
 
 
@@ -23,5 +23,5 @@ def test_allowed(host: str) -> None:
     ["", "evil.example", "example.com", "a.relay.example.com", "wild.example.com", "a.b.wild.example.com", ".",
      "localhost.evil.example", "127.0.0.1.evil.example", "2130706433", "*.wild.example.com.evil.example"],
 )  # fmt: skip
-def test_refused(host: str) -> None:
+def test_any_other_host_is_not(host: str) -> None:
     assert host not in HOSTS

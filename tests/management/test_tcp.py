@@ -249,7 +249,7 @@ async def test_a_renewed_certificate_is_used(state: Path, files: Files, monkeypa
         await async_wait_until(is_used, seconds=20, what="the renewed certificate")
 
 
-async def test_client_certificates(state: Path, files: Files) -> None:
+async def test_a_client_certificate_gives_the_role_of_its_unit(state: Path, files: Files) -> None:
     async with served(state, attrs.evolve(files.options, client_ca=files.folder / "ca.pem")) as relay:
         viewer, admin = files.context(units=["viewer"]), files.context(units=["admin"])
         path = f"{CONNECTIONS}/orders"

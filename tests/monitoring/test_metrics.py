@@ -50,7 +50,7 @@ def samples(family: Any) -> dict[tuple[tuple[str, str], ...], float]:
     return {tuple(sorted(one.labels.items())): one.value for one in family.samples}
 
 
-def test_the_names() -> None:
+def test_each_program_has_these_metrics() -> None:
     assert set(families(endpoint())) == NAMES
     of_connector_only = {
         "hybridrelay_target_connect_seconds",
@@ -62,7 +62,7 @@ def test_the_names() -> None:
     assert all(one.documentation for one in families(endpoint()).values())
 
 
-def test_the_values() -> None:
+def test_the_values_of_metrics_are_those_of_the_snapshot() -> None:
     odd = 'a\\b "c"\n'
     snapshot = endpoint(connection("db", relay("a"), failed("b"), streams=3), connection(odd, failed("a"), streams=0))
     counters = snapshot.counters

@@ -71,7 +71,7 @@ async def test_the_description_is_valid(api: Api) -> None:
     assert api.document["info"]["title"] == "hybridrelay status"
 
 
-async def test_the_status(api: Api) -> None:
+async def test_the_status_is_served(api: Api) -> None:
     api.source.shown = endpoint(
         connection("db", failed()), sessions=(session(1), session(2, state=SessionState.RESUMING))
     )
@@ -130,7 +130,7 @@ async def test_alive_and_ready(api: Api) -> None:
     assert (await api.get("/livez"))[0].status == 200
 
 
-async def test_metrics(api: Api) -> None:
+async def test_the_metrics_are_served(api: Api) -> None:
     answer = await api.client.request("GET", "/metrics")
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")

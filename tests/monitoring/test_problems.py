@@ -50,7 +50,9 @@ NOT_REACHED = TargetCheck("db", "db.internal:5432", "target-refused", "connectio
         ("client", endpoint(connection("db", failure=DOWN)), False, ["no-session"]),
     ],
 )  # fmt: skip
-def test_problems(role: Role, snapshot: EndpointSnapshot, stopping: bool, expected: list[str]) -> None:
+def test_each_problem_has_a_code_and_a_remedy(
+    role: Role, snapshot: EndpointSnapshot, stopping: bool, expected: list[str]
+) -> None:
     found = endpoint_problems(snapshot, role=role, stopping=stopping)
     assert [one.code for one in found] == expected
     assert all(one.detail and one.remedy for one in found)
@@ -125,7 +127,7 @@ def test_there_is_a_limit() -> None:
         ("client", endpoint(connection("db", failure=DOWN)), (), False, ["session"]),
     ],
 )
-def test_readiness(
+def test_a_program_is_ready_unless_a_check_fails(
     role: Role,
     snapshot: EndpointSnapshot,
     targets: tuple[TargetCheck, ...],

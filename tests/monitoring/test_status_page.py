@@ -47,7 +47,7 @@ def without_repetition(found: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def test_the_problems() -> None:
+def test_the_page_has_every_problem() -> None:
     assert sorted(names("problem")) == sorted(typing.get_args(typing.get_type_hints(ProblemStatus)["code"]))
 
 
@@ -66,21 +66,21 @@ def test_the_problems_in_the_help_of_the_command(whose: str, codes: tuple[str, .
 
 
 @pytest.mark.parametrize("states", [RelayState, SessionState, StreamState])
-def test_the_states(states: type[RelayState | SessionState | StreamState]) -> None:
+def test_the_page_has_every_state(states: type[RelayState | SessionState | StreamState]) -> None:
     whose = states.__name__.removesuffix("State").lower()
     documented = [cells[0].strip("`") for cells in table("state") if cells[1] == whose]
     assert sorted(documented) == sorted(states)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_metrics(role: Role) -> None:
+def test_the_page_has_every_metric(role: Role) -> None:
     lag = HistogramSnapshot((0.1,), (1, 1), 1.0)
     text = endpoint_metrics(endpoint(connection()), role=role, version="1", loop_lag=lag, descriptors=1)
     assert sorted(names("metric", role)) == sorted(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_checks(role: Role) -> None:
+def test_the_page_has_every_check(role: Role) -> None:
     sink = SinkProblem("/var/audit", "disk full", is_required=True)
     snapshot = endpoint(connection(), audit=(sink,) if role == "connector" else ())
     targets = [TargetCheck("db", "db.internal:5432")] if role == "connector" else []
@@ -88,7 +88,7 @@ def test_the_checks(role: Role) -> None:
     assert sorted(names("check", role)) == sorted(without_repetition(one.name for one in found))
 
 
-def test_the_paths() -> None:
+def test_the_page_has_every_path() -> None:
     assert sorted(names("path")) == sorted(operation.path for operation in OPERATIONS)
 
 

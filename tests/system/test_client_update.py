@@ -106,7 +106,7 @@ async def test_a_key_that_is_refused(scene: Scene, nursery: trio.Nursery, caplog
     nursery.cancel_scope.cancel()
 
 
-async def test_other_relays(
+async def test_the_session_goes_to_the_relays_that_the_string_names_now(
     deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The session goes to the relays that the string names now, and outlives the others."""

@@ -83,7 +83,7 @@ async def test_a_key_that_is_refused(scene: Scene, nursery: trio.Nursery, caplog
     nursery.cancel_scope.cancel()
 
 
-async def test_another_target(scene: Scene, nursery: trio.Nursery) -> None:
+async def test_another_target_is_used_for_later_streams(scene: Scene, nursery: trio.Nursery) -> None:
     """It is used for streams that are opened from now on."""
 
     async def shout(stream: trio.SocketStream) -> None:
@@ -103,7 +103,7 @@ async def test_another_target(scene: Scene, nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_other_relays(
+async def test_a_session_outlives_the_relay_that_is_taken_away(
     scene: Scene, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One is added, and the first is taken away: a session that goes through it lives on."""

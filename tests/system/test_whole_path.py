@@ -179,7 +179,7 @@ async def _reason_of(deployment: Deployment, string: ConnectionString, expected:
     return caught.value.reason
 
 
-async def test_no_listener(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_the_reason_says_that_nobody_listens(deployment: Deployment, nursery: trio.Nursery) -> None:
     published = deployment.publish()
     await _serve(deployment, name="other")  # by now the relay has seen both
     string = deployment.string(published, Role.APPLICATION)

@@ -28,7 +28,7 @@ def installed_transports() -> list[Transport]:
         for name, check in transport_checks(transport)
     ],
 )
-async def test_conformance(check: Callable[[], Awaitable[None]]) -> None:
+async def test_each_transport_passes_the_conformance_suite(check: Callable[[], Awaitable[None]]) -> None:
     await check()
 
 

@@ -114,7 +114,7 @@ def joined(found: Iterable[Event]) -> list[Event]:
 @pytest.mark.parametrize("key", [None, KEY, bytes(4)], ids=["server", "client", "zero key"])
 @pytest.mark.parametrize("cut", [None, 1, 2, 3, 7], ids=lambda cut: f"cut{cut}")
 @pytest.mark.parametrize("name", TABLE)
-def test_table(name: str, cut: int | None, key: bytes | None) -> None:
+def test_frames_are_decoded_however_they_arrive(name: str, cut: int | None, key: bytes | None) -> None:
     frames, expected = TABLE[name]
     found = events(FrameDecoder(masked=key is not None), encoded(frames, key), cut=cut)
     assert joined(found) == joined(expected)
@@ -172,7 +172,7 @@ def test_what_follows_is_not_lost(name: str, key: bytes | None) -> None:
 
 @pytest.mark.parametrize("max_bytes", [1, 2, 3, 5, 1000])
 @pytest.mark.parametrize("key", [None, KEY], ids=["server", "client"])
-def test_max_bytes(max_bytes: int, key: bytes | None) -> None:
+def test_no_payload_exceeds_the_maximum(max_bytes: int, key: bytes | None) -> None:
     found = events(
         FrameDecoder(masked=key is not None), encoded([(MORE, LONG), (LAST, LONG)], key), max_bytes=max_bytes
     )
@@ -195,7 +195,7 @@ def test_encoded_data_is_decoded(size: int, masked: bool, kind: Callable[[bytes]
     assert found == ([Data(payload)] if payload else [EndOfData()])
 
 
-def test_encoded_bytes() -> None:
+def test_frames_have_these_bytes() -> None:
     assert encode_data(b"Hello", masked=False) == (bytes.fromhex("8205"), b"Hello")
     assert encode_data(END_OF_DATA, masked=False) == (bytes.fromhex("8200"), b"")
     assert encode_pong(b"Hello", masked=False) == bytes.fromhex("8a05 48656c6c6f")
@@ -239,7 +239,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("cut", [None, 1])
 @pytest.mark.parametrize("name", BROKEN)
-def test_violations(name: str, cut: int | None) -> None:
+def test_a_violation_ends_the_decoding_for_good(name: str, cut: int | None) -> None:
     decoder = FrameDecoder(masked=False)
     with pytest.raises(FrameError) as first:
         events(decoder, BROKEN[name], cut=cut)

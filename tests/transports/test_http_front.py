@@ -108,7 +108,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_answers(name: str) -> None:
+async def test_a_request_that_is_no_upgrade_is_answered(name: str) -> None:
     sent, status = REFUSED[name]
     head, _, body = (await accept(sent)).partition(b"\r\n\r\n")
     lines = head.decode().lower().split("\r\n")
@@ -147,7 +147,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_garbage(name: str) -> None:
+async def test_garbage_is_refused(name: str) -> None:
     sent, status = BAD[name]
     received = await accept(sent, refused=True)
     assert received.startswith(f"HTTP/1.1 {status} ".encode())
@@ -188,7 +188,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-async def test_upgrade(name: str) -> None:
+async def test_frames_right_after_the_head_are_not_lost(name: str) -> None:
     client, server = await tcp_pair()
     async with client, server, trio.open_nursery() as nursery:
         # Frames right after the head, as an eager client sends them.

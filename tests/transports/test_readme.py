@@ -22,5 +22,5 @@ def example() -> Transport:
 
 
 @pytest.mark.parametrize("check", [pytest.param(check, id=name) for name, check in transport_checks(example())])
-async def test_conformance(check: Callable[[], Awaitable[None]]) -> None:
+async def test_the_transport_in_the_readme_passes_the_conformance_suite(check: Callable[[], Awaitable[None]]) -> None:
     await check()

@@ -76,7 +76,7 @@ async def connect(
     return heads.pop(), result
 
 
-async def test_request() -> None:
+async def test_the_request_has_these_fields() -> None:
     head, stream = await connect(answer, host="relay.example.com", port=8080)
     await trio.aclose_forcefully(stream)
     lines = head.decode().split("\r\n")
@@ -89,7 +89,7 @@ async def test_request() -> None:
     ("host", "port", "expected"),
     [("h", 80, "h"), ("h", 443, "h:443"), ("::1", 80, "[::1]"), ("::1", 81, "[::1]:81"), ("1.2.3.4", 80, "1.2.3.4")],
 )
-async def test_host_header(host: str, port: int, expected: str) -> None:
+async def test_the_host_field_has_the_port_unless_it_is_the_default(host: str, port: int, expected: str) -> None:
     head, stream = await connect(answer, host=host, port=port)
     await trio.aclose_forcefully(stream)
     assert f"Host: {expected}\r\n".encode() in head
@@ -115,7 +115,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_refusals(name: str) -> None:
+async def test_a_refusal_is_explained(name: str) -> None:
     response, why = REFUSALS[name]
     with pytest.raises(TransportError, match=why):
         await connect(lambda _: response)
@@ -149,7 +149,7 @@ BAD_HANDSHAKES: dict[str, dict[str, str | None]] = {
 
 
 @pytest.mark.parametrize("name", BAD_HANDSHAKES)
-async def test_bad_handshakes(name: str) -> None:
+async def test_a_bad_handshake_is_refused(name: str) -> None:
     with pytest.raises(TransportError, match=r"not a WebSocket handshake|not a relay"):
         await connect(lambda head: answer(head, **BAD_HANDSHAKES[name]))
 
@@ -165,7 +165,7 @@ async def test_half_an_answer(size: int) -> None:
         await connect(lambda head: answer(head)[:size], then_close=True)
 
 
-async def test_lost_connection() -> None:
+async def test_a_connection_that_is_lost_in_the_handshake_is_told_as_that() -> None:
     near, far = trio.testing.memory_stream_pair()
     await far.aclose()
 
@@ -178,7 +178,7 @@ async def test_lost_connection() -> None:
         await near.send_all(b"x")
 
 
-async def test_reset_connection() -> None:
+async def test_a_connection_that_is_reset_in_the_handshake_is_told_as_that() -> None:
     near, far = await tcp_pair()
 
     async def dial(host: str, port: int) -> trio.abc.Stream:

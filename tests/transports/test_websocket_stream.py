@@ -67,7 +67,7 @@ class Peer:
         return event
 
 
-async def test_contract() -> None:
+async def test_it_behaves_like_a_stream_of_trio() -> None:
     async def make_pair() -> tuple[WebSocketStream, WebSocketStream]:
         return wrap(*trio.testing.memory_stream_pair())
 
@@ -86,7 +86,7 @@ async def test_contract() -> None:
 
 @pytest.mark.parametrize("size", [1, 125, 126, 65535, 65536, MAX_MESSAGE, 3 * MAX_MESSAGE + 5])
 @pytest.mark.parametrize("client_sends", [True, False])
-async def test_sizes(size: int, client_sends: bool) -> None:
+async def test_data_of_any_size_arrives(size: int, client_sends: bool) -> None:
     client, server = wrap(*trio.testing.memory_stream_pair())
     source, sink = (client, server) if client_sends else (server, client)
     data = bytes(range(256)) * (size // 256 + 1)
@@ -135,7 +135,7 @@ async def test_what_came_with_the_handshake_is_read_first() -> None:
     ],
     ids=["end of file", "close", "half a frame", "unmasked", "text"],
 )
-async def test_breaks(sent: bytes, why: str) -> None:
+async def test_what_arrived_before_a_break_is_received_and_the_break_is_no_end_of_file(sent: bytes, why: str) -> None:
     peer = Peer()
     await peer.raw.send_all(message(b"before") + sent)
     await peer.raw.send_eof()
@@ -158,7 +158,7 @@ async def test_breaks(sent: bytes, why: str) -> None:
     assert await peer.next_event() == Close(1002 if violation else 1000), "and no end of data before it"
 
 
-async def test_goodbye() -> None:
+async def test_the_end_is_announced_once() -> None:
     peer = Peer()
     await peer.stream.send_all(b"x")
     await peer.stream.aclose()

@@ -99,7 +99,9 @@ def start(wanted: Wanted) -> Start:
         ([ONE], [attrs.evolve(ONE, entry=entry("1", where="connector.toml: line 9"))], []),
     ],
 )
-def test_the_rules(before: Sequence[Wanted], after: Sequence[Wanted], steps: Sequence[object]) -> None:
+def test_what_a_reload_starts_changes_and_stops(
+    before: Sequence[Wanted], after: Sequence[Wanted], steps: Sequence[object]
+) -> None:
     assert make_plan(running(*before), after).steps == tuple(steps)
 
 

@@ -35,7 +35,9 @@ A = Path("a")
         (None, [2, 2, 3, 3], [3]),
     ],
 )
-def test_changes(noted: int | None, looks: list[int], changed_at: list[int]) -> None:
+def test_a_change_is_noticed_once_and_not_if_it_was_noted(
+    noted: int | None, looks: list[int], changed_at: list[int]
+) -> None:
     changes = Changes()
     if noted is not None:
         changes.note({A: (noted,)})
@@ -70,7 +72,7 @@ def test_a_file_that_cannot_be_looked_at_counts_as_it_was() -> None:
     assert looks == [frozenset(), frozenset(), frozenset(), frozenset([A])]
 
 
-def test_stamps(tmp_path: Path) -> None:
+def test_a_stamp_differs_if_the_file_or_a_link_above_it_was_replaced(tmp_path: Path) -> None:
     """A file, and one to which a link in a directory above leads, as in Kubernetes."""
     for number in (1, 2):
         (tmp_path / f"..{number}").mkdir()
@@ -90,7 +92,7 @@ def test_stamps(tmp_path: Path) -> None:
     assert stamp_of(tmp_path / "pipe") == ()
 
 
-async def test_a_watch(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_a_watch_tells_each_change(tmp_path: Path, nursery: trio.Nursery) -> None:
     file = tmp_path / "file"
     file.write_text("1")
     watch, heard = FileWatch(lambda: [file]), []

@@ -50,7 +50,7 @@ def test_every_other_way_that_works_comes_next() -> None:
 
 
 @pytest.mark.parametrize("wanted", [None, *Network])
-def test_no_way(wanted: Network | None) -> None:
+def test_the_error_names_why_no_way_works(wanted: Network | None) -> None:
     with pytest.raises(ConfigurationError, match="step: Operation not permitted") as caught:
         choose_setups(wanted, [LOW], Abilities(mounts=NO, network=NO, interception=NO))
     assert caught.value.remedy == "change it; 'hybridrelay run --check' explains every value of --network"

@@ -26,7 +26,9 @@ LED, OTHER = Group(FIRST, True), Group(SHELL, False)
         (USER, APPLICATION, SHELL, OTHER, False),
     ],
 )
-def test_signals(code: int, sender: int, sender_group: int | None, group: Group, expected: bool) -> None:
+def test_which_signals_are_passed_on_to_the_application(
+    code: int, sender: int, sender_group: int | None, group: Group, expected: bool
+) -> None:
     passed = is_passed_on(
         code=code, sender=sender, sender_group=sender_group, ours=(APPLICATION, CLIENT), group=group
     )

@@ -69,7 +69,7 @@ def test_a_notification_is_read() -> None:
     )  # fmt: skip
 
 
-def test_responses() -> None:
+def test_responses_have_the_bytes_that_the_kernel_expects() -> None:
     assert continue_response(7) == struct.pack("=QqiI", 7, 0, 0, 1)
     assert result_response(7, 0) == struct.pack("=QqiI", 7, 0, 0, 0)
     assert error_response(7, 115) == struct.pack("=QqiI", 7, 0, -115, 0)

@@ -90,7 +90,9 @@ def parse(reply: bytes) -> tuple[int, dict[str, str], str]:
     ],
 )
 @pytest.mark.parametrize("rest", [b"", b"\x16\x03\x01 for the target\r\n\r\n"])
-def test_requests(sent: bytes, check_user: CheckUser | None, wanted: HostPort, rest: bytes) -> None:
+def test_a_request_is_understood_however_it_arrives(
+    sent: bytes, check_user: CheckUser | None, wanted: HostPort, rest: bytes
+) -> None:
     whole = run([sent + rest], check_user)
     assert whole == Outcome(len(sent), wanted)
     assert run(in_bytes(sent + rest), check_user) == whole
@@ -121,7 +123,9 @@ def test_requests(sent: bytes, check_user: CheckUser | None, wanted: HostPort, r
         (b"\x16\x03\x01\x02\x00", None, 400, "not an HTTP request"),
     ],
 )
-def test_refusals(sent: bytes, check_user: CheckUser | None, status: int, says: str) -> None:
+def test_a_refusal_says_why_however_the_request_arrives(
+    sent: bytes, check_user: CheckUser | None, status: int, says: str
+) -> None:
     for pieces in ([sent], in_bytes(sent)):
         outcome = run(pieces, check_user)
         assert outcome.wanted is None

@@ -88,7 +88,9 @@ def in_bytes(data: bytes) -> list[bytes]:
     ],
 )
 @pytest.mark.parametrize("rest", [b"", b"\x16\x03\x01 for the target"])
-def test_requests(sent: bytes, check_user: CheckUser | None, replies: bytes, wanted: HostPort, rest: bytes) -> None:
+def test_a_request_is_understood_however_it_arrives(
+    sent: bytes, check_user: CheckUser | None, replies: bytes, wanted: HostPort, rest: bytes
+) -> None:
     whole = run([sent + rest], check_user)
     assert whole == Outcome(replies, len(sent), wanted)
     assert run(in_bytes(sent + rest), check_user) == whole
@@ -118,7 +120,9 @@ def test_requests(sent: bytes, check_user: CheckUser | None, replies: bytes, wan
         (b"\x16\x03\x01", None, b"", "does not use SOCKS5"),
     ],
 )
-def test_refusals(sent: bytes, check_user: CheckUser | None, replies: bytes, says: str) -> None:
+def test_a_refusal_says_why_however_the_request_arrives(
+    sent: bytes, check_user: CheckUser | None, replies: bytes, says: str
+) -> None:
     for pieces in ([sent], in_bytes(sent)):
         outcome = run(pieces, check_user)
         assert (outcome.replies, outcome.wanted) == (replies, None)
@@ -172,6 +176,6 @@ def test_every_reason_has_a_cause(reason: Reason) -> None:
     assert 400 <= cause.status < 600
 
 
-def test_the_table() -> None:
+def test_the_table_has_every_state_and_input() -> None:
     assert {state for state, _ in TRANSITIONS} == set(SocksState) - {SocksState.OVER}
     assert {received for _, received in TRANSITIONS} == set(SocksInput)

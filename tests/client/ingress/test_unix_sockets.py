@@ -39,7 +39,7 @@ def bind(sock: socket.socket, path: Path) -> None:
         ("unix:/run/x\0", None),
     ],
 )
-def test_addresses(text: str, address: UnixAddress | None) -> None:
+def test_the_address_of_a_unix_socket_has_a_path(text: str, address: UnixAddress | None) -> None:
     if address is None:
         with pytest.raises(ValueError, match="expected unix:/path"):
             parse_unix_address(text)

@@ -10,7 +10,7 @@ from hybridrelay.client.ingress.users import load_front_users
 from hybridrelay.errors import ConfigurationError
 
 
-def test_users(tmp_path: Path) -> None:
+def test_users_are_checked_with_their_passwords(tmp_path: Path) -> None:
     path = tmp_path / "users"
     path.write_text("# who may\n\nann:se:cr\u00e9t\nbob:x\n", encoding="utf-8")
     path.chmod(0o600)

@@ -108,7 +108,7 @@ def test_a_connector_that_does_not_accept_the_session_is_passed_over() -> None:
     assert kinds(outputs) == ["TryRelayLater", "SessionNotOpened", "Fail"]
 
 
-def test_it_resumes() -> None:
+def test_a_session_that_loses_its_channel_resumes() -> None:
     machine = connected()
     assert kinds(machine.handle(inputs.ChannelLost(), HELD)) == ["SessionInterrupted", "CheckRelay"]
     assert machine.deadline == HELD + 0.5 * RESUME_JITTER
@@ -191,7 +191,7 @@ def test_everything_else_is_tried_again(error: HybridRelayError, tried_every_rel
     assert not machine.is_connector_absent
 
 
-def test_it_moves() -> None:
+def test_a_session_moves_to_another_channel() -> None:
     machine = moving()
     assert machine.handle(inputs.ChannelOpened(2, SECOND), 3.0) == [commands.UseChannel(2)]
     moved, answer = machine.handle(inputs.Greeted("x-session-1"), 4.0)

@@ -67,7 +67,7 @@ def read(answer: bytes | None) -> tuple[int, int]:
         (question(flags=0x2800), 4, 0),
     ],
 )
-def test_answers(asked: bytes, code: int, count: int) -> None:
+def test_a_question_is_answered_with_this_code_and_number_of_records(asked: bytes, code: int, count: int) -> None:
     assert read(answer_untrusted(asked, find)) == (code, count)
 
 

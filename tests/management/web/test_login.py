@@ -187,7 +187,7 @@ async def test_a_login_begins_with_a_new_cookie(relay: Relay, browser: Browser) 
     assert relay.failures() == [], "an old cookie is no failed attempt"
 
 
-async def test_logging_out(relay: Relay, browser: Browser) -> None:
+async def test_a_login_that_has_ended_cannot_be_used(relay: Relay, browser: Browser) -> None:
     await browser.log_in(relay.token()[1])
     copy = browser_of(relay)
     copy.cookies.update(browser.cookies)

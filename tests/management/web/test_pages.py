@@ -291,7 +291,7 @@ async def test_draining_one_listener(relay: Relay, admin: Browser) -> None:
     assert calls(relay) == [(one, 200) for one in ("drainListener", "undoDrainListener") for _ in range(2)]
 
 
-async def test_dropping(relay: Relay, admin: Browser) -> None:
+async def test_listeners_senders_and_sessions_are_dropped(relay: Relay, admin: Browser) -> None:
     at = path_of("orders")
     for path, held, what in (
         (f"{at}/listeners/{'1' * 32}/drop", relay.live.held_listeners, "The listener was dropped"),
@@ -428,7 +428,7 @@ async def test_keys_are_shown_only_on_demand(relay: Relay, admin: Browser) -> No
     assert calls(relay) == [("listKeys", 200)]
 
 
-async def test_deleting(relay: Relay, admin: Browser) -> None:
+async def test_a_hybrid_connection_is_deleted_after_a_question(relay: Relay, admin: Browser) -> None:
     page = page_of(await admin.get(f"{path_of('orders')}/delete"))
     assert "1 listener, 1 sender, 1 session" in page.text
     answer = await admin.post(f"{path_of('orders')}/delete", **page.fields)
@@ -437,7 +437,7 @@ async def test_deleting(relay: Relay, admin: Browser) -> None:
     assert (await admin.get(path_of("orders"))).status == 404
 
 
-async def test_settings(relay: Relay, admin: Browser) -> None:
+async def test_settings_are_shown_and_changed(relay: Relay, admin: Browser) -> None:
     relay.store.create("described", ["a.example.com"], [], Description("old", {"owner": "Ann"}))
     at = path_of("described")
     page = page_of(await admin.get(at))
@@ -489,7 +489,7 @@ async def test_limits_of_a_hybrid_connection(relay: Relay, admin: Browser) -> No
     assert relay.store.get("orders").quota == quota
 
 
-async def test_editions(relay: Relay, admin: Browser) -> None:
+async def test_editions_are_shown_and_changed(relay: Relay, admin: Browser) -> None:
     page = page_of(await admin.get("/scale"))
     assert "This relay uses no edition" in page.text
     assert "/scale/editions/standard" in page.links
@@ -510,7 +510,7 @@ async def test_editions(relay: Relay, admin: Browser) -> None:
     assert [one for one, _ in calls(relay)] == ["putEdition", "putEdition", "putEditionOfRelay", "putEditionOfRelay"]
 
 
-async def test_usage(relay: Relay, admin: Browser) -> None:
+async def test_the_usage_of_this_month_and_earlier_ones_is_shown(relay: Relay, admin: Browser) -> None:
     relay.live.used = {"orders": Usage(1_500_000_000, 500_000_000, 3), TOTAL: Usage(4_000_000_000, 0, 9)}
     relay.live.past = [PastUsage(Period(2026, 10), Usage(10_000_000, 20_000_000, 70))]
     relay.store.use_edition("basic")
@@ -551,7 +551,7 @@ async def test_disabling_and_enabling(relay: Relay, admin: Browser) -> None:
     assert calls(relay) == [("patchHybridConnection", 200)] * 2
 
 
-async def test_the_drain(relay: Relay, admin: Browser) -> None:
+async def test_a_drain_begins_and_ends(relay: Relay, admin: Browser) -> None:
     assert "1 listener and 1 session" in page_of(await admin.get("/scale/drain")).text
     answer = await admin.post("/scale/drain")
     assert answer.headers["location"] == "/scale?done=draining"
@@ -634,7 +634,7 @@ async def test_a_form_that_is_malformed(relay: Relay, admin: Browser) -> None:
     assert calls(relay) == [("sendRevocation", 415), ("sendRevocation", 400)], "in the audit log, too"
 
 
-async def test_events(relay: Relay, admin: Browser) -> None:
+async def test_events_are_shown(relay: Relay, admin: Browser) -> None:
     relay.managed.events.subscribe(relay.managed.feed)
     for number in range(150):
         relay.managed.events.publish(
@@ -647,7 +647,7 @@ async def test_events(relay: Relay, admin: Browser) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no user ids")
-async def test_audit(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_audit_log_is_shown(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows what the files have, also from before the relay was started."""
 
     async def run_at_once(function: Callable[..., object], *arguments: object, **more: object) -> object:

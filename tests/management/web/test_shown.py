@@ -20,7 +20,7 @@ def test_amounts_of_data(number: float, text: str) -> None:
     assert bytes_of(number) == text
 
 
-def test_numbers() -> None:
+def test_numbers_are_grouped_and_have_their_noun() -> None:
     assert count(1_234_567) == "1\u202f234\u202f567"
     assert (plural(1, "listener"), plural(0, "listener"), plural(2, "key", "keys")) == (
         "1 listener",
@@ -33,7 +33,7 @@ def test_numbers() -> None:
     ("seconds", "text"),
     [(-1, "0 s"), (59.9, "59 s"), (61, "1 min 1 s"), (7500, "2 h 5 min"), (86_400, "1 day"), (90_000, "1 day 1 h")],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_a_duration_is_shown_with_its_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 

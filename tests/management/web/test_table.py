@@ -55,7 +55,7 @@ async def test_every_page_has_the_headers(relay: Relay, browser: Browser) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(ASSETS))
-async def test_a_file(browser: Browser, name: str) -> None:
+async def test_a_file_is_served_under_the_hash_of_its_content(browser: Browser, name: str) -> None:
     url = url_of(name)
     plain = await browser.get(url)
     assert plain.status == 200

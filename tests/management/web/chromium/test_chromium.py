@@ -191,7 +191,7 @@ def test_regenerating_a_key(viewer: Viewer) -> None:
     assert len(viewer.page.locator(".command code").all_inner_texts()) == 2
 
 
-def test_draining(viewer: Viewer) -> None:
+def test_a_relay_is_drained_in_the_browser(viewer: Viewer) -> None:
     viewer.go("/scale")
     viewer.page.get_by_role("link", name="Drain").click()
     viewer.page.get_by_role("button", name="Drain this relay").click()
@@ -261,7 +261,7 @@ def cut_off(viewer: Viewer) -> list[str]:
     return found
 
 
-def test_without_javascript(site: Site, chromium: Browser) -> None:
+def test_every_page_works_without_javascript(site: Site, chromium: Browser) -> None:
     connector = site.deployment.start_connector(site.orders)
     with viewer_of(site, chromium, java_script_enabled=False) as viewer:
         viewer.log_in()
