@@ -126,9 +126,9 @@ class StreamService:
             bridges: the bridges of the session. When they are cut off, the stream ends.
         """
         requested = requested_untrusted(origin.published.target, offer.metadata, offer.kind)
-        about = self._events_of(origin, offer.stream_id, requested.target)
+        stream_events = self._events_of(origin, offer.stream_id, requested.target)
         is_flow = offer.kind is Kind.DATAGRAMS
-        served = (ServedFlow if is_flow else ServedStream)(self, offer, origin, about, requested.refusal)
+        served = (ServedFlow if is_flow else ServedStream)(self, offer, origin, stream_events, requested.refusal)
         self._open[served] = None
         self._of_label[origin.peer.label] += 1
         if is_flow:
@@ -198,15 +198,15 @@ class StreamService:
                 reason=denial.reason,
                 detail=denial.rule,
                 rule=denial.kind,
-                activity_id=served.about.activity_id,
+                activity_id=served.events.activity_id,
             )
         )
 
     def session_refused(self, stream: int, reason: Reason, origin: Origin) -> None:
         """Publish the events of a stream that the session itself refused, because of one of its limits."""
-        about = self._events_of(origin, stream, first_target(origin.published.target))
-        about.opened()
-        about.ended(NotConnected(reason))
+        stream_events = self._events_of(origin, stream, first_target(origin.published.target))
+        stream_events.opened()
+        stream_events.ended(NotConnected(reason))
         self.counters.stream_opened(origin.published.name, reason)
 
     def _events_of(self, origin: Origin, stream: int, target: StreamTarget) -> StreamEvents:
@@ -238,9 +238,9 @@ class ServedStream:
         "_refusal",
         "_service",
         "_target",
-        "about",
         "addresses",
         "dialed",
+        "events",
         "origin",
     )
 
@@ -249,17 +249,17 @@ class ServedStream:
         service: StreamService,
         offer: Offer,
         origin: Origin,
-        about: StreamEvents,
+        events: StreamEvents,
         refusal: NotConnected | None,
     ) -> None:
         self._service = service
         self._offer = offer
         self.origin = origin
         #: Publishes the events of the stream.
-        self.about = about
-        self._target = about.target
+        self.events = events
+        self._target = events.target
         #: What is dialed: the target. For a named instance, this becomes its host and port once the port is known.
-        self.dialed: StreamTarget = about.target
+        self.dialed: StreamTarget = events.target
         #: Why it is refused whatever the policy says; None if it is not.
         self._refusal = refusal
         #: The bytes that the bridge has moved so far; None while the target is not connected.
@@ -292,7 +292,7 @@ class ServedStream:
     async def serve(self, bridges: Bridges) -> None:
         """Publish the first event, connect to the target and start the bridge, or refuse the stream. Any exception is
         an outcome of this stream alone. See `StreamService.serve`."""
-        self.about.opened()
+        self.events.opened()
         # If none of the handlers below runs, this was cancelled. GOING_AWAY tells the client that the stream was not
         # processed, so that another session may open it.
         outcome = NotConnected(Reason.GOING_AWAY)
@@ -317,7 +317,7 @@ class ServedStream:
         self._offer.refuse(outcome.reason, outcome.client_text)  # without effect if the stream was withdrawn
         self._service.counters.stream_opened(self.origin.published.name, outcome.reason)
         self._service.ended(self)
-        self.about.ended(outcome)
+        self.events.ended(outcome)
 
     async def _admit_and_connect(self) -> _Connected | NotConnected:
         """Connect to the target, if the policy allows it and the application has descriptors and ports left in its
@@ -389,9 +389,9 @@ class ServedStream:
         assert isinstance(target, trio.SocketStream)
         self._progress = BridgeProgress()
         if isinstance(self._target, UnixSocket):
-            self.about.address = f"{UNIX_PREFIX}{self.addresses[0]}"
+            self.events.address = f"{UNIX_PREFIX}{self.addresses[0]}"
         else:
-            self.about.address = _peer_address(target)
+            self.events.address = _peer_address(target)
         self._service.counters.stream_opened(self.origin.published.name)
         self._bridge = bridges.start(self._offer.accept(), target, progress=self._progress, over=self._bridge_ended)
 
@@ -404,7 +404,7 @@ class ServedStream:
         progress, ended_at = self._progress, self._service.clock()
         assert progress is not None
         progress.when_settled(
-            lambda: self.about.ended(outcome_of(progress.so_far(), cancelled_because=cut_off_because), ended_at)
+            lambda: self.events.ended(outcome_of(progress.so_far(), cancelled_because=cut_off_because), ended_at)
         )
 
     def _give_back(self) -> None:
@@ -477,7 +477,7 @@ class ServedStream:
         """
         try:
             target = connected.socket.getpeername()
-            await connected.send_all(proxy_header(self.origin, self.about.activity_id, target))
+            await connected.send_all(proxy_header(self.origin, self.events.activity_id, target))
         except (OSError, trio.BrokenResourceError) as exc:
             abort_socket(connected)
             raise TargetError("the target ended the connection", Reason.TARGET_REFUSED) from exc
@@ -502,7 +502,7 @@ class ServedStream:
     def report_open(self) -> None:
         """Publish that the stream is still open, if nothing was published about it for `REPEAT_SECONDS`."""
         if (so_far := self.bytes_so_far) is not None:
-            self.about.still_open(bytes_to_target=so_far[0], bytes_to_client=so_far[1], at_most_every=REPEAT_SECONDS)
+            self.events.still_open(bytes_to_target=so_far[0], bytes_to_client=so_far[1], at_most_every=REPEAT_SECONDS)
 
 
 class ServedFlow(ServedStream):
@@ -533,7 +533,7 @@ class ServedFlow(ServedStream):
     def _start(self, target: _Connected, bridges: Bridges) -> None:
         assert isinstance(target, socket.socket)
         assert isinstance(self._target, HostPort)
-        self.about.address = _peer_address(target)
+        self.events.address = _peer_address(target)
         counters = self._service.counters
         counters.stream_opened(self.origin.published.name)
         self._bridge = FlowBridge(self._offer.accept_flow(), target, self._target.port, counters)
@@ -551,7 +551,7 @@ class ServedFlow(ServedStream):
         finally:
             self._give_back()
             bridge.flow.set_end_callback(
-                lambda end: self.about.ended(
+                lambda end: self.events.ended(
                     outcome_of_flow(end, bridge.so_far(), bridge.has_target_failed, self._cut_off_because(bug))
                 )
             )

@@ -98,7 +98,7 @@ def connector_snapshot(
         ),
         session_count=len(sessions),
         streams=tuple(
-            _stream(one, now - (monotonic_now - one.about.began)) for one in islice(sessions.streams, max_streams)
+            _stream(one, now - (monotonic_now - one.events.began)) for one in islice(sessions.streams, max_streams)
         ),
         stream_count=len(sessions.streams),
         queued=total.queued,
@@ -112,20 +112,20 @@ def connector_snapshot(
 
 
 def _stream(served: ServedStream, since: float) -> StreamSnapshot:
-    so_far, about = served.so_far, served.about
+    so_far = served.so_far
     moved = served.bytes_so_far or (0, 0)
     state = StreamState.CONNECTING
     if so_far is not None:
         half_closed = isinstance(so_far, Bridged) and (so_far.sent_all or so_far.received_all)
         state = StreamState.HALF_CLOSED if half_closed else StreamState.OPEN
     return StreamSnapshot(
-        id=about.activity_id,
+        id=served.events.activity_id,
         connection=served.origin.published.name,
         session=served.origin.session,
         state=state,
         since=since,
         label=served.origin.peer.label,
-        target=str(about.target),
+        target=str(served.events.target),
         bytes_to_target=moved[0],
         bytes_to_client=moved[1],
     )
