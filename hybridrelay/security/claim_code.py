@@ -1,4 +1,4 @@
-"""Claim codes: one line of text with which a machine gets its connection string from a relay. Pure.
+"""Claim codes: one line of text with which a machine gets its connection string from a relay. No I/O.
 
 A code has five parts::
 
