@@ -206,8 +206,9 @@ class Broker(Generic[HandleT]):
                 self._end_rendezvous([name], Input.OVERDRAWN, now)
             yield
 
-    def admit_sender(self, connection: str, instance: str, wanted: str | None, now: float) -> None:
-        """Admit a client's control channel when it asks for its first join of a hybrid connection.
+    def check_sender_quota(self, connection: str, instance: str, wanted: str | None, now: float) -> None:
+        """Check whether a client's control channel may join a hybrid connection for the first time. The caller counts
+        it in `senders`.
 
         Args:
             connection: the hybrid connection.
@@ -219,7 +220,7 @@ class Broker(Generic[HandleT]):
             RendezvousError: a quota is used up.
         """
         for_session = self._may_be_for_session(connection, instance, wanted, now)
-        self.quotas.admit_sender(connection, self.senders[connection], now, for_session=for_session)
+        self.quotas.check_sender(connection, self.senders[connection], now, for_session=for_session)
 
     def _may_be_for_session(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
         """Return whether a join may be for an existing session: to resume or move a session, clients ask for its
@@ -347,7 +348,7 @@ class Broker(Generic[HandleT]):
         name = join.connection
         try:
             for_session = self._may_be_for_session(name, instance, wanted, now)
-            self.quotas.admit_session(name, self.rendezvous.count(name), now, for_session=for_session)
+            self.quotas.check_session(name, self.rendezvous.count(name), now, for_session=for_session)
         except RendezvousError as exc:
             return self._fail(join, exc.reason, str(exc))
         return self._choose(join, now)
@@ -449,7 +450,7 @@ class Broker(Generic[HandleT]):
 
     # --- control channels
 
-    def admit(self, holder: Holder, handle: HandleT, instance: str) -> Place[HandleT]:
+    def admit_control_channel(self, holder: Holder, handle: HandleT, instance: str) -> Place[HandleT]:
         """Give a place to a control channel whose peer has presented its first valid token.
 
         The channel keeps the place until `Places.leave` is called for it.

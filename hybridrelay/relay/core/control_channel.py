@@ -351,10 +351,12 @@ class ControlChannelCore(Generic[HandleT]):
         elif request.connection not in self._sends_for and self._is_client:
             assert self.hello is not None
             listener = request.listener if isinstance(request, control.Join) else None
-            self._broker.admit_sender(request.connection, self.hello.instance, listener, now)
+            self._broker.check_sender_quota(request.connection, self.hello.instance, listener, now)
         if self._place is None:
             assert self.hello is not None
-            self._place = self._broker.admit(Holder(grant.key, self.address), self._handle, self.hello.instance)
+            self._place = self._broker.admit_control_channel(
+                Holder(grant.key, self.address), self._handle, self.hello.instance
+            )
         if is_new:
             self._keys.add(grant.key)
             self._count_sender()

@@ -197,8 +197,8 @@ class Quotas:
 
     # --- admission
 
-    def admit_sender(self, connection: str, used: int, now: float, *, for_session: bool) -> None:
-        """Admit another control channel of a client.
+    def check_sender(self, connection: str, used: int, now: float, *, for_session: bool) -> None:
+        """Check whether there may be another control channel of a client.
 
         Args:
             connection: the hybrid connection.
@@ -209,17 +209,17 @@ class Quotas:
         Raises:
             RendezvousError: the quota is used up; `reason` and the text say which.
         """
-        self._admit(connection, QuotaKind.SENDERS, used, now, for_session=for_session)
+        self._check(connection, QuotaKind.SENDERS, used, now, for_session=for_session)
 
-    def admit_session(self, connection: str, used: int, now: float, *, for_session: bool) -> None:
-        """Admit another pair of data channels; see `admit_sender`."""
+    def check_session(self, connection: str, used: int, now: float, *, for_session: bool) -> None:
+        """Check whether there may be another pair of data channels; see `check_sender`."""
         for moved, limit, ends, is_of_relay in self._byte_quotas(connection):
             if moved >= limit and (ends or not for_session):
                 # The refusal must not reveal to users of one hybrid connection how much the others have moved.
                 raise _refusal_for_relay() if is_of_relay else _refusal(QuotaKind.BYTES, moved, limit)
-        self._admit(connection, QuotaKind.SESSIONS, used, now, for_session=for_session)
+        self._check(connection, QuotaKind.SESSIONS, used, now, for_session=for_session)
 
-    def _admit(self, connection: str, kind: QuotaKind, used: int, now: float, *, for_session: bool) -> None:
+    def _check(self, connection: str, kind: QuotaKind, used: int, now: float, *, for_session: bool) -> None:
         limit = self._limit(connection, kind)
         if limit is not None and used >= (2 * limit if for_session else limit):
             self.note(connection, kind, used, now)  # so that the status shows why at once

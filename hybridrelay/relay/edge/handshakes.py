@@ -13,9 +13,10 @@ A handshake takes the relay about a millisecond, and anyone who can reach a port
 4. Addresses from which a peer authenticated recently come next, and have a total limit that strangers cannot use up.
 5. Within each of these three priorities (keys, known addresses, other addresses), the key or address with the fewest
    outstanding handshakes comes first, so that an address with few requests does not wait for one with many.
-6. A connection that needs a second handshake (TLS inside HTTP or inside outer TLS) keeps the position that its
-   address had before the first one, so that the work already done for it is not wasted. This applies only while the
-   limit of its address is not reached. Both handshakes count in any case.
+6. The fewer handshakes of an address are outstanding, the better is its *position*. A connection that needs a second
+   handshake (TLS inside HTTP or inside outer TLS) keeps the position that its address had before the first one, so
+   that the work already done for it is not wasted. This applies only while the limit of its address is not reached.
+   Both handshakes count in any case.
 7. Within an address or a key, connections that wait for their second handshake come first, and then the newest one,
    because its peer is the most likely to be still connected.
 """

@@ -332,7 +332,7 @@ def test_only_a_join_that_names_its_listener_may_be_for_an_existing_session(
             step = scene.broker.join(scene.grant("sender"), wanted, "192.0.2.9", instance=instance, now=now)
             return step.reason if isinstance(step, JoinFailed) else None
         try:
-            scene.broker.admit_sender(NAME, instance, wanted, now)
+            scene.broker.check_sender_quota(NAME, instance, wanted, now)
         except RendezvousError as exc:
             return exc.reason
         return None

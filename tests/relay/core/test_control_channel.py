@@ -430,7 +430,7 @@ def test_an_idle_client_is_displaced_by_one_of_another_hybrid_connection_if_no_p
         broker.control_channels.take(Holder(scene.grant("sender").key, PEER), name)
     other = Holder(scene.grant("sender", "web").key, "198.51.100.7")
     now = TENURE_SECONDS
-    broker.admit(other, "new", "instance")
+    broker.admit_control_channel(other, "new", "instance")
     assert broker.take() == [
         EndControlChannel("a", Reason.LIMIT),
         ControlChannelDisplaced(connection="db", rule="sender", peer=PEER, successor="", by_other=True),

@@ -46,9 +46,9 @@ def count_bytes(made: Quotas, by_connection: dict[str, int], total: int, now: fl
 def refused(kind: QuotaKind, used: int, made: Quotas, *, for_session: bool = False) -> Reason | None:
     try:
         if kind is QuotaKind.SENDERS:
-            made.admit_sender("db", used, 0.0, for_session=for_session)
+            made.check_sender("db", used, 0.0, for_session=for_session)
         else:
-            made.admit_session("db", used, 0.0, for_session=for_session)
+            made.check_session("db", used, 0.0, for_session=for_session)
     except RendezvousError as exc:
         return exc.reason
     return None
@@ -134,7 +134,7 @@ def test_a_refusal_because_of_the_whole_relay_says_nothing_about_others() -> Non
     made = quotas(editions=Editions([Edition(name="small", limits=Limits(bytes_per_month=100))], "small"))
     count_bytes(made, {"other": 12345}, 12345, 0.0)
     with pytest.raises(RendezvousError, match="edition of the relay") as caught:
-        made.admit_session("db", 0, 0.0, for_session=False)
+        made.check_session("db", 0, 0.0, for_session=False)
     assert caught.value.reason is Reason.TRANSFER_QUOTA
     assert not re.search("[0-9]", str(caught.value))
 
