@@ -216,7 +216,7 @@ class _Connection:
         self._bridge(stream)
 
     async def wait(self) -> None:
-        """Wait for a session, and open a stream."""
+        """Wait for a session, open a stream, and start the bridge or refuse the connection."""
         opened = await self._opened()
         if isinstance(opened, StreamRefused):
             self._refused(opened)

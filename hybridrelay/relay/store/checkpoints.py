@@ -190,7 +190,7 @@ class CheckpointFile(ExpendableDatabase):
         self.use(lambda database: self._sweep(database, now))
 
     def _keep(self, database: sqlite3.Connection, one: KeptCheckpoint, for_client: bool) -> str:
-        """Store a checkpoint. Returns which limit is reached; empty if none is."""
+        """Do what `keep` does, in a transaction. Returns which limit is reached; empty if none is."""
         if database.execute(_STORED, (one.connection, one.log, one.seq, one.head, one.key)).fetchone():
             return ""
         max_logs, max_rows = (CLIENT_LOGS, CLIENT_ROWS) if for_client else (MAX_LOGS, MAX_ROWS)
