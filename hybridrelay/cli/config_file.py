@@ -19,6 +19,7 @@ from ..errors import ConfigurationError
 from .arguments import values
 from .arguments.options import MergePorts
 from .logs import set_up_logs
+from .option_places import note_place
 
 _MAX_FILE = 256 * 1024
 #: Options that are not allowed in a file.
@@ -72,6 +73,7 @@ def apply_config_file(args: argparse.Namespace, path: Path, *, regular: bool = F
             )
         if not _is_given(args, action):
             setattr(args, action.dest, converted)
+            note_place(args, action.dest, file.at(key))
         elif isinstance(action, MergePorts):
             setattr(args, action.dest, {**converted, **getattr(args, action.dest)})
     if tables is not None:

@@ -13,6 +13,7 @@ import trio
 
 from ..errors import ConfigurationError
 from .config_file import changed_options
+from .option_places import placed
 
 if TYPE_CHECKING:
     from .auditing import ProgramAudit
@@ -71,18 +72,30 @@ class OptionParts:
             names = changed_options(self._args, trial)
             if not names:
                 continue
+            differing = [option for option in part.options if _value(self._args, option) != _value(wanted, option)]
             try:
-                await part.use(trial)
+                with placed(wanted, *sorted(differing)):
+                    await _use(part, trial, names)
             except ConfigurationError as exc:
                 failures.append(exc)
-            except OSError as exc:
-                detail = ": ".join(filter(None, (", ".join(names), exc.filename, exc.strerror or str(exc))))
-                failures.append(ConfigurationError(detail))
             else:
                 for option in part.options & vars(wanted).keys():
                     setattr(self._args, option, getattr(wanted, option))
                 changed += names
         return Changes(tuple(changed), tuple(failures))
+
+
+def _value(args: argparse.Namespace, option: str) -> object:
+    return getattr(args, option, None)
+
+
+async def _use(part: Part, trial: argparse.Namespace, names: Sequence[str]) -> None:
+    """Use the options of a part. Raises ConfigurationError, also in place of OSError."""
+    try:
+        await part.use(trial)
+    except OSError as exc:
+        detail = ": ".join(filter(None, (", ".join(names), exc.filename, exc.strerror or str(exc))))
+        raise ConfigurationError(detail) from exc
 
 
 def audit_part(audit: ProgramAudit) -> Part:

@@ -24,6 +24,7 @@ from ..connectivity.proxies.settings import has_password
 from ..errors import ConfigurationError
 from ..http_options import NO_HTTP_OPTIONS, HttpOptions, check_header
 from ..security import Secret
+from .option_places import placed
 
 logger = logging.getLogger("hybridrelay.cli")
 
@@ -73,8 +74,10 @@ def read_dial_options(args: argparse.Namespace, *, again: bool = False) -> DialO
     Raises:
         ConfigurationError: the options cannot be used. The message contains no secret.
     """
-    proxies = _explicit_proxies(args, again=again)
-    http = _http_options(args, again=again)
+    with placed(args, "proxy", "proxy_password_file"):
+        proxies = _explicit_proxies(args, again=again)
+    with placed(args, "websocket_headers_file", "websocket_path_prefix"):
+        http = _http_options(args, again=again)
     return DialOptions(ProxySettings.from_environment() if proxies is None else proxies, http)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 
@@ -30,6 +31,7 @@ __all__ = [
     "StreamSnapshot",
     "StreamState",
     "TargetCheck",
+    "UnappliedSnapshot",
     "UnkeptSnapshot",
     "UpdateStatus",
 ]
@@ -109,6 +111,16 @@ class UpdateStatus:
     state: str
     #: Why it is not used.
     detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class UnappliedSnapshot:
+    """Something in the files of a program that is not in use: it could not be reloaded, or it needs a restart."""
+
+    #: ``reload-failed`` or ``restart-needed``.
+    code: Literal["reload-failed", "restart-needed"]
+    detail: str
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)
@@ -295,6 +307,8 @@ class EndpointSnapshot:
     transports: dict[str, bool]
     #: Counters of what has happened so far.
     counters: EndpointCounters
+    #: What is in the files of the program, and not in use.
+    unapplied: tuple[UnappliedSnapshot, ...] = ()
     #: The sinks of a connector's audit log that cannot be written.
     audit: tuple[SinkProblem, ...] = ()
 

@@ -407,7 +407,7 @@ class Connector:
             max_sessions=max_sessions,
             max_streams=max_streams,
             clock=self._clock,
-            policy=self._policies.policy,
+            policies=self._policies,
             audit=self._required_audit.problems(),
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -47,6 +48,8 @@ class _DenyList:
     file: PolicyFile
     #: The scope of the task that watches it.
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    #: Why it could not be read the last time; None if it could.
+    failure: ConfigurationError | None = None
 
 
 class Policies:
@@ -120,7 +123,7 @@ class Policies:
 
     async def _watch(self, deny_list: _DenyList) -> None:
         with deny_list.scope:
-            await deny_list.file.watch(self._deny_list_read, self._failed)
+            await deny_list.file.watch(partial(self._deny_list_read, deny_list), partial(self._failed, deny_list))
 
     async def reload(self) -> None:
         """Read everything again at once, even if it seems unchanged, and put it into force.
@@ -128,27 +131,28 @@ class Policies:
         Raises:
             ConfigurationError: something cannot be read or parsed. Its last valid version stays in force.
         """
-        errors: list[ConfigurationError] = []
+        errors: list[tuple[_DenyList | None, ConfigurationError]] = []
         try:
             await self._watched.reload()
             self._policy_read()
         except ConfigurationError as exc:
-            errors.append(exc)
+            errors.append((None, exc))
         for deny_list in list(self._deny_lists.values()):
             try:
-                self._deny_list_read(await deny_list.file.reload())
+                self._deny_list_read(deny_list, await deny_list.file.reload())
             except ConfigurationError as exc:
-                errors.append(exc)
-        for error in errors[1:]:
-            self._failed(error)
+                deny_list.failure = exc
+                errors.append((deny_list, exc))
+        for failed, error in errors[1:]:
+            self._failed(failed, error)
         if errors:
-            raise errors[0]
+            raise errors[0][1]
 
     async def watch(self) -> None:
         """Put changes into force until cancelled."""
         async with trio.open_nursery() as self._nursery:
             try:
-                self._nursery.start_soon(self._watched.watch, self._policy_read, self._failed)
+                self._nursery.start_soon(self._watched.watch, self._policy_read, partial(self._failed, None))
                 for deny_list in self._deny_lists.values():
                     self._nursery.start_soon(self._watch, deny_list)
                 await self._watch_time()
@@ -191,7 +195,8 @@ class Policies:
         self._combine()
         self._changed()
 
-    def _deny_list_read(self, reading: PolicyReading) -> None:
+    def _deny_list_read(self, deny_list: _DenyList, reading: PolicyReading) -> None:
+        deny_list.failure = None
         self._publish_reading(reading)
         self._combine()
         self._changed()
@@ -204,5 +209,13 @@ class Policies:
         for event in reading.events():
             self._events.publish(event)
 
-    def _failed(self, error: ConfigurationError) -> None:
+    @property
+    def failures(self) -> Sequence[ConfigurationError]:
+        """Why the policy, or deny lists, could not be read the last time. Their last valid versions are in force."""
+        of_lists = (one.failure for one in self._deny_lists.values())
+        return (*map(ConfigurationError, self._watched.errors), *(one for one in of_lists if one is not None))
+
+    def _failed(self, deny_list: _DenyList | None, error: ConfigurationError) -> None:
+        if deny_list is not None:
+            deny_list.failure = error
         self._events.publish(PolicyNotReloaded(detail=str(error), remedy=error.remedy or ""))

@@ -16,10 +16,10 @@ from ..connectivity.snapshot import (
     EndpointSnapshot,
     StreamSnapshot,
     StreamState,
+    UnappliedSnapshot,
 )
 from ..mux import Bridged, MemoryUse
-from ..policy import Policy
-from .policies import remedy_of
+from .policies import Policies, remedy_of
 from .published import Published
 from .relays import Relays
 from .serving import ServedStream
@@ -39,7 +39,7 @@ def connector_snapshot(
     max_sessions: int,
     max_streams: int,
     clock: Callable[[], float],
-    policy: Policy,
+    policies: Policies,
     audit: tuple[SinkProblem, ...] = (),
 ) -> EndpointSnapshot:
     """Return a snapshot of a connector.
@@ -52,7 +52,7 @@ def connector_snapshot(
         counters: its counters.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
-        policy: the policy that is in force.
+        policies: the policy that is in force.
         audit: the sinks of its audit log that cannot be written, and the witnesses that do not confirm.
     """
     of_sessions = Counter(served.published.name for served in sessions)
@@ -72,7 +72,7 @@ def connector_snapshot(
             update=None if one.updates is None else one.updates.status(),
             credentials=tuple(credential.snapshot(now) for credential in one.credentials),
             unkept=None if one.keeping is None else one.keeping.unkept,
-            denial="" if (denial := one.why_denied(policy)) is None else denial.rule,
+            denial="" if (denial := one.why_denied(policies.policy)) is None else denial.rule,
             denial_remedy="" if denial is None else remedy_of(denial),
         )
         for one in published
@@ -107,6 +107,14 @@ def connector_snapshot(
         reserved=total.reserved,
         transports={name: name in in_use for name in sorted(relays.transports() | in_use)},
         counters=counters.copy(),
+        unapplied=tuple(
+            UnappliedSnapshot(
+                code="reload-failed",
+                detail=f"this cannot be read, and its last valid version is in force: {error}",
+                remedy=error.remedy or "correct it: the connector reads it again by itself",
+            )
+            for error in policies.failures
+        ),
         audit=audit,
     )
 

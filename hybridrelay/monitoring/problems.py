@@ -49,6 +49,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
     of_connections = _of_connector if role == "connector" else _of_client
     found += islice(of_connections(snapshot.connections, role, stopping), MAX_PROBLEMS)
     found += islice(_of_credentials(snapshot.connections), MAX_PROBLEMS)
+    found += (ProblemStatus(code=one.code, detail=one.detail, remedy=one.remedy) for one in snapshot.unapplied)
     found += islice(_of_unkept(snapshot.connections), MAX_PROBLEMS)
     found += islice(_of_updates(snapshot.connections), MAX_PROBLEMS)
     found += islice(_of_audit(snapshot.audit), MAX_PROBLEMS)

@@ -6,14 +6,19 @@ This imports neither package, so that a connector does not load the client, nor 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+import attrs
 import trio
 
-from ..connectivity.snapshot import EndpointSnapshot, TargetCheck
+from ..connectivity.snapshot import EndpointSnapshot, TargetCheck, UnappliedSnapshot
 from .values import Role
 
 __all__ = ["ClientsSource", "ConnectorSource", "StatusSource"]
+
+
+#: Returns what is in the files of a program, and not in use.
+_Unapplied: TypeAlias = Callable[[], Iterable[UnappliedSnapshot]]
 
 
 class StatusSource(Protocol):
@@ -45,17 +50,20 @@ class ConnectorSource:
         connector: a `Connector`.
         check_targets: whether the connector is ready only if its targets can be reached. Each target is dialed at
             most once a minute, on request.
+        unapplied: returns what is in the files of the program, and not in use.
     """
 
     role: Role = "connector"
 
-    def __init__(self, connector: _Connector, *, check_targets: bool = False) -> None:
+    def __init__(self, connector: _Connector, *, check_targets: bool = False, unapplied: _Unapplied = tuple) -> None:
         self._connector = connector
         self._checks_targets = check_targets
+        self._unapplied = unapplied
 
     def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
         """See `StatusSource.snapshot`."""
-        return self._connector.snapshot(max_sessions=max_sessions, max_streams=max_streams)
+        snapshot = self._connector.snapshot(max_sessions=max_sessions, max_streams=max_streams)
+        return attrs.evolve(snapshot, unapplied=(*self._unapplied(), *snapshot.unapplied))
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """See `StatusSource.check_targets`."""
@@ -71,16 +79,21 @@ class ClientsSource:
     Args:
         clients: returns the current `Client`s.
         role: ``forward`` or ``client``.
+        unapplied: returns what is in the files of the program, and not in use.
     """
 
-    def __init__(self, clients: Callable[[], Iterable[_Endpoint]], *, role: Role = "client") -> None:
+    def __init__(
+        self, clients: Callable[[], Iterable[_Endpoint]], *, role: Role = "client", unapplied: _Unapplied = tuple
+    ) -> None:
         self._clients = clients
+        self._unapplied = unapplied
         self.role: Role = role
 
     def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
         """See `StatusSource.snapshot`."""
         several = [client.snapshot(max_sessions=max_sessions, max_streams=max_streams) for client in self._clients()]
-        return EndpointSnapshot.merged(several, max_sessions=max_sessions, max_streams=max_streams)
+        merged = EndpointSnapshot.merged(several, max_sessions=max_sessions, max_streams=max_streams)
+        return attrs.evolve(merged, unapplied=tuple(self._unapplied()))
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Return nothing, because a client does not know its targets."""

@@ -195,6 +195,8 @@ class ProblemStatus(Value, frozen=True):
         "update-not-used",
         "identity-expires",
         "string-not-kept",
+        "reload-failed",
+        "restart-needed",
     ]
     detail: str
     remedy: str

@@ -72,7 +72,7 @@ class _WatchedSource:
         #: What is in force.
         self.content = source.read()
         #: Why the last attempt to read failed; None if it succeeded.
-        self._error: str | None = None
+        self.error: str | None = None
         #: The stamp at the last look, and since when the stamps have been different at each look.
         self._seen = self._stamp
         self._restless_since: float | None = None
@@ -93,7 +93,7 @@ class _WatchedSource:
         """See `WatchedPolicy.reload`."""
         async with self._reading:  # without the lock, an earlier reading could replace a later one
             self._stamp, self.content = await self._files.run(self._read)
-            self._error = None
+            self.error = None
 
     async def look(self) -> bool:
         """Read the source if it has changed, unless another task does so or has just looked. Returns whether it was
@@ -109,7 +109,7 @@ class _WatchedSource:
         try:
             return await self._look(now)
         except ConfigurationError as exc:
-            is_new, self._error = str(exc) != self._error, str(exc)
+            is_new, self.error = str(exc) != self.error, str(exc)
             if is_new:
                 raise
             return False
@@ -125,7 +125,7 @@ class _WatchedSource:
             self._restless_since = now
         is_due = is_settled or (self._restless_since is not None and now - self._restless_since >= RESTLESS_SECONDS)
         # After an error, read in any case: a file that was restored may have the same stamp.
-        if not is_due or (stamp == self._stamp and self._error is None):
+        if not is_due or (stamp == self._stamp and self.error is None):
             return False
         await self.reload()
         return True
@@ -171,6 +171,11 @@ class WatchedPolicy:
         """Return the event about the last reading; None if there is nothing to report, or it was already taken."""
         change, before, self._told = self.change, self._told, self.change
         return None if change is before else change.event()
+
+    @property
+    def errors(self) -> Sequence[str]:
+        """Why sources could not be read at the last look. What was read from them before is in force."""
+        return tuple(source.error for source in self._sources if source.error is not None)
 
     @property
     def policy(self) -> Policy:

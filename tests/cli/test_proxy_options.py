@@ -9,7 +9,8 @@ import pytest
 
 from hybridrelay._defaults import PROXY_PASSWORD_VARIABLE
 from hybridrelay.cli.arguments.options import add_how_reached
-from hybridrelay.cli.proxies import make_dialer
+from hybridrelay.cli.option_places import note_place
+from hybridrelay.cli.proxies import make_dialer, read_dial_options
 from hybridrelay.connectivity import ProxyDial
 from hybridrelay.errors import ConfigurationError
 
@@ -138,3 +139,14 @@ def test_a_file_without_usable_header_fields_is_refused_and_not_quoted(tmp_path:
     assert caught.value.remedy
     assert str(file) in str(caught.value)
     assert "s3cret" not in f"{caught.value}{caught.value.remedy}"
+
+
+def test_a_value_from_a_configuration_file_is_named_with_its_line(tmp_path: Path) -> None:
+    args = parse("--proxy", "http://nope:99999")
+    note_place(args, "proxy", "connector.toml: line 3")
+    with pytest.raises(ConfigurationError, match=r"^connector\.toml: line 3: .*a port is a number from 1 to 65535"):
+        read_dial_options(args)
+    args = parse("--websocket-headers-file", tmp_path / "missing")
+    note_place(args, "websocket_headers_file", "connector.toml: line 4")
+    with pytest.raises(ConfigurationError, match=r"^connector\.toml: line 4: "):
+        read_dial_options(args)

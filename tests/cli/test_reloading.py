@@ -231,9 +231,11 @@ def test_a_first_deny_list_status_and_audit_log(deployment: Deployment) -> None:
             denied.write_text("somebody\n")
             bad = ('status = "missing/status.sock"', 'audit-dir = "file"', 'deny-list = "deny"')
             hang_up(connector, "reload.failed: .*missing does not exist", writing(*bad))
-            connector.wait_for_line("reload.failed: .*audit-dir.*file", where="err")
+            connector.wait_for_line("reload.failed: .*connector.toml: line 3: audit-dir.*file", where="err")
             connector.wait_for_line("options.reloaded: .*changed=deny-list", where="err")
-            assert deployment.run("status", "--from", status).returncode == 0
+            status_now = deployment.run("status", "--from", status, "--json")
+            assert status_now.returncode == 1
+            assert [one["code"] for one in json.loads(status_now.stdout)["problems"]] == ["reload-failed"] * 2
             for one, other in ((first, reached), (reached, first)):
                 one.sendall(b"still")
                 assert other.recv(5, socket.MSG_WAITALL) == b"still"

@@ -12,6 +12,7 @@ from hybridrelay.connectivity.snapshot import (
     RelaySnapshot,
     SessionState,
     TargetCheck,
+    UnappliedSnapshot,
     UnkeptSnapshot,
     UpdateStatus,
 )
@@ -187,3 +188,9 @@ def test_what_a_restart_would_lose_is_a_problem() -> None:
         "a restart would lose what was received for the connection string of db: its new key and its last update. It "
         "is only in memory: the file is read-only"
     )
+
+
+def test_what_is_in_files_and_not_in_use() -> None:
+    failed = UnappliedSnapshot(code="reload-failed", detail="it is damaged", remedy="correct it")
+    (found,) = endpoint_problems(endpoint(FINE, unapplied=(failed,)), role="connector", stopping=False)
+    assert (found.code, found.detail, found.remedy) == ("reload-failed", "it is damaged", "correct it")

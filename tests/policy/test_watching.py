@@ -81,12 +81,14 @@ async def test_what_cannot_be_read_changes_nothing_and_is_reported_once(
     (directory / "a.toml").chmod(0o666)
     await until(lambda: len(errors) == 2)
     assert limit_of(watched) == [1]
+    assert len(watched.errors) == 1
     with pytest.raises(ConfigurationError, match="can write"):
         await watched.reload()
     # The same content as before, but the errors are over.
     write(directory / "a.toml", "MaxStreams = 1\n")
     (directory / "b.toml").unlink()
     await until(lambda: changes[0] == 1)
+    assert watched.errors == ()
     for name in ("a.toml",):
         (directory / name).unlink()
     directory.rmdir()

@@ -54,6 +54,9 @@ Problems of a connector or forward:
   target-unhealthy           the target cannot be reached
   identity-expires           an identity or issuer expires soon, or could not
                              be renewed
+  reload-failed              a changed file cannot be used
+  restart-needed             a change in the configuration file takes effect
+                             only after a restart
   string-not-kept            a new key, an update or a renewed identity is only
                              in memory, and a restart would lose it
   update-not-used            an update of a connection string is not used

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     def source() -> StatusSource:
         from ...monitoring import ConnectorSource
 
-        return ConnectorSource(connector, check_targets=args.check_target)
+        return ConnectorSource(connector, check_targets=args.check_target, unapplied=reloads.unapplied)
 
     status = StatusServer(source, stop=stop.event, events=events)
 

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     def source() -> StatusSource:
         from ...monitoring import ClientsSource
 
-        return ClientsSource(lambda: service.clients, role="forward")
+        return ClientsSource(lambda: service.clients, role="forward", unapplied=reloads.unapplied)
 
     status = StatusServer(source, stop=stop.event, events=events)
     parts = OptionParts(args, [status_part(status), audit_part(audit), log_level_part()])

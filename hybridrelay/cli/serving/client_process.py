@@ -238,7 +238,7 @@ async def _serve(
     def source() -> StatusSource:
         from ...monitoring import ClientsSource
 
-        return ClientsSource(lambda: service.clients, role="forward")
+        return ClientsSource(lambda: service.clients, role="forward", unapplied=reloads.unapplied)
 
     server = StatusServer(source, stop=stop.event, events=events)
     parts = OptionParts(args, [status_part(server), audit_part(audit), log_level_part()])

@@ -82,7 +82,7 @@ class Configuration:
         #: What was received for connection strings whose files cannot be written.
         self.copies = StringCopies.of_service()
         #: Why connection strings could not be read the last time, as it was reported.
-        self._unreadable: dict[Key, str] = {}
+        self._unreadable: dict[Key, ConfigurationError] = {}
         self._entries: tuple[Entry, ...] = ()
         #: The entries whose files are watched. They may be those of a configuration that cannot be used; it is read
         #: again when one of its files appears.
@@ -115,6 +115,11 @@ class Configuration:
     def files(self) -> Sequence[Path]:
         """Return the files with the connection strings that are served now."""
         return [entry.path for entry in self._entries if entry.path is not None]
+
+    @property
+    def unreadable(self) -> Sequence[ConfigurationError]:
+        """Why connection strings could not be read the last time. The earlier ones are in use."""
+        return tuple(self._unreadable.values())
 
     def _paths(self) -> Iterable[Path]:
         """Return the files that are watched."""
@@ -256,9 +261,9 @@ class Configuration:
         except ConfigurationError as exc:
             if now is None and entry.where:
                 raise entry.error(exc) from exc
-            if says_all or self._unreadable.get(entry.key) != str(exc):
+            if says_all or str(self._unreadable.get(entry.key, "")) != str(exc):
                 publish_not_reloaded(exc)
-            self._unreadable[entry.key] = str(exc)
+            self._unreadable[entry.key] = exc
             return None if now is None else Wanted(entry, None)
         self._unreadable.pop(entry.key, None)
         return Wanted(entry, string)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import trio
 
 from ..._unexpected_failure import unexpected_failure
+from ...connectivity.snapshot import UnappliedSnapshot
 from ...errors import ConfigurationError
 from ...events.plain_log import plainly_logged_events
 from ...events.program import (
@@ -100,10 +101,11 @@ class Reloads:
         self._renewed: list[tuple[ConnectionString, ConnectionString]] = []
         self._is_renewed = trio.Event()
         #: Why the last attempt has failed; None if it has not.
-        self._error: str | None = None
+        self._error: ConfigurationError | None = None
         #: The options that were read last, and why some of them cannot be used.
         self._options: argparse.Namespace | None = None
-        self._failures: list[str] = []
+        self._failures: tuple[ConfigurationError, ...] = ()
+        self._needs_restart: tuple[str, ...] = ()
         #: Whether to try again.
         self._is_incomplete = False
 
@@ -125,9 +127,9 @@ class Reloads:
                 else:
                     done = await self._service.apply(plan)
             except ConfigurationError as exc:
-                if says_all or str(exc) != self._error:
+                if says_all or self._error is None or str(exc) != str(self._error):
                     publish_not_reloaded(exc)
-                self._error, self._is_incomplete = str(exc), True
+                self._error, self._is_incomplete = exc, True
                 return
             self._error, self._is_incomplete = None, not reading.is_complete
             read = {one.entry.key for one in reading.wanted if one.string is not None}
@@ -148,15 +150,34 @@ class Reloads:
         events, file = plainly_logged_events(), str(self._configuration.file)
         is_new = says_all or args != self._options
         changes = await self._parts.change(args)
+        known = {str(failure) for failure in self._failures}
         for failure in changes.failures:
-            if is_new or str(failure) not in self._failures:
+            if is_new or str(failure) not in known:
                 publish_not_reloaded(failure)
-        self._options, self._failures = args, [str(failure) for failure in changes.failures]
+        self._options, self._failures = args, changes.failures
         if changes.changed:
             events.publish(OptionsReloaded(file=file, changed=changes.changed))
         needs_restart = self._configuration.needs_restart(args, self._parts)
+        self._needs_restart = needs_restart
         if needs_restart and is_new:
             events.publish(RestartNeeded(file=file, changed=needs_restart))
+
+    def unapplied(self) -> Iterator[UnappliedSnapshot]:
+        """Yield what is in the files and not in use, for the status."""
+        errors = (*(() if self._error is None else (self._error,)), *self._configuration.unreadable, *self._failures)
+        for error in errors:
+            yield UnappliedSnapshot(
+                code="reload-failed",
+                detail=f"this cannot be reloaded, and what was in use stays in use: {error}",
+                remedy=error.remedy or "correct it: the program reads changed files by itself",
+            )
+        if self._needs_restart:
+            yield UnappliedSnapshot(
+                code="restart-needed",
+                detail=f"changes of these keys in {self._configuration.file} take effect only after a restart: "
+                f"{', '.join(self._needs_restart)}",
+                remedy="restart the program, or undo these changes",
+            )
 
     async def watch(self) -> None:
         """Reload whenever a file has changed, until cancelled. What could not be read is tried again."""
