@@ -389,6 +389,17 @@ def strangers(session: nox.Session) -> None:
 
 
 @nox.session
+def datagrams(session: nox.Session) -> None:
+    """What datagrams lose, and how late they are: flows alone, beside bulk data, and 10,000 of them; Linux.
+
+    About three minutes. Fails if more is lost, or later, than docs/concepts.md says; on a busy machine, it may be.
+    Takes what ``python -m benchmarks.datagrams`` takes, such as ``nox -s datagrams -- --many 0``.
+    """
+    session.install("--quiet", "--editable", ".")
+    session.run("python", "-m", "benchmarks.datagrams", *session.posargs)
+
+
+@nox.session
 def administration(session: nox.Session) -> None:
     """What status, dashboard, metrics and followers of events cost a relay with 10,000 listeners; Linux.
 
