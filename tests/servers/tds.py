@@ -209,6 +209,8 @@ def tds_responder(certificate: Path, user: str, password: str, host: str = "127.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
+    # FreeTDS sends no login after a handshake of TLS 1.3, which is not a part of TDS 7.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_server((host, 0)) as listener:
 
         def accept() -> None:

@@ -1,7 +1,7 @@
 """Programs that know SQL Server by host and instance (``sql01\\SQLEXPRESS``), as on premises: they ask the SQL Server
 Browser service of the host for the port of the instance, and connect to it. Both are published.
 
-SQL Server itself cannot be had here. The client is a real one: python-tds.
+SQL Server itself cannot be had here. The clients are real ones: python-tds and FreeTDS.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hybridrelay._own_address import own_addresses
 from ..certificates import CertificateAuthority
 from ..deployments import Deployment
 from ..waiting import patience
-from .conftest import missing, run
+from .conftest import find, missing, run
 from .tds import tds_responder
 
 #: The port of the service, which is always the same.
@@ -113,3 +113,16 @@ def test_python_tds(instance: Instance) -> None:
     output = run([sys.executable, "-c", PYTDS, rf"{instance.address}\SQLEXPRESS", instance.authority])
     assert output == "[(1,), (2,), (3,)]\n"
     assert instance.browser.asked
+
+
+def test_freetds(instance: Instance, tmp_path: Path) -> None:
+    instance.browser.asked.clear()
+    settings = tmp_path / "freetds.conf"
+    settings.write_text("[global]\ntds version = 7.4\n")
+    output = run(
+        [find("tsql"), "-S", rf"{instance.address}\SQLEXPRESS", "-U", "app", "-P", "secret", "-o", "fhq"],
+        text_in=f"{QUERY}\ngo\nexit\n",
+        environment={"FREETDSCONF": str(settings)},
+    )
+    assert output.split() == ["1", "2", "3"]
+    assert {one.upper() for one in instance.browser.asked} == {b"\x04SQLEXPRESS\0"}
