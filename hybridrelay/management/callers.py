@@ -6,7 +6,7 @@ import attrs
 
 from ..security import ManagementRole
 
-__all__ = ["EVERYTHING", "Caller", "Scope"]
+__all__ = ["EVERYTHING", "Caller", "Scope", "tenant_of"]
 
 
 @attrs.frozen
@@ -32,6 +32,22 @@ class Scope:
 EVERYTHING = Scope()
 
 
+def tenant_of(connection: str, scope: str) -> str:
+    """Return the tenant to which a hybrid connection belongs.
+
+    Args:
+        connection: its name.
+        scope: the longest scope of a token that covers it; empty if there is none. Only an administrator of the whole
+            relay can create tokens, so nobody with a scope can make tenants.
+
+    Returns:
+        The scope. If there is none, what its name has in common with others of the same folder: everything up to the
+        first slash, or if there is no slash, the name.
+    """
+    folder, slash, _ = connection.partition("/")
+    return scope or folder + slash
+
+
 @attrs.frozen
 class Caller:
     """The one identity of a request. Everything that is decided about a request is decided from it."""
@@ -44,6 +60,9 @@ class Caller:
     id: str
     role: ManagementRole
     scope: Scope = EVERYTHING
+    #: Of a caller of the kind ``sas``: the tenant to which its hybrid connection belongs (`tenant_of`); otherwise
+    #: empty.
+    tenant: str = attrs.field(default="", eq=False)
 
     @property
     def limit_group(self) -> tuple[str, str]:
@@ -51,6 +70,14 @@ class Caller:
         with the right Manage is enough to make more keys.
         """
         return self.kind, self.scope.only if self.kind == "sas" and self.scope.only is not None else self.id
+
+    @property
+    def tenant_group(self) -> tuple[str, str]:
+        """Callers with the same value share the limits of a tenant: all who use keys of its hybrid connections,
+        because somebody who may create hybrid connections can make keys for each of them. A token of the tenant has
+        limits of its own, so that nobody with a key can keep the tenant's administrator from revoking it.
+        """
+        return ("keys", self.tenant) if self.tenant else self.limit_group
 
     def may(self, role: ManagementRole) -> bool:
         """Return whether the caller's role permits what requires `role`."""

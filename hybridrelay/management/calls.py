@@ -72,7 +72,7 @@ class Call:
 
     async def change_store(self, function: Callable[[Store], T]) -> T:
         """Call a function that changes the store; see `Managed.change_store`."""
-        return await self.managed.change_store(function, has_scope=not self.caller.scope.is_everything)
+        return await self.managed.change_store(function, caller=self.caller)
 
     def body_as(self, kind: type[StructT]) -> StructT:
         """Return the body, as the class that the operation's row names."""

@@ -1,17 +1,17 @@
 """Limits the connections to the management API over TCP, so that nobody can use up all of them. Pure.
 
-Every connection has a slot. There are two kinds: slots for connections whose caller has not been identified, which
-are shared between addresses, and slots for connections of identified callers, which are shared between callers. A
-connection first has a slot of the former kind, and gets one of the latter with the first request whose caller is
-identified. A reverse proxy may send requests of several callers over one connection; this connection then counts for
-the caller of the latest request.
+Every connection has a slot. There are three kinds: slots for connections whose caller has not been identified, which
+are shared between addresses, and slots for connections of identified callers with a scope, and without one, which are
+shared between callers; all keys of a tenant count as one caller. A connection first has a slot of the first kind, and
+gets one of another kind with the first request whose caller is identified. A reverse proxy may send requests of
+several callers over one connection; this connection then counts for the caller of the latest request.
 
 When all slots of a kind are taken, a new connection still gets one, and another connection is closed: see `Slots`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import attrs
@@ -24,17 +24,18 @@ __all__ = ["SLOTS", "ConnectionSlot", "ConnectionSlots"]
 #: Slots for connections without an identified caller; and the share of one address. When all slots are taken, an
 #: address that has more than its share loses its own oldest connection (see `Slots`).
 _UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS = 64, 8
-#: The same for connections of identified callers, and for one caller.
-_IDENTIFIED, _IDENTIFIED_OF_CALLER = 128, 16
+#: The same for connections of identified callers with a scope, for those of callers without one, and for one caller.
+_IDENTIFIED, _IDENTIFIED_OF_CALLER = 64, 16
 #: The number of all slots.
-SLOTS = _UNIDENTIFIED + _IDENTIFIED
+SLOTS = _UNIDENTIFIED + 2 * _IDENTIFIED
 
 
 @attrs.define(eq=False)
 class ConnectionSlot:
     """The slot of one connection."""
 
-    _identified: Slots
+    #: The slots of identified callers, by whether they have a scope.
+    _identified: Mapping[bool, Slots]
     #: The kind of slots to which `_slot` belongs.
     _slots: Slots
     _slot: Slot
@@ -42,15 +43,15 @@ class ConnectionSlot:
 
     def identify(self, caller: Caller) -> None:
         """Count the connection for this caller from now on. Does nothing if the connection has lost its slot."""
-        group = " ".join(caller.limit_group)
-        if self._ended or (self._slots is self._identified and self._slot.group == group):
+        group, slots = " ".join(caller.tenant_group), self._identified[not caller.scope.is_everything]
+        if self._ended or (self._slots is slots and self._slot.group == group):
             return
         self._slots.release(self._slot)
-        self._slots, self._slot = self._identified, self._identified.take(group, self._slot.evict)
+        self._slots, self._slot = slots, slots.take(group, self._slot.evict)
 
     def move(self, address: str) -> None:
         """Count the connection for another address, the one that it comes from according to a trusted proxy."""
-        if self._slots is not self._identified:
+        if self._slots not in self._identified.values():
             self._slots.move(self._slot, address)
 
     def end(self) -> None:
@@ -65,7 +66,7 @@ class ConnectionSlots:
     def __init__(self) -> None:
         """Begin with all slots free."""
         self._unidentified = Slots(_UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS)
-        self._identified = Slots(_IDENTIFIED, _IDENTIFIED_OF_CALLER)
+        self._identified = {has_scope: Slots(_IDENTIFIED, _IDENTIFIED_OF_CALLER) for has_scope in (False, True)}
 
     @contextmanager
     def hold(self, address: str, evict: Callable[[], None]) -> Iterator[ConnectionSlot]:

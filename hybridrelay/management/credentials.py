@@ -21,7 +21,7 @@ from ..security import (
     parse_token_untrusted,
     verify_token,
 )
-from .callers import Caller, Scope
+from .callers import Caller, Scope, tenant_of
 from .logins import KeyCredential, TokenCredential
 from .managed import Managed
 from .problem_kinds import Problem
@@ -52,9 +52,10 @@ class Identified:
     expires_at: float
 
 
-def _caller_by_key(credential: KeyCredential) -> Caller:
-    id_ = f"{credential.connection} {credential.rule} {credential.slot}"
-    return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=credential.connection))
+def _caller_by_key(credential: KeyCredential, scope: str) -> Caller:
+    """Return who has a key. `scope`: see `tenant_of`."""
+    id_, name = f"{credential.connection} {credential.rule} {credential.slot}", credential.connection
+    return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=name), tenant_of(name, scope))
 
 
 class OwnCredentials:
@@ -96,7 +97,7 @@ class OwnCredentials:
         try:
             token = parse_token_untrusted(text)
             name = check_connection_name("/".join(token.path))
-            connection = await self._managed.read_store(lambda store: store.get(name))
+            connection, scope = await self._managed.read_store(lambda store: (store.get(name), store.scope_of(name)))
             verified = verify_token(
                 token,
                 right=Right.MANAGE,
@@ -117,7 +118,7 @@ class OwnCredentials:
             self._managed.relay.note_use(key)
         generation = connection.generations.get((verified.rule_name, verified.slot), 0)
         credential = KeyCredential(name, verified.rule_name, verified.slot, generation)
-        return Identified(_caller_by_key(credential), credential, verified.expires_at)
+        return Identified(_caller_by_key(credential, scope), credential, verified.expires_at)
 
     async def look_up(self, credential: TokenCredential | KeyCredential) -> Identified | None:
         """Return the current caller for a credential that was verified earlier; None if it is no longer valid."""
@@ -128,7 +129,7 @@ class OwnCredentials:
                 is_valid = token is not None and self._managed.clock() < token.expires_at
                 return self._identified_by_token(token) if token is not None and is_valid else None
             name = credential.connection
-            connection = await self._managed.read_store(lambda store: store.get(name))
+            connection, scope = await self._managed.read_store(lambda store: (store.get(name), store.scope_of(name)))
         except NotFound:
             return None
         except StateError as exc:
@@ -137,7 +138,7 @@ class OwnCredentials:
         generation = connection.generations.get((credential.rule, credential.slot), 0)
         if rule is None or Right.MANAGE not in rule.rights or generation != credential.generation:
             return None
-        return Identified(_caller_by_key(credential), credential, math.inf)
+        return Identified(_caller_by_key(credential, scope), credential, math.inf)
 
     async def save_uses(self) -> None:
         """Write the times of the last uses of tokens to the store once a minute, until cancelled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,6 +17,7 @@ from ..events.stream import EventStream
 from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
 from .audit_log import AuditLog
+from .callers import Caller
 from .feed import Feed
 from .live_values import RelayProblem
 from .scope_limits import ScopedChanges
@@ -68,8 +70,9 @@ class Managed:
     scoped_changes: ScopedChanges = attrs.field(factory=ScopedChanges)
     #: At most one thread at a time uses each store.
     _changing: trio.CapacityLimiter = attrs.field(factory=_one_thread)
-    #: Held by the change of a caller with a scope while it waits for `_changing`, and while it is made.
-    _changing_in_scope: trio.CapacityLimiter = attrs.field(factory=_one_thread)
+    #: The turns of tenants (`Caller.tenant_group`) for changes. A change of a caller with a scope has one while it
+    #: waits for `_changing`, and while it is made.
+    _changes_in_scope: Turns = attrs.field(factory=partial(Turns, at_a_time=1))
     _reading: trio.CapacityLimiter = attrs.field(factory=_one_thread)
 
     @started_at.default
@@ -95,13 +98,14 @@ class Managed:
         """
         return await run_in_thread(function, self.reader, limiter=self._reading)
 
-    async def change_store(self, function: Callable[[Store], T], *, has_scope: bool = False) -> T:
+    async def change_store(self, function: Callable[[Store], T], *, caller: Caller | None = None) -> T:
         """Call a function that reads and changes the store, in a thread. Only one change is made at a time.
 
         Args:
             function: called with the store.
-            has_scope: whether the caller has a scope. Of the changes of all such callers, only one at a time waits
-                together with those of administrators, who therefore wait for at most one of them.
+            caller: who wants the change; None for the relay itself. Of the changes of all callers with a scope, only
+                one at a time waits together with those of administrators, who therefore wait for at most one of them;
+                and only one of each tenant waits to be that one.
 
         Raises:
             StoreBusy: the changes before this one took longer than `CHANGE_WAIT_SECONDS`. Nothing was changed.
@@ -111,7 +115,9 @@ class Managed:
         the function, which only changes a local file, so that the change is either made completely or not at all.
         """
         with trio.move_on_after(CHANGE_WAIT_SECONDS):
-            async with self._changing_in_scope if has_scope else contextlib.nullcontext():
+            has_scope = caller is not None and not caller.scope.is_everything
+            turn = self._changes_in_scope.take(caller.tenant_group, has_scope=True) if caller and has_scope else None
+            async with contextlib.nullcontext() if turn is None else turn:
                 return await run_in_thread(function, self.store, limiter=self._changing)
         raise StoreBusy(
             f"other changes of the registry took longer than {CHANGE_WAIT_SECONDS:g} seconds; nothing was changed",

@@ -18,11 +18,22 @@ from .problem_kinds import Problem
 from .problems import problem
 from .rates import Buckets
 
-__all__ = ["CHANGES_BURST", "CHANGES_PER_SECOND", "MAX_CONNECTIONS", "ScopedChanges", "check_room"]
+__all__ = [
+    "CHANGES_BURST",
+    "CHANGES_PER_SECOND",
+    "KEYS_BURST",
+    "KEYS_PER_SECOND",
+    "MAX_CONNECTIONS",
+    "ScopedChanges",
+    "check_room",
+]
 
 #: Changes, and requests that show keys, of one caller: the sustained rate per second, and the burst.
 CHANGES_PER_SECOND: Final = 2.0
 CHANGES_BURST: Final = 100
+#: Those of all keys of a tenant together. Who may create hybrid connections can make keys for each of them.
+KEYS_PER_SECOND: Final = 3 * CHANGES_PER_SECOND
+KEYS_BURST: Final = 3 * CHANGES_BURST
 #: A caller with a scope creates a hybrid connection only if there are fewer than this in its scope.
 MAX_CONNECTIONS: Final = 1000
 
@@ -33,6 +44,7 @@ class ScopedChanges:
     def __init__(self) -> None:
         """Begin with full buckets."""
         self._buckets = Buckets(rate=CHANGES_PER_SECOND, burst=CHANGES_BURST)
+        self._of_tenants = Buckets(rate=KEYS_PER_SECOND, burst=KEYS_BURST)
 
     def admit(self, caller: Caller) -> None:
         """Count a change of this caller.
@@ -42,13 +54,20 @@ class ScopedChanges:
         """
         if caller.scope.is_everything:
             return
-        wait = self._buckets.take(caller.limit_group, trio.current_time())
-        if wait <= 0:
+        now = trio.current_time()
+        of_caller = self._buckets.wait(caller.limit_group, now)
+        of_tenant = self._of_tenants.wait(caller.tenant_group, now)
+        if of_caller <= 0 and of_tenant <= 0:
+            self._buckets.take(caller.limit_group, now)
+            self._of_tenants.take(caller.tenant_group, now)
             return
+        wait = max(of_caller, of_tenant)
+        who, rate, burst = "a caller with a scope", CHANGES_PER_SECOND, CHANGES_BURST
+        if of_tenant > of_caller:
+            who, rate, burst = f"all keys for {caller.tenant} together", KEYS_PER_SECOND, KEYS_BURST
         raise problem(
             Problem.RATE,
-            f"a caller with a scope may change something {CHANGES_PER_SECOND:g} times a second, after a burst of "
-            f"{CHANGES_BURST}; nothing was changed",
+            f"{who} may change something {rate:g} times a second, after a burst of {burst}; nothing was changed",
             remedy="send the request again after the time in Retry-After, or ask an administrator of the relay",
             headers=(("Retry-After", str(math.ceil(wait))),),
         )

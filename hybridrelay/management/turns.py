@@ -30,12 +30,12 @@ class _Queue:
 
 
 class Turns:
-    """Lets one task of each caller run at a time, and `AT_A_TIME` of each group, in the order of asking."""
+    """Lets one task of each caller run at a time, and a few of each group, in the order of asking."""
 
-    def __init__(self) -> None:
-        """Begin without any callers."""
+    def __init__(self, at_a_time: int = AT_A_TIME) -> None:
+        """Begin without any callers. `at_a_time`: how many of each group have a turn at the same time."""
         self._groups: dict[bool, trio.CapacityLimiter] = {
-            has_scope: trio.CapacityLimiter(AT_A_TIME) for has_scope in (False, True)
+            has_scope: trio.CapacityLimiter(at_a_time) for has_scope in (False, True)
         }
         self._queues: dict[Hashable, _Queue] = {}
 
@@ -48,7 +48,7 @@ class Turns:
         """Wait for a turn of this caller, and hold it while the block runs. A task must not take a second one.
 
         Args:
-            caller: `Caller.limit_group`.
+            caller: `Caller.limit_group`, or `Caller.tenant_group`.
             has_scope: whether the caller has a scope; callers that have one do not let others wait.
         """
         queue = self._queues.setdefault(caller, _Queue())

@@ -12,6 +12,7 @@ import trio.testing
 
 from hybridrelay.events import Event, EventStream, ManagementAuthenticationFailed
 from hybridrelay.http import Service, serve_connection
+from hybridrelay.management.callers import Caller
 from hybridrelay.management.gate import Gate
 from hybridrelay.management.managed import Managed
 from hybridrelay.management.peers import Peer
@@ -44,7 +45,7 @@ class Inline(Managed):
         await trio.lowlevel.checkpoint()
         return function(self.store)
 
-    async def change_store(self, function: Callable[[Store], T], *, has_scope: bool = False) -> T:
+    async def change_store(self, function: Callable[[Store], T], *, caller: Caller | None = None) -> T:
         return await self.read_store(function)
 
 

@@ -8,13 +8,23 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.http import RequestError
 from hybridrelay.management import scope_limits
 from hybridrelay.management.callers import Caller, Scope
-from hybridrelay.management.scope_limits import CHANGES_BURST, CHANGES_PER_SECOND, MAX_CONNECTIONS
-from hybridrelay.security import ManagementRole
+from hybridrelay.management.credentials import OwnCredentials
+from hybridrelay.management.scope_limits import (
+    CHANGES_BURST,
+    CHANGES_PER_SECOND,
+    KEYS_BURST,
+    KEYS_PER_SECOND,
+    MAX_CONNECTIONS,
+    ScopedChanges,
+)
+from hybridrelay.security import ManagementRole, Right, Rule
 
 from ..waiting import async_wait_until
 from .conftest import CONNECTIONS, Api, serve_api
+from .managed_relay import Relay
 
 ADMIN = ManagementRole.ADMIN
 TEAM = Caller("token", "team", ADMIN, Scope("team/"))
@@ -117,36 +127,102 @@ async def test_a_manage_key_does_not_make_the_relay_read_the_hybrid_connections_
     assert (await scoped.call("GET", path))[0].status == 200
 
 
-async def test_an_administrator_waits_for_one_change_of_callers_with_a_scope(
+def with_key(connection: str, tenant: str) -> Caller:
+    return Caller("sas", f"{connection} manage primary", ADMIN, Scope(only=connection), tenant)
+
+
+async def test_all_keys_of_a_tenant_have_one_limit_besides_their_own(mock_clock: trio.testing.MockClock) -> None:
+    """Who may create hybrid connections makes keys for each of them."""
+    changes = ScopedChanges()
+    for number in range(KEYS_BURST):
+        changes.admit(with_key(f"team/{number % 10}", "team/"))
+    for number in (0, 11):
+        with pytest.raises(RequestError) as caught:
+            changes.admit(with_key(f"team/{number}", "team/"))
+        assert "all keys for team/ together may change something 6 times a second" in caught.value.failure.detail
+    # A token of the tenant, other tenants and administrators have limits of their own.
+    for other in (TEAM, OTHER, with_key("other/1", "other/"), with_key("db", "db"), Caller("local", "uid 0", ADMIN)):
+        changes.admit(other)
+    mock_clock.jump(1 / KEYS_PER_SECOND)
+    changes.admit(with_key("team/11", "team/"))
+    with pytest.raises(RequestError):
+        changes.admit(with_key("team/11", "team/"))
+
+
+async def test_one_key_does_not_use_up_the_limit_of_its_tenant() -> None:
+    changes = ScopedChanges()
+    for _ in range(CHANGES_BURST):
+        changes.admit(with_key("team/1", "team/"))
+    for _ in range(KEYS_BURST):
+        with pytest.raises(RequestError) as caught:
+            changes.admit(with_key("team/1", "team/"))
+        assert "a caller with a scope may" in caught.value.failure.detail
+    for _ in range(CHANGES_BURST):
+        changes.admit(with_key("team/2", "team/"))
+
+
+@pytest.mark.parametrize(
+    ("connection", "scopes", "tenant"),
+    [
+        ("team/db", [], "team/"),
+        ("team/db/2", [], "team/"),
+        ("db", [], "db"),
+        ("team/db", ["team/"], "team/"),
+        ("prod/team/db", ["prod/team/", "prod/", ""], "prod/team/"),
+        ("prod/other/db", ["prod/team/", "prod/"], "prod/"),
+        ("team-1", ["team-"], "team-"),
+        ("team_1", ["team-", "te_"], "team_1"),
+        ("a/b", ["b", "a/b/"], "a/"),
+    ],
+)
+async def test_the_tenant_of_a_key(nursery: trio.Nursery, connection: str, scopes: list[str], tenant: str) -> None:
+    """It is what only an administrator of the whole relay decides: a scope for which there is a token."""
+    relay = Relay(nursery)
+    relay.store.create(connection, ["relay.example.com"], [Rule.generate("all", Right)])
+    for number, scope in enumerate(scopes):
+        relay.token(f"t{number}", scope=scope)
+    credentials = OwnCredentials(relay.managed)
+    found = await credentials.verify("sharedaccesssignature", relay.signature(name=connection).partition(" ")[2])
+    assert found is not None
+    assert (found.caller.tenant, found.caller.scope.only) == (tenant, connection)
+    assert found.caller.tenant_group == ("keys", tenant)
+    again = await credentials.look_up(found.credential)
+    assert again is not None
+    assert again.caller.tenant == tenant
+
+
+async def test_an_administrator_and_another_tenant_wait_for_one_change_of_a_tenant(
     api: Api, as_caller: Callable[[Caller], Awaitable[Api]], nursery: trio.Nursery
 ) -> None:
-    changing = api.managed._changing
+    changing, in_scope = api.managed._changing, api.managed._changes_in_scope
     made: list[str] = []
 
-    async def make(caller: Api, name: str) -> None:
-        assert (await create(caller, name))[0] == 201
-        made.append(name)
+    async def make(caller: Caller | None, name: str) -> None:
+        await api.managed.change_store(lambda store: made.append(name), caller=caller)
 
-    async def wait_until(tasks: int, in_scope: int) -> None:
+    async def wait_until(tasks: int) -> None:
         async def is_so() -> bool:
-            waiting = api.managed._changing_in_scope.statistics().tasks_waiting
-            return (changing.statistics().tasks_waiting, waiting) == (tasks, in_scope)
+            return changing.statistics().tasks_waiting == tasks
 
         await async_wait_until(is_so, seconds=20, what="they wait")
 
     earlier = object()  # a change that is being made
     await changing.acquire_on_behalf_of(earlier)
-    teams = [await as_caller(one) for one in (TEAM, OTHER)]
-    for number, (team, name) in enumerate(zip(teams, ("team/1", "other/1"), strict=True)):
-        nursery.start_soon(make, team, name)
-        await wait_until(1, number)
-    nursery.start_soon(make, api, "admin")
-    await wait_until(2, 1)
+    for number in range(3):
+        nursery.start_soon(make, with_key(f"team/{number}", "team/"), f"key {number}")
+        await trio.testing.wait_all_tasks_blocked()
+    await wait_until(1)
+    for caller, name in ((OTHER, "other"), (TEAM, "team")):
+        nursery.start_soon(make, caller, name)
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(in_scope) == 3, "the keys of a tenant wait for one another"
+    nursery.start_soon(make, None, "admin")
+    await wait_until(2)
     changing.release_on_behalf_of(earlier)
 
     async def all_are_made() -> bool:
-        return len(made) == 3
+        return len(made) == 6
 
     await async_wait_until(all_are_made, seconds=20, what="all are made")
-    created = sorted(api.store.list(), key=lambda one: one.version)
-    assert [one.name for one in created] == ["team/1", "admin", "other/1"]
+    assert made == ["key 0", "admin", "other", "team", "key 1", "key 2"]
+    assert len(in_scope) == 0

@@ -157,6 +157,11 @@ class MemoryStore:
         self._read()
         return self._tokens.get(id_)
 
+    def scope_of(self, name: str) -> str:
+        """See `Store.scope_of`."""
+        self._read()
+        return max((one.scope for one in self._tokens.values() if name.startswith(one.scope)), key=len, default="")
+
     def editions(self) -> Editions:
         """See `Store.editions`."""
         self._read()

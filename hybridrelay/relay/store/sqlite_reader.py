@@ -21,7 +21,7 @@ from .checks import SHOWN_NAMES, no_connection, no_rule
 from .edition_rows import read_editions
 from .failures import DAMAGED, state_errors
 from .rows import read_connections
-from .token_rows import read_tokens
+from .token_rows import read_scope, read_tokens
 from .update_rows import read_updates
 
 __all__ = ["EXISTS", "SQLiteReader"]
@@ -115,6 +115,11 @@ class SQLiteReader:
         """See `Store.token`."""
         with self._reading():
             return next(read_tokens(self._database, id_), None)
+
+    def scope_of(self, name: str) -> str:
+        """See `Store.scope_of`."""
+        with self._reading():
+            return read_scope(self._database, name)
 
     def editions(self) -> Editions:
         """See `Store.editions`."""

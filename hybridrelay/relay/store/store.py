@@ -133,6 +133,10 @@ class Store(Protocol):
     def token(self, id_: str) -> ManagementToken | None:
         """Return the token with this id, or None."""
 
+    def scope_of(self, name: str) -> str:
+        """Return the longest scope of a token that covers hybrid connections of this name, whether or not there is
+        one; empty if none does."""
+
     def editions(self) -> Editions:
         """Return all editions, sorted by the number of hybrid connections that they allow."""
 

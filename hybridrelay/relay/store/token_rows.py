@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from ...security import ManagementRole, ManagementToken
 
-__all__ = ["delete_token", "insert_token", "read_tokens", "set_last_use"]
+__all__ = ["delete_token", "insert_token", "read_scope", "read_tokens", "set_last_use"]
 
 _COLUMNS = "id, name, role, scope, digest, created_at, expires_at, last_used_at"
 
@@ -27,6 +27,16 @@ def read_tokens(database: sqlite3.Connection, id_: str | None = None) -> Iterato
         except KeyError:
             raise ValueError("a token has a role that does not exist") from None
         yield ManagementToken(found, name, known, scope, bytes(digest), created_at, expires_at, last_used_at)
+
+
+def read_scope(database: sqlite3.Connection, name: str) -> str:
+    """Return the longest scope that covers a name; empty if none does. Raises sqlite3.Error."""
+    (scope,) = database.execute(
+        "SELECT ifnull((SELECT scope FROM tokens WHERE scope = substr(?, 1, length(scope))"
+        " ORDER BY length(scope) DESC LIMIT 1), '')",
+        (name,),
+    ).fetchone()
+    return str(scope)
 
 
 def insert_token(database: sqlite3.Connection, token: ManagementToken) -> None:

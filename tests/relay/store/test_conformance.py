@@ -442,6 +442,24 @@ def test_tokens_are_added_found_and_deleted(store: Store) -> None:
         store.delete_token(second.id)
 
 
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        ("team/db", "team/"),
+        ("team/sub/db", "team/sub/"),
+        ("team/süd/db", "team/s"),
+        ("team", ""),
+        ("Team/db", ""),
+        ("te_m/db", ""),
+    ],
+)
+def test_the_longest_scope_of_a_token_that_covers_a_name(store: Store, name: str, scope: str) -> None:
+    assert store.scope_of(name) == ""
+    for one in ("team/", "team/sub/", "", "team/s"):
+        store.add_token(generate_management_token(f"t{len(one)}", ManagementRole.VIEWER, scope=one, now=0.0)[0])
+    assert store.scope_of(name) == scope
+
+
 def test_tokens_are_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybridrelay.relay.store.checks.MAX_TOKENS", 2)
     for name in ("a", "b"):
