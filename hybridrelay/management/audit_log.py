@@ -8,6 +8,7 @@ so that they cannot displace the other entries.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -43,9 +44,9 @@ from .request_ids import new_request_id
 
 __all__ = ["AuditLog"]
 
-#: The most entries that may wait to be written. If there are more, because the disk is full, the oldest are lost
-#: here, but are in the log of the relay.
-_MAX_WAITING = 10_000
+#: The most entries of each kind that may wait to be written. If there are more, because the disk is full, the oldest
+#: of this kind are lost here, but are in the log of the relay.
+_MAX_WAITING = 5000
 #: How long to wait before a failed write is tried again (seconds).
 _RETRY_SECONDS = 60.0
 #: Logins and logouts can be repeated without limit, and have an effect each time. So many of one caller count as
@@ -60,6 +61,8 @@ class _Waiting:
 
     kind: Kind
     entry: AuditEntry
+    #: Its place in the order of all entries that have waited.
+    order: int
     #: The line with the entry's number, which the first attempt to write it determines; None before.
     line: Line | None = None
 
@@ -81,7 +84,8 @@ class AuditLog:
         self.problem: FileProblem | None = None
         #: The number of the next entry; None until it has been read from the files.
         self._next_number: int | None = None
-        self._waiting: deque[_Waiting] = deque(maxlen=_MAX_WAITING)
+        self._order = itertools.count()
+        self._waiting: dict[Kind, deque[_Waiting]] = {kind: deque(maxlen=_MAX_WAITING) for kind in Kind}
         self._published = trio.Event()
         #: Held while the files are written, and by readers while they search for the latest entries.
         self._writing = trio.Lock()
@@ -114,7 +118,7 @@ class AuditLog:
         self._record(kind, entry)
 
     def _record(self, kind: Kind, entry: AuditEntry) -> None:
-        self._waiting.append(_Waiting(kind, entry))
+        self._waiting[kind].append(_Waiting(kind, entry, next(self._order)))
         self._published.set()
 
     def _kind_of(self, event: ManagementCalled | ManagementCallRefused) -> Kind:
@@ -160,7 +164,7 @@ class AuditLog:
         Writing cannot be cancelled: it ends first.
         """
         async with self._writing:
-            batch = list(self._waiting)
+            batch = self._in_order()
             self._published = trio.Event()
             try:
                 await run_in_thread(self._write, batch)
@@ -175,8 +179,12 @@ class AuditLog:
                 raise
             self.problem = None
             for one in batch:
-                if self._waiting and self._waiting[0] is one:
-                    self._waiting.popleft()
+                waiting = self._waiting[one.kind]
+                if waiting and waiting[0] is one:
+                    waiting.popleft()
+
+    def _in_order(self) -> list[_Waiting]:
+        return sorted(itertools.chain.from_iterable(self._waiting.values()), key=lambda one: one.order)
 
     async def read(self, wanted: AuditFilter, limit: int, before: int | None = None) -> AuditPage:
         """Return the latest entries, or those before a number, even while entries cannot be written.
@@ -189,10 +197,10 @@ class AuditLog:
         Raises:
             OSError: the files cannot be read.
         """
-        if before is None and self._waiting:
+        if before is None and any(self._waiting.values()):
             with contextlib.suppress(OSError):  # `run` reports it
                 await self.flush()
-        waiting = [one.line for one in self._waiting if one.line is not None]
+        waiting = [one.line for one in self._in_order() if one.line is not None]
         return await run_in_thread(
             read_entries, self._directory, wanted, limit, before, waiting, limiter=self._reading
         )

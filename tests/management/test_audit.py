@@ -292,6 +292,33 @@ async def test_a_disk_that_is_full(
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    "flood", [refused(), called("f", status=409), called("f", has_scope=True), called("logIn", caller="token v")]
+)
+async def test_what_waits_for_the_disk_displaces_only_its_own_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flood: Event
+) -> None:
+    def append(self: AuditFiles, lines: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hybridrelay.management.audit_log._MAX_WAITING", 5)
+    log = AuditLog(tmp_path, clock=Clock(), events=EventStream())
+    with monkeypatch.context() as full:
+        full.setattr(AuditFiles, "append", append)
+        log(called("before"))
+        for _ in range(10):
+            log(flood)
+        log(called("after"))
+        with pytest.raises(OSError, match="No space"):
+            await log.flush()
+        waiting = (await log.read(ALL, 100)).entries
+    await log.flush()
+    entries = (await log.read(ALL, 100)).entries
+    assert entries == waiting
+    assert len(entries) == 7
+    assert (entries[0].operation, entries[-1].operation) == ("after", "before"), "in the order of the calls"
+
+
 # --- the operation
 
 
