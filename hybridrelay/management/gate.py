@@ -243,14 +243,11 @@ class Gate:
                 self.logins.end(digest)
         return None
 
-    async def log_in(self, request: Request, credentials: Secret) -> tuple[Caller, Secret, Login]:
-        """Begin a login of a browser, for someone who has entered a management token or a signature.
-
-        Returns:
-            The caller, the text of the login's cookie, and the login.
+    async def verify_login(self, request: Request, credentials: Secret) -> Identified:
+        """Return who wants to log in with a browser, and has entered a management token or a signature.
 
         Raises:
-            RequestError: the same as in `admit`.
+            RequestError: the same as in `identify`.
         """
         scheme, _, value = credentials.reveal().strip().partition(" ")
         if not value:
@@ -264,10 +261,10 @@ class Gate:
                 raise Refused("the text is neither a token nor a signature of this relay")
             return found
 
-        return await self._log_in(request, verify)
+        return await self._verify_login(request, verify)
 
-    async def log_in_by_code(self, request: Request, code: Secret) -> tuple[Caller, Secret, Login]:
-        """Like `log_in`, for someone who has a one-time code (`Logins.add_code`)."""
+    async def verify_login_by_code(self, request: Request, code: Secret) -> Identified:
+        """Like `verify_login`, for someone who has a one-time code (`Logins.add_code`)."""
 
         async def verify() -> Identified:
             credential = self.logins.use_code(digest_of(code.reveal()), self._managed.clock())
@@ -276,11 +273,9 @@ class Gate:
                 raise Refused("the code for logging in is unknown, has already been used, or has expired")
             return found
 
-        return await self._log_in(request, verify)
+        return await self._verify_login(request, verify)
 
-    async def _log_in(
-        self, request: Request, verify: Callable[[], Awaitable[Identified]]
-    ) -> tuple[Caller, Secret, Login]:
+    async def _verify_login(self, request: Request, verify: Callable[[], Awaitable[Identified]]) -> Identified:
         assert isinstance(request.peer, Peer)
         peer, group = request.peer, address_group(request.peer.address)
         await _check_site(request, by_cookie=True)
@@ -290,16 +285,30 @@ class Gate:
             await self._refuse(peer, group, str(exc), exc.answer)
         except StateError as exc:
             raise problem_of(exc, conditional=False) from exc
-        caller = found.caller
-        peer.on_identified(caller)
-        await self._check_rate(self._calls.take(caller.limit_group, trio.current_time()), "too many requests")
+        peer.on_identified(found.caller)
+        return found
+
+    async def log_in(self, request: Request, found: Identified) -> tuple[Secret, Login]:
+        """Count the request, and begin a login.
+
+        Args:
+            request: the request.
+            found: what `verify_login` has returned for it.
+
+        Returns:
+            The text of the login's cookie, and the login.
+
+        Raises:
+            RequestError: 429, because the caller sends too many requests.
+        """
+        await self._check_rate(self._calls.take(found.caller.limit_group, trio.current_time()), "too many requests")
         # Another login of this browser, if there is one, is over: its cookie is replaced.
         self.log_out(request)
         text = secrets.token_urlsafe(32)
         login = self.logins.begin(
             digest_of(text), found.credential, now=self._managed.clock(), valid_until=found.expires_at
         )
-        return caller, Secret(text), login
+        return Secret(text), login
 
     def log_out(self, request: Request) -> None:
         """End the logins of the browser that has sent a request."""

@@ -125,13 +125,16 @@ async def _log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Respo
     form = visit.form()
     assert isinstance(request.peer, Peer)
     next_ = form.get("next", "")
+    caller: Caller | None = None  # also known to the audit log if the login is refused from here on
     try:
         if form.get("code"):
-            caller, text, login = await gate.log_in_by_code(request, Secret(form["code"]))
+            found = await gate.verify_login_by_code(request, Secret(form["code"]))
         else:
-            caller, text, login = await gate.log_in(request, Secret(form.get("token", "")))
+            found = await gate.verify_login(request, Secret(form.get("token", "")))
+        caller = found.caller
+        text, login = await gate.log_in(request, found)
     except RequestError as exc:
-        return _log_in_page(next_, _state(visit), failure=exc.failure), None
+        return _log_in_page(next_, _state(visit), failure=exc.failure), caller
     seconds = login.expires_at - login.began_at
     cookie = login_cookie(request, text.reveal(), is_encrypted=request.peer.is_encrypted, seconds=seconds)
     return redirect(_next_untrusted(next_), (cookie,)), caller

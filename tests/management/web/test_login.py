@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from hybridrelay.events import ManagementCalled, ManagementCallRefused
 from hybridrelay.management.callers import Caller
 from hybridrelay.management.logins import TokenCredential, digest_of
 from hybridrelay.management.peers import Peer
+from hybridrelay.management.rates import Buckets
 from hybridrelay.security import KeySlot, ManagementRole, Right
 
 from ..conftest import CONNECTIONS
@@ -125,6 +127,23 @@ async def test_what_does_not_let_one_in(relay: Relay, browser: Browser) -> None:
     refused = [event for event in relay.events if isinstance(event, ManagementCallRefused)]
     assert {event.operation_id for event in refused} == {"logIn"}
     assert len(relay.failures()) == 5
+
+
+async def test_a_login_beyond_the_limit_is_recorded_with_its_caller(
+    relay: Relay, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets = Buckets(rate=1e-9, burst=3)
+    monkeypatch.setattr(relay.gate, "_calls", buckets)
+    token, header = relay.token()
+    for _ in range(3):
+        buckets.charge(("token", f"ci {token.id}"), trio.current_time())
+    answer = await browser.log_in(header)
+    assert answer.status == 429
+    assert "too many requests" in page_of(answer).text
+    assert not browser.cookies
+    event = relay.events[-1]
+    assert isinstance(event, ManagementCalled)
+    assert (event.operation_id, event.status, event.caller) == ("logIn", 429, f"token ci {token.id}")
 
 
 async def test_a_page_of_another_site_cannot_log_one_in(relay: Relay, browser: Browser) -> None:
