@@ -111,8 +111,10 @@ class Distribution(Generic[ChannelT]):
         #: The programs of the control channels that were last observed, and how many channels each has.
         self._channels: dict[ChannelT, _Program] = {}
         self._open: Counter[_Program] = Counter()
-        #: When the update was last sent over each channel whose program has not settled yet.
+        #: When the update was last sent over each channel whose program has not settled yet; and over those whose
+        #: program has, which may change.
         self._asked: dict[ChannelT, float] = {}
+        self._settled: dict[_Program, dict[ChannelT, float]] = {}
         for at, one in () if earlier is None else earlier._recipients.items():
             if one.departed_at is not None and one.state is not UpdateState.OTHER:
                 self._recipients[at] = Recipient(
@@ -150,9 +152,10 @@ class Distribution(Generic[ChannelT]):
             self._arrive(channel)
             outputs.append(self._give(channel, now))
         for channel, last in list(self._asked.items()):
-            known = self._recipients.get(self._channels[channel])
+            at = self._channels[channel]
+            known = self._recipients.get(at)
             if known is not None and known.has_settled:
-                del self._asked[channel]
+                self._settled.setdefault(at, {})[channel] = self._asked.pop(channel)
             elif now - last >= REPEAT_SECONDS:
                 outputs.append(self._give(channel, now))
         self._forget(now)
@@ -178,10 +181,12 @@ class Distribution(Generic[ChannelT]):
     def _depart(self, channel: ChannelT, now: float, time_of_day: float) -> None:
         at = self._channels.pop(channel)
         self._asked.pop(channel, None)
+        self._settled.get(at, {}).pop(channel, None)
         self._open[at] -= 1
         if self._open[at]:
             return
         del self._open[at]
+        self._settled.pop(at, None)
         one = self._recipients.get(at)
         if one is None:
             return
@@ -208,6 +213,8 @@ class Distribution(Generic[ChannelT]):
             return None
         known.answers_left -= 1
         known.state, known.detail = state, detail
+        if not known.has_settled:  # it may have lost what it had
+            self._asked.update(self._settled.pop((address, instance), {}))
         if known.departed_at is not None and state is UpdateState.OTHER:
             del self._recipients[address, instance]
         return known

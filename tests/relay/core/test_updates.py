@@ -53,6 +53,18 @@ def test_it_is_repeated_until_it_is_kept() -> None:
     assert machine.missing[0].detail == "no relay"
 
 
+def test_a_program_that_has_lost_it_is_given_it_again() -> None:
+    machine = Distribution[Channel](5)
+    assert observe(machine, seen("a"), seen("a2", "a"), now=0) == ["a", "a2"]
+    machine.answered("192.0.2.1", "a", KEPT, "")
+    assert observe(machine, seen("a"), seen("a2", "a"), now=REPEAT_SECONDS) == []
+    machine.answered("192.0.2.1", "a", MEMORY, "the file is read-only now")
+    assert names(machine) == ["a"]
+    assert observe(machine, seen("a2", "a"), now=REPEAT_SECONDS + 1) == ["a2"]
+    machine.answered("192.0.2.1", "a", KEPT, "")
+    assert observe(machine, seen("a2", "a"), now=3 * REPEAT_SECONDS) == []
+
+
 def test_those_that_it_is_not_for_do_not_count() -> None:
     machine = Distribution[Channel](5)
     observe(machine, seen("a"), seen("b"), now=0)
