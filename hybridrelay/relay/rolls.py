@@ -8,15 +8,12 @@ import attrs
 
 from ..protocol.control import KeptState
 
-__all__ = ["FEW_HOLDERS", "FREE_PART", "MAX_HOLDERS", "MAX_HOLDERS_OF_RELAY", "Holder"]
+__all__ = ["MAX_HOLDERS", "MAX_HOLDERS_OF_RELAY", "Holder"]
 
-#: How many programs the rolls of one hybrid connection remember together, and those of a relay. Half of the latter is
-#: reserved for hybrid connections with at most `FEW_HOLDERS`; of what is free of the other half, each may have
-#: `FREE_PART`. If there are more programs, the old key is revoked at the end of the grace period.
+#: How many programs the rolls of one hybrid connection remember together, and those of a relay (`core.room`). If
+#: there are more programs, the old key is revoked at the end of the grace period.
 MAX_HOLDERS: Final = 10_000
 MAX_HOLDERS_OF_RELAY: Final = 50_000
-FEW_HOLDERS: Final = 100
-FREE_PART: Final = 0.4
 
 
 @attrs.define

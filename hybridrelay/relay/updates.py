@@ -14,10 +14,20 @@ import attrs
 
 from ..security import MAX_SEQUENCE, MAX_UPDATE, Role, check_connection_name
 
-__all__ = ["MAX_UPDATES_PER_CONNECTION", "MAX_UPDATE_NOTE", "StoredUpdate"]
+__all__ = [
+    "MAX_RECIPIENTS",
+    "MAX_RECIPIENTS_OF_RELAY",
+    "MAX_UPDATES_PER_CONNECTION",
+    "MAX_UPDATE_NOTE",
+    "StoredUpdate",
+]
 
 #: How many documents a relay keeps for one hybrid connection: one for each side, and some for single identities.
 MAX_UPDATES_PER_CONNECTION = 18
+#: How many programs are remembered for all updates of one hybrid connection, and of a relay (`core.room`). Others are
+#: given the update, but are not listed.
+MAX_RECIPIENTS = 10_000
+MAX_RECIPIENTS_OF_RELAY = 50_000
 #: The maximum length of the administrator's note (characters).
 MAX_UPDATE_NOTE = 128
 

@@ -20,7 +20,6 @@ The rules:
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -28,7 +27,7 @@ import attrs
 
 from ...protocol.control import KeptState
 from ..model import KeyRoll
-from ..rolls import FEW_HOLDERS, FREE_PART, MAX_HOLDERS, MAX_HOLDERS_OF_RELAY, Holder
+from ..rolls import Holder
 
 __all__ = [
     "LATER_REPEAT_SECONDS",
@@ -36,7 +35,6 @@ __all__ = [
     "RETURN_SECONDS",
     "SETTLED_SECONDS",
     "GiveKey",
-    "HolderRoom",
     "RetireKey",
     "Roll",
     "Seen",
@@ -82,33 +80,6 @@ class RetireKey:
     one."""
 
     has_waited: bool
-
-
-class HolderRoom:
-    """How many programs the rolls of a relay remember; see `MAX_HOLDERS`."""
-
-    def __init__(self) -> None:
-        """Begin without any."""
-        self._used: Counter[str] = Counter()
-        self._total = 0
-
-    def take(self, connection: str) -> bool:
-        """Take room for one program. Returns whether there is any."""
-        used = self._used[connection]
-        free = MAX_HOLDERS_OF_RELAY - self._total
-        unreserved = int(max(0.0, free + used - MAX_HOLDERS_OF_RELAY / 2) * FREE_PART)
-        if free <= 0 or used >= min(MAX_HOLDERS, max(FEW_HOLDERS, unreserved)):
-            return False
-        self._total += 1
-        self._used[connection] += 1
-        return True
-
-    def release(self, connection: str, count: int) -> None:
-        """Give back the room of a roll that is over."""
-        self._used[connection] -= count
-        self._total -= count
-        if not self._used[connection]:
-            del self._used[connection]
 
 
 class Roll(Generic[HandleT]):

@@ -9,11 +9,13 @@ The rules:
 3. Programs that have disconnected are remembered if they do not have the update. Connectors are remembered in any
    case, because they will not have the next update. At most `MAX_DEPARTED` programs are remembered in this way, each
    for `DEPARTED_SECONDS`.
+4. If there is no room for a program, it is given the update, but is not remembered.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -24,7 +26,6 @@ from ...protocol.control import UpdateState
 __all__ = [
     "DEPARTED_SECONDS",
     "MAX_DEPARTED",
-    "MAX_RECIPIENTS",
     "REPEAT_SECONDS",
     "Channel",
     "Distribution",
@@ -57,8 +58,6 @@ _Program: TypeAlias = tuple[str, str]
 REPEAT_SECONDS = 60.0
 #: How many answers of a program are noted each time it is asked. Each is an event.
 MAX_ANSWERS = 3
-#: How many programs are remembered. Others are given the update, but are not listed.
-MAX_RECIPIENTS = 10_000
 #: How many programs are remembered after they have disconnected, and for how long (seconds).
 MAX_DEPARTED = 1000
 DEPARTED_SECONDS = 30 * 86_400.0
@@ -102,11 +101,21 @@ class Distribution(Generic[ChannelT]):
 
     Args:
         sequence: the sequence of the update.
-        earlier: the machine of the update that this one replaces, if there is one.
+        earlier: the machine of the update that this one replaces, if there is one. It is closed.
+        take_room: returns whether there is room for one more program, and takes it.
+        release_room: gives back the room of this many programs.
     """
 
-    def __init__(self, sequence: int, earlier: Distribution[ChannelT] | None = None) -> None:
+    def __init__(
+        self,
+        sequence: int,
+        earlier: Distribution[ChannelT] | None = None,
+        *,
+        take_room: Callable[[], bool] = lambda: True,
+        release_room: Callable[[int], None] = lambda count: None,
+    ) -> None:
         self.sequence = sequence
+        self._take_room, self._release_room = take_room, release_room
         self._recipients: dict[_Program, Recipient] = {}
         #: The programs of the control channels that were last observed, and how many channels each has.
         self._channels: dict[ChannelT, _Program] = {}
@@ -115,8 +124,8 @@ class Distribution(Generic[ChannelT]):
         #: program has, which may change.
         self._asked: dict[ChannelT, float] = {}
         self._settled: dict[_Program, dict[ChannelT, float]] = {}
-        for at, one in () if earlier is None else earlier._recipients.items():
-            if one.departed_at is not None and one.state is not UpdateState.OTHER:
+        for at, one in {} if earlier is None else earlier.close().items():
+            if one.departed_at is not None and one.state is not UpdateState.OTHER and take_room():
                 self._recipients[at] = Recipient(
                     one.instance,
                     one.address,
@@ -124,6 +133,12 @@ class Distribution(Generic[ChannelT]):
                     departed_at=one.departed_at,
                     departed_on=one.departed_on,
                 )
+
+    def close(self) -> dict[_Program, Recipient]:
+        """Give back the room of all programs, and return them. Nothing may be called afterwards."""
+        recipients, self._recipients = self._recipients, {}
+        self._release_room(len(recipients))
+        return recipients
 
     @property
     def recipients(self) -> tuple[Recipient, ...]:
@@ -168,7 +183,7 @@ class Distribution(Generic[ChannelT]):
         known = self._recipients.get(at)
         if known is not None:
             known.departed_at = None
-        elif len(self._recipients) < MAX_RECIPIENTS:
+        elif self._take_room():
             self._recipients[at] = Recipient(channel.instance, channel.address, str(channel.role))
 
     def _give(self, channel: ChannelT, now: float) -> GiveUpdate[ChannelT]:
@@ -192,7 +207,7 @@ class Distribution(Generic[ChannelT]):
             return
         one.departed_at, one.departed_on = time_of_day, now
         if one.state is UpdateState.OTHER or (one.has_settled and one.role != "connector"):
-            del self._recipients[at]
+            self._remove(at)
 
     def _forget(self, now: float) -> None:
         """Forget programs that left long ago, and the earliest of the others if there are too many."""
@@ -203,7 +218,11 @@ class Distribution(Generic[ChannelT]):
         too_many = len(departed) - MAX_DEPARTED
         for number, (since, at) in enumerate(departed):
             if number < too_many or now - since > DEPARTED_SECONDS:
-                del self._recipients[at]
+                self._remove(at)
+
+    def _remove(self, at: _Program) -> None:
+        del self._recipients[at]
+        self._release_room(1)
 
     def answered(self, address: str, instance: str, state: UpdateState, detail: str) -> Recipient | None:
         """Note the answer of a program. Returns the program; None if it is unknown, has said this before, or has
@@ -216,5 +235,5 @@ class Distribution(Generic[ChannelT]):
         if not known.has_settled:  # it may have lost what it had
             self._asked.update(self._settled.pop((address, instance), {}))
         if known.departed_at is not None and state is UpdateState.OTHER:
-            del self._recipients[address, instance]
+            self._remove((address, instance))
         return known

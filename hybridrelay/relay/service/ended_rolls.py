@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from ..core.rolls import GiveKey, HolderRoom, Roll, Seen
+from ..core.rolls import GiveKey, Roll, Seen
+from ..core.room import Room
 from ..model import HybridConnection, KeyId, KeyRoll
 from ..rolls import Holder
 from ..snapshot import EndedRollSnapshot, HolderSnapshot, UnkeptKeySnapshot
@@ -41,7 +42,7 @@ class EndedRolls:
         room: how many programs may be remembered.
     """
 
-    def __init__(self, room: HolderRoom) -> None:
+    def __init__(self, room: Room) -> None:
         self._room = room
         #: By hybrid connection and rule.
         self._ended: dict[tuple[str, str], _Ended] = {}

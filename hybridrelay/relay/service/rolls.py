@@ -25,9 +25,10 @@ from ...events.relay_resources import StateFileNotWritten, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.control import KeptState
-from ..core.rolls import RETURN_SECONDS, GiveKey, HolderRoom, RetireKey, Roll, Seen
+from ..core.rolls import RETURN_SECONDS, GiveKey, RetireKey, Roll, Seen
+from ..core.room import Room
 from ..model import HybridConnection, KeyId, KeyRoll
-from ..rolls import Holder
+from ..rolls import MAX_HOLDERS, MAX_HOLDERS_OF_RELAY, Holder
 from ..snapshot import EndedRollSnapshot, FileProblem, RollSnapshot, UnkeptKeySnapshot
 from ..store.rolls import (
     ROLLS_FILE,
@@ -106,7 +107,7 @@ class RollService:
         self._file_limiter = trio.CapacityLimiter(1)
         self._clock = clock
         self._events = events
-        self._room = HolderRoom()
+        self._room = Room(MAX_HOLDERS_OF_RELAY, MAX_HOLDERS)
         #: By hybrid connection and rule.
         self._rolls: dict[tuple[str, str], _Known] = {}
         #: The hybrid connections of `_rolls`, as they were when it was updated.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import trio
 
@@ -15,11 +16,12 @@ from ...events.relay_changes import UpdateAnswered
 from ...events.stream import EventStream
 from ...protocol import control
 from ...security import Role
+from ..core.room import Room
 from ..core.updates import Distribution, Recipient
 from ..model import StoreChange
 from ..snapshot import RecipientSnapshot, UpdateSnapshot
 from ..store.store import Store
-from ..updates import StoredUpdate
+from ..updates import MAX_RECIPIENTS, MAX_RECIPIENTS_OF_RELAY, StoredUpdate
 from .broker import BrokerService
 from .control import ControlPeer
 
@@ -66,6 +68,7 @@ class UpdateService:
         self._limiter = limiter
         self._clock = clock
         self._events = events
+        self._room = Room(MAX_RECIPIENTS_OF_RELAY, MAX_RECIPIENTS)
         self._updates: dict[tuple[str, Role, str], StoredUpdate] = {}
         self._machines: dict[tuple[str, Role, str], Distribution[ControlPeer]] = {}
         #: The same machines by hybrid connection, for what is about only one of them.
@@ -108,11 +111,18 @@ class UpdateService:
                 earlier[name, side, serial] = self._machines.pop((name, side, serial))
         for update in updates:
             at = name, side, serial = update.recipients
-            machine = earlier.get(at)
+            machine = earlier.pop(at, None)
             if machine is None or machine.sequence != update.sequence:
-                machine = Distribution(update.sequence, machine)
+                machine = Distribution(
+                    update.sequence,
+                    machine,
+                    take_room=partial(self._room.take, name),
+                    release_room=partial(self._room.release, name),
+                )
             self._updates[at] = update
             self._machines[at] = self._of_connection.setdefault(name, {})[side, serial] = machine
+        for machine in earlier.values():
+            machine.close()
 
     def _read_updates(self, names: Sequence[str] | None) -> Sequence[StoredUpdate]:
         """Read the updates of these hybrid connections, or of all, in a thread."""
@@ -127,7 +137,7 @@ class UpdateService:
             update = self._updates[at]
             channels_of_update = channels[update.connection, update.role]
             outputs = machine.observe(channels_of_update, trio.current_time(), time_of_day=time_of_day)
-            if time_of_day < update.expires_at:
+            if outputs and time_of_day < update.expires_at:
                 document = base64.b64encode(update.document).decode("ascii")
                 for output in outputs:
                     output.channel.give(control.Update(update.connection, update.sequence, document))

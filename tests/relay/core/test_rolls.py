@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from functools import partial
-
 import attrs
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,13 +14,11 @@ from hybridrelay.relay.core.rolls import (
     RETURN_SECONDS,
     SETTLED_SECONDS,
     GiveKey,
-    HolderRoom,
     RetireKey,
     Roll,
     Seen,
 )
 from hybridrelay.relay.model import KeyRoll
-from hybridrelay.relay.rolls import FEW_HOLDERS, FREE_PART, MAX_HOLDERS, MAX_HOLDERS_OF_RELAY
 from hybridrelay.security import KeySlot
 
 KEPT, MEMORY, WAITING = KeptState
@@ -250,27 +244,9 @@ def test_programs_that_a_previous_relay_has_seen_need_room_too() -> None:
     assert (roll.holders, roll.is_crowded) == (before.holders[:1], True)
 
 
-def test_the_rolls_of_one_hybrid_connection_leave_room_for_those_of_others() -> None:
-    room = HolderRoom()
-
-    def fill(connection: str) -> int:
-        return next(number for number in itertools.count() if not room.take(connection))
-
-    assert fill("a") == MAX_HOLDERS
-    used: list[int] = []
-    while number := fill(f"b{len(used)}"):
-        used.append(number)
-    assert used == sorted(used, reverse=True)
-    assert used[0] == int((MAX_HOLDERS_OF_RELAY / 2 - MAX_HOLDERS) * FREE_PART)
-    assert used.count(FEW_HOLDERS) >= MAX_HOLDERS_OF_RELAY // 2 // FEW_HOLDERS
-    assert sum(used) == MAX_HOLDERS_OF_RELAY - MAX_HOLDERS
-    room.release("a", MAX_HOLDERS)
-    assert fill("few") == FEW_HOLDERS
-
-
-def test_too_many_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolls, "MAX_HOLDERS", 1)
-    roll = Roll[str](begin().roll, take_room=partial(HolderRoom().take, "db"))
+def test_too_many_programs() -> None:
+    rooms = iter([True])
+    roll = Roll[str](begin().roll, take_room=lambda: next(rooms, False))
     assert observe(roll, 0.0, A, B) == [GiveKey("a")]
     assert (roll.is_crowded, roll.changes) == (True, 2)
     kept(roll, A)

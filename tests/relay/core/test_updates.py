@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from hybridrelay.protocol.control import UpdateState
 from hybridrelay.relay.core import updates
+from hybridrelay.relay.core.room import Room
 from hybridrelay.relay.core.updates import DEPARTED_SECONDS, REPEAT_SECONDS, Distribution, GiveUpdate
 
 KEPT, MEMORY, WAITING, REFUSED, OTHER = UpdateState
@@ -129,13 +132,22 @@ def test_a_clock_that_is_set_changes_nothing() -> None:
 
 def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(updates, "MAX_DEPARTED", 3)
-    monkeypatch.setattr(updates, "MAX_RECIPIENTS", 5)
-    machine = Distribution[Channel](5)
+    room = Room(5, 5)
+    take, release = partial(room.take, "db"), partial(room.release, "db")
+    machine = Distribution[Channel](5, take_room=take, release_room=release)
     many = [seen(f"c{number}") for number in range(9)]
     assert len(observe(machine, *many, now=0)) == 9
-    assert len(machine.recipients) == 5
+    assert len(names(machine, missing=False)) == 5
     observe(machine, now=1)
-    assert len(machine.recipients) == 3
+    assert len(names(machine, missing=False)) == 3
+    assert take()
+    release(1)
+    later = Distribution[Channel](6, machine, take_room=take, release_room=release)
+    assert len(names(later, missing=False)) == 3
+    assert [take() for _ in range(3)] == [True, True, False]
+    release(2)
+    later.close()
+    assert [take() for _ in range(6)] == [True] * 5 + [False]
 
 
 @given(
@@ -149,7 +161,9 @@ def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_simple_model(steps: list[tuple[str, object, object]]) -> None:
     """Nobody who has it is asked again on the same channel, and everybody else is, at the latest after a minute."""
-    machine, now, asked = Distribution[Channel](1), 0.0, dict[str, float]()
+    room = Room(100, 100)
+    machine = Distribution[Channel](1, take_room=partial(room.take, "db"), release_room=partial(room.release, "db"))
+    now, asked = 0.0, dict[str, float]()
     state: dict[str, UpdateState] = {}
     for what, who, value in steps:
         if what == "answer":
@@ -174,5 +188,6 @@ def test_a_simple_model(steps: list[tuple[str, object, object]]) -> None:
             if state.get(one) is OTHER:
                 del state[one]
         missing = {one.instance for one in machine.missing}
+        assert room.used == len(machine._recipients)
         assert {one for one in who if state.get(one) not in (KEPT, OTHER)} <= missing
         assert not {one for one in who if state.get(one) in (KEPT, OTHER)} & missing

@@ -146,7 +146,7 @@ async def test_it_stays_known_after_the_end_until_it_has_stored_the_key(scene: S
     assert relay.ended("db", RULE) is None
     assert list(relay.unkept()) == []
     assert read_ended_rolls(scene.folder) == []
-    assert relay._room._total == 0
+    assert relay._room.used == 0
 
 
 async def test_the_next_relay_knows_it(scene: Scene) -> None:

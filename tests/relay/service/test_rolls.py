@@ -17,7 +17,6 @@ from hybridrelay.events.relay_resources import StateFileNotWritten, StateFileWri
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
-from hybridrelay.relay.core import rolls as core
 from hybridrelay.relay.core.rolls import RETURN_SECONDS, Roll
 from hybridrelay.relay.model import KeyId, KeyRoll
 from hybridrelay.relay.service import rolls as module
@@ -319,7 +318,7 @@ async def test_saving_many_programs_delays_no_other_task_and_is_seldom(
 
 
 async def test_the_room_for_programs_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "MAX_HOLDERS", 5)
+    monkeypatch.setattr(module, "MAX_HOLDERS", 5)
     broker, store = _many_rolls(1)
     (roll, other) = store.get("db00000").rolls
     channels = _programs(roll, 5)
@@ -346,4 +345,4 @@ async def test_the_room_for_programs_is_given_back(tmp_path: Path, monkeypatch: 
     known = relay._rolls["db00000", roll.rule]
     known.machine.answered("192.0.2.1", "c" * 32, KeptState.KEPT, "")
     await relay._retire("db00000", known.machine, has_waited=True)
-    assert relay._room._total == 0
+    assert relay._room.used == 0

@@ -158,12 +158,21 @@ async def test_changes_are_noted_while_the_store_cannot_be_read(
     assert updates.known() == [(7, 0, 0)]
 
 
-async def test_the_updates_of_a_hybrid_connection_that_was_deleted_are_forgotten(store: SQLiteStore) -> None:
-    updates = Updates(store, make_broker(store), [])
+async def test_the_updates_of_a_hybrid_connection_that_was_deleted_are_forgotten(
+    store: SQLiteStore, rules: Sequence[Rule], nursery: trio.Nursery
+) -> None:
+    broker = make_broker(store)
+    connector, _ = await connect(broker, nursery, hello_of("0" * 64), rules[0])
+    updates = Updates(store, broker, [connector.peer])
     store.put_update(an_update(7))
     await updates.look()
-    assert updates.known() == [(7, 0, 0)]
+    assert (updates.known(), updates.service._room.used) == ([(7, 1, 0)], 1)
+    store.put_update(an_update(8))
+    await updates.look()
+    assert (updates.known(), updates.service._room.used) == ([(8, 1, 0)], 1)
     store.delete("db")
     await updates.look()
     assert updates.known() == []
     assert not updates.service._updates
+    assert updates.service._room.used == 0
+    nursery.cancel_scope.cancel()
