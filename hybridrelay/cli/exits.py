@@ -1,4 +1,4 @@
-"""Exit codes."""
+"""Exit codes, and an exception that decides about one."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ BUG = 70
 NOT_STARTED = 125
 #: Added to the number of the signal that ended a command before its work was done, as in shells (130 for Ctrl-C).
 SIGNAL = 128
+
+
+class EndedWhileServing(Exception):
+    """A service has failed after it was ready. `__cause__` is why.
+
+    Its configuration could be used when it was started, so `USAGE` would be wrong: after that, service managers do
+    not start it again.
+    """

@@ -26,8 +26,10 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
     """
     try:
         return run(args)
-    except Exception as exc:
+    except Exception as caught:
         logger.debug("the command failed", exc_info=True)
+        was_serving = isinstance(caught, exits.EndedWhileServing)
+        exc = caught.__cause__ or caught if was_serving else caught
         for leaf in leaves(exc):
             if isinstance(leaf, HybridRelayError):
                 _report_ours(leaf, as_json=bool(args.log_json))
@@ -41,7 +43,10 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
                 print_error(text, remedy, as_json=bool(args.log_json), reason=Reason.OUT_OF_RESOURCES.slug)
             else:
                 print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json), reason="internal-error")
-        return max(map(_exit_code, leaves(exc))) if args.failure_code is None else int(args.failure_code)
+        if args.failure_code is not None:
+            return int(args.failure_code)
+        codes = map(_exit_code, leaves(exc))
+        return max(exits.FAILED if was_serving and code == exits.USAGE else code for code in codes)
 
 
 _BUG_REMEDY = "this is a bug: run it again with --log-level debug, and report what it says"

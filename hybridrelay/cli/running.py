@@ -132,13 +132,19 @@ def run_until_stopped(
         The signal that stopped it, or None if it ended by itself.
 
     Raises:
-        Exception: whatever `main` raises.
+        exits.EndedWhileServing: `main` has raised an exception, and `stop` is armed.
+        Exception: whatever `main` raises otherwise.
     """
     keep_freed_memory()
     raise_descriptor_limit()
     stopper = _Stopper(on_abort, stop, reloads)
     with stopper.handlers(), log_python_messages(), short_collections():
-        trio.run(stopper.supervise, main)
+        try:
+            trio.run(stopper.supervise, main)
+        except Exception as exc:
+            if stop is None or not stop.armed:
+                raise
+            raise exits.EndedWhileServing from exc
     return stopper.received
 
 

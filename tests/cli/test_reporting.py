@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from hybridrelay.cli import main
+from hybridrelay.cli import exits, main
 from hybridrelay.cli.commands import probe
-from hybridrelay.errors import ConfigurationError, RelayUnreachable
+from hybridrelay.errors import ConfigurationError, DeniedByPolicy, RelayUnreachable, StateError
 from hybridrelay.protocol.reasons import Reason
 
 from ..deployments import HYBRIDRELAY
@@ -50,6 +50,28 @@ def test_errors_are_lines(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exce
     result = run("probe")
 
     assert (result.code, result.out, result.err) == (code, "", says)
+
+
+@pytest.mark.parametrize(
+    ("errors", "code"),
+    [
+        ([ConfigurationError("a")], 1),
+        ([StateError("a"), ConfigurationError("b")], 1),
+        ([RelayUnreachable("a")], 1),
+        ([ConfigurationError("a"), DeniedByPolicy("b")], 3),
+        ([ConfigurationError("a"), KeyError("b")], 70),
+    ],
+)
+def test_a_program_that_was_ready_does_not_end_with_the_code_for_its_configuration(
+    run: Run, monkeypatch: pytest.MonkeyPatch, errors: list[Exception], code: int
+) -> None:
+    """After that code, systemd would not start it again."""
+    error = exits.EndedWhileServing()
+    error.__cause__ = errors[0] if len(errors) == 1 else ExceptionGroup("", errors)
+    _failing(monkeypatch, error)
+    result = run("probe")
+    assert (result.code, result.out) == (code, "")
+    assert "hybridrelay: error: a\n" in result.err
 
 
 def test_a_shortage_behind_an_error_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.cli import running
+from hybridrelay.cli import exits, running
 from hybridrelay.cli.logs import set_up_logs
 from hybridrelay.cli.reloading import ReloadRequests
 from hybridrelay.cli.running import GracefulStop, run_until_stopped
@@ -70,6 +70,21 @@ def test_an_error_leaves_as_itself() -> None:
 
     with pytest.raises(RelayUnreachable, match="away"):
         run_until_stopped(main)
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_an_error_of_a_program_that_was_ready_says_so(is_ready: bool) -> None:
+    stop = GracefulStop(1.0)
+
+    async def main() -> None:
+        await trio.lowlevel.checkpoint()
+        if is_ready:
+            stop.arm()
+        raise RelayUnreachable("away")
+
+    with pytest.raises(exits.EndedWhileServing if is_ready else RelayUnreachable) as caught:
+        run_until_stopped(main, stop=stop)
+    assert isinstance(caught.value.__cause__ if is_ready else caught.value, RelayUnreachable)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
