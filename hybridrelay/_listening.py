@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import trio
@@ -24,6 +25,9 @@ _EPHEMERAL = 32768
 _WHO_LISTENS = {"linux": "ss -ltnp", "win32": "netstat -abn"}.get(sys.platform, "lsof -nP -iTCP")
 _WHO_RECEIVES = {"linux": "ss -lunp", "win32": "netstat -abn"}.get(sys.platform, "lsof -nP -iUDP")
 _WHO_HAS_IT = {"linux": "ss -tanp"}.get(sys.platform, _WHO_LISTENS)
+
+#: How long the name service may take to resolve a name at which to listen (seconds).
+_LOOKUP_SECONDS = 10.0
 
 _PRIVILEGE = (
     "ports below 1024 need a privilege: set net.ipv4.ip_unprivileged_port_start, or AmbientCapabilities="
@@ -45,10 +49,7 @@ async def open_listeners(host: str | None, port: int, *, events: EventStream) ->
         OSError: the name cannot be resolved, none of the addresses belongs to this machine, or one that does cannot
             be used.
     """
-    with thread_errors():
-        addresses = await trio.socket.getaddrinfo(
-            host, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE
-        )
+    addresses = await _look_up(host, port, trio.socket.SOCK_STREAM, trio.socket.AI_PASSIVE)
     listeners: list[trio.SocketListener] = []
     absent: list[OSError] = []
     try:
@@ -68,6 +69,13 @@ async def open_listeners(host: str | None, port: int, *, events: EventStream) ->
             listener.socket.close()
         raise
     return listeners
+
+
+async def _look_up(host: str | None, port: int, kind: int, flags: int = 0) -> Sequence[tuple[Any, ...]]:
+    """Return the addresses of a name, as `socket.getaddrinfo` does. Raises OSError, also if that takes too long."""
+    with trio.move_on_after(_LOOKUP_SECONDS), thread_errors():
+        return await trio.socket.getaddrinfo(host, port, type=kind, flags=flags)
+    raise OSError(errno.ETIMEDOUT, f"the name service did not answer within {_LOOKUP_SECONDS:g} s")
 
 
 async def _listen(family: int, type_: int, protocol: int, address: tuple[Any, ...]) -> trio.SocketListener:
@@ -98,8 +106,7 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
         OSError: see `open_listeners`; or `host` is a wildcard address, and this system does not say to which address
             a datagram was sent (EOPNOTSUPP).
     """
-    with thread_errors():
-        addresses = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_DGRAM)
+    addresses = await _look_up(host, port, trio.socket.SOCK_DGRAM)
     found: list[socket.socket] = []
     absent: list[OSError] = []
     try:

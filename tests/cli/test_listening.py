@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from hybridrelay._listening import explain_listen_error, open_listeners
+from hybridrelay._listening import bind_datagrams, explain_listen_error, open_listeners
 from hybridrelay.cli.arguments.forward import parse_forward
 from hybridrelay.cli.entries import entries_of
 from hybridrelay.events import Event, EventStream, ListenAddressSkipped, logged_events
@@ -62,6 +66,28 @@ async def test_an_error_where_no_address_is_there(addresses: tuple[str, ...]) ->
     with pytest.raises(OSError) as caught:
         await open_listeners("localhost", 0, events=logged_events())
     assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+class SilentResolver(trio.abc.HostnameResolver):
+    """A name service that does not answer."""
+
+    async def getaddrinfo(self, *_: Any) -> Any:
+        await trio.sleep_forever()
+
+    async def getnameinfo(self, *_: Any) -> Any:
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("listen", [partial(open_listeners, events=logged_events()), bind_datagrams])
+async def test_a_name_service_that_does_not_answer_is_an_error(
+    autojump_clock: trio.testing.MockClock, listen: Callable[[str, int], Awaitable[object]]
+) -> None:
+    trio.socket.set_custom_hostname_resolver(SilentResolver())
+    with pytest.raises(OSError, match="the name service did not answer within 10 s") as caught:
+        await listen("front.example", 0)
+    assert trio.current_time() == 10.0
+    text, remedy = explain_listen_error(caught.value, 80, otherwise="or choose another")
+    assert (text, remedy) == ("the name service did not answer within 10 s", "choose another")
 
 
 async def test_a_port_that_is_taken_at_one_address_is_an_error() -> None:
