@@ -10,7 +10,7 @@ import trio
 from ._threads import run_in_thread
 from .errors import ConfigurationError
 
-__all__ = ["FILE_SECONDS", "FileThread", "side_by_side", "thread_of_file"]
+__all__ = ["FILE_SECONDS", "FileSilent", "FileThread", "side_by_side", "thread_of_file"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,6 +38,10 @@ def thread_of_file(path: object) -> FileThread:
     return threads.setdefault(str(path), FileThread(str(path)))
 
 
+class FileSilent(ConfigurationError):
+    """A file system did not answer in time."""
+
+
 #: How many files are read side by side, at most, so that many of them do not need as many threads.
 _AT_A_TIME = 64
 
@@ -54,7 +58,7 @@ async def side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
 
     Raises:
         ConfigurationError: what the first of them has raised that has failed, in their order. All others have ended
-            then.
+            then, or have not been called because the file system of one has not answered.
     """
     results: dict[int, T] = {}
     errors: dict[int, ConfigurationError] = {}
@@ -62,6 +66,8 @@ async def side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
 
     async def call(number: int, read: Callable[[], Awaitable[T]]) -> None:
         async with limiter:
+            if any(isinstance(error, FileSilent) for error in errors.values()):
+                return  # they would be waited for together, too, but after the others
             try:
                 results[number] = await read()
             except ConfigurationError as exc:
@@ -91,7 +97,7 @@ class FileThread:
         """Call `function(*arguments)` in a thread.
 
         Raises:
-            ConfigurationError: the file system did not answer in time.
+            FileSilent: the file system did not answer in time.
             Exception: any exception of the function.
 
         If cancelled, this returns at once; the function may continue, and its result is dropped.
@@ -100,7 +106,7 @@ class FileThread:
             self._limiter = trio.CapacityLimiter(1)
         with trio.move_on_after(FILE_SECONDS):
             return await run_in_thread(function, *arguments, limiter=self._limiter, abandon_on_cancel=True)
-        raise ConfigurationError(
+        raise FileSilent(
             f"{self._what} cannot be read: the file system did not answer within {FILE_SECONDS:g} s",
             remedy="check whether a network file system cannot be reached",
         )

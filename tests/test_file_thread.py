@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay._file_thread import FILE_SECONDS, FileThread, side_by_side
+from hybridrelay._file_thread import FILE_SECONDS, FileSilent, FileThread, side_by_side
 from hybridrelay.errors import ConfigurationError
 
 
@@ -79,6 +79,32 @@ async def test_files_that_hang_are_waited_for_together(
             await ended.wait()
     finally:
         hanging.set()
+
+
+async def test_when_very_many_files_hang_not_all_of_them_are_waited_for(
+    hanging: threading.Event, mock_clock: trio.testing.MockClock
+) -> None:
+    begun: list[int] = []
+    ended = trio.Event()
+
+    async def read(number: int) -> None:
+        begun.append(number)
+        await FileThread(f"file {number}").run(hanging.wait)
+
+    async def read_all() -> None:
+        with pytest.raises(FileSilent):
+            await side_by_side([partial(read, number) for number in range(500)])
+        ended.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(FILE_SECONDS + 1)
+            await ended.wait()
+    finally:
+        hanging.set()
+    assert len(begun) == 64
 
 
 async def test_side_by_side_keeps_the_order_and_raises_the_first_error() -> None:
