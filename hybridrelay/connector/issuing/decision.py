@@ -41,10 +41,11 @@ __all__ = [
     "key_digest",
 ]
 
-#: How many used claims are recorded, of all hybrid connections that share the file. A hybrid connection may have no
-#: more than there is room left for, which is at most half, so that it does not leave the others without room. A relay
-#: keeps 200 open claims of a hybrid connection, each for up to 7 days.
+#: How many used claims are recorded, of all hybrid connections that share the file. The second half of this room is
+#: for hybrid connections that have few: each may have this part of what is free, so that only about 150 together use
+#: it up. A relay keeps 200 open claims of a hybrid connection, each for up to 7 days.
 MAX_USED_CLAIMS = 4096
+_FEW_PART = 32
 #: How long after its expiry a used claim stays recorded (30 days).
 KEPT_SECONDS = 30 * 86_400.0
 #: How often the identities of one label may be renewed in an hour, whatever their serials. A program renews its
@@ -152,7 +153,8 @@ def _claim(requester: Requester, key: str, used: UsedClaims, renewals: Sequence[
         return Decision(Reason.CLAIM_USED, "the claim was used before, for another key", earlier=earlier)
     current = used.current(now)
     own = sum(one.connection == requester.connection for one in current.entries)
-    if own >= MAX_USED_CLAIMS - len(current.entries):
+    free = MAX_USED_CLAIMS - len(current.entries)
+    if free <= 0 or (2 * free <= MAX_USED_CLAIMS and own >= max(1, free // _FEW_PART)):
         detail = f"the connector has recorded {own} used claims of this hybrid connection, and has no room for more"
         return Decision(Reason.LIMIT, detail)
     note = UsedClaim(requester.connection, requester.serial, requester.label, key, now, requester.not_after)

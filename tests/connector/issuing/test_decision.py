@@ -57,6 +57,28 @@ def decide(
     return decide_issue(requester, key, used=used, renewals=renewals or [], issuer_ends=issuer_ends, now=now)
 
 
+def test_many_hybrid_connections_together_leave_room_for_others() -> None:
+    """Each records as many as it can."""
+    entries: tuple[UsedClaim, ...] = ()
+
+    def fill(name: str) -> int:
+        nonlocal entries
+        for number in range(MAX_USED_CLAIMS + 1):
+            claim = attrs.evolve(CLAIM, connection=name, serial=f"{number:X}")
+            changed = decide(claim, used=UsedClaims(entries)).changed
+            if changed is None:
+                return number
+            entries = changed.entries
+        raise AssertionError("there is no limit")
+
+    used = [fill(f"c{number}") for number in range(130)]
+    assert used[0] == MAX_USED_CLAIMS // 2
+    assert used[1:] == sorted(used[1:], reverse=True)
+    assert used[10] >= 40
+    assert used[-1] >= 1
+    assert len(entries) <= MAX_USED_CLAIMS
+
+
 @pytest.mark.parametrize(
     ("decision", "reason"),
     [
@@ -70,6 +92,8 @@ def decide(
         (decide(CLAIM, used=recorded(payroll=MAX_USED_CLAIMS // 2)), Reason.NO_ERROR),
         (decide(CLAIM, used=recorded(payroll=MAX_USED_CLAIMS - 1)), Reason.NO_ERROR),
         (decide(CLAIM, used=recorded(payroll=MAX_USED_CLAIMS)), Reason.LIMIT),
+        (decide(CLAIM, used=recorded(payroll=2048, orders=61)), Reason.NO_ERROR),
+        (decide(CLAIM, used=recorded(payroll=2048, orders=62)), Reason.LIMIT),
         (decide(CLAIM, now=NOW + DAY), Reason.IDENTITY_EXPIRED),
         (decide(CLAIM, now=NOW + DAY - 1), Reason.NO_ERROR),
         (decide(CLAIM, issuer_ends=NOW + DAY), Reason.ISSUE_REFUSED),
