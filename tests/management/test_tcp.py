@@ -439,6 +439,9 @@ async def test_during_a_change_each_address_is_served_as_before_or_as_afterwards
                 changing.start_soon(relay.tcp.change, without_tls)
                 await waits.wait()
                 assert (await relay.ask(context=files.context()))[0] == 200
+                assert (await relay.ask(context=files.context(), host="relay.example.com"))[0] == 200, (
+                    "in its certificate"
+                )
                 new = next(one for one in relay.tcp.bound if one.startswith("127.0.0.1:") and one != old)
                 relay.port = int(new.rpartition(":")[2])
                 assert (await relay.ask())[0] == 200

@@ -40,6 +40,16 @@ def test_a_place_is_kept_for_its_holder_however_often_others_ask(honest: Holder)
     assert scene.is_refused(ROGUE), "it has time to be established again"
 
 
+def test_of_the_places_of_a_holder_the_kept_one_is_displaced_first() -> None:
+    """It is in use no longer, even if another one was taken after it."""
+    scene = Scene.make(6)
+    held = [scene.places.take(ROGUE, f"{number}") for number in range(6)]
+    for place in held:
+        scene.places.establish(place)
+    scene.places.keep(held[2], KEPT_SECONDS)
+    assert scene.enter(HONEST, "honest") == "2"
+
+
 def test_a_kept_place_ends_by_time() -> None:
     scene, held = crowded()
     scene.places.keep(held[0], KEPT_SECONDS)

@@ -28,7 +28,7 @@ from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import session_pair
 
 from ..listening import FakeListener, deaf, leaving, willing
-from ..peers import HOST, make_broker, token_for, update
+from ..peers import HOST, FarEnd, client_hello, make_broker, token_for, update
 from ..places import make_places
 
 
@@ -149,6 +149,24 @@ async def test_a_revoked_key_holds_no_control_channels(
     peer.lost()
     (registered,) = await connectors.register(nursery, secondary)
     assert isinstance(registered, control.Registered)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_client_whose_key_was_revoked_is_no_longer_a_sender(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    """Neither in lists, nor for the hybrid connection's changes, although its control channel has not ended yet."""
+    broker = make_broker(registry)
+    client = await FarEnd.connect(broker, nursery, client_hello())
+    await client.hear()
+    assert isinstance(await client.ask(control.Check(1, "db", token_for(rules[1]))), control.Checked)
+    assert [peer for _, peer in broker.senders.page(10, connection="db")] == [client.peer]
+    assert client.peer._index.of(["db"]) == [client.peer]
+    registry.revoke_key("db", rules[1].name, KeySlot.PRIMARY)
+    update(broker, registry)
+    client.peer.check_keys()
+    assert broker.senders.page(10, connection="db") == []
+    assert client.peer._index.of(["db"]) == []
     nursery.cancel_scope.cancel()
 
 
