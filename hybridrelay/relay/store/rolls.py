@@ -28,9 +28,13 @@ __all__ = [
 
 ROLLS_FILE: Final = "rolls.json"
 _FORMAT: Final = "hybridrelay-rolls"
-#: The maximum size of a file that is read (bytes). 10,000 programs take about 2 MB.
-_MAX_BYTES: Final = 64 << 20
+#: The maximum size of a file that is read (bytes). 10,000 programs take about 2 MB. There may be as many as
+#: `MAX_HOLDERS_OF_RELAY`, and a few more of each hybrid connection, and each character of their texts may take 12
+#: bytes.
+_MAX_BYTES: Final = 128 << 20
 _MAX_TEXT: Final = 1024
+#: How much of a program's own text is saved (characters), so that programs cannot make the file too large.
+_MAX_SAVED_DETAIL: Final = 48
 #: How many programs are encoded at once.
 _PART: Final = 200
 
@@ -168,7 +172,7 @@ def _dumped(value: object) -> str:
 
 def _encoded(holder: Holder) -> list[str | None]:
     state = None if holder.state is None else holder.state.value
-    return [holder.instance, holder.address, holder.role, state, holder.detail]
+    return [holder.instance, holder.address, holder.role, state, holder.detail[:_MAX_SAVED_DETAIL]]
 
 
 def _holder(instance: object, address: object, role: object, state: object, detail: object) -> Holder:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from hybridrelay.protocol.control import KeptState
+from hybridrelay.protocol.control import MAX_DETAIL, KeptState
+from hybridrelay.relay.core.room import LEAST
 from hybridrelay.relay.model import KeyRoll
-from hybridrelay.relay.rolls import Holder
+from hybridrelay.relay.rolls import MAX_HOLDERS_OF_RELAY, Holder
+from hybridrelay.relay.store import rolls as module
 from hybridrelay.relay.store.rolls import ROLLS_FILE, read_rolls, roll_id, write_rolls
 from hybridrelay.security import KeySlot
 
@@ -34,6 +36,19 @@ def test_many_programs_are_read_again(tmp_path: Path) -> None:
     holders = [Holder(str(number), "192.0.2.1", "client", is_connected=False) for number in range(401)]
     write_rolls(tmp_path, {ROLL: holders, "other": holders[:200]})
     assert read_rolls(tmp_path) == {ROLL: holders, "other": holders[:200]}
+
+
+def test_programs_cannot_make_the_file_too_large_to_be_read(tmp_path: Path) -> None:
+    """However many are remembered, and whatever they have answered: otherwise all rolls would be forgotten."""
+    count = 1000
+    address = "2001:db8:1111:2222::/64"
+    many = [Holder("f" * 32, address, "connector", KeptState.WAITING, "\U0001f600" * MAX_DETAIL)] * count
+    write_rolls(tmp_path, {ROLL: many})
+    each = (tmp_path / ROLLS_FILE).stat().st_size / count
+    hybrid_connections = 10_000
+    assert each * (MAX_HOLDERS_OF_RELAY + LEAST * hybrid_connections) < module._MAX_BYTES
+    (holder, *_) = read_rolls(tmp_path)[ROLL] or ()
+    assert holder.detail == "\U0001f600" * module._MAX_SAVED_DETAIL
 
 
 def test_programs_seem_disconnected_until_they_are_seen_again(tmp_path: Path) -> None:
