@@ -254,8 +254,9 @@ def not_passed(error: OSError) -> ConfigurationError:
     """Return the error that a private key cannot be passed to OpenSSL: see `private_file`, and OpenSSL has to open
     the file. Something is short on this machine, and the program that already runs continues as before."""
     shortage = shortage_of(error)
+    why = error.strerror or str(error) if shortage is None else f"this machine {shortage.text}"
     return ConfigurationError(
-        f"the private key cannot be passed to OpenSSL: {error.strerror or error}",
+        f"the private key cannot be passed to OpenSSL: {why}",
         remedy="free space in the directory of temporary files" if shortage is None else shortage.remedy,
     )
 
