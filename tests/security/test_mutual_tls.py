@@ -283,12 +283,20 @@ def test_check_peer_reads_the_dict() -> None:
             Reason.IDENTITY_WRONG_CONNECTION,
         ),
         (peer(subjectAltName=(("URI", "hybridrelay://identity/orders/connector/web"),)), Reason.IDENTITY_WRONG_ROLE),
+        (peer(subjectAltName=(("URI", "hybridrelay://identity/orders/claim/web"),)), Reason.IDENTITY_WRONG_ROLE),
     ],
 )
 def test_check_peer_refuses(certificate: dict[str, object], reason: Reason) -> None:
     with pytest.raises(PeerIdentityError) as caught:
         check_peer(certificate, "orders", Role.APPLICATION)
     assert caught.value.reason is reason
+
+
+def test_a_claim_certificate_is_accepted_only_where_claims_are() -> None:
+    claim = peer(subjectAltName=(("URI", "hybridrelay://identity/orders/claim/web"),))
+    assert check_peer(claim, "orders", Role.APPLICATION, accepts_claims=True).role is Role.CLAIM
+    with pytest.raises(PeerIdentityError, match="is for the claim, and the application was expected"):
+        check_peer(claim, "orders", Role.APPLICATION)
 
 
 @pytest.mark.parametrize("make", [data_client_context, data_server_context])
