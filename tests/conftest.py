@@ -1,8 +1,9 @@
 """Settings and fixtures of all tests.
 
-There are Hypothesis profiles: an ordinary run uses the same hundreds of examples each time, a thorough one thousands
-of new ones. Programs store their state in a temporary directory, so that tests do not change the user's. A failed
-test does not make later tests fail. At the end, a run prints the cause of each failure in few lines.
+There are Hypothesis profiles: an ordinary run uses the same hundred examples of each property every time, a thorough
+one thousands of new ones. Programs store their state in a temporary directory, so that tests do not change that of
+the user. A failed test does not make later tests fail. At the end, a run prints the cause of each failure in a few
+lines.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from .failures import describe_failure
 
-settings.register_profile("default", max_examples=300, stateful_step_count=80, deadline=None, derandomize=True)
+settings.register_profile("default", max_examples=100, stateful_step_count=80, deadline=None, derandomize=True)
 settings.register_profile(
     "thorough", max_examples=5000, stateful_step_count=150, deadline=None, suppress_health_check=list(HealthCheck)
 )
