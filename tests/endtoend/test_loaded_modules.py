@@ -56,9 +56,11 @@ def _start(deployment: Deployment, *arguments: str | Path) -> Program:
 
 async def test_connector_and_forward_load_no_servers(deployment: Deployment, nursery: trio.Nursery) -> None:
     published = deployment.create("db", await serve(nursery, echo))
-    connector = _start(deployment, "connector", "--connection-string-file", published.connector)
+    # On a busy machine, they might choose WebSocket.
+    native = ("--mode", "tcp")
+    connector = _start(deployment, "connector", "--connection-string-file", published.connector, *native)
     forward = _start(
-        deployment, "forward", "--connection-string-file", published.application, "--listen", "127.0.0.1:0"
+        deployment, "forward", "--connection-string-file", published.application, "--listen", "127.0.0.1:0", *native
     )
     ready = re.search(r"127\.0\.0\.1:(\d+)", forward.out)
     assert ready is not None
