@@ -93,7 +93,7 @@ def test_a_string_carries_the_key_of_another_rule(scene: Scene, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("rule", "rights", "from_store", "says"),
     [
-        ("billing", [Right.LISTEN], True, "does not carry the right Send"),
+        ("billing", [Right.LISTEN], True, "does not have the right Send"),
         ("billing", [], True, "no rule 'billing'"),
         ("billing", [Right.SEND], False, "has no key of rule billing"),
     ],
