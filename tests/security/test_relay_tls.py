@@ -69,7 +69,7 @@ async def connect(client: ssl.SSLContext, server: ssl.SSLContext, hostname: str 
     return ours
 
 
-def test_made_once_and_private(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_certificate_is_made_once_and_private(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = load_or_create_relay_certificate(tmp_path, now=NOW)
     content = path.read_bytes()
     if os.name == "posix":
@@ -88,7 +88,9 @@ def test_leftovers_of_a_crash_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
-def test_warns_where_others_can_read_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_certificate_that_others_can_read_causes_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     load_or_create_relay_certificate(tmp_path, now=NOW).chmod(0o644)
     with caplog.at_level(logging.WARNING):
         load_or_create_relay_certificate(tmp_path, now=NOW)
@@ -128,7 +130,7 @@ def test_there_is_one_text_for_each_pin() -> None:
         check_pin(WRONG_PIN.replace("A=", "B="))
 
 
-async def test_wrong_pin_says_both(certificate_file: Path) -> None:
+async def test_the_error_about_a_wrong_pin_has_both_pins(certificate_file: Path) -> None:
     stream = await connect(control_client_context([WRONG_PIN]), control_server_context(certificate_file))
     with pytest.raises(RelayIdentityError) as caught:
         check_relay_pin(stream.ssl_object, [WRONG_PIN])
@@ -150,7 +152,7 @@ async def test_without_handshake_there_is_nothing_to_compare() -> None:
 
 
 @pytest.mark.parametrize("name", ["relay.test", "Relay.test", "relay.test."])
-async def test_verified_by_ca(tmp_path: Path, name: str) -> None:
+async def test_a_certificate_from_the_ca_is_accepted(tmp_path: Path, name: str) -> None:
     authority = CertificateAuthority()
     chain = tmp_path / "chain.pem"
     chain.write_bytes(b"".join(authority.issue("relay.test")))
@@ -160,7 +162,7 @@ async def test_verified_by_ca(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-async def test_not_verified_by_ca(
+async def test_a_certificate_for_another_host_or_from_an_unknown_ca_is_refused(
     certificate_file: Path, trusted: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     # The certificate is of a known CA but for another host, or of an unknown CA.
@@ -177,12 +179,12 @@ def test_other_failures_are_not_about_the_certificate() -> None:
     assert relay_identity_error(TLSHandshakeError("the connection ended"), "relay.test") is None
 
 
-async def test_outer_tls(certificate_file: Path) -> None:
+async def test_outer_tls_offers_http(certificate_file: Path) -> None:
     stream = await connect(outer_tls._client_context(), outer_server_context(certificate_file))
     assert stream.ssl_object.selected_alpn_protocol() == "http/1.1"
 
 
-def test_pins_of_what_is_no_certificate(certificate_file: Path) -> None:
+def test_what_is_no_certificate_raises_nothing_but_value_error(certificate_file: Path) -> None:
     with pytest.raises(ValueError):
         spki_pin(b"junk")
     pem = certificate_file.read_text(encoding="ascii")
@@ -204,7 +206,7 @@ async def test_a_certificate_that_openssl_accepts_and_nobody_can_parse(tmp_path:
             read(path)
 
 
-def test_unusable_files(certificate_file: Path, tmp_path: Path) -> None:
+def test_an_unusable_file_is_explained(certificate_file: Path, tmp_path: Path) -> None:
     junk = tmp_path / "junk.pem"
     junk.write_text("junk", encoding="ascii")
     half = tmp_path / "half.pem"
