@@ -13,6 +13,7 @@ import attrs
 
 from ..errors import ConfigurationError
 from ..security import (
+    MAX_SEQUENCE,
     AuthorityFile,
     Endpoint,
     HostPorts,
@@ -153,6 +154,25 @@ def _relays(endpoints: Sequence[Endpoint], pins: Sequence[str]) -> dict[str, obj
         "relay_pins": list(pins),
         "ports": format_port_lists(endpoints),
     }
+
+
+def pushed_sequence(authority_file: AuthorityFile, role: Role) -> int:
+    """Return the sequence of the last updates if one was pushed to this side, and 0 if none was. What they state is
+    in the authority file, too.
+
+    Raises:
+        ConfigurationError: the authority file is damaged.
+    """
+    record = authority_file.extra.get("updates")
+    if record is None:
+        return 0
+    try:
+        sequence = record["sequence"] if role.value in record["sides"] else 0
+    except (TypeError, KeyError):
+        raise damaged("updates") from None
+    if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
+        raise damaged("updates")
+    return sequence
 
 
 def rule_of(authority_file: AuthorityFile, role: Role) -> Rule:

@@ -18,7 +18,7 @@ from ..security import AuthorityFile, ConnectionString, Identity, KeySlot, Local
 from ..security.authority_file import MAX_AUTHORITY_FILE
 from ..security.identity import DEFAULT_VALID_YEARS
 from ..security.loading import naming
-from .authority_content import RIGHTS, rule_of
+from .authority_content import RIGHTS, pushed_sequence, rule_of
 from .changes import attempted, kept_if_unknown, nothing
 from .files_with_keys import read_key
 from .new_files import check_new_files, new_files
@@ -369,7 +369,7 @@ def make_connection_string(
         )
     with naming(authority_path):
         slot = KeySlot.PRIMARY if slot is None else slot
-        return issue_string(
+        string = issue_string(
             authority_file,
             role,
             label,
@@ -380,6 +380,8 @@ def make_connection_string(
             local_name=local_name,
             has_identity=has_identity,
         )
+        # The authority file has what was pushed last, so the program has nothing to learn from that update.
+        return attrs.evolve(string, update_sequence=pushed_sequence(authority_file, role))
 
 
 def _check_right(rule: Rule, role: Role) -> None:

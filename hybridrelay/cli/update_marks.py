@@ -40,6 +40,8 @@ class UpdateMarks:
     def __init__(self, directory: Path | None) -> None:
         self._file = None if directory is None else directory / _FILE
         self._thread = FileThread(str(self._file))
+        #: What `warn_if_older` has published: connection strings and sequences.
+        self._warned: set[tuple[str, int, int]] = set()
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str] = os.environ) -> UpdateMarks:
@@ -65,8 +67,11 @@ class UpdateMarks:
             return 0
 
     def warn_if_older(self, string: ConnectionString) -> None:
-        """Publish, only to the log, that a connection string is older than the last update that was used."""
-        if (used := self.read(string)) > string.update_sequence:
+        """Publish, only to the log, that a connection string is older than the last update that was used; once."""
+        used = self.read(string)
+        what = string.entity_path, string.update_sequence, used
+        if used > string.update_sequence and what not in self._warned:
+            self._warned.add(what)
             plainly_logged_events().publish(
                 OlderStringRestored(connection=string.entity_path, sequence=string.update_sequence, used=used)
             )

@@ -192,3 +192,13 @@ def test_killed_at_every_write(created: Created, marks: UpdateMarks) -> None:
         assert load_connection_string(created.connector) == after
     assert number > 8, "the hook has seen few operations"
     assert found == after
+
+
+def test_an_older_connection_string_is_reported_once(
+    created: Created, marks: UpdateMarks, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_connection_string(created.connector)
+    marks.note(updated(before))
+    for _ in range(3):
+        marks.warn_if_older(before)
+    assert caplog.text.count("The connection string is older than the last update") == 1

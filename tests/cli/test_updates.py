@@ -65,6 +65,17 @@ def pushing_(run: Run, created: Created) -> Pushing:
 CONNECTORS, APPLICATIONS = (Role.CONNECTOR, ""), (Role.APPLICATION, "")
 
 
+def test_what_is_issued_later_has_the_update_already(pushing_: Pushing, run: Run, tmp_path: Path) -> None:
+    """So that it is not older than what other programs of that machine have used."""
+    assert pushing_.push("--target", "db2.internal:5432").code == 0
+    sequence = pushing_.opened()[CONNECTORS].sequence
+    for role, expected in (("connector", sequence), ("application", 0)):
+        out = tmp_path / f"later.{role}"
+        options = ("--role", role, "--label", "later", "--authority-file", pushing_.created.authority, "--out", out)
+        assert run("connections", "issue", "orders", *options).code == 0
+        assert load_connection_string(out).update_sequence == expected
+
+
 def test_a_target_goes_to_connectors(pushing_: Pushing, run: Run, tmp_path: Path) -> None:
     result = pushing_.push("--target", "db2.internal:5432")
     assert (result.code, result.err) == (0, "")
