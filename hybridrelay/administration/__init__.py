@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .registry import UpdateInfo as UpdateInfo
     from .relays import ChangedRelays as ChangedRelays
     from .relays import change_relays as change_relays
+    from .relays import other_ports as other_ports
     from .rules import ChangedRule as ChangedRule
     from .rules import delete_rule as delete_rule
     from .rules import set_rule as set_rule
@@ -148,6 +149,7 @@ _HOMES = {
     "relays": (
         "ChangedRelays",
         "change_relays",
+        "other_ports",
     ),
     "rules": (
         "ChangedRule",

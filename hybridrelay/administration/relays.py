@@ -9,7 +9,9 @@ import attrs
 
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record
+from .authority_content import relays_of
 from .changes import TRY_AGAIN, FilesWritten, IncompleteChange, attempted, change_with_files, nothing, only_change_of
+from .connections import read_authority_file
 from .files_with_relays import FileWithRelays, read_file_with_relays
 from .new_files import check_new_files
 from .provisioning import pair_hosts_and_ports
@@ -78,6 +80,28 @@ def change_relays(
             {relay_file: _dump_record(registry, known, after)} if relay_file else {},
         )
     return ChangedRelays(known.hosts, after, written.updated, first, written.incomplete)
+
+
+def other_ports(
+    registry: Registry, name: str, authority_path: Path
+) -> tuple[Mapping[str, int | None], Mapping[str, int | None]] | None:
+    """Return the ports that an authority file has for its only relay, and those of this relay, if they differ. New
+    connection strings and claims get those of the authority file.
+
+    Args:
+        registry: the registry of the relay.
+        name: the hybrid connection.
+        authority_path: its authority file.
+
+    Raises:
+        ConfigurationError: the authority file cannot be read, or is damaged.
+    """
+    endpoints, _ = relays_of(read_authority_file(authority_path, name))
+    if len(endpoints) != 1:
+        return None  # it is not known which of them this relay is
+    here = dict(registry.relay().ports)
+    there = dict(endpoints[0].ports)
+    return None if there == here else (there, here)
 
 
 def _dump_record(registry: Registry, known: ConnectionInfo, hosts: tuple[str, ...]) -> str:

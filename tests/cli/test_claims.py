@@ -8,8 +8,11 @@ import stat
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
+from hybridrelay.administration.authority_content import relays_of, with_relays
+from hybridrelay.administration.connections import read_authority_file
 from hybridrelay.cli import claim_taking
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
@@ -262,3 +265,18 @@ def test_options_are_checked_before_a_claim_is_taken(
     result = run(command, "--claim-file", "code", "--connection-string-file", "new", *wrong)
     assert result.code == 2
     assert says in result.err
+
+
+def test_ports_that_the_relay_has_left_are_a_warning(run: Run, created: Created, tmp_path: Path) -> None:
+    """What is issued gets those of the authority file."""
+    assert run(*issued(created)).err == ""
+    file = read_authority_file(created.authority, "orders")
+    endpoints, pins = relays_of(file)
+    moved = [attrs.evolve(one, ports={"http": 28080}) for one in endpoints]
+    created.authority.write_text(with_relays(file, moved, pins).format())
+    issue = ("connections", "issue", "orders", "--role", "application", "--label", "later")
+    where = ("--authority-file", created.authority, "--state", created.state, "--out", tmp_path / "later")
+    for result in (run(*issued(created)), run(*issue, *where)):
+        assert result.code == 0
+        assert "has http=28080 for its relay, and this relay has the default ports" in result.err
+        assert "updates push orders" in result.err

@@ -26,6 +26,7 @@ from ...relay.claims import ClaimState
 from ...security import ConnectionString, Role, load_connection_string
 from .. import exits, output
 from ..claim_taking import read_claim_code, take_to_file
+from ..moved_ports import warn_of_other_ports
 from ..relay_access import describe_access, open_registry
 from ..times import utc_text
 
@@ -48,6 +49,8 @@ def run_create(args: argparse.Namespace) -> int:
             now=now,
             before_change=args.signals.hold,
         )
+        if args.authority_file is not None:
+            warn_of_other_ports(registry, args.name, args.authority_file)
         if args.out is not None:
             try:
                 with new_files({args.out: f"{created.code.reveal()}\n"}):

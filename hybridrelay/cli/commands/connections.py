@@ -18,6 +18,7 @@ from ...administration import (
 from ...security import KeySlot, Role, format_ports
 from .. import exits, output
 from ..key_table import key_rows, keys_as_dicts
+from ..moved_ports import warn_of_other_ports
 from ..relay_access import check_alternatives, describe_access, open_registry
 from ..times import utc_text
 
@@ -68,6 +69,8 @@ def run_issue(args: argparse.Namespace) -> int:
             valid_years=args.valid_years,
             now=time.time(),
         )
+        if registry is not None:
+            warn_of_other_ports(registry, args.name, args.authority_file)
     end = _date(identity.details.not_after)
     output.say(f"issued {args.out}: {role} of {args.name}, label {identity.label}, valid until {end}")
     output.say(f"serial {identity.serial}")
