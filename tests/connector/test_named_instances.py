@@ -182,6 +182,8 @@ async def test_it_is_asked_twice(responder: Responder) -> None:
         ([], Reason.TARGET_TIMEOUT, "did not answer: it does not run, knows no such instance"),
         ([reply(more="")], Reason.TARGET_UNREACHABLE, "does not listen on TCP"),
         ([b"\x05"] * 50, Reason.TARGET_UNREACHABLE, "not a reply about an instance"),
+        # It is not read until there is one: others can send without end.
+        ([*[b"\x05"] * 50, reply()], Reason.TARGET_UNREACHABLE, "not a reply about an instance"),
     ],
 )
 async def test_without_an_answer_the_error_says_why(
