@@ -182,6 +182,20 @@ def test_a_backup_that_was_restored() -> None:
         assert one.string.target == HostPort("db7", 1)
 
 
+def test_a_file_that_could_not_be_written_and_is_replaced_by_an_earlier_one() -> None:
+    """What was used in this run counts, although nothing on the disk says so."""
+    program = Program(unwritable="the file is read-only")
+    assert isinstance(program.deliver(sealed(update(9)))[-1], UseUpdate)
+    assert program.floor == 0
+    program.string = attrs.evolve(STRING, update_sequence=2)
+    answer, _ = program.deliver(sealed(update(7)))
+    assert answer == AnswerRelay(
+        WAITING, "this machine has already used a later update, which this relay does not have"
+    )
+    assert program.string.update_sequence == 2
+    assert isinstance(program.deliver(sealed(update(9)))[-1], UseUpdate)
+
+
 def test_giving_up_in_the_middle() -> None:
     for trial in (False, True):
         program = Program()
