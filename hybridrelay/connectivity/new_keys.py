@@ -8,9 +8,9 @@ The rules:
 3. The changed connection string is first stored (`KeepString`), then the relay is answered, then the key is used,
    and shown to the other relays.
 4. The relay repeats the key until the answer is *kept*, so nothing is tried again here.
-5. If several messages of a relay wait, only the latest is handled, and there are pauses between new keys. A relay
-   that an attacker controls can thus neither fill the memory, nor make the program write, register and ask other
-   relays without end.
+5. If several messages of a relay wait, only the latest is handled, and there are pauses between the messages of a
+   relay, also if they contain the key that is in use. A relay that an attacker controls can thus neither fill the
+   memory, nor make the program write, register and ask other relays without end.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ NO_FILE = "this program has no file in which to store the connection string"
 
 #: How long an answer to a relay may take to be sent (seconds). One that reads nothing must not delay others.
 ANSWER_SECONDS = 10.0
-#: The shortest time between two keys of one relay, other than the key in use, that are handled (seconds).
-NEW_KEY_SECONDS = 5.0
+#: The shortest time between two messages of one relay that are handled (seconds).
+KEY_SECONDS = 5.0
 
 
 class OtherRelay(Protocol):
@@ -118,7 +118,7 @@ class NewKeys:
         self._unstored: ConnectionString | None = None
         #: The latest message of each relay that waits to be handled, by the relay's host name.
         self._waiting: dict[str, _Given] = {}
-        #: When the next new key of a relay may be handled, on Trio's clock.
+        #: When the next message of a relay may be handled, on Trio's clock.
         self._next_at: dict[str, float] = {}
 
     async def received(
@@ -141,27 +141,15 @@ class NewKeys:
         if is_waiting:
             return  # the task that waits already handles it
         try:
-            await self._pause(host)
+            await trio.sleep_until(self._next_at.get(host, -math.inf))
             await self._lock.acquire()
         finally:
             given = self._waiting.pop(host)
         try:
-            if self._is_new(given.message):
-                self._next_at[host] = trio.current_time() + NEW_KEY_SECONDS
+            self._next_at[host] = trio.current_time() + KEY_SECONDS
             await self._handle(given.channel, host, given.message, given.others)
         finally:
             self._lock.release()
-
-    async def _pause(self, host: str) -> None:
-        """Wait until the message of a relay that waits may be handled."""
-        while self._is_new(self._waiting[host].message):
-            at = self._next_at.get(host, -math.inf)
-            if trio.current_time() >= at:
-                return
-            await trio.sleep_until(at)
-
-    def _is_new(self, message: control.Key) -> bool:
-        return message.key != self._string().key.reveal()
 
     async def _handle(
         self, channel: ControlChannel, host: str, message: control.Key, others: Sequence[OtherRelay]

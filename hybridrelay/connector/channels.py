@@ -129,7 +129,7 @@ class DataChannels:
             # A bug in this program. It is logged, and must not affect other channels.
             self._events.publish(unexpected_failure("data channel", exc, published.name))
         finally:
-            publication.unproven.leave(newcomer)
+            publication.unproven.failed(newcomer)
             self._sessions.end_opening(opening)
 
     def _publish_failure(

@@ -8,6 +8,8 @@ number of such channels is therefore limited, and channels that never prove an i
    newcomer's holder would still have fewer, otherwise only if that channel is `TENURE_SECONDS` old.
 3. If it is younger, the newcomer is refused. Honest channels need their place for much less time, so this happens
    only while many arrive at once, and clients soon try again.
+4. A channel that ends without a proof keeps its place until it is `TENURE_SECONDS` old. Otherwise, channels that fail
+   at once could be dialed without a limit of rate.
 
 A holder thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
 Holders are distinguished by the name that the relay gives them (`control.Offer.holder`). If a relay gives no names,
@@ -21,8 +23,8 @@ from collections import Counter
 import attrs
 import trio
 
-#: How long a channel keeps its place although its holder wants another one (seconds). One holder can thus make the
-#: connector dial at most limit / TENURE_SECONDS times per second.
+#: How long a channel keeps its place although its holder wants another one, or although it has failed (seconds). One
+#: holder can thus make the connector dial at most limit / TENURE_SECONDS times per second.
 TENURE_SECONDS = 1.0
 
 
@@ -33,6 +35,8 @@ class Newcomer:
     holder: str
     #: When it was admitted, on Trio's clock.
     since: float
+    #: Whether it has ended without a proof.
+    has_failed: bool = False
     #: Everything before the proof of identity runs inside this scope. It is cancelled when the channel is displaced.
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -73,6 +77,7 @@ class Unproven:
             limit: how many channels there may be.
         """
         now = trio.current_time()
+        self._present = [one for one in self._present if not one.has_failed or now - one.since < TENURE_SECONDS]
         while len(self._present) >= limit:
             displaced = choose_displaced(self._present, holder, now) if self._present else None
             if displaced is None:
@@ -84,6 +89,12 @@ class Unproven:
         return newcomer
 
     def leave(self, one: Newcomer) -> None:
-        """Remove a channel whose peer has proved its identity, or that has ended. Idempotent."""
+        """Remove a channel whose peer has proved its identity. Idempotent."""
         if one in self._present:
             self._present.remove(one)
+
+    def failed(self, one: Newcomer) -> None:
+        """Note that a channel has ended. If it has not left before and is young, it keeps its place for a while."""
+        one.has_failed = True
+        if trio.current_time() - one.since >= TENURE_SECONDS:
+            self.leave(one)

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from hybridrelay.connectivity.control import ControlChannel
-from hybridrelay.connectivity.new_keys import ANSWER_SECONDS, NEW_KEY_SECONDS, NewKeys
+from hybridrelay.connectivity.new_keys import ANSWER_SECONDS, KEY_SECONDS, NewKeys
 from hybridrelay.errors import AuthorizationError, RelayUnreachable
 from hybridrelay.events import Event, EventStream
 from hybridrelay.events.endpoint import NewKeyReceived
@@ -190,10 +190,25 @@ async def test_a_relay_that_gives_keys_without_end_is_slowed_down(
     await program.give(keys, attrs.evolve(GIVEN, key="latest"))
     used = [step[1] for step in program.steps if isinstance(step, tuple) and step[0] == "use"]
     assert len(used) == 1
-    await trio.sleep(NEW_KEY_SECONDS + 1)
+    await trio.sleep(KEY_SECONDS + 1)
     used = [step[1] for step in program.steps if isinstance(step, tuple) and step[0] == "use"]
     assert used[1:] == ["latest"]
     assert len(program.events) == 2
+
+
+async def test_a_relay_that_gives_the_key_in_use_without_end_is_slowed_down(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    program = Program()
+    keys = program.keys()
+    in_use = attrs.evolve(GIVEN, key=program.string.key.reveal())
+    for number in range(1_000):
+        nursery.start_soon(program.give, keys, attrs.evolve(in_use, generation=number))
+        await trio.testing.wait_all_tasks_blocked(0.0)
+    assert sum(step == ("use", in_use.key) for step in program.steps) == 1
+    await trio.sleep(KEY_SECONDS + 1)
+    assert sum(step == ("use", in_use.key) for step in program.steps) == 2
+    assert len(nursery.child_tasks) == 0
 
 
 async def test_a_relay_that_gives_keys_without_end_does_not_delay_another_one(

@@ -105,3 +105,41 @@ async def test_a_flood_of_one_holder_is_bounded_in_rate_and_lets_another_in(
         unproven.admit("flood", MAX_UNPROVEN_CHANNELS)
         await trio.sleep(0.01)
     assert not honest.scope.cancel_called
+
+
+async def test_channels_that_fail_at_once_are_not_dialed_without_a_limit_of_rate(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    unproven, dialed = Unproven(), 0
+    for _ in range(100):
+        for _ in range(100):
+            if (one := unproven.admit("a", MAX_UNPROVEN_CHANNELS)) is not None:
+                dialed += 1
+                unproven.failed(one)
+        await trio.sleep(TENURE_SECONDS / 10)
+    assert dialed == 10 * MAX_UNPROVEN_CHANNELS
+
+
+async def test_failed_channels_of_one_holder_lock_out_no_other(autojump_clock: trio.testing.MockClock) -> None:
+    unproven = Unproven()
+    for _ in range(MAX_UNPROVEN_CHANNELS):
+        one = unproven.admit("a", MAX_UNPROVEN_CHANNELS)
+        assert one is not None
+        unproven.failed(one)
+    assert unproven.admit("a", MAX_UNPROVEN_CHANNELS) is None
+    assert unproven.admit("b", MAX_UNPROVEN_CHANNELS) is not None
+
+
+async def test_a_channel_that_fails_late_or_has_left_before_keeps_no_place(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    unproven = Unproven()
+    late, proven = (unproven.admit("a", MAX_UNPROVEN_CHANNELS) for _ in range(2))
+    assert late is not None
+    assert proven is not None
+    unproven.leave(proven)
+    unproven.failed(proven)
+    assert len(unproven) == 1
+    await trio.sleep(TENURE_SECONDS)
+    unproven.failed(late)
+    assert len(unproven) == 0
