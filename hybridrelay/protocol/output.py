@@ -9,7 +9,8 @@ order on the wire:
    is due; then counted frames other than OPEN, DATA and FIN, in the order in which they were queued. ACK precedes
    RESET and STOP, so that the peer knows whether its own FIN had arrived. ACK also precedes OPEN, so that a stream
    that has ended no longer counts when its successor is opened.
-4. OPEN; DATAGRAM, round robin among flows, up to a quarter of each write; FIN of streams without data; DATA, round
+4. OPEN; DATAGRAM, round robin among flows, up to a quarter of each write, and not while too much of it is on the
+   way (`datagram_pace.py`), with a PING after it when one is due; FIN of streams without data; DATA, round
    robin among streams, each stream's FIN after its last DATA. OPEN and DATA wait while the unacknowledged frames are
    at their limit. DATAGRAM precedes DATA, because a datagram that had to wait for its turn among thousands of streams
    would be useless, and because the streams have three quarters of each write anyway.
@@ -21,6 +22,7 @@ from collections import OrderedDict, deque
 
 from . import frames
 from .config import FAIR_DATA, MAX_DATA, MAX_DATAGRAM, MAX_PONGS_OWED, SessionConfig
+from .datagram_pace import DatagramPace
 from .delivery import EMPTY, Buffer, Inbox, Outbox
 from .errors import RemoteProtocolError
 from .events import SessionEvent, StreamWritable
@@ -72,6 +74,7 @@ class Output:
         self._ready: deque[Stream] = EMPTY
         #: The flows that have datagrams to write.
         self._flows: deque[Stream] = EMPTY
+        self.datagram_pace = DatagramPace()
 
     @property
     def is_pending(self) -> bool:
@@ -82,7 +85,8 @@ class Output:
             or self._controls
             or self._windows
             or self._fins
-            or self._flows
+            or (self._flows and not self.datagram_pace.is_full)
+            or self.datagram_pace.is_due
             or self._inbox.due
             or self._ping_due
             or self._pongs
@@ -165,6 +169,7 @@ class Output:
     def attached(self, *, resumed: bool) -> None:
         """Note that HELLO has been exchanged."""
         self._ping_due = True
+        self.datagram_pace.restart()
         self._again = deque(self.outbox.unacknowledged()) or EMPTY
         self.outbox.to_write_again = len(self._again)
         if resumed:
@@ -175,6 +180,7 @@ class Output:
     def detached(self) -> None:
         """Drop what concerned only the channel, which is lost."""
         self._pongs.clear()
+        self.datagram_pace.restart()
         self._again.clear()
         self.outbox.to_write_again = 0
 
@@ -220,6 +226,8 @@ class Output:
                 room -= self._write_opens(out, now)
             if self._flows:
                 room -= self._write_datagrams(out, max(max_bytes // _DATAGRAM_SHARE, _LONGEST_DATAGRAM), now)
+            if self.datagram_pace.is_due:
+                out.append(frames.Ping(self.datagram_pace.probe()).encode())
             if self._fins:
                 self._write_fins(out)
             self._write_data(out, room)
@@ -299,13 +307,18 @@ class Output:
 
     def _write_datagrams(self, out: list[Buffer], room: int, now: float) -> int:
         """Write datagrams of the flows in turn, at most `room` bytes. Returns how many bytes were written."""
-        flows, left = self._flows, room
-        while flows:
+        flows, left, pace = self._flows, room, self.datagram_pace
+        while flows and not pace.is_full:
             stream = flows.popleft()
             flow = stream.flow
             assert flow is not None
             turn_ends = left - FAIR_DATA
-            while left > turn_ends and (data := flow.to_send.take(now, left - frames.HEADER_SIZE)) is not None:
+            while (
+                left > turn_ends
+                and not pace.is_full
+                and (data := flow.to_send.take(now, left - frames.HEADER_SIZE)) is not None
+            ):
+                pace.written(len(data))
                 header = frames.datagram_header(stream.id, len(data))
                 out.extend([header + data] if len(data) < _JOIN_BELOW else [header, data])
                 left -= len(data) + frames.HEADER_SIZE
@@ -316,7 +329,7 @@ class Output:
                 self._write_fin(out, stream)
             if not stream.reschedule():
                 continue
-            if left > turn_ends:  # the next datagram does not fit into this write, and comes first in the next one
+            if left > turn_ends:  # the next datagram must not be written now, and comes first in the next write
                 flows.appendleft(stream)
                 break
             flows.append(stream)

@@ -607,6 +607,7 @@ class SessionCore:
 
     def _on_pong(self, frame: frames.Pong, now: float) -> None:
         self._liveness.pong(frame.token, now)
+        self._output.datagram_pace.answered(frame.token)
 
     def _on_goaway(self, frame: frames.GoAway, now: float) -> None:
         if frame.final:

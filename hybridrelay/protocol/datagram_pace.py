@@ -1,0 +1,69 @@
+"""How many bytes of datagrams may be on the way to the peer. SPEC.md, section 6.
+
+What was written to the channel arrives, however late: in the buffers of the sockets on the way, nothing is dropped
+for its age, and what streams write later has to wait behind it. Datagrams have no windows that limit this. So after
+some bytes of datagrams, a PING is written. Its PONG shows that the peer has processed the datagrams before it. While
+too much is on the way, datagrams stay in the queues of their flows (`datagrams.py`), which drop what has waited too
+long.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from .config import KIB
+
+__all__ = ["MAX_ON_THE_WAY", "OVERHEAD", "PROBE_AFTER", "DatagramPace"]
+
+#: How much may be on the way (bytes): 680 datagrams of 64 bytes, or two of the longest. At a round-trip time of
+#: 60 ms, this is 2 MB/s.
+MAX_ON_THE_WAY = 128 * KIB
+#: After this much, a PING is written (bytes). Flows with few datagrams thus cause none.
+PROBE_AFTER = 16 * KIB
+#: What a datagram costs in addition to its bytes, because processing it takes time, too (bytes).
+OVERHEAD = 128
+#: Tokens count from here, so that they differ from those of `Liveness`.
+_FIRST_TOKEN = 1 << 63
+
+
+class DatagramPace:
+    """The datagrams of one session that are on the way over the present channel."""
+
+    __slots__ = ("_before", "_since", "_token", "is_due", "is_full")
+
+    def __init__(self) -> None:
+        #: The bytes that were written before the PING that waits for its PONG, and since then.
+        self._before = self._since = 0
+        #: The token of that PING, or of the last one.
+        self._token = _FIRST_TOKEN
+        #: Whether a PING has to be written.
+        self.is_due = False
+        #: Whether no datagram may be written.
+        self.is_full = False
+
+    def restart(self) -> None:
+        """Begin again: there is another channel, or none. What was on the way is lost, and so are the answers."""
+        self._before = self._since = 0
+        self._update()
+
+    def written(self, size: int) -> None:
+        """Note that a datagram of `size` bytes was written."""
+        self._since += size + OVERHEAD
+        self._update()
+
+    def probe(self) -> bytes:
+        """Return the token of a PING that is written now, because `is_due`."""
+        self._before, self._since = self._since, 0
+        self._token += 1
+        self._update()
+        return struct.pack(">Q", self._token)
+
+    def answered(self, token: bytes) -> None:
+        """Handle a PONG. It is ignored unless it answers the PING that waits."""
+        if self._before and token == struct.pack(">Q", self._token):
+            self._before = 0
+            self._update()
+
+    def _update(self) -> None:
+        self.is_due = not self._before and self._since >= PROBE_AFTER
+        self.is_full = self._before + self._since >= MAX_ON_THE_WAY
