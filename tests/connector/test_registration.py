@@ -114,6 +114,21 @@ def test_a_channel_that_ends_because_of_a_replacement_is_not_reported_as_lost() 
     assert "ControlChannelLost" in kinds(made.handle(inputs.ChannelEnded(2), 9.0))
 
 
+def test_a_registration_that_another_machine_has_replaced_is_no_failure() -> None:
+    """The connection string has other ports for the same relay: no warning, and no further request."""
+    made = machine("one", "two")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
+    made.handle(inputs.RequestGranted(1, 2, 600.0), 0.0)
+    made.handle(inputs.ReplacementExpected(is_expected=True), 1.0)
+    done = made.handle(inputs.EndedByRelay(1, "one", Reason.SUPERSEDED), 2.0)
+    assert kinds(done) == ["RegistrationEnded", "ReportChange"]
+    made.handle(inputs.ReplacementExpected(is_expected=False), 3.0)
+    done = made.handle(inputs.EndedByRelay(1, "two", Reason.SUPERSEDED), 4.0)
+    assert "RegistrationFailed" in kinds(done)
+
+
 def test_a_successor_takes_over_before_the_earlier_channel_is_closed() -> None:
     made = machine("one", "two")
     made.handle(inputs.Start(), 0.0)

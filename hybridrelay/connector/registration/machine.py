@@ -375,6 +375,10 @@ class Machine:
             return  # otherwise the successor has taken it over, as intended
         if reason is Reason.SUPERSEDED and not is_latest:
             return  # the successor is taking it over; if that fails, everything is registered again
+        if reason is Reason.SUPERSEDED and self._attempts.expects_replacement:
+            self.registrations.lose(registration, reason)  # the other machine has registered it
+            self._out.append(commands.ReportChange())
+            return
         self.registrations.failed(registration, failure_error(name, control.Failed(0, reason)), now)
         self._out.append(commands.ReportChange())
         self.channels.register_again(now)
