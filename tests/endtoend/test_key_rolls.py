@@ -142,7 +142,7 @@ async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deploym
         assert "1 of 1 programs have not stored the new key. They fail after a restart," in shown
         assert re.search(r"memory +client +127\.0\.0\.1 ", shown)
         status = await trio.to_thread.run_sync(deployment.run, "status", "--state", deployment.state, "--json")
-        assert "key-not-kept" in [one["code"] for one in json.loads(status.stdout)["problems"]]
+        assert "key-not-kept" in [one["code"] for one in json.loads(status.stdout)["relay"]["problems"]]
     nursery.cancel_scope.cancel()
 
 
