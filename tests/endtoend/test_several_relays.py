@@ -23,6 +23,8 @@ HOSTS = ("127.0.0.1", "127.0.0.2")
 FAILED = 1
 STREAMS = 20
 SERVED_SECONDS = 60
+#: A session leaves a relay that was killed at once, and not when its workers have kept the data channel for a minute.
+NOTHING_IS_KEPT = ("--keep-pairs", "0")
 
 
 @attrs.define
@@ -60,7 +62,7 @@ class Pair:
 
     def start_relay(self, index: int) -> None:
         """Start one of them again, on its ports."""
-        self.relays[index] = self.deployments[index].start_relay()
+        self.relays[index] = self.deployments[index].start_relay(*NOTHING_IS_KEPT)
 
     def only(self, file: Path, index: int) -> Path:
         """The same connection string with one of the relays alone."""
@@ -81,7 +83,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     for folder in folders:
         folder.mkdir()
     with Deployment(folders[1], HOSTS[1]) as second, Deployment(folders[0], HOSTS[0]) as first:
-        yield Pair((first, second), [first.start_relay(), second.start_relay()])
+        yield Pair((first, second), [one.start_relay(*NOTHING_IS_KEPT) for one in (first, second)])
 
 
 async def wait_until_served(forward: Forward) -> None:
