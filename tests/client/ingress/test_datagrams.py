@@ -233,6 +233,14 @@ async def test_datagrams_wait_for_a_session(nursery: trio.Nursery, mock_clock: t
     nursery.cancel_scope.cancel()
 
 
+def test_the_memory_of_a_port_has_a_limit() -> None:
+    memory = datagrams._EarlyMemory()
+    assert memory.take(datagrams.MAX_EARLY_BYTES)
+    assert not memory.take(1)
+    memory.release(1)
+    assert memory.take(1)
+
+
 async def test_what_waits_for_a_session_is_within_the_memory_of_the_port(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ from hybridrelay.relay.core.pair_note import PairNote
 from hybridrelay.relay.core.pairs import Pair, PairEnd
 from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.quotas import Limits, Quota
-from hybridrelay.relay.service.adopted_process import AdoptedProcess
+from hybridrelay.relay.service.adopted_process import AdoptedProcess, peer_of
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.handover import PairHandover
 from hybridrelay.relay.service.pace import PairPace
@@ -522,6 +522,35 @@ async def test_a_program_that_is_no_worker_is_left_alone(tmp_path: Path, store: 
         await near.aclose()
 
 
+#: Greets as a worker does, and ends with 3 if there is no answer.
+_REFUSED = """
+try:
+    send(control, Kind.HELLO, 0, VERSION, (memory,))
+    answer = control.recv(100)
+except ConnectionError:
+    answer = b""
+sys.exit(1 if answer else 3)
+"""
+
+
+async def test_a_program_of_another_user_is_not_taken_over(
+    tmp_path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root can connect to the socket of another user."""
+    monkeypatch.setattr(
+        "hybridrelay.relay.service.takeover.peer_of", lambda control: (peer_of(control)[0], os.geteuid() + 1)
+    )
+    pair = await JoinedPair.make(store)
+    async with successor(tmp_path, store) as next_:
+        async with program(tmp_path, _REFUSED, pair.note) as one:
+            with trio.fail_after(60):
+                assert await one.wait() == 3
+        assert next_.events == []
+    await pair.aclose()
+    for near in pair.near:
+        await near.aclose()
+
+
 def test_the_path_of_the_socket_may_be_long(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100) / ("y" * 100)
     folder.mkdir(parents=True)
@@ -539,6 +568,19 @@ def test_a_socket_that_a_killed_relay_has_left_is_replaced(tmp_path: Path, monke
     assert (tmp_path / SOCKET_NAME).is_socket()
     with listen_for_workers(tmp_path, EventStream()) as listener:
         assert listener is not None
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_in_place_of_the_socket_is_not_deleted(tmp_path: Path, is_link: bool) -> None:
+    file = tmp_path / ("other" if is_link else SOCKET_NAME)
+    file.write_text("precious", "utf-8")
+    if is_link:
+        (tmp_path / SOCKET_NAME).symlink_to(file)
+    events: list[Event] = []
+    with listen_for_workers(tmp_path, EventStream(events.append)) as listener:
+        assert listener is None
+    assert [type(event) for event in events] == [WorkersNotKept]
+    assert (tmp_path / SOCKET_NAME).read_text("utf-8") == "precious"
 
 
 def test_where_no_socket_is_possible_an_event_says_so(tmp_path: Path) -> None:
