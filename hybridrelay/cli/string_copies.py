@@ -96,11 +96,11 @@ class StringCopies:
     """The copies of one program.
 
     Args:
-        folder: the directory for state; None: there are no copies.
+        directory: for state; None: there are no copies.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = None if folder is None else folder / "strings"
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = None if directory is None else directory / "strings"
 
     @classmethod
     def of_service(cls, environ: Mapping[str, str] = os.environ) -> StringCopies:
@@ -110,9 +110,9 @@ class StringCopies:
 
     def copy_of(self, file: Path) -> Path | None:
         """Return the path of the copy of a file; None if there are no copies."""
-        if self._folder is None:
+        if self._directory is None:
             return None
-        return self._folder / f"{hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:32]}.json"
+        return self._directory / f"{hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:32]}.json"
 
     def newest(self, string: ConnectionString) -> ConnectionString:
         """Return a connection string that was read from a file, with what the copy of this file has in addition, and

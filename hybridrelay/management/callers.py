@@ -41,11 +41,10 @@ def tenant_of(connection: str, scope: str) -> str:
             relay can create tokens, so nobody with a scope can make tenants.
 
     Returns:
-        The scope. If there is none, what its name has in common with others of the same folder: everything up to the
-        first slash, or if there is no slash, the name.
+        The scope. If there is none, the name up to and including its first slash, or if it has no slash, the name.
     """
-    folder, slash, _ = connection.partition("/")
-    return scope or folder + slash
+    first, slash, _ = connection.partition("/")
+    return scope or first + slash
 
 
 @attrs.frozen

@@ -63,10 +63,10 @@ def children() -> list[int]:
 
 def _children_by_parent() -> list[int]:
     ours, found = os.getpid(), []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             # The name of the program, in parentheses, may contain anything.
-            fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+            fields = (directory / "stat").read_bytes().rpartition(b")")[2].split()
             if int(fields[1]) == ours:
-                found.append(int(folder.name))
+                found.append(int(directory.name))
     return found
