@@ -416,6 +416,7 @@ class Terminal:
         self._pid, self._descriptor = pty.fork()
         if self._pid == 0:
             try:
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run below nohup
                 os.chdir(runner.folder)
                 os.execvpe(
                     "bash",
@@ -425,6 +426,7 @@ class Terminal:
             finally:
                 os._exit(1)
         self._text = ""
+        self._is_closed = False
 
     def send(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
@@ -442,9 +444,12 @@ class Terminal:
         self._text = self._text[found.end() :]
 
     def close(self) -> None:
-        os.close(self._descriptor)
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        """As when its window is closed. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._descriptor)
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
 
 
 @pytest.fixture
@@ -500,6 +505,8 @@ def test_the_size_of_the_terminal(runner: Runner, network: str, terminal: Termin
     terminal.wait_for(r"\nstarted\n")
     terminal.resize(33, 77)
     terminal.wait_for(r"33 77\n")
+    terminal.close()
+    runner.wait_until_gone()
 
 
 # --- nothing is left
