@@ -103,8 +103,8 @@ def test_a_limit_is_seen_in_the_log_of_those_who_are_refused(deployment: Deploym
     listen = ("--listen", "127.0.0.1:0")
     third = Program(deployment.command("forward", "--connection-string-file", published.application, *listen))
     with second, third:
-        second.wait_for_line("reason=listener-quota.*1 of 1 are used.*connections limits", where="err")
-        third.wait_for_line("reason=sender-quota.*1 of 1 are used.*connections limits", where="err")
+        second.wait_for_line("reason=listener-quota.*1 of 1 listeners.*connections limits", where="err")
+        third.wait_for_line("reason=sender-quota.*1 of 1 senders.*connections limits", where="err")
     shown = deployment.run("usage", "orders", *where)
     assert "listeners" in shown.stdout
     status = deployment.run("status", *where)

@@ -599,4 +599,4 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
     (event,) = published_events
     assert type(event) is (DataChannelDeclined if has_ended else DataChannelFailed)
     assert event.level is (Level.INFO if has_ended else Level.WARNING)
-    assert len(publication.unproven) == 0
+    assert newcomer.has_failed

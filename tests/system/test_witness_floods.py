@@ -61,18 +61,22 @@ async def test_a_flood_is_refused_and_the_channel_works(tmp_path_factory: pytest
         assert isinstance(await channel.check(published.name, token), control.Checked)
 
 
-async def test_what_is_stored_stays_when_the_limit_is_reached(
+async def test_the_first_checkpoint_and_the_newest_stay_when_the_limit_is_reached(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The log makes room with its own checkpoints in between. Another log has none that it may have replaced."""
     monkeypatch.setattr(store_module, "MAX_ROWS", 3)
     async with relay_and_connector(tmp_path_factory.mktemp("state")) as (relay, deployment, published, events):
         channel = await registered(deployment, deployment.string(published, Role.CONNECTOR))
-        answers = [await channel.witness(published.name, checkpoint(number)) for number in range(5)]
-        assert [type(one) for one in answers] == [control.Witnessed] * 3 + [control.Failed] * 2
-        assert isinstance(answers[-1], control.Failed)
-        assert answers[-1].reason is Reason.LIMIT
-        assert len([one for one in events if isinstance(one, CheckpointRefused)]) == 2
-        assert [one.seq for one in await relay.live.checkpoints(CheckpointQuery(10))] == [0, 1, 2]
+        answers = [await channel.witness(published.name, checkpoint(number)) for number in range(4)]
+        assert [type(one) for one in answers] == [control.Witnessed] * 4
+        kept = [one.seq for one in await relay.live.checkpoints(CheckpointQuery(10))]
+        assert (len(kept), kept[0], kept[-1]) == (3, 0, 3)
+        refused = await channel.witness(published.name, checkpoint(0, log="0e" * 8))
+        assert isinstance(refused, control.Failed)
+        assert refused.reason is Reason.LIMIT
+        assert len([one for one in events if isinstance(one, CheckpointRefused)]) == 1
+        assert [one.seq for one in await relay.live.checkpoints(CheckpointQuery(10))] == kept
 
 
 async def test_only_for_hybrid_connections_whose_key_was_shown(deployment: Deployment, nursery: trio.Nursery) -> None:
