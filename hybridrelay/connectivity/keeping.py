@@ -45,7 +45,7 @@ class StringKeeping:
         string: returns the connection string that is in use.
         keep: stores a connection string; None means that it is kept in memory only.
         events: the stream to which events are published.
-        changing: held while something is tried again, as whoever calls this object holds it.
+        changing: held while something is tried again. Callers of this object hold it, too.
         origin: what the program would use after a restart, if that differs from `string`.
     """
 
