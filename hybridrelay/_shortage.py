@@ -13,7 +13,7 @@ import attrs
 
 from ._descriptors import RAISE_LIMIT
 
-__all__ = ["OUT_OF_DESCRIPTORS", "OUT_OF_MEMORY", "Shortage", "shortage_of"]
+__all__ = ["OUT_OF_DESCRIPTORS", "OUT_OF_MEMORY", "Shortage", "remedy_or", "shortage_of", "text_or"]
 
 
 @attrs.frozen
@@ -61,6 +61,18 @@ def shortage_of(error: OSError) -> Shortage | None:
     if error.errno == errno.EADDRNOTAVAIL:
         return None if _has_free_port() else _PORTS
     return _SHORTAGES.get(error.errno)
+
+
+def text_or(error: Exception, usual: str) -> str:
+    """Return what has failed: that this machine is short of something, or the usual text about other causes."""
+    shortage = shortage_of(error) if isinstance(error, OSError) else None
+    return usual if shortage is None else f"this machine {shortage.text}"
+
+
+def remedy_or(error: Exception, usual: str) -> str:
+    """Return what to do about a failure: the remedy of a shortage, or the usual one for other causes."""
+    shortage = shortage_of(error) if isinstance(error, OSError) else None
+    return usual if shortage is None else shortage.remedy
 
 
 def _has_free_port() -> bool:

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from hybridrelay._shortage import shortage_of
+from hybridrelay._shortage import remedy_or, shortage_of, text_or
 from hybridrelay._threads import OutOfThreads
 
 
@@ -31,6 +31,8 @@ def test_a_shortage(error: OSError, says: str, do: str) -> None:
     assert shortage is not None
     assert says in shortage.text
     assert do in shortage.remedy
+    assert text_or(error, "usual") == f"this machine {shortage.text}"
+    assert remedy_or(error, "usual") == shortage.remedy
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,12 @@ def test_a_shortage(error: OSError, says: str, do: str) -> None:
 )
 def test_something_else(error: OSError) -> None:
     assert shortage_of(error) is None
+    assert (text_or(error, "usual"), remedy_or(error, "usual")) == ("usual", "usual")
+
+
+def test_only_errors_of_the_system_are_shortages() -> None:
+    error = ValueError("too many open files")
+    assert (text_or(error, "usual"), remedy_or(error, "usual")) == ("usual", "usual")
 
 
 @pytest.mark.parametrize(("number", "is_shortage"), [(None, False), (errno.EADDRINUSE, True), (errno.EACCES, False)])

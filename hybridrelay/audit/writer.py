@@ -10,7 +10,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from .._shortage import shortage_of
+from .._shortage import remedy_or
 from .._threads import run_in_thread
 from ..errors import ConfigurationError
 from ..events.audit import AuditRecordsLost, AuditSinkFailed, AuditSinkRestored
@@ -241,6 +241,5 @@ def _described(error: OSError | ConfigurationError) -> tuple[str, str]:
     """Return what has failed, and what to do about it."""
     if isinstance(error, ConfigurationError):
         return str(error), error.remedy or ""
-    shortage = shortage_of(error)
     where = f": {error.filename}" if error.filename else ""
-    return f"{error.strerror or error}{where}", "" if shortage is None else shortage.remedy
+    return f"{error.strerror or error}{where}", remedy_or(error, "")

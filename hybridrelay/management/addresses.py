@@ -10,7 +10,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from .._shortage import shortage_of
+from .._shortage import remedy_or, text_or
 from ..errors import ManagementError, RelayIdentityError, StateError, TLSHandshakeError
 from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket
 from ..security import Secret, management_client_context, spki_pin
@@ -130,14 +130,9 @@ class UrlAddress:
                 f"the host of {self.url} cannot be found: {exc.strerror}", remedy="check the name in --management"
             ) from exc
         except OSError as exc:
-            shortage = shortage_of(exc)
+            usual = "check the URL, whether the relay is running with --management ADDR:PORT, and firewalls"
             raise ManagementError(
-                f"cannot connect to {self.url}: {_why(exc)}"
-                if shortage is None
-                else f"cannot connect to {self.url}: this machine {shortage.text}",
-                remedy="check the URL, whether the relay is running with --management ADDR:PORT, and firewalls"
-                if shortage is None
-                else shortage.remedy,
+                f"cannot connect to {self.url}: {text_or(exc, _why(exc))}", remedy=remedy_or(exc, usual)
             ) from exc
         return stream if context is None else await self._secure(stream, context)
 

@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 import msgspec
 
-from .._shortage import shortage_of
+from .._shortage import remedy_or
 from .audit_files import AuditFiles, Line
 
 __all__ = [
@@ -187,5 +187,4 @@ def remedy_of(exc: OSError) -> str:
     """Return what to do if a file cannot be written."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free space on the disk of the state directory"
-    shortage = shortage_of(exc)
-    return "make the state directory writable" if shortage is None else shortage.remedy
+    return remedy_or(exc, "make the state directory writable")

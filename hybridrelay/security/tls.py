@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, overload
 import attrs
 
 from .._descriptors import is_descriptor_shortage
-from .._shortage import shortage_of
+from .._shortage import remedy_or, text_or
 from ..errors import ConfigurationError, PeerIdentityError
 from ..failure import causes
 from ..protocol.reasons import Reason
@@ -253,11 +253,9 @@ def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SS
 def not_passed(error: OSError) -> ConfigurationError:
     """Return the error that a private key cannot be passed to OpenSSL: see `private_file`, and OpenSSL has to open
     the file. Something is short on this machine, and the program that already runs continues as before."""
-    shortage = shortage_of(error)
-    why = error.strerror or str(error) if shortage is None else f"this machine {shortage.text}"
     return ConfigurationError(
-        f"the private key cannot be passed to OpenSSL: {why}",
-        remedy="free space in the directory of temporary files" if shortage is None else shortage.remedy,
+        f"the private key cannot be passed to OpenSSL: {text_or(error, error.strerror or str(error))}",
+        remedy=remedy_or(error, "free space in the directory of temporary files"),
     )
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar, TypeVarTuple
 import attrs
 import trio
 
-from ..._shortage import shortage_of
+from ..._shortage import remedy_or, text_or
 from ..._threads import run_in_thread
 from ...errors import ConfigurationError
 from ...events.relay_changes import KeyNotStored, KeyRollAnswered, KeyRollEnded, KeyRollIncomplete, KeyRollStarted
@@ -157,7 +157,7 @@ class RollService:
             detail = (
                 f"it cannot be read, so keys that are being rolled are revoked at the end of --grace: {_why(exc)}"
             )
-            remedy = _remedy(exc, "check the disk, or remove the file")
+            remedy = remedy_or(exc, "check the disk, or remove the file")
             self._events.publish(
                 StateFileNotWritten(file=str(self._state_dir / ROLLS_FILE), detail=detail, remedy=remedy)
             )
@@ -181,7 +181,7 @@ class RollService:
         except (OSError, trio.TooSlowError) as exc:
             self._write_again_at = trio.current_time() + _WRITE_AGAIN_SECONDS
             detail = f"which programs have the keys that are being rolled is not saved: {_why(exc)}"
-            remedy = _remedy(exc, "free disk space, or check the disk")
+            remedy = remedy_or(exc, "free disk space, or check the disk")
             if self.problem is None or self.problem.detail != detail:
                 self._events.publish(StateFileNotWritten(file=file, detail=detail, remedy=remedy))
             self.problem = FileProblem("rolls", detail, remedy)
@@ -440,12 +440,4 @@ class RollService:
 def _why(exc: Exception) -> str:
     if isinstance(exc, trio.TooSlowError):
         return "the file system does not answer"
-    if isinstance(exc, OSError) and (shortage := shortage_of(exc)) is not None:
-        return f"this machine {shortage.text}"
-    return str(exc) or type(exc).__name__
-
-
-def _remedy(exc: Exception, usual: str) -> str:
-    """Return what to do about a failure: the remedy of a shortage, or the usual one."""
-    shortage = shortage_of(exc) if isinstance(exc, OSError) else None
-    return usual if shortage is None else shortage.remedy
+    return text_or(exc, str(exc) or type(exc).__name__)
