@@ -67,7 +67,7 @@ class Runner:
     """Runs applications with one hybrid connection."""
 
     #: Everybody may read it.
-    folder: Path
+    directory: Path
     file: Path
     #: The processes that it starts, and theirs, have this in their environment.
     mark: str = attrs.field(factory=lambda: secrets.token_hex(8))
@@ -75,7 +75,7 @@ class Runner:
     @property
     def temporary(self) -> Path:
         """The directory for temporary files."""
-        return self.folder / "tmp"
+        return self.directory / "tmp"
 
     def command(self, *arguments: str | Path) -> list[str]:
         """Return the command line of ``hybridrelay run`` with these arguments."""
@@ -88,8 +88,8 @@ class Runner:
         return {
             **os.environ,
             _MARK: self.mark,
-            "HOME": str(self.folder),
-            "XDG_STATE_HOME": str(self.folder),
+            "HOME": str(self.directory),
+            "XDG_STATE_HOME": str(self.directory),
             "TMPDIR": str(self.temporary),
         }
 
@@ -98,7 +98,7 @@ class Runner:
         return subprocess.run(
             self.command(*arguments),
             check=False, stdin=subprocess.DEVNULL if text_in is None else None, input=text_in, capture_output=True,
-            text=True, timeout=patience(60), env=self.environment, cwd=self.folder,
+            text=True, timeout=patience(60), env=self.environment, cwd=self.directory,
         )  # fmt: skip
 
     @contextmanager
@@ -107,7 +107,7 @@ class Runner:
         process = subprocess.Popen(
             self.command(*arguments),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment,
-            cwd=self.folder,
+            cwd=self.directory,
         )  # fmt: skip
         with process:
             try:
@@ -118,13 +118,13 @@ class Runner:
     def processes(self) -> dict[int, int]:
         """Return the processes that were started and have not ended: each with its parent."""
         found = {}
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
+        for directory in Path("/proc").iterdir():
+            if directory.name.isdigit():
                 with contextlib.suppress(OSError):
-                    if f"{_MARK}={self.mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                        stat = (folder / "stat").read_text().rpartition(")")[2].split()
+                    if f"{_MARK}={self.mark}".encode() in (directory / "environ").read_bytes().split(b"\0"):
+                        stat = (directory / "stat").read_text().rpartition(")")[2].split()
                         if stat[0] != "Z":
-                            found[int(folder.name)] = int(stat[1])
+                            found[int(directory.name)] = int(stat[1])
         return found
 
     def wait_until_gone(self) -> None:
@@ -135,17 +135,17 @@ class Runner:
 @contextmanager
 def runner_for(published: Published) -> Iterator[Runner]:
     """Give the connection string of an application to the ordinary user, with a directory of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="hybridrelay-run-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="hybridrelay-run-", dir="/tmp"))
     try:
-        file = folder / "application"
+        file = directory / "application"
         shutil.copy(published.application, file)
-        (folder / "tmp").mkdir()
+        (directory / "tmp").mkdir()
         if f"--reuid={_USER}" in as_ordinary_user():
-            for path in (folder, file, folder / "tmp"):
+            for path in (directory, file, directory / "tmp"):
                 os.chown(path, _USER, _USER)
-        yield Runner(folder, file)
+        yield Runner(directory, file)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def skip_unless_linux() -> None:

@@ -68,12 +68,12 @@ class CertificateAuthority:
         return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def certificate_of_version_5(folder: Path) -> tuple[bytes, Path]:
+def certificate_of_version_5(directory: Path) -> tuple[bytes, Path]:
     """A self-signed certificate whose version does not exist, which OpenSSL serves and accepts.
 
     Returns it in DER, and the path of a file with it and its key in PEM.
     """
-    path = load_or_create_relay_certificate(folder, now=dt.datetime.now(dt.UTC).timestamp(), name="odd")
+    path = load_or_create_relay_certificate(directory, now=dt.datetime.now(dt.UTC).timestamp(), name="odd")
     pem = path.read_text()
     text = pem[: pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)]
     der = ssl.PEM_cert_to_DER_cert(text)

@@ -272,14 +272,14 @@ class RunningRelay:
 
 
 def create_at_relays(
-    name: str, target: tuple[str, int], relays: Sequence[RunningRelay], *, folder: Path
+    name: str, target: tuple[str, int], relays: Sequence[RunningRelay], *, directory: Path
 ) -> Published:
     """Create a hybrid connection that several relays serve.
 
     Does in this process what ``connections create --relay-file`` and ``connections import --state`` do.
     """
-    files = {role: folder / f"{name}.{role}" for role in ("connector", "application", "authority")}
-    record = folder / f"{name}.relay"
+    files = {role: directory / f"{name}.{role}" for role in ("connector", "application", "authority")}
+    record = directory / f"{name}.relay"
     create_connection(
         name,
         target=parse_target_untrusted(f"{target[0]}:{target[1]}"),
@@ -313,10 +313,10 @@ class Forward:
 class Deployment:
     """One relay on free ports of the loopback interface, and whatever is started around it."""
 
-    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
+        self.directory = directory
         self.host = host
-        self.state = folder / "state"
+        self.state = directory / "state"
         self.ports: dict[str, int] = {}
         self.programs: list[Program] = []
 
@@ -387,7 +387,7 @@ class Deployment:
 
         Does in this process what ``connections create --state`` does, because most tests start with it.
         """
-        files = {role: self.folder / f"{name}.{role}" for role in ("connector", "application", "authority")}
+        files = {role: self.directory / f"{name}.{role}" for role in ("connector", "application", "authority")}
         text = target if isinstance(target, str) else f"{target[0]}:{target[1]}"
         with StoreRegistry(state_dir=self.state, create=True) as registry:
             create_connection(
@@ -410,10 +410,10 @@ class Deployment:
 
     def datagrams_allowed(self) -> tuple[str, str]:
         """Return the arguments of a connector with a policy that allows datagrams."""
-        folder = self.folder / "datagrams-allowed"
-        folder.mkdir(exist_ok=True)
-        (folder / "10-udp.toml").write_text("AllowUdp = true\n")
-        return "--policy-dir", str(folder)
+        directory = self.directory / "datagrams-allowed"
+        directory.mkdir(exist_ok=True)
+        (directory / "10-udp.toml").write_text("AllowUdp = true\n")
+        return "--policy-dir", str(directory)
 
     def start_forward(
         self,

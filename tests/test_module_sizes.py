@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(path for folder in ("hybridrelay", "transports") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted(path for directory in ("hybridrelay", "transports") for path in (ROOT / directory).rglob("*.py"))
 
 #: A module over this gives its reason: a comment below its docstring says why it is long.
 LONG = 400

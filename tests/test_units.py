@@ -36,12 +36,12 @@ def settings(role: ServiceRole) -> ServiceSettings:
     return ServiceSettings(role, PROGRAM)
 
 
-def analyze(unit: str, name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def analyze(unit: str, name: str, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("systemd-analyze") is None:
         if os.environ.get("CI", "").lower() in {"1", "true"}:
             pytest.fail("systemd-analyze is not installed, and CI has to install it (.ci/run)")
         pytest.skip("needs systemd-analyze")
-    path = folder / f"{name}.service"
+    path = directory / f"{name}.service"
     path.write_text(unit)
     command = ["systemd-analyze", *arguments, str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -193,26 +193,26 @@ def test_a_program_for_windows(capsys: pytest.CaptureFixture[str]) -> None:
 class Machine:
     """A machine, below a directory, whose user databases and programs are replaced."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
-        self.calls_file = folder / "calls"
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        self.calls_file = directory / "calls"
         self.calls_file.touch()
         self.users: dict[str, tuple[int, int]] = {}
         self.owners: dict[str, tuple[str | None, int | None]] = {}
         for name in ("systemctl", "launchctl", "useradd"):
-            program = folder / "bin" / name
+            program = directory / "bin" / name
             program.parent.mkdir(exist_ok=True)
             # Nothing is loaded in launchd.
-            status = f'[ "$1" != print ] || [ -e {folder}/loaded ]' if name == "launchctl" else "true"
+            status = f'[ "$1" != print ] || [ -e {directory}/loaded ]' if name == "launchctl" else "true"
             program.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.calls_file}\n{status}\n')
             program.chmod(0o755)
         #: The program of the services, and the Python that runs it.
-        self.program = folder / "bin" / "hybridrelay"
-        self.program.write_text(f"#!{folder}/bin/python\n")
-        monkeypatch.setenv("PATH", f"{folder}/bin{os.pathsep}{os.environ['PATH']}")
-        monkeypatch.setattr(service, "_below", lambda root, path: folder / PurePosixPath(path).relative_to("/"))
-        monkeypatch.setattr(service, "_HIDDEN", (f"{folder}/home/",))
-        monkeypatch.setattr(service, "_BOOTED", folder)
+        self.program = directory / "bin" / "hybridrelay"
+        self.program.write_text(f"#!{directory}/bin/python\n")
+        monkeypatch.setenv("PATH", f"{directory}/bin{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setattr(service, "_below", lambda root, path: directory / PurePosixPath(path).relative_to("/"))
+        monkeypatch.setattr(service, "_HIDDEN", (f"{directory}/home/",))
+        monkeypatch.setattr(service, "_BOOTED", directory)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(pwd, "getpwnam", self._user)
         monkeypatch.setattr(shutil, "chown", self._chown)
@@ -224,7 +224,7 @@ class Machine:
         return pwd.struct_passwd((name, "x", uid, gid, "", "/", "/sbin/nologin"))
 
     def _chown(self, path: Path, user: str | None = None, group: int | None = None) -> None:
-        self.owners[str(path.relative_to(self.folder))] = (user, group)
+        self.owners[str(path.relative_to(self.directory))] = (user, group)
 
     def run(self, action: str, *arguments: str, system: str = "systemd") -> int:
         options = ["--program", str(self.program)] if action == "install" else []
@@ -261,12 +261,12 @@ def test_a_machine_without_systemd(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is left behind."""
-    monkeypatch.setattr(service, "_BOOTED", machine.folder / "missing")
+    monkeypatch.setattr(service, "_BOOTED", machine.directory / "missing")
     for action in ("install", "uninstall"):
         assert machine.run(action, "connector") == 2
         assert "systemd does not run on this machine" in capsys.readouterr().err
     assert machine.calls == []
-    assert not (machine.folder / "etc").exists()
+    assert not (machine.directory / "etc").exists()
 
 
 def test_a_user_whose_group_has_another_name(machine: Machine) -> None:
@@ -274,7 +274,7 @@ def test_a_user_whose_group_has_another_name(machine: Machine) -> None:
     machine.users["alice"] = (os.getuid(), 4321)
     assert machine.run("install", "forward", "--user", "alice") == 0
     assert machine.owners == {"etc/hybridrelay": ("root", 4321), "etc/hybridrelay/strings": ("alice", 4321)}
-    unit = (machine.folder / "etc/systemd/system/hybridrelay-forward.service").read_text()
+    unit = (machine.directory / "etc/systemd/system/hybridrelay-forward.service").read_text()
     assert "User=alice\n" in unit
     assert "Group=" not in unit
 
@@ -285,12 +285,12 @@ def test_directories_of_another_user_are_refused(machine: Machine, capsys: pytes
     machine.users["second"] = (os.getuid() + 1, os.getgid())
     assert machine.run("install", "connector", "--user", "second") == 2
     assert "does not belong to the user second" in capsys.readouterr().err
-    (machine.folder / "etc/hybridrelay/strings").rmdir()
+    (machine.directory / "etc/hybridrelay/strings").rmdir()
     machine.users["second"] = (os.getuid() + 1, os.getgid() + 1)
     assert machine.run("install", "connector", "--user", "second") == 2
     assert "the user second cannot enter" in capsys.readouterr().err
-    assert not (machine.folder / "etc/hybridrelay/connector.toml").exists()
-    (machine.folder / "etc/hybridrelay").chmod(0o751)
+    assert not (machine.directory / "etc/hybridrelay/connector.toml").exists()
+    (machine.directory / "etc/hybridrelay").chmod(0o751)
     assert machine.run("install", "connector", "--user", "second") == 0
 
 
@@ -299,14 +299,14 @@ def test_a_program_that_the_service_cannot_see(
     hidden: str, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The program, or the Python of its virtual environment, is a link into a home directory."""
-    home = machine.folder / "home"
+    home = machine.directory / "home"
     home.mkdir()
     if hidden == "program":
         machine.program.rename(home / "hybridrelay")
         machine.program.symlink_to(home / "hybridrelay")
     else:
         (home / "python3.11").touch()
-        (machine.folder / "bin/python").symlink_to(home / "python3.11")
+        (machine.directory / "bin/python").symlink_to(home / "python3.11")
     assert machine.run("install", "relay") == 2
     shown = capsys.readouterr()
     assert "the service could not see" in shown.err
@@ -319,6 +319,6 @@ def test_launchd_stops_what_is_loaded(machine: Machine, capsys: pytest.CaptureFi
     for is_loaded in (False, True):
         assert machine.run("install", "relay", "--user", "_hr", system="launchd") == 0
         if is_loaded:
-            (machine.folder / "loaded").touch()
+            (machine.directory / "loaded").touch()
         assert machine.run("uninstall", "relay", system="launchd") == 0
         assert ("launchctl bootout system/org.hybridrelay.relay" in machine.calls) is is_loaded

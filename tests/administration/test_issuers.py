@@ -15,8 +15,8 @@ from hybridrelay.security import HostPort, Role, load_connection_string
 NOW = time.time()
 
 
-def create(folder: Path, name: str = "orders", *, has_issuer: bool = False) -> NewFiles:
-    files = NewFiles(*(folder / f"{name}.{role}" for role in ("connector", "application", "authority", "relay")))
+def create(directory: Path, name: str = "orders", *, has_issuer: bool = False) -> NewFiles:
+    files = NewFiles(*(directory / f"{name}.{role}" for role in ("connector", "application", "authority", "relay")))
     create_connection(
         name, target=HostPort("db", 5432), hosts=["relay.example.com"], files=files, has_issuer=has_issuer, now=NOW
     )
@@ -65,8 +65,8 @@ def test_files_that_get_no_issuer(tmp_path: Path, which: str) -> None:
 
 def test_a_connector_of_an_earlier_hybrid_connection_of_the_same_name(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
-    for folder in (first, second):
-        folder.mkdir()
+    for directory in (first, second):
+        directory.mkdir()
     files, other = create(first), create(second)
     with pytest.raises(ConfigurationError, match="an authority other than"):
         make_issuer("orders", files.authority, [other.connector], now=NOW)

@@ -45,63 +45,63 @@ def records(*numbers: int) -> list[Record]:
     return [Record(NOON + one, "stream.opened", {"connection": "orders", "number": one}) for one in numbers]
 
 
-def lines_in(folder: Path) -> dict[str, list[bytes]]:
+def lines_in(directory: Path) -> dict[str, list[bytes]]:
     """The lines of all files, as a reader finds them."""
     found: dict[str, list[bytes]] = {}
-    for path in folder.iterdir():
+    for path in directory.iterdir():
         if file_number(path.name) is not None:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             found[path.name.removesuffix(".gz")] = data.splitlines(keepends=True)
     return found
 
 
-def checked(folder: Path, *trusted: VerifyingKey) -> Verdict:
-    return verify(lines_in(folder), trusted)
+def checked(directory: Path, *trusted: VerifyingKey) -> Verdict:
+    return verify(lines_in(directory), trusted)
 
 
-def numbers_in(folder: Path) -> list[int]:
-    files = lines_in(folder)
+def numbers_in(directory: Path) -> list[int]:
+    files = lines_in(directory)
     contents = [json.loads(line) for name in sorted(files) for line in files[name] if line.endswith(b"\n")]
     return [one["number"] for one in contents if one["event"] == "stream.opened"]
 
 
-def events_in(folder: Path) -> list[str]:
-    files = lines_in(folder)
+def events_in(directory: Path) -> list[str]:
+    files = lines_in(directory)
     return [json.loads(line)["event"] for name in sorted(files) for line in files[name]]
 
 
 def make(
-    folder: Path, clock: Clock, *, max_bytes: int = 1 << 20, keep_days: float = 400, max_total: int | None = None
+    directory: Path, clock: Clock, *, max_bytes: int = 1 << 20, keep_days: float = 400, max_total: int | None = None
 ) -> AuditDirectory:
-    return AuditDirectory(Disk(folder), clock=clock, max_bytes=max_bytes, keep_days=keep_days, max_total=max_total)
+    return AuditDirectory(Disk(directory), clock=clock, max_bytes=max_bytes, keep_days=keep_days, max_total=max_total)
 
 
-def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+def size_of(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir())
 
 
 class TestWriting:
     """Without failures."""
 
     def test_a_new_log(self, tmp_path: Path, clock: Clock) -> None:
-        folder = tmp_path / "a" / "audit"
-        directory = make(folder, clock)
+        path = tmp_path / "a" / "audit"
+        directory = make(path, clock)
         opened = directory.open()
         directory.append(records(1, 2))
         directory.close()
 
-        assert opened == Opened(directory_key(folder), True, 0, None)
-        assert events_in(folder) == [
+        assert opened == Opened(directory_key(path), True, 0, None)
+        assert events_in(path) == [
             "log.opened", "log.checkpoint", "stream.opened", "stream.opened", "log.closed", "log.checkpoint"
         ]  # fmt: skip
-        verdict = checked(folder, opened.key)
+        verdict = checked(path, opened.key)
         assert (verdict.signed_up_to, verdict.end.seq, verdict.is_trusted) == (5, 6, True)
 
     def test_only_the_owner_can_read_it(self, tmp_path: Path, clock: Clock) -> None:
-        folder = tmp_path / "audit"
-        make(folder, clock).open()
+        directory = tmp_path / "audit"
+        make(directory, clock).open()
 
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.iterdir()]}
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [directory, *directory.iterdir()]}
         assert modes == {"audit": 0o700, "lock": 0o600, file_name(1): 0o600, "signing.key": 0o600}
 
     def test_it_is_continued(self, tmp_path: Path, clock: Clock) -> None:
@@ -186,8 +186,8 @@ class TestWriting:
             make(tmp_path, clock).open()
 
 
-def directory_key(folder: Path) -> VerifyingKey:
-    return SigningKey.from_file((folder / "signing.key").read_bytes()).public
+def directory_key(directory: Path) -> VerifyingKey:
+    return SigningKey.from_file((directory / "signing.key").read_bytes()).public
 
 
 def test_the_key_of_a_new_log_has_signed_at_once(tmp_path: Path, clock: Clock) -> None:
@@ -342,14 +342,14 @@ def test_a_failure_of_any_operation_loses_nothing(tmp_path: Path, clock: Clock) 
     number = 0
     while True:
         number += 1
-        folder = tmp_path / str(number)
-        disk = FaultyDisk(folder, number)
+        path = tmp_path / str(number)
+        disk = FaultyDisk(path, number)
         directory = AuditDirectory(disk, clock=clock, max_bytes=1200)
         written: list[int] = []
         with contextlib.suppress(OSError):  # only `close` does not try again
             scenario(directory, clock, written, retry=True)
-        assert numbers_in(folder) == written == list(range(24)), number
-        assert checked(folder).end.seq > 24
+        assert numbers_in(path) == written == list(range(24)), number
+        assert checked(path).end.seq > 24
         if disk.operations < number:
             break
     assert number > 80
@@ -362,8 +362,8 @@ def test_after_an_end_at_any_operation_everything_that_was_written_is_there(
     number = 0
     while True:
         number += 1
-        folder = tmp_path / str(number)
-        disk = FaultyDisk(folder, number, how)
+        directory = tmp_path / str(number)
+        disk = FaultyDisk(directory, number, how)
         written: list[int] = []
         try:
             scenario(AuditDirectory(disk, clock=clock, max_bytes=1200), clock, written)
@@ -372,21 +372,21 @@ def test_after_an_end_at_any_operation_everything_that_was_written_is_there(
         else:
             break
 
-        again = make(folder, clock, max_bytes=1200)
+        again = make(directory, clock, max_bytes=1200)
         again.open()
         again.append(records(99))
         while again.compress_next():
             pass
         again.close()
-        found = numbers_in(folder)
+        found = numbers_in(directory)
         assert found[: len(written)] == written, number
         assert found[-1] == 99
         # What was being written when the program ended may be there, in order and without gaps.
         assert found[:-1] == list(range(len(found) - 1)), number
-        verdict = checked(folder)
-        assert verdict.files[-1].key == directory_key(folder)
-        assert not (folder / "next.key").exists()
-        assert not list(folder.glob("*.part"))
+        verdict = checked(directory)
+        assert verdict.files[-1].key == directory_key(directory)
+        assert not (directory / "next.key").exists()
+        assert not list(directory.glob("*.part"))
     assert number > 80
 
 
@@ -397,13 +397,13 @@ def test_an_end_while_the_end_before_is_put_in_order(tmp_path: Path, clock: Cloc
         second = 0
         while True:
             second += 1
-            folder = tmp_path / f"{first}-{second}"
-            disk = FaultyDisk(folder, first, how)
+            directory = tmp_path / f"{first}-{second}"
+            disk = FaultyDisk(directory, first, how)
             written: list[int] = []
             with pytest.raises(Killed):
                 scenario(AuditDirectory(disk, clock=clock, max_bytes=1200), clock, written)
             disk.unlock()
-            disk = FaultyDisk(folder, second, how)
+            disk = FaultyDisk(directory, second, how)
             again = AuditDirectory(disk, clock=clock, max_bytes=1200)
             try:
                 again.open()
@@ -411,10 +411,10 @@ def test_an_end_while_the_end_before_is_put_in_order(tmp_path: Path, clock: Cloc
                 again.close()
             except Killed:
                 disk.unlock()
-                third = make(folder, clock, max_bytes=1200)
+                third = make(directory, clock, max_bytes=1200)
                 third.open()
                 third.close()
-                assert numbers_in(folder)[: len(written)] == written, (first, second)
-                checked(folder)
+                assert numbers_in(directory)[: len(written)] == written, (first, second)
+                checked(directory)
             else:
                 break

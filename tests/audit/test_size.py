@@ -31,8 +31,8 @@ LIMIT = 60_000
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
-def contents(folder: Path, event: str) -> list[dict[str, object]]:
-    files = lines_in(folder)
+def contents(directory: Path, event: str) -> list[dict[str, object]]:
+    files = lines_in(directory)
     found = [json.loads(line) for name in sorted(files) for line in files[name] if line.endswith(b"\n")]
     return [one for one in found if one["event"] == event]
 
@@ -111,8 +111,8 @@ class TestLimit:
 class TestKeys:
     """The first key of a log verifies it after its file was deleted."""
 
-    def deleting(self, folder: Path, clock: Clock, limit: int = 160_000) -> AuditDirectory:
-        directory = make(folder, clock, max_bytes=1200, max_total=limit)
+    def deleting(self, path: Path, clock: Clock, limit: int = 160_000) -> AuditDirectory:
+        directory = make(path, clock, max_bytes=1200, max_total=limit)
         directory.open()
         return directory
 
@@ -148,8 +148,8 @@ class TestKeys:
 
     def test_lines_of_another_log_lead_nowhere(self, tmp_path: Path, clock: Clock) -> None:
         ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-        for folder in (ours, theirs):
-            directory = self.deleting(folder, clock)
+        for path in (ours, theirs):
+            directory = self.deleting(path, clock)
             key = directory.key
             for number in range(0, 600, 3):
                 directory.append(records(number, number + 1, number + 2))
@@ -271,8 +271,8 @@ def test_a_failure_of_any_operation_while_files_are_deleted(tmp_path: Path, cloc
     has_deleted = 0
     while True:
         number += 1
-        folder = tmp_path / str(number)
-        disk = FaultyDisk(folder, number, how)
+        path = tmp_path / str(number)
+        disk = FaultyDisk(path, number, how)
         written: list[int] = []
         directory = AuditDirectory(disk, clock=clock, max_bytes=1500, max_total=FAULTS_LIMIT)
         try:
@@ -282,23 +282,23 @@ def test_a_failure_of_any_operation_while_files_are_deleted(tmp_path: Path, cloc
             disk.unlock()
         if disk.operations < number:
             break
-        assert size_of(folder) <= FAULTS_LIMIT, number
+        assert size_of(path) <= FAULTS_LIMIT, number
         if how != "error":
-            again = make(folder, clock, max_bytes=1500, max_total=FAULTS_LIMIT)
+            again = make(path, clock, max_bytes=1500, max_total=FAULTS_LIMIT)
             again.open()
             again.append(records(999))
             while again.compress_next():
                 pass
             again.close()
-            assert size_of(folder) <= FAULTS_LIMIT, number
-        left = numbers_in(folder)
+            assert size_of(path) <= FAULTS_LIMIT, number
+        left = numbers_in(path)
         if how != "error":
             assert left.pop() == 999
         assert left == list(range(left[0], left[-1] + 1)), number
         assert left[-1] >= written[-1], number
-        verdict = verify_directory(folder, [directory_key(folder)])
+        verdict = verify_directory(path, [directory_key(path)])
         has_deleted += verdict.deleted > 0
-        assert not any("missing_from" in one for one in contents(folder, "log.deleted")), number
+        assert not any("missing_from" in one for one in contents(path, "log.deleted")), number
     assert has_deleted > 20
 
 

@@ -428,8 +428,8 @@ async def wait_refused(scene: Scene) -> None:
 class TestFiles:
     """With an audit directory."""
 
-    def make(self, folder: Path, clock: Clock, max_bytes: int = 1 << 20) -> FileSink:
-        return FileSink(AuditDirectory(Disk(folder), clock=clock, max_bytes=max_bytes), str(folder))
+    def make(self, directory: Path, clock: Clock, max_bytes: int = 1 << 20) -> FileSink:
+        return FileSink(AuditDirectory(Disk(directory), clock=clock, max_bytes=max_bytes), str(directory))
 
     async def test_a_record_is_on_the_disk_before_the_target_is_dialed(self, tmp_path: Path) -> None:
         scene = Scene(self.make(tmp_path, Clock()))
@@ -491,7 +491,7 @@ class TestFiles:
         assert len(numbers_of_streams(tmp_path)) == 1
 
 
-def numbers_of_streams(folder: Path) -> list[int]:
-    files = lines_in(folder)
+def numbers_of_streams(directory: Path) -> list[int]:
+    files = lines_in(directory)
     contents = [json.loads(line) for name in sorted(files) for line in files[name]]
     return [one["stream"] for one in contents if one["event"] == "stream.opened"]

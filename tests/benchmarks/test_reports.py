@@ -154,7 +154,7 @@ def test_check_fails_where_something_was_not_measured(tmp_path: Path, capsys: py
         ["run", "file.json"],
         ["--only", "nonsense"],
         ["--systems", "nonsense"],
-        ["--json", "no/such/folder/x.json"],
+        ["--json", "no/such/directory/x.json"],
     ],
 )
 def test_what_makes_no_sense_is_said_at_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

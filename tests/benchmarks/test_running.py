@@ -160,9 +160,9 @@ def test_the_estimate_learns_from_what_was_done() -> None:
 def test_a_server_that_does_not_start_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Path] = []
 
-    def start(folder: Path) -> tuple[Program, Server]:
-        folder.mkdir()
-        started.append(folder)
+    def start(directory: Path) -> tuple[Program, Server]:
+        directory.mkdir()
+        started.append(directory)
         raise ProgramError("target: no such luck")
 
     monkeypatch.setitem(SERVERS, "target", start)

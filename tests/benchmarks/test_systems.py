@@ -21,9 +21,9 @@ _STREAMS = 40
 
 
 @contextlib.contextmanager
-def deployed(name: str, folder: Path) -> Iterator[Deployment]:
+def deployed(name: str, directory: Path) -> Iterator[Deployment]:
     system = usable(name)
-    with Stage(folder) as stage:
+    with Stage(directory) as stage:
         yield stage.deployment(system)
 
 
@@ -75,9 +75,9 @@ async def test_what_passes_between_client_and_relay_is_encrypted(
     assert (_MARKER in recorded) == (name in {"haproxy", "rathole"})
 
 
-def exchange(name: str, folder: Path) -> None:
+def exchange(name: str, directory: Path) -> None:
     """Send the marker to the target, and receive its answer."""
-    with deployed(name, folder) as deployment, wire.connect((HOST, deployment.entry)) as stream:
+    with deployed(name, directory) as deployment, wire.connect((HOST, deployment.entry)) as stream:
         stream.sendall(wire.header(wire.Mode.ANSWER, len(_MARKER)) + _MARKER)
         wire.receive_exactly(stream, len(_MARKER))
 

@@ -64,14 +64,14 @@ def served(state: Path, *, over_tcp: bool, relay: FakeRelay | None = None) -> It
     """Serve the management API of a relay, on its socket and optionally over TLS."""
     events: list[Event] = []
     stream = EventStream(events.append)
-    folder = state.parent
+    directory = state.parent
     tcp, pin = None, ""
     if over_tcp:
-        AUTHORITY.write(folder / "ca.pem")
+        AUTHORITY.write(directory / "ca.pem")
         certificate, key = AUTHORITY.issue("127.0.0.1")
-        (folder / "certificate.pem").write_bytes(certificate + key)
-        pin = relay_pin(folder / "certificate.pem")
-        options = TcpOptions(addresses=[("127.0.0.1", 0)], certificate=folder / "certificate.pem")
+        (directory / "certificate.pem").write_bytes(certificate + key)
+        pin = relay_pin(directory / "certificate.pem")
+        options = TcpOptions(addresses=[("127.0.0.1", 0)], certificate=directory / "certificate.pem")
         tcp = ManagementTcp(options, authenticators=(), events=stream)
     started: queue.SimpleQueue[trio.lowlevel.TrioToken | BaseException] = queue.SimpleQueue()
     stop = trio.Event()
@@ -103,7 +103,7 @@ def served(state: Path, *, over_tcp: bool, relay: FakeRelay | None = None) -> It
             (listening,) = (event for event in events if isinstance(event, ManagementListening))
             url = f"https://{listening.address}"
             token_file = way.token_file(ManagementRole.ADMIN)
-            ca = folder / "ca.pem"
+            ca = directory / "ca.pem"
             remote = ("--management", url, "--token-file", token_file, "--management-ca", ca)
             way = attrs.evolve(way, name="https", options=remote)
         yield way

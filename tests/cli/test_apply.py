@@ -43,28 +43,28 @@ def tables_in(config: Path) -> list[dict[str, object]]:
 @attrs.frozen
 class Scene:
     run: Run
-    folder: Path
+    directory: Path
 
     @property
     def out(self) -> Path:
-        return self.folder / "out"
+        return self.directory / "out"
 
     def apply(self, text: str, *options: str, state: str = "state", out: str = "out") -> Result:
-        path = self.folder / "databases.toml"
+        path = self.directory / "databases.toml"
         path.write_text(text)
         return self.run(
-            "connections", "apply", path, "--out", self.folder / out, "--state", self.folder / state, *options
+            "connections", "apply", path, "--out", self.directory / out, "--state", self.directory / state, *options
         )
 
     def names(self, state: str = "state") -> list[str]:
-        with SQLiteStore.open(self.folder / state) as registry:
+        with SQLiteStore.open(self.directory / state) as registry:
             return sorted(one.name for one in registry.list())
 
     def everything(self) -> dict[str, str]:
         """The content of every file, and of what the relay has."""
         files = [path for path in self.out.rglob("*") if path.is_file()]
         found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-        with SQLiteStore.open(self.folder / "state") as registry:
+        with SQLiteStore.open(self.directory / "state") as registry:
             return {**found, **{one.name: f"{one.hosts} {one.rules}" for one in registry.list()}}
 
 
@@ -109,7 +109,7 @@ def test_twenty_databases_are_created_at_once_and_changed_singly(scene: Scene) -
     ]
     reporting = load_connection_string(scene.out / "eu%2Fdb19@reporting.application")
     assert reporting.key_name == "reporting"
-    with SQLiteStore.open(scene.folder / "state") as registry:
+    with SQLiteStore.open(scene.directory / "state") as registry:
         rule = registry.rule("eu/db19", "reporting")
     assert rule.rights == {Right.SEND}
     assert rule.primary == reporting.key
@@ -135,7 +135,7 @@ def test_files_with_a_key_that_was_replaced_get_a_valid_one(scene: Scene, severa
     for rule in ("connector", "reporting"):
         for command in ("regenerate", "revoke"):
             slot = "secondary" if command == "regenerate" else "primary"
-            options = ("--rule", rule, "--key", slot, "--state", scene.folder / "state")
+            options = ("--rule", rule, "--key", slot, "--state", scene.directory / "state")
             assert scene.run("keys", command, "b", *options).code == 0
     before = scene.everything()
     expected = [
@@ -152,7 +152,7 @@ def test_files_with_a_key_that_was_replaced_get_a_valid_one(scene: Scene, severa
         return
     assert would.out.splitlines() == [f"would {one}" for one in expected]
     assert done.out.splitlines() == [f"done: {one}" for one in expected]
-    with SQLiteStore.open(scene.folder / "state") as registry:
+    with SQLiteStore.open(scene.directory / "state") as registry:
         for rule, file in (("connector", "strings/b.connector"), ("reporting", "b@reporting.application")):
             assert load_connection_string(scene.out / file).key == registry.rule("b", rule).secondary
     assert "nothing was changed" in scene.apply(text).out
@@ -188,7 +188,7 @@ def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:
     assert (result.code, result.out.splitlines()[2]) == (0, f"removed the table of a.connector from {config}")
     assert [one["file"] for one in tables_in(config)] == ["strings/b.connector"]
     assert scene.names() == ["b", "first"]
-    with SQLiteStore.open(scene.folder / "state") as registry:
+    with SQLiteStore.open(scene.directory / "state") as registry:
         assert {rule.name for rule in registry.get("b").rules} == {"connector", "application"}
     assert "1 hybrid connections are as declared" in scene.apply(declaration("b"), "--delete").out
 
@@ -207,7 +207,7 @@ def test_an_application_that_has_another_rule_is_not_cut_off(scene: Scene) -> No
     refused = scene.apply(declaration("orders", more=without_rule), "--delete")
     assert "rule reporting, and not of rule application" in refused.err
     # What the message says.
-    (scene.out / "orders@reporting.application").rename(scene.folder / "earlier")
+    (scene.out / "orders@reporting.application").rename(scene.directory / "earlier")
     assert scene.apply(declaration("orders", more=other)).code == 0
     assert load_connection_string(scene.out / "orders@reporting.application").key_name == "other"
     assert scene.apply(declaration("orders", more=other), "--delete").code == 0
@@ -219,7 +219,7 @@ def test_a_declaration_for_two_relays_is_applied_at_each(scene: Scene) -> None:
     pins = f'relay-pin = ["{pin}"]\n'
     two = pins + declaration("a", endpoint='["one.example", "two.example"]')
     assert scene.apply(two).code == 0
-    (scene.folder / "second").mkdir(mode=0o700)
+    (scene.directory / "second").mkdir(mode=0o700)
     assert "import a at this relay" in scene.apply(two, state="second").out
     assert scene.names("second") == ["a"]
     for state in ("state", "second"):
@@ -307,7 +307,7 @@ def test_an_issuer_that_the_connector_lacks_or_that_ends_soon(scene: Scene, miss
 def test_a_connector_whose_connection_string_was_moved_away(scene: Scene) -> None:
     """Then the authority file gets the issuer, for connection strings that are issued later."""
     assert scene.apply(declaration("a")).code == 0
-    (scene.out / "strings" / "a.connector").rename(scene.folder / "moved")
+    (scene.out / "strings" / "a.connector").rename(scene.directory / "moved")
     assert scene.apply(declaration("a", more=ISSUER)).code == 0
     assert issuer_of(read_authority_file(scene.out / "a.authority", "a")) is not None
     assert "nothing was changed" in scene.apply(declaration("a", more=ISSUER)).out
@@ -320,7 +320,7 @@ def test_an_application_that_takes_a_claim(scene: Scene) -> None:
     assert not (scene.out / "a@reporting.application").exists()
     assert "nothing was changed" in scene.apply(wanted, "--delete").out
     options = ("--role", "application", "--label", "reporting", "--rule", "reporting")
-    source = ("--authority-file", scene.out / "a.authority", "--state", scene.folder / "state")
+    source = ("--authority-file", scene.out / "a.authority", "--state", scene.directory / "state")
     created = scene.run("claims", "create", "a", *options, *source)
     assert (created.code, created.err) == (0, "")
     assert "The claim contains no private key" in created.out
@@ -358,12 +358,12 @@ def test_a_mistake_changes_nothing(scene: Scene, text: str, says: str) -> None:
 def test_what_was_left_by_an_interrupted_run(scene: Scene) -> None:
     """Files without a hybrid connection: an error says what to do with them, and the others are not affected."""
     scene.apply(declaration("a", "b"))
-    with SQLiteStore.open(scene.folder / "state") as registry:
+    with SQLiteStore.open(scene.directory / "state") as registry:
         registry.delete("a")
     result = scene.apply(declaration("a", "b"))
     assert "line 2: there is an authority file for a, but the relay has no such hybrid connection" in result.err
     for path in scene.out.rglob("a.*"):
-        path.rename(scene.folder / path.name)
+        path.rename(scene.directory / path.name)
     assert scene.apply(declaration("a", "b")).out.splitlines()[0].startswith("done: create a")
 
 

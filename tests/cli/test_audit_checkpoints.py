@@ -32,7 +32,7 @@ class Scene:
 
     way: Way
     log: str
-    folder: Path
+    directory: Path
 
 
 def kept(one: Checkpoint, number: int, connection: str = "orders") -> KeptCheckpoint:
@@ -43,8 +43,8 @@ def kept(one: Checkpoint, number: int, connection: str = "orders") -> KeptCheckp
 
 @pytest.fixture(params=["store", "socket", "https"])
 def scene(request: pytest.FixtureRequest, created: Created, tmp_path: Path) -> Iterator[Scene]:
-    folder = tmp_path / "audit"
-    directory = AuditDirectory(Disk(folder), clock=time.time)
+    path = tmp_path / "audit"
+    directory = AuditDirectory(Disk(path), clock=time.time)
     directory.open()
     found = []
     for number in range(3):
@@ -59,12 +59,12 @@ def scene(request: pytest.FixtureRequest, created: Created, tmp_path: Path) -> I
         with contextlib.closing(CheckpointFile(created.state)) as file:
             for one in held:
                 file.keep(one)
-        yield Scene(Way("store", created.state, ("--state", created.state)), found[0].log, folder)
+        yield Scene(Way("store", created.state, ("--state", created.state)), found[0].log, path)
         return
     relay = FakeRelay()
     relay.held_checkpoints += held
     with served(created.state, over_tcp=request.param == "https", relay=relay) as way:
-        yield Scene(way, found[0].log, folder)
+        yield Scene(way, found[0].log, path)
 
 
 def test_they_are_shown_and_deleted(run: Run, scene: Scene) -> None:
@@ -89,19 +89,19 @@ def test_they_are_shown_and_deleted(run: Run, scene: Scene) -> None:
 
 
 def test_the_relay_is_the_witness(run: Run, scene: Scene, tmp_path: Path) -> None:
-    verify = ("audit", "verify", scene.folder, "--witness", "relay", *scene.way.options)
+    verify = ("audit", "verify", scene.directory, "--witness", "relay", *scene.way.options)
     good = run(*verify)
     assert (good.code, "witnessed up to record 7" in good.out) == (0, True)
     assert json.loads(run(*verify, "--json").out)["witnessedUpTo"] == 7
     exported = tmp_path / "checkpoints"
     exported.write_text(run("audit", "checkpoints", "--json", *scene.way.options).out)
-    assert run("audit", "verify", scene.folder, "--witness", exported).code == 0
+    assert run("audit", "verify", scene.directory, "--witness", exported).code == 0
 
-    (path,) = scene.folder.glob("audit-*")
+    (path,) = scene.directory.glob("audit-*")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:6]))
-    assert run("audit", "verify", scene.folder).code == 0
-    for witness in (verify, ("audit", "verify", scene.folder, "--witness", exported)):
+    assert run("audit", "verify", scene.directory).code == 0
+    for witness in (verify, ("audit", "verify", scene.directory, "--witness", exported)):
         cut = run(*witness)
         assert (cut.code, "the end was cut off" in cut.out) == (4, True)
 
@@ -114,9 +114,9 @@ def test_the_relay_is_the_witness(run: Run, scene: Scene, tmp_path: Path) -> Non
 
 
 def test_options_that_do_not_fit_together(run: Run, scene: Scene) -> None:
-    missing = run("audit", "verify", scene.folder, "--witness", "relay")
+    missing = run("audit", "verify", scene.directory, "--witness", "relay")
     assert (missing.code, "--state or --management" in missing.err) == (2, True)
-    surplus = run("audit", "verify", scene.folder, *scene.way.options)
+    surplus = run("audit", "verify", scene.directory, *scene.way.options)
     assert (surplus.code, "--witness relay" in surplus.err) == (2, True)
 
 

@@ -26,10 +26,10 @@ def record(age: float, label: str, target: str, event: str = "stream.closed") ->
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     """A directory with records in several files, of which one is compressed."""
-    folder = tmp_path / "audit"
-    directory = AuditDirectory(Disk(folder), clock=time.time, max_bytes=1000)
+    path = tmp_path / "audit"
+    directory = AuditDirectory(Disk(path), clock=time.time, max_bytes=1000)
     directory.open()
     directory.append([record(50 * HOUR, "shop", "db:5432")])
     directory.append([record(30 * HOUR, "billing", "db:5432"), record(20 * HOUR, "billing", "[2001:db8::1]:99")])
@@ -37,60 +37,60 @@ def folder(tmp_path: Path) -> Path:
     directory.append([record(0, "odd\x1b[31m", "db:1")])
     directory.compress_next()
     directory.close()
-    return folder
+    return path
 
 
 class TestVerify:
     """Whether something was changed."""
 
-    def test_nothing_was(self, run: Run, folder: Path) -> None:
-        result = run("audit", "verify", folder)
+    def test_nothing_was(self, run: Run, directory: Path) -> None:
+        result = run("audit", "verify", directory)
 
         assert (result.code, result.err) == (0, "")
         assert result.out.startswith("OK: records 1 to ")
         assert "it was not checked whose key has signed these files" in result.out
 
-    def test_json(self, run: Run, folder: Path) -> None:
-        found = json.loads(run("audit", "verify", "--json", folder).out)
+    def test_json(self, run: Run, directory: Path) -> None:
+        found = json.loads(run("audit", "verify", "--json", directory).out)
 
         assert found["ok"]
         assert (found["isTrusted"], found["deleted"], found["notes"]) == (False, 0, [])
         assert found["files"][0]["name"] == file_name(1)
 
-    def test_the_first_bad_line_is_named(self, run: Run, folder: Path) -> None:
-        (newest,) = folder.glob("audit-*.jsonl")
+    def test_the_first_bad_line_is_named(self, run: Run, directory: Path) -> None:
+        (newest,) = directory.glob("audit-*.jsonl")
         newest.write_bytes(newest.read_bytes().replace(b"orders", b"secret", 1))
-        result = run("audit", "verify", folder)
+        result = run("audit", "verify", directory)
 
         assert result.code == 4
         assert result.out.startswith(f"NOT OK: {newest}, line ")
-        found = json.loads(run("audit", "verify", "--json", folder).out)
+        found = json.loads(run("audit", "verify", "--json", directory).out)
         assert (found["ok"], found["file"]) == (False, newest.name)
 
-    def test_a_damaged_compressed_file(self, run: Run, folder: Path) -> None:
-        (compressed,) = folder.glob("*.gz")
+    def test_a_damaged_compressed_file(self, run: Run, directory: Path) -> None:
+        (compressed,) = directory.glob("*.gz")
         data = bytearray(compressed.read_bytes())
         data[len(data) // 2] ^= 1
         for damaged in (bytes(data), bytes(data[:-20]), b"hello", b""):
             compressed.write_bytes(damaged)
-            assert run("audit", "verify", folder).code == 4
+            assert run("audit", "verify", directory).code == 4
 
-    def test_the_key(self, run: Run, folder: Path, tmp_path: Path) -> None:
+    def test_the_key(self, run: Run, directory: Path, tmp_path: Path) -> None:
         key = tmp_path / "audit.pub"
-        key.write_text(f"# of the connector\r\n{run('audit', 'key', folder).out}")
-        assert run("audit", "verify", folder, "--key", key).code == 0
+        key.write_text(f"# of the connector\r\n{run('audit', 'key', directory).out}")
+        assert run("audit", "verify", directory, "--key", key).code == 0
 
         other = tmp_path / "other"
         AuditDirectory(Disk(other), clock=time.time).open()
         result = run("audit", "verify", other, "--key", key)
         assert (result.code, "none of the given keys" in result.out) == (4, True)
         key.write_text("nonsense")
-        assert run("audit", "verify", folder, "--key", key).code == 2
+        assert run("audit", "verify", directory, "--key", key).code == 2
 
     @pytest.mark.parametrize("as_json", [False, True])
     def test_the_witness(self, run: Run, tmp_path: Path, as_json: bool) -> None:
-        folder = tmp_path / "audit"
-        sink = FileSink(AuditDirectory(Disk(folder), clock=time.time), str(folder))
+        directory = tmp_path / "audit"
+        sink = FileSink(AuditDirectory(Disk(directory), clock=time.time), str(directory))
         events = [*sink.open(), *sink.write([record(0, "shop", "db:1") for _ in range(300)])]
         *_, checkpoint = [event for event in events if event.name == "audit.checkpoint"]
 
@@ -99,15 +99,15 @@ class TestVerify:
         witness = tmp_path / "heads"
         witness.write_text("Mar 01 host hybridrelay: " + (json_line(kept) if as_json else kept.text) + "\nother\n")
 
-        result = run("audit", "verify", folder, "--witness", witness)
+        result = run("audit", "verify", directory, "--witness", witness)
         assert (result.code, "witnessed up to record 258" in result.out) == (0, True)
-        (file,) = folder.glob("audit-*")
+        (file,) = directory.glob("audit-*")
         file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:200]))
-        assert run("audit", "verify", folder).code == 0
-        cut = run("audit", "verify", folder, "--witness", witness)
+        assert run("audit", "verify", directory).code == 0
+        cut = run("audit", "verify", directory, "--witness", witness)
         assert (cut.code, "the end was cut off" in cut.out) == (4, True)
         witness.write_text("nothing\n")
-        assert run("audit", "verify", folder, "--witness", witness).code == 2
+        assert run("audit", "verify", directory, "--witness", witness).code == 2
 
     def test_what_is_no_audit_directory(self, run: Run, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "missing"):
@@ -118,8 +118,8 @@ class TestVerify:
 class TestShow:
     """Records, filtered."""
 
-    def test_a_table(self, run: Run, folder: Path) -> None:
-        lines = run("audit", "show", folder, "--event", "stream").out.splitlines()
+    def test_a_table(self, run: Run, directory: Path) -> None:
+        lines = run("audit", "show", directory, "--event", "stream").out.splitlines()
 
         assert lines[0].split() == ["RECORD", "TIME", "EVENT", "CONNECTION", "LABEL", "TARGET", "ABOUT"]
         assert len(lines) == 6
@@ -146,34 +146,38 @@ class TestShow:
         ],
         ids=str,
     )
-    def test_filters(self, run: Run, folder: Path, options: list[str], count: int) -> None:
-        shown = run("audit", "show", folder, "--json", *options)
+    def test_filters(self, run: Run, directory: Path, options: list[str], count: int) -> None:
+        shown = run("audit", "show", directory, "--json", *options)
         assert (shown.code, len(shown.out.splitlines())) == (0, count)
 
-    def test_a_signature_says_what_it_covers(self, run: Run, folder: Path) -> None:
-        lines = run("audit", "show", folder, "--event", "log.checkpoint").out.splitlines()
-        record = json.loads(run("audit", "show", folder, "--event", "log.checkpoint", "--json").out.splitlines()[0])
+    def test_a_signature_says_what_it_covers(self, run: Run, directory: Path) -> None:
+        lines = run("audit", "show", directory, "--event", "log.checkpoint").out.splitlines()
+        record = json.loads(
+            run("audit", "show", directory, "--event", "log.checkpoint", "--json").out.splitlines()[0]
+        )
 
         assert f"signed_up_to=1 hash={record['covers']['head']}" in lines[1]
         assert not any(word in lines[1] for word in ("covers", "sig=", "{"))
 
-    def test_nothing_matches(self, run: Run, folder: Path) -> None:
-        assert run("audit", "show", folder, "--label", "nobody").out == "no records match\n"
+    def test_nothing_matches(self, run: Run, directory: Path) -> None:
+        assert run("audit", "show", directory, "--label", "nobody").out == "no records match\n"
 
 
 class TestExport:
     """Formats of other systems."""
 
-    def test_jsonl_is_as_in_the_files(self, run: Run, folder: Path) -> None:
-        lines = run("audit", "export", folder, "--format", "jsonl").out.splitlines()
+    def test_jsonl_is_as_in_the_files(self, run: Run, directory: Path) -> None:
+        lines = run("audit", "export", directory, "--format", "jsonl").out.splitlines()
         numbers = [json.loads(line)["seq"] for line in lines]
         assert numbers == list(range(1, len(lines) + 1))
 
-    def test_ocsf(self, run: Run, folder: Path) -> None:
-        lines = run("audit", "export", folder, "--format", "ocsf", "--event", "stream.not-connected").out.splitlines()
+    def test_ocsf(self, run: Run, directory: Path) -> None:
+        lines = run(
+            "audit", "export", directory, "--format", "ocsf", "--event", "stream.not-connected"
+        ).out.splitlines()
         assert [json.loads(line)["type_uid"] for line in lines] == [400105]
 
-    def test_cef(self, run: Run, folder: Path) -> None:
-        lines = run("audit", "export", folder, "--format", "cef", "--label", "billing").out.splitlines()
+    def test_cef(self, run: Run, directory: Path) -> None:
+        lines = run("audit", "export", directory, "--format", "cef", "--label", "billing").out.splitlines()
         assert len(lines) == 3
         assert all(line.startswith("CEF:0|hybridrelay|") for line in lines)

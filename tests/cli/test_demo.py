@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the relay runs 
 SECONDS = 90.0
 
 
-def _demo(folder: Path, *arguments: str) -> Program:
-    return Program([*HYBRIDRELAY, "demo", *arguments], environment={"TMPDIR": str(folder), "COLUMNS": "200"})
+def _demo(directory: Path, *arguments: str) -> Program:
+    return Program([*HYBRIDRELAY, "demo", *arguments], environment={"TMPDIR": str(directory), "COLUMNS": "200"})
 
 
 def test_the_whole_demo(tmp_path: Path) -> None:

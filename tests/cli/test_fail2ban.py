@@ -26,7 +26,7 @@ from hybridrelay.events import (
 )
 from hybridrelay.protocol.reasons import Reason
 
-FOLDER = Path(__file__).parents[2] / "docs" / "fail2ban"
+DIRECTORY = Path(__file__).parents[2] / "docs" / "fail2ban"
 #: What fail2ban puts in place of <SUBNET>, and before every line in a file: the name of a host, and of a program.
 SUBNET = r"(?P<ip>(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]+)(?:/(?P<cidr>[0-9]+))?"
 PREFIX = r"\s*(?:\S+\s+)?(?:hybridrelay(?:\[\d+\])?:?\s+)?"
@@ -35,7 +35,7 @@ TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 def _patterns() -> list[re.Pattern[str]]:
     parser = configparser.ConfigParser()
-    parser.read(FOLDER / "filter.d" / "hybridrelay.conf")
+    parser.read(DIRECTORY / "filter.d" / "hybridrelay.conf")
     parser.set("Definition", "__prefix_line", PREFIX)
     lines = parser.get("Definition", "failregex").splitlines()
     return [re.compile(line.replace("<SUBNET>", SUBNET)) for line in lines]
@@ -137,5 +137,5 @@ def test_lines_that_were_left_out_are_not_found_in_the_count() -> None:
 
 def test_the_jail_uses_the_filter() -> None:
     parser = configparser.ConfigParser()
-    parser.read(FOLDER / "jail.d" / "hybridrelay.conf")
+    parser.read(DIRECTORY / "jail.d" / "hybridrelay.conf")
     assert parser.get("hybridrelay", "filter") == "hybridrelay"

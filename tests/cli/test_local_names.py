@@ -27,15 +27,15 @@ def local_name(path: Path) -> HostTarget | None:
     return load_connection_string(path).local_name
 
 
-def create(run: Run, folder: Path, *more: str, target: str = "db.internal:5432") -> int:
+def create(run: Run, directory: Path, *more: str, target: str = "db.internal:5432") -> int:
     return run(
         "connections", "create", "orders",
         "--target", target,
         "--endpoint", "relay.example.com",
-        "--connector-file", folder / "c",
-        "--application-file", folder / "a",
-        "--authority-file", folder / "authority",
-        "--relay-file", folder / "r",
+        "--connector-file", directory / "c",
+        "--application-file", directory / "a",
+        "--authority-file", directory / "authority",
+        "--relay-file", directory / "r",
         *more,
     ).code  # fmt: skip
 

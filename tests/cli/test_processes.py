@@ -75,7 +75,7 @@ def test_a_relay_on_ipv6(deployment: Deployment) -> None:
 
 def test_a_relay_from_its_configuration_file(deployment: Deployment) -> None:
     ports = "".join(f"{name} = 0\n" for name in PORT_NAMES)
-    config = deployment.folder / "relay.toml"
+    config = deployment.directory / "relay.toml"
     config.write_text(f'state = "state"\nhost = "127.0.0.1"\nlog-json = true\n[ports]\n{ports}')
     relay = deployment.start("relay", "--config", config)
     relay.terminate()
@@ -245,7 +245,7 @@ async def test_several_pairs_of_one_forward(deployment: Deployment, nursery: tri
 async def test_an_identity_that_is_denied_stays_denied(deployment: Deployment, nursery: trio.Nursery) -> None:
     deployment.start_relay()
     published = deployment.create("orders", await _serve_echo(nursery))
-    denied = deployment.folder / "deny-list"
+    denied = deployment.directory / "deny-list"
     denied.write_text("# nobody yet\n")
     connector = deployment.start_connector(published, arguments=["--deny-list", str(denied)])
     forward = deployment.start_forward(published)

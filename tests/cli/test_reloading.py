@@ -61,7 +61,7 @@ def serial_shown(port: int) -> int:
 
 def test_a_relay_reloads_its_certificate(deployment: Deployment) -> None:
     authority = CertificateAuthority()
-    certificate, key = deployment.folder / "fullchain.pem", deployment.folder / "privkey.pem"
+    certificate, key = deployment.directory / "fullchain.pem", deployment.directory / "privkey.pem"
 
     def renew() -> None:
         new = authority.issue("relay.example.com")
@@ -98,8 +98,8 @@ def test_a_relay_without_anything_to_reload(deployment: Deployment) -> None:
 
 def test_a_relay_listens_elsewhere_and_streams_continue(deployment: Deployment) -> None:
     """The ports, the host and a first certificate, in its configuration file."""
-    folder = deployment.folder
-    certificate, config = folder / "fullchain.pem", folder / "relay.toml"
+    directory = deployment.directory
+    certificate, config = directory / "fullchain.pem", directory / "relay.toml"
     certificate.write_bytes(b"".join(CertificateAuthority().issue("relay.example.com")))
     config.write_text("")
     relay = deployment.start_relay("--config", str(config))
@@ -156,7 +156,7 @@ def test_a_relay_listens_elsewhere_and_streams_continue(deployment: Deployment) 
             hang_up(relay, "options.unchanged")
             echoes()
     assert relay.terminate() == 0
-    verified = deployment.run("audit", "verify", folder / "audit")
+    verified = deployment.run("audit", "verify", directory / "audit")
     assert verified.returncode == 0, verified.stdout
 
 
@@ -176,7 +176,7 @@ def use_key(deployment: Deployment, published: Published, role: str, key: str) -
 
 
 def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, published: Published) -> None:
-    denied = deployment.folder / "deny"
+    denied = deployment.directory / "deny"
     denied.write_text("somebody\n")
     connector = deployment.start_connector(published, arguments=["--deny-list", str(denied)])
     hang_up(connector, r"reloaded: file=\S*orders.connector$")
@@ -204,8 +204,8 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
 
 def test_a_first_deny_list_status_and_audit_log(deployment: Deployment) -> None:
     """Each one in a connector's configuration file begins without a restart, and ends when it is removed."""
-    folder = deployment.folder
-    config, denied, status, audit = (folder / name for name in ("connector.toml", "deny", "status.sock", "audit"))
+    directory = deployment.directory
+    config, denied, status, audit = (directory / name for name in ("connector.toml", "deny", "status.sock", "audit"))
     deployment.start_relay()
     with socket.create_server(("127.0.0.1", 0)) as target:
         published = deployment.create("orders", target.getsockname())
@@ -227,7 +227,7 @@ def test_a_first_deny_list_status_and_audit_log(deployment: Deployment) -> None:
             with open_stream(), target.accept()[0]:
                 pass
             # A mistake changes nothing, and other options are used.
-            (folder / "file").write_text("")
+            (directory / "file").write_text("")
             denied.write_text("somebody\n")
             bad = ('status = "missing/status.sock"', 'audit-dir = "file"', 'deny-list = "deny"')
             hang_up(connector, "reload.failed: .*missing does not exist", writing(*bad))
@@ -277,8 +277,8 @@ def test_a_forward_reloads_its_strings(deployment: Deployment, published: Publis
 
 def test_what_a_relay_has_refused_is_requested_again_at_once(deployment: Deployment, published: Published) -> None:
     """No file has changed, but the hybrid connection was imported in the meantime."""
-    folder = deployment.folder
-    files = {role: folder / f"late.{role}" for role in ("connector", "application", "authority", "relay")}
+    directory = deployment.directory
+    files = {role: directory / f"late.{role}" for role in ("connector", "application", "authority", "relay")}
     done = deployment.run(
         "connections", "create", "late", "--target", "127.0.0.1:9", "--endpoint", "127.0.0.1",
         *(part for role, file in files.items() for part in (f"--{role}-file", file)),
@@ -301,7 +301,7 @@ def test_what_cannot_be_read_again(deployment: Deployment, published: Published)
 
 def test_a_changed_identity_needs_no_restart(deployment: Deployment, published: Published) -> None:
     connector = deployment.start_connector(published)
-    reissued = deployment.folder / "reissued"
+    reissued = deployment.directory / "reissued"
     issue = ("connections", "issue", "orders", "--role", "connector", "--label", "connector")
     done = deployment.run(*issue, "--authority-file", published.authority, "--out", reissued)
     assert done.returncode == 0, done.stderr

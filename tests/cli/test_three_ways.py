@@ -50,10 +50,10 @@ def way(request: pytest.FixtureRequest, state: Path) -> Iterator[Way]:
 
 
 def create(run: Run, way: Way, name: str = "orders") -> Result:
-    folder = way.state.parent
+    directory = way.state.parent
     return run(
         "connections", "create", name, "--target", "db.internal:5432", "--endpoint", "relay.example.com",
-        "--connector-file", folder / f"{name}.connector", "--application-file", folder / f"{name}.application",
+        "--connector-file", directory / f"{name}.connector", "--application-file", directory / f"{name}.application",
         *way.options,
     )  # fmt: skip
 
@@ -89,15 +89,15 @@ def is_audited(way: Way, operation: str, status: int = 200) -> bool:
 def test_a_hybrid_connection_is_created_and_audited(run: Run, way: Way) -> None:
     done = create(run, way)
     assert (done.code, done.err) == (0, "")
-    folder = way.state.parent
-    connector, application = (load_connection_string(folder / name) for name in FILES[:2])
+    directory = way.state.parent
+    connector, application = (load_connection_string(directory / name) for name in FILES[:2])
     for string in (connector, application):
         assert string.relay_pins == (relay_pin(way.state / "relay.pem"),)
         assert string.endpoints[0].ports == {"http": 8080}
         assert string.key == key(way, string.key_name)
     assert is_audited(way, "putHybridConnection", 201)
     assert ("Trust: " in done.out) == (way.name != "https")
-    private = re.findall(r'"private_key": "([^"]+)"', (folder / "orders.authority").read_text())
+    private = re.findall(r'"private_key": "([^"]+)"', (directory / "orders.authority").read_text())
     assert private
     assert private[0].encode() not in (way.state / "registry.db").read_bytes()
 

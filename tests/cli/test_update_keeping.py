@@ -112,7 +112,7 @@ async def test_marks_that_cannot_be_written(
     created: Created, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    marks = UpdateMarks(tmp_path / "file" / "folder")
+    marks = UpdateMarks(tmp_path / "file" / "directory")
     before = load_connection_string(created.connector)
     assert await keeper_of(lambda: [created.connector], marks, NO_COPIES)(before, updated(before)) == ""
     assert "It cannot be recorded that an update was used" in caplog.text

@@ -123,7 +123,7 @@ def test_an_edition_limits_a_running_relay(deployment: Deployment, target: tuple
     assert "free (in use)" in deployment.run("editions", "list", *where).stdout
     refused = deployment.run(
         "connections", "create", "second", "--target", "db:1", "--endpoint", "localhost", *where,
-        *(f"--{name}-file={deployment.folder / name}" for name in ("connector", "application", "authority")),
+        *(f"--{name}-file={deployment.directory / name}" for name in ("connector", "application", "authority")),
     )  # fmt: skip
     assert refused.returncode in (1, 2)
     assert "allows 1 hybrid connections" in refused.stderr

@@ -143,7 +143,7 @@ def test_a_disk_on_which_nothing_can_be_created_stops_nobody(path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("environ", "home", "folder"),
+    ("environ", "home", "directory"),
     [
         ({"STATE_DIRECTORY": "/var/lib/hr", "XDG_STATE_HOME": "/x"}, "/home/me", "/var/lib/hr"),
         ({"STATE_DIRECTORY": "/var/lib/hr:/var/lib/other"}, None, "/var/lib/hr"),
@@ -153,24 +153,26 @@ def test_a_disk_on_which_nothing_can_be_created_stops_nobody(path: Path, monkeyp
         ({}, None, None),
     ],
 )
-def test_the_folder(environ: dict[str, str], home: str | None, folder: str | None) -> None:
+def test_the_state_directory_is_that_of_the_service_or_of_the_user(
+    environ: dict[str, str], home: str | None, directory: str | None
+) -> None:
     found = state_directory(environ, None if home is None else Path(home))
-    assert found == (None if folder is None else Path(folder))
+    assert found == (None if directory is None else Path(directory))
 
 
 def test_each_set_of_hybrid_connections_has_a_file(tmp_path: Path) -> None:
-    folder = tmp_path / "made" / "for it"
-    first = default_instance_file(folder, PUBLISHED)
+    directory = tmp_path / "made" / "for it"
+    first = default_instance_file(directory, PUBLISHED)
     assert first is not None
     first.close()
-    others = default_instance_file(folder, PUBLISHED[:1])
-    again = default_instance_file(folder, reversed(PUBLISHED))
+    others = default_instance_file(directory, PUBLISHED[:1])
+    again = default_instance_file(directory, reversed(PUBLISHED))
     assert others is not None
     assert again is not None
     assert others.dead == ()
     assert again.dead == (first.instance,)
     if sys.platform != "win32":
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     others.close()
     again.close()
 
@@ -194,14 +196,14 @@ def test_connectors_beside_each_other_share_no_file(tmp_path: Path) -> None:
 def test_without_a_place_for_it_a_connector_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    folder = tmp_path / "folder"
+    directory = tmp_path / "directory"
     if trouble == "a file in the way":
-        folder.touch()
+        directory.touch()
     elif trouble == "may not write":
         real_open = os.open
 
         def refuse(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-            if str(path).startswith(str(folder)):
+            if str(path).startswith(str(directory)):
                 raise PermissionError(errno.EACCES, "Permission denied")
             return real_open(path, flags, mode, dir_fd=dir_fd)
 
@@ -213,7 +215,7 @@ def test_without_a_place_for_it_a_connector_goes_on(
 
         monkeypatch.setattr("hybridrelay.connector.instance_file.lock_file", no_locks)
     happened: list[Event] = []
-    assert default_instance_file(folder, PUBLISHED, events=EventStream(happened.append)) is None
+    assert default_instance_file(directory, PUBLISHED, events=EventStream(happened.append)) is None
     assert [type(event) for event in happened] == [InstanceFileNotUsed]
 
 

@@ -14,8 +14,8 @@ from .targets import serve
 KILLS = 4
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    data = b"".join(path.read_bytes() for path in sorted(folder.glob("audit-*.jsonl")))
+def records(directory: Path) -> list[dict[str, Any]]:
+    data = b"".join(path.read_bytes() for path in sorted(directory.glob("audit-*.jsonl")))
     return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
@@ -28,12 +28,12 @@ async def test_no_connection_of_the_target_is_missing(deployment: Deployment, nu
         await stream.send_all(await stream.receive_some() or b"-")
 
     published = deployment.create("db", await serve(nursery, answer))
-    folder = deployment.folder / "audit"
-    options = ("--audit-dir", str(folder), "--audit-required", "file")
+    directory = deployment.directory / "audit"
+    options = ("--audit-dir", str(directory), "--audit-required", "file")
     connector = deployment.start_connector(published, arguments=options)
     forward = deployment.start_forward(published)
-    key = deployment.folder / "audit.pub"
-    key.write_text(deployment.run("audit", "key", folder).stdout)
+    key = deployment.directory / "audit.pub"
+    key.write_text(deployment.run("audit", "key", directory).stdout)
 
     async def open_streams() -> None:
         while True:
@@ -54,7 +54,7 @@ async def test_no_connection_of_the_target_is_missing(deployment: Deployment, nu
                     await trio.sleep(0.01)
             connector.kill()
             await trio.to_thread.run_sync(connector.wait)
-            opened = sum(one["event"] == "stream.opened" for one in records(folder))
+            opened = sum(one["event"] == "stream.opened" for one in records(directory))
             assert opened >= reached
             connector = await trio.to_thread.run_sync(
                 lambda: deployment.start_connector(published, arguments=options)
@@ -62,12 +62,12 @@ async def test_no_connection_of_the_target_is_missing(deployment: Deployment, nu
         applications.cancel_scope.cancel()
     assert await trio.to_thread.run_sync(connector.terminate) == 0
 
-    verified = deployment.run("audit", "verify", folder, "--key", key, "--json")
+    verified = deployment.run("audit", "verify", directory, "--key", key, "--json")
     assert verified.returncode == 0, verified.stdout
     found = json.loads(verified.stdout)
     assert found["isTrusted"]
     assert found["signedUpTo"] == found["last"] - 1
-    events = [one["event"] for one in records(folder)]
+    events = [one["event"] for one in records(directory)]
     assert events.count("log.resumed") == KILLS
     assert events[-2:] == ["log.closed", "log.checkpoint"]
     nursery.cancel_scope.cancel()

@@ -44,11 +44,11 @@ async def test_both_sides_get_their_strings_by_claims(deployment: Deployment, nu
     target = await serve(nursery, echo)
     published = deployment.create("orders", target)
     relay = deployment.programs[0]
-    code_file = deployment.folder / "code"
+    code_file = deployment.directory / "code"
     connector_code = make_code(deployment, published, "--connection-string-file", published.connector)
     code_file.write_text(connector_code.upper())
     code_file.chmod(0o600)
-    new = deployment.folder / "by-claim.connector"
+    new = deployment.directory / "by-claim.connector"
     # The first start takes it, and the second one needs neither the claim nor the file with its code.
     for _ in range(2):
         program = await trio.to_thread.run_sync(
@@ -60,7 +60,7 @@ async def test_both_sides_get_their_strings_by_claims(deployment: Deployment, nu
     assert stat.S_IMODE(new.stat().st_mode) == 0o600
 
     code = make_code(deployment, published)
-    string = deployment.folder / "billing.application"
+    string = deployment.directory / "billing.application"
     done = await trio.to_thread.run_sync(take, deployment, code, string)
     assert (done.returncode, done.stderr) == (0, "")
     assert "of the application billing of orders" in done.stdout
@@ -70,9 +70,9 @@ async def test_both_sides_get_their_strings_by_claims(deployment: Deployment, nu
     assert await exchange(forward.port, data) == data
 
     # Somebody else with the same code gets nothing but the alarm.
-    done = await trio.to_thread.run_sync(take, deployment, code, deployment.folder / "stolen")
+    done = await trio.to_thread.run_sync(take, deployment, code, deployment.directory / "stolen")
     assert (done.returncode, "was taken before at" in done.stderr) == (1, True)
-    assert not (deployment.folder / "stolen").exists()
+    assert not (deployment.directory / "stolen").exists()
     relay.wait_for_line("claim.taken-again", where="err")
     listed = deployment.run("claims", "list", "orders", "--state", deployment.state, "--json")
     newest, older = json.loads(listed.stdout)
@@ -92,7 +92,7 @@ def test_a_relay_that_is_killed_while_it_delivers_does_so_once(deployment: Deplo
     published = deployment.create("orders", ("127.0.0.1", 9))
     for round_ in range(3):
         code = make_code(deployment, published)
-        outs = [deployment.folder / f"{round_}.{number}" for number in range(4)]
+        outs = [deployment.directory / f"{round_}.{number}" for number in range(4)]
         takers = [threading.Thread(target=take, args=(deployment, code, out), daemon=True) for out in outs]
         for taker in takers:
             taker.start()
@@ -103,8 +103,8 @@ def test_a_relay_that_is_killed_while_it_delivers_does_so_once(deployment: Deplo
         deployment.start_relay()
         for taker in takers:
             taker.join()
-        take(deployment, code, deployment.folder / f"{round_}.late")
-        got = [out for out in (*outs, deployment.folder / f"{round_}.late") if out.exists()]
+        take(deployment, code, deployment.directory / f"{round_}.late")
+        got = [out for out in (*outs, deployment.directory / f"{round_}.late") if out.exists()]
         assert len(got) <= 1
         with SQLiteStore.open(deployment.state) as store:
             assert [(claim.sealed, claim.taken_at is not None) for claim in store.claims("orders")][:1] == [
@@ -116,7 +116,7 @@ def test_a_first_start_waits_for_the_relay(deployment: Deployment) -> None:
     published = deployment.create("orders", ("127.0.0.1", 9))
     code = make_code(deployment, published)
     deployment.programs[0].terminate()
-    out = deployment.folder / "billing.application"
+    out = deployment.directory / "billing.application"
     command = deployment.command("forward", "--claim-file", "-", "--connection-string-file", out, "--mode", "tcp")
     with Program(command, text_in=code) as forward:
         forward.wait_for_line("claim.waiting", where="err")
@@ -132,7 +132,7 @@ def test_a_first_start_that_waits_can_be_stopped(deployment: Deployment, number:
     published = deployment.create("orders", ("127.0.0.1", 9))
     code = make_code(deployment, published)
     deployment.programs[0].terminate()
-    out = deployment.folder / "x.application"
+    out = deployment.directory / "x.application"
     with Program(
         deployment.command("forward", "--connection-string-file", out, "--claim-file", "-"), text_in=code
     ) as forward:

@@ -69,9 +69,9 @@ def through_the_relay(local: int, target: socket.socket) -> bytes:
             return file.read()
 
 
-def addresses_in_audit(folder: Path) -> list[str]:
+def addresses_in_audit(directory: Path) -> list[str]:
     """The addresses of clients in the records of streams that were opened."""
-    lines = [line for file in sorted(folder.glob("audit-*.jsonl")) for line in file.read_text().splitlines()]
+    lines = [line for file in sorted(directory.glob("audit-*.jsonl")) for line in file.read_text().splitlines()]
     records = [json.loads(line) for line in lines]
     return [one.get("client_address", "") for one in records if one["event"] == "stream.opened"]
 

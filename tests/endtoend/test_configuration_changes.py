@@ -48,8 +48,8 @@ class Scene:
 
     def configure(self, *names: str) -> None:
         """Configure both programs."""
-        replace(self.deployment.folder / "connector.toml", self.connector_file(names))
-        replace(self.deployment.folder / "forward.toml", self.forward_file(names))
+        replace(self.deployment.directory / "connector.toml", self.connector_file(names))
+        replace(self.deployment.directory / "forward.toml", self.forward_file(names))
 
     async def run(self, *arguments: str | Path) -> None:
         done = await trio.to_thread.run_sync(partial(self.deployment.run, *arguments))
@@ -140,8 +140,8 @@ async def test_one_more_and_one_less(scene: Scene) -> None:
 
 
 async def test_files_that_cannot_be_used_change_nothing(scene: Scene) -> None:
-    folder = scene.deployment.folder
-    good = {name: (folder / f"{name}.toml").read_text() for name in ("connector", "forward")}
+    directory = scene.deployment.directory
+    good = {name: (directory / f"{name}.toml").read_text() for name in ("connector", "forward")}
     connectors = scene.connector_file("ab")
     forwards = scene.forward_file("ab")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -169,7 +169,7 @@ async def test_files_that_cannot_be_used_change_nothing(scene: Scene) -> None:
             ),
             (
                 "connector",
-                connectors + '[[connection]]\nfile = "../' + folder.name + '/a.connector"\n',
+                connectors + '[[connection]]\nfile = "../' + directory.name + '/a.connector"\n',
                 "connector.toml: line 6: two connection strings are for a",
             ),
             (
@@ -187,12 +187,12 @@ async def test_files_that_cannot_be_used_change_nothing(scene: Scene) -> None:
         async with talking(scene.ports["a"]) as talkers:
             for name, text, pattern in bad:
                 program = scene.connector if name == "connector" else scene.forward
-                await says(program, f"reload.failed: .*{pattern}", partial(replace, folder / f"{name}.toml", text))
+                await says(program, f"reload.failed: .*{pattern}", partial(replace, directory / f"{name}.toml", text))
                 await all_move(talkers)
                 await scene.served("b")
             for name, text in good.items():
                 program = scene.connector if name == "connector" else scene.forward
-                replace(folder / f"{name}.toml", text)
+                replace(directory / f"{name}.toml", text)
                 hang_up = partial(program.process.send_signal, signal.SIGHUP)
                 line = await says(program, "configuration.reloaded", hang_up)
                 assert "unchanged=2" in line
@@ -202,14 +202,14 @@ async def test_files_that_cannot_be_used_change_nothing(scene: Scene) -> None:
 
 async def test_a_connection_string_may_arrive_after_the_file_that_names_it(scene: Scene) -> None:
     """A new one is used on both sides, and nothing else has to be done."""
-    folder = scene.deployment.folder
+    directory = scene.deployment.directory
     for name in ("c.connector", "c.application"):
-        (folder / name).rename(folder / f"{name}.later")
+        (directory / name).rename(directory / f"{name}.later")
     scene.configure("a", "b", "c")
     for program in (scene.connector, scene.forward):
         await program.logs("reload.failed: .*cannot read .*c[.]")
     for name in ("c.connector", "c.application"):
-        (folder / f"{name}.later").rename(folder / name)
+        (directory / f"{name}.later").rename(directory / name)
     await scene.served("c")
 
 
@@ -223,7 +223,7 @@ async def test_changed_strings_are_taken_without_a_signal(scene: Scene) -> None:
             await program.logs("Only this key is in use now: connection=a")
         await all_move(talkers)
         for role, program in (("connector", scene.connector), ("application", scene.forward)):
-            issued = deployment.folder / "issued"
+            issued = deployment.directory / "issued"
             issue = ("connections", "issue", "a", "--role", role, "--label", "again", "--authority-file", a.authority)
             await scene.run(*issue, "--state", deployment.state, "--out", issued)
             await says(program, "reloaded: .*changed=identity", partial(os.replace, issued, getattr(a, role)))
@@ -239,7 +239,7 @@ async def test_changed_strings_are_taken_without_a_signal(scene: Scene) -> None:
 
 async def test_links_of_kubernetes(scene: Scene) -> None:
     """A volume of a Secret: files are links through ``..data``, which is replaced."""
-    volume = scene.deployment.folder / "volume"
+    volume = scene.deployment.directory / "volume"
     text = scene.published["c"].connector.read_text()
     for number in (1, 2):
         (volume / f"..{number}").mkdir(parents=True)
@@ -248,7 +248,7 @@ async def test_links_of_kubernetes(scene: Scene) -> None:
     (volume / "c").symlink_to("..data/c")
     scene.configure("a", "b", "c")
     config = scene.connector_file(["a", "b"]) + '[[connection]]\nfile = "volume/c"\n'
-    replace(scene.deployment.folder / "connector.toml", config)
+    replace(scene.deployment.directory / "connector.toml", config)
     await scene.connector.logs("registered at a relay: connection=c")
     (volume / "..new").symlink_to("..2")
     await says(scene.connector, "volume/c changed=target", partial(os.replace, volume / "..new", volume / "..data"))
@@ -260,7 +260,7 @@ async def test_ports_change_hands(scene: Scene) -> None:
     async with talking(scene.ports["a"]) as first, talking(scene.ports["b"]) as second:
         text = scene.forward_file("ab")
         swapped = text.replace("a.app", "x.app").replace("b.app", "a.app").replace("x.app", "b.app")
-        path = scene.deployment.folder / "forward.toml"
+        path = scene.deployment.directory / "forward.toml"
         line = await says(scene.forward, "configuration.reloaded", partial(replace, path, swapped))
         assert re.search("changed=.*a.*b|changed=.*b.*a", line)
         await all_move([*first, *second])
@@ -271,8 +271,8 @@ async def test_ports_change_hands(scene: Scene) -> None:
 
 async def test_the_same_port_in_another_form(scene: Scene) -> None:
     """Open connections continue. If another address of the configuration cannot be opened, it is open as before."""
-    path, port = scene.deployment.folder / "forward.toml", scene.ports["a"]
-    first, file = path.read_text(), scene.deployment.folder / "a.sock"
+    path, port = scene.deployment.directory / "forward.toml", scene.ports["a"]
+    first, file = path.read_text(), scene.deployment.directory / "a.sock"
     before = f'"127.0.0.1:{port}"'
 
     async def change(listen: str, pattern: str = "configuration.reloaded: .*changed=a") -> str:
@@ -304,7 +304,7 @@ async def test_the_same_port_in_another_form(scene: Scene) -> None:
 
 
 async def test_what_needs_a_restart_is_said(scene: Scene) -> None:
-    path = scene.deployment.folder / "connector.toml"
+    path = scene.deployment.directory / "connector.toml"
     text = path.read_text().replace("grace = 20", "grace = 7\nmode = 'websocket'")
     line = await says(scene.connector, "restart.needed", partial(replace, path, text))
     assert "connector.toml" in line
@@ -314,7 +314,7 @@ async def test_what_needs_a_restart_is_said(scene: Scene) -> None:
 
 async def test_a_unix_socket(scene: Scene) -> None:
     """It is added to a port, without a restart. 20 MB arrive unchanged in both directions."""
-    path, socket_path = scene.deployment.folder / "forward.toml", scene.deployment.folder / "a.sock"
+    path, socket_path = scene.deployment.directory / "forward.toml", scene.deployment.directory / "a.sock"
     async with talking(scene.ports["a"]):
         port = f'"127.0.0.1:{scene.ports["a"]}"'
         text = path.read_text().replace(port, f'[{port}, "unix:{socket_path},mode=660"]')
@@ -343,8 +343,8 @@ async def test_a_unix_socket(scene: Scene) -> None:
 
 async def test_a_deny_list_for_one_hybrid_connection(scene: Scene) -> None:
     """Named, changed and removed without a restart; the other hybrid connection is not affected."""
-    folder = scene.deployment.folder
-    denied, config = folder / "denied", folder / "connector.toml"
+    directory = scene.deployment.directory
+    denied, config = directory / "denied", directory / "connector.toml"
     denied.write_text("nobody\n")
     text = config.read_text()
     with_list = text.replace('file = "b.connector"\n', 'file = "b.connector"\ndeny-list = "denied"\n')

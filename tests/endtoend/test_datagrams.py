@@ -158,7 +158,7 @@ async def test_every_port_of_a_target_leads_to_the_same_port(
         deployment.start_connector(kdc, arguments=deployment.datagrams_allowed())
         other = stack.enter_context(bound())
         await other.bind((ADDRESS, taken))
-        status = deployment.folder / "status.sock"
+        status = deployment.directory / "status.sock"
         program = deployment.start(
             "forward", "--connection-string-file", kdc.application, "--listen", f"own{suffix}", "--status", status
         )

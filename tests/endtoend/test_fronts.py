@@ -67,7 +67,7 @@ async def start(deployment: Deployment, nursery: trio.Nursery, *options: str | P
         "gone": (("127.0.0.1", refusing), f"{GONE}:80"),
         "denied": (await serve(nursery, web), f"{DENIED}:80"),
     }
-    policies = deployment.folder / "connector-policies"
+    policies = deployment.directory / "connector-policies"
     policies.mkdir(mode=0o700)
     (policies / "policy.toml").write_text("")
     connections = {}
@@ -135,7 +135,7 @@ async def test_a_target_that_the_policy_denies(scene: Scene, nursery: trio.Nurse
     """It is refused from the moment at which the connector's policy denies it."""
     target = re.search(r"denied=127\.0\.0\.1:(\d+)", scene.connector.out)
     assert target is not None
-    policy = scene.deployment.folder / "connector-policies" / "policy.toml"
+    policy = scene.deployment.directory / "connector-policies" / "policy.toml"
     policy.write_text(f'DeniedTargets = ["127.0.0.1:{target[1]}"]\n')
     await scene.connector.logs(r"policy\.in-force: .* rules=1")
     code, _, err = await scene.curl("--socks5-hostname", scene.socks, f"http://{DENIED}/")

@@ -72,7 +72,7 @@ async def test_every_key_is_rolled_three_times_over_two_relays(pair: Pair, nurse
         for turn in range(3):
             slot = (SECONDARY, PRIMARY)[turn % 2]
             for name, file in (("application", published.application), ("connector", published.connector)):
-                new_key = pair.first.folder / f"{name}.{turn}"
+                new_key = pair.first.directory / f"{name}.{turn}"
                 await roll(pair.deployments, name, new_key, "--update", published.authority)
                 key = new_key.read_text().strip()
                 seen.add(key)
@@ -114,7 +114,7 @@ async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deploym
     match = re.search(r"127\.0\.0\.1:(\d+)", program.out)
     assert match is not None
     async with applications(int(match[1]), 3) as talkers:
-        await roll((deployment,), "application", deployment.folder / "key", "--grace", "25s")
+        await roll((deployment,), "application", deployment.directory / "key", "--grace", "25s")
         await trio.to_thread.run_sync(partial(program.wait_for_line, "key.received.*kept=False", where="err"))
         await all_move(talkers)
 
@@ -165,13 +165,13 @@ async def test_a_roll_survives_restarts_of_everything(deployment: Deployment, nu
     """The relay is killed in the middle of it, and the program starts again with the key from its file."""
     published = deployment.create("orders", await serve(nursery, echo))
     connector = await trio.to_thread.run_sync(deployment.start_connector, published)
-    await roll((deployment,), "connector", deployment.folder / "key", "--wait-for-grace", "--grace", "40s")
+    await roll((deployment,), "connector", deployment.directory / "key", "--wait-for-grace", "--grace", "40s")
     deployment.programs[0].kill()
     await trio.to_thread.run_sync(deployment.start_relay)
     await trio.to_thread.run_sync(partial(connector.wait_for_line, "key.received.*kept=True", where="err"))
     connector.kill()
     again = await trio.to_thread.run_sync(deployment.start_connector, published)
-    key = (deployment.folder / "key").read_text().strip()
+    key = (deployment.directory / "key").read_text().strip()
     assert load_connection_string(published.connector).key.reveal() == key
     await until(
         "the old key is revoked", lambda: rule_of(deployment, "connector").primary is None, deployment.programs
@@ -193,8 +193,8 @@ async def test_clients_get_the_new_key_although_the_relay_was_restarted(
     deployment.programs[0].kill()
     relay = await trio.to_thread.run_sync(deployment.start_relay)
     await trio.to_thread.run_sync(partial(relay.wait_for_line, "relay.worker-taken-over.*pairs=1", where="err"))
-    await roll((deployment,), "application", deployment.folder / "key")
-    key = (deployment.folder / "key").read_text().strip()
+    await roll((deployment,), "application", deployment.directory / "key")
+    key = (deployment.directory / "key").read_text().strip()
     await until(
         "the old key is revoked", lambda: rule_of(deployment, "application").primary is None, deployment.programs
     )

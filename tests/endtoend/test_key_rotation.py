@@ -50,7 +50,7 @@ class Machine:
         done = await trio.to_thread.run_sync(
             lambda: subprocess.run(
                 ["sh", "-c", command.replace("/var/lib/hybridrelay", str(self.deployment.state))],
-                check=False, cwd=self.deployment.folder, env=self.environment, capture_output=True, text=True,
+                check=False, cwd=self.deployment.directory, env=self.environment, capture_output=True, text=True,
                 timeout=SECONDS,
             )
         )  # fmt: skip
@@ -70,8 +70,8 @@ class Machine:
 
     async def relay_has_noticed(self) -> None:
         """Wait until the relay has acted on all changes of its registry. A key unknown to it makes it look."""
-        text = (self.deployment.folder / "orders.application").read_text()
-        unknown = self.deployment.folder / "unknown"
+        text = (self.deployment.directory / "orders.application").read_text()
+        unknown = self.deployment.directory / "unknown"
         unknown.write_text(re.sub("SharedAccessKey=[^;]+", "SharedAccessKey=unknown", text))
         unknown.chmod(0o600)
         done = await trio.to_thread.run_sync(
@@ -89,7 +89,7 @@ async def machine(deployment: Deployment, nursery: trio.Nursery) -> Machine:
     connector = deployment.start_connector(published)
     forward = deployment.start_forward(published)
     services = {"connector": connector, "application": forward.program}
-    bin_ = deployment.folder / "bin"
+    bin_ = deployment.directory / "bin"
     bin_.mkdir()
     path = bin_ / "hybridrelay"
     path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m hybridrelay "$@"\n')
@@ -139,9 +139,9 @@ async def test_keys_are_changed_as_documented(machine: Machine, nursery: trio.Nu
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
     for role in ("connector", "application"):
-        text = (machine.deployment.folder / f"orders.{role}").read_text()
+        text = (machine.deployment.directory / f"orders.{role}").read_text()
         assert f"SharedAccessKey={after[role, 'primary']};" in text
-    authority = (machine.deployment.folder / "orders.authority").read_text()
+    authority = (machine.deployment.directory / "orders.authority").read_text()
     assert all(f'"{key}"' in authority for key in after.values())
     for program in machine.services.values():
         assert program.process.poll() is None
@@ -161,21 +161,21 @@ async def test_signals_without_end(machine: Machine, nursery: trio.Nursery) -> N
     """20 times to all three programs, with keys that go back and forth and with files that cannot be used."""
     deployment = machine.deployment
     programs = [deployment.programs[0], *machine.services.values()]
-    good = {role: (deployment.folder / f"orders.{role}").read_bytes() for role in ("connector", "application")}
+    good = {role: (deployment.directory / f"orders.{role}").read_bytes() for role in ("connector", "application")}
     use = "hybridrelay keys use orders --state /var/lib/hybridrelay --rule {0} --key {1} --update orders.{0}"
     async with applications(port_of(machine), STREAMS) as talkers:
         for number in range(20):
             for role, content in good.items():
                 if number % 4 == 3:
-                    (deployment.folder / f"orders.{role}").write_bytes(content[: len(content) // 2])
+                    (deployment.directory / f"orders.{role}").write_bytes(content[: len(content) // 2])
                 elif number % 4 == 0:
-                    (deployment.folder / f"orders.{role}").write_bytes(content)
+                    (deployment.directory / f"orders.{role}").write_bytes(content)
                     await machine.run(use.format(role, "secondary" if number % 8 else "primary"))
             for program in programs:
                 program.process.send_signal(signal.SIGHUP)
             await all_move(talkers)
         for role, content in good.items():
-            (deployment.folder / f"orders.{role}").write_bytes(content)
+            (deployment.directory / f"orders.{role}").write_bytes(content)
             await machine.run(use.format(role, "secondary"), waits=True)
         for role in good:
             await machine.run(

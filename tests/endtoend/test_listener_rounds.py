@@ -60,10 +60,10 @@ async def target_port(nursery: trio.Nursery) -> int:
 
 
 @pytest.fixture
-def short_folder() -> Iterator[Path]:
+def short_directory() -> Iterator[Path]:
     """A directory whose path leaves room in the address of a Unix socket."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder)
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
 
 
 async def repeats(stream: trio.SocketStream) -> None:
@@ -85,12 +85,12 @@ async def through_front(stream: trio.SocketStream, port: int) -> None:
 
 @pytest.mark.timeout(ROUND_SECONDS * (ROUNDS + 4))
 async def test_every_kind_of_local_port_comes_back_after_a_kill(
-    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, short_folder: Path
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, short_directory: Path
 ) -> None:
     first, second = await target_port(nursery), await target_port(nursery)
     dc1 = deployment.create("dc1", f"127.0.0.1:{first},{second}/tcp+udp", local_name=f"{NAME}:{first},{second}")
     connector = deployment.start_connector(dc1, arguments=["--mode", "tcp", *deployment.datagrams_allowed()])
-    path, front, config = short_folder / "port.sock", short_folder / "front.sock", tmp_path / "forward.toml"
+    path, front, config = short_directory / "port.sock", short_directory / "front.sock", tmp_path / "forward.toml"
     config.write_text(
         f'mode = "tcp"\nhttp-proxy = "unix:{front}"\n[[connection]]\nfile = "{dc1.application}"\n'
         f'listen = ["own/tcp+udp", "unix:{path}"]\n'

@@ -113,7 +113,7 @@ async def test_in_parallel_it_is_asked_for_each_stream_with_the_option_and_with_
 ) -> None:
     await host.listen(nursery)
     published = deployment.create("sql", rf"{host.address}\SQLEXPRESS")
-    config = deployment.folder / "connector.toml"
+    config = deployment.directory / "connector.toml"
     table = f'connect-in-parallel = true\n[[connection]]\nfile = "{published.connector}"\n'
     config.write_text(f"{table}connect-in-parallel = false\n")
     connector = deployment.start("connector", "--mode", "tcp", "--config", config)

@@ -31,7 +31,7 @@ DNS = "127.0.0.153"
 class Pod:
     """A network namespace, with everything in it."""
 
-    folder: Path
+    directory: Path
     #: Runs a command in the network namespace.
     enter: tuple[str, ...]
     port: int
@@ -46,20 +46,20 @@ class Pod:
 
 
 @contextmanager
-def pod(folder: Path, *options: str) -> Iterator[Pod]:
+def pod(directory: Path, *options: str) -> Iterator[Pod]:
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("makes namespaces, which needs root on Linux")
     for program in ("unshare", "nsenter", "ip", "curl", "dig"):
         if shutil.which(program) is None:
             skip_unless_ci(f"needs {program}")
-    (folder / "web").mkdir()
-    (folder / "web" / "index.html").write_text("reached")
+    (directory / "web").mkdir()
+    (directory / "web" / "index.html").write_text("reached")
     hold = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec sleep 3600"]
-    with Program(hold) as namespace, Deployment(folder) as deployment:
+    with Program(hold) as namespace, Deployment(directory) as deployment:
         namespace.wait_for_line("ready")
         enter = ("nsenter", f"--net=/proc/{namespace.pid}/ns/net")
         web = [*enter, sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
-        web += ["--directory", str(folder / "web")]
+        web += ["--directory", str(directory / "web")]
         with Program(web) as target:
             target_port = int(target.wait_for_line(r" port (\d+)")[1])
             deployment.start_relay(wrapper=enter)
@@ -71,7 +71,7 @@ def pod(folder: Path, *options: str) -> Iterator[Pod]:
             deployment.start_connector(published, arguments=["--mode", "tcp"], wrapper=enter)
             files = ("--connection-string-file", published.application)
             forward = deployment.start("forward", *files, "--mode", "tcp", *options, wrapper=enter)
-            yield Pod(folder, enter, port, forward)
+            yield Pod(directory, enter, port, forward)
 
 
 def test_names_in_a_pod(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_names_in_a_pod(tmp_path: Path) -> None:
 
 def check_host_aliases(made: Pod) -> None:
     """``hostAliases`` of a pod, or ``--add-host`` of Docker: a hosts file that the run-time mounts."""
-    hosts = made.folder / "hosts"
+    hosts = made.directory / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n{ADDRESS} {NAME}\n")
     script = f"mount --bind {hosts} /etc/hosts; curl --silent --show-error http://{NAME}:{made.port}/"
     assert made.application(script) == "reached"
@@ -91,12 +91,12 @@ def check_host_aliases(made: Pod) -> None:
 
 def check_hosts_file(made: Pod) -> None:
     """``hosts apply`` in the application's container, where the hosts file is a mount point."""
-    hosts = made.folder / "hosts"
+    hosts = made.directory / "hosts"
     hosts.write_text("127.0.0.1 localhost\n")
     apply = f"{sys.executable} -m hybridrelay hosts"
     script = (
         f"mount --bind {hosts} /etc/hosts\n"
-        f"{apply} apply --connection-string-file {made.folder / 'web.application'} > /dev/null\n"
+        f"{apply} apply --connection-string-file {made.directory / 'web.application'} > /dev/null\n"
         f"curl --silent --show-error http://{NAME}:{made.port}/\n"
         f"{apply} remove > /dev/null\n"
         "cat /etc/hosts"
@@ -115,7 +115,7 @@ def check_name_server(made: Pod) -> None:
         assert f"status: {status}" in shown
         assert "ANSWER: 0" in shown
         assert "malformed" not in shown
-    resolver = made.folder / "resolv.conf"
+    resolver = made.directory / "resolv.conf"
     resolver.write_text(f"search default.svc.cluster.local\noptions ndots:5\nnameserver {DNS}\n")
     script = (
         f"mount --bind {resolver} $(realpath /etc/resolv.conf)\ncurl --silent --show-error http://{NAME}:{made.port}/"

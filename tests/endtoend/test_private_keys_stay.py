@@ -159,7 +159,7 @@ def start_observed_relay(deployment: Deployment, wrapper: tuple[str, ...]) -> No
 
 
 def create(deployment: Deployment, recorder: Recorder, target: tuple[str, int]) -> Published:
-    files = {role: deployment.folder / f"orders.{role}" for role in ("connector", "application", "authority")}
+    files = {role: deployment.directory / f"orders.{role}" for role in ("connector", "application", "authority")}
     ports = ",".join(f"{name}={port}" for name, port in recorder.ports.items())
     done = deployment.run(
         "connections", "create", "orders", "--target", f"{target[0]}:{target[1]}", "--endpoint", "127.0.0.1",

@@ -26,11 +26,11 @@ SECONDS = 120
 _READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
 
 
-def read_only(folder: Path) -> Sequence[str | Path]:
+def read_only(directory: Path) -> Sequence[str | Path]:
     """Return a wrapper for a command, for which a directory is read-only, as that of credentials is. Everybody else
     can change it."""
     unshare = ["unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",))]
-    wrapper = [*unshare, "sh", "-c", _READ_ONLY, "sh", folder]
+    wrapper = [*unshare, "sh", "-c", _READ_ONLY, "sh", directory]
     if (
         shutil.which("unshare") is None
         or subprocess.run([*wrapper, "true"], check=False, capture_output=True).returncode
@@ -46,37 +46,37 @@ class Scene:
     deployment: Deployment
     published: Published
     environment: dict[str, str]
-    folder: Path
+    directory: Path
     wrapper: Sequence[str | Path]
     program: Program | None = None
 
     @classmethod
     async def begin(cls, deployment: Deployment, nursery: trio.Nursery, *, has_state: bool) -> Scene:
         published = deployment.create("orders", await serve(nursery, echo))
-        folder, state = deployment.folder / "credentials", deployment.folder / "program state"
-        folder.mkdir()
+        directory, state = deployment.directory / "credentials", deployment.directory / "program state"
+        directory.mkdir()
         state.mkdir()
-        environment = {"CREDENTIALS_DIRECTORY": str(folder), "STATE_DIRECTORY": str(state) if has_state else ""}
-        scene = cls(deployment, published, environment, folder, read_only(folder))
+        environment = {"CREDENTIALS_DIRECTORY": str(directory), "STATE_DIRECTORY": str(state) if has_state else ""}
+        scene = cls(deployment, published, environment, directory, read_only(directory))
         scene.exchange(published.application.read_text())
         await trio.to_thread.run_sync(deployment.start_connector, published)
         return scene
 
     def exchange(self, text: str) -> None:
         """Exchange all credentials at once, by a link that leads to another directory."""
-        number = len(list(self.folder.iterdir()))
-        version = self.folder / f"..{number}"
+        number = len(list(self.directory.iterdir()))
+        version = self.directory / f"..{number}"
         version.mkdir()
         (version / "orders").write_text(text)
         (version / "orders").chmod(0o600)
-        (self.folder / "..new").symlink_to(version.name)
-        (self.folder / "..new").rename(self.folder / "..data")
-        if not (self.folder / "orders").is_symlink():
-            (self.folder / "orders").symlink_to("..data/orders")
+        (self.directory / "..new").symlink_to(version.name)
+        (self.directory / "..new").rename(self.directory / "..data")
+        if not (self.directory / "orders").is_symlink():
+            (self.directory / "orders").symlink_to("..data/orders")
 
     async def start(self) -> int:
         """Start the forward. Returns its local port."""
-        config = self.deployment.folder / "forward.toml"
+        config = self.deployment.directory / "forward.toml"
         config.write_text('[[connection]]\ncredential = "orders"\nlisten = "127.0.0.1:0"\n')
         start = partial(
             self.deployment.start,
@@ -99,12 +99,12 @@ class Scene:
     async def roll(self, *more: str) -> None:
         await self.run(
             "keys", "roll", "orders", "--rule", "application", "--state", self.deployment.state,
-            "--out", self.deployment.folder / "key", *more,
+            "--out", self.deployment.directory / "key", *more,
         )  # fmt: skip
 
     @property
     def new_key(self) -> str:
-        return (self.deployment.folder / "key").read_text().strip()
+        return (self.deployment.directory / "key").read_text().strip()
 
     async def until_old_key_is_revoked(self) -> None:
         async def is_revoked() -> bool:
@@ -138,7 +138,7 @@ async def test_a_rolled_key_survives_a_restart(deployment: Deployment, nursery: 
 
     scene.exchange(scene.with_new_key())
     await scene.says(r"connection-string\.copy-removed: ")
-    assert list((deployment.folder / "program state" / "strings").iterdir()) == []
+    assert list((deployment.directory / "program state" / "strings").iterdir()) == []
     assert scene.program is not None
     assert scene.new_key not in scene.program.err
     scene.program.kill()

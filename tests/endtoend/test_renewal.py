@@ -49,14 +49,14 @@ def prepare(deployment: Deployment, target: tuple[str, int]) -> Published:
         "connections", "issuer", "orders", "--authority-file", published.authority, "--update", published.connector
     )
     assert done.returncode == 0, done.stderr
-    deployment.start_connector(published, arguments=("--used-claims", str(deployment.folder / "used.json")))
+    deployment.start_connector(published, arguments=("--used-claims", str(deployment.directory / "used.json")))
     return published
 
 
 async def test_an_identity_is_renewed_under_open_connections(deployment: Deployment, nursery: trio.Nursery) -> None:
     target = await serve(nursery, echo)
     published = await trio.to_thread.run_sync(prepare, deployment, target)
-    out = deployment.folder / "billing.application"
+    out = deployment.directory / "billing.application"
     before = await trio.to_thread.run_sync(partial(short_lived, published, out, seconds=600))
     forward = await trio.to_thread.run_sync(deployment.start_forward, out)
     async with await trio.open_tcp_stream("127.0.0.1", forward.port) as stream:
@@ -88,7 +88,7 @@ async def test_without_a_file_the_renewed_identity_is_used_from_memory(
 ) -> None:
     target = await serve(nursery, echo)
     published = await trio.to_thread.run_sync(prepare, deployment, target)
-    out = deployment.folder / "billing.application"
+    out = deployment.directory / "billing.application"
     before = await trio.to_thread.run_sync(partial(short_lived, published, out, seconds=600))
     command = deployment.command(
         "forward", "--connection-string-file", "-", "--listen", "127.0.0.1:0", "--mode", "tcp"
@@ -128,7 +128,7 @@ async def test_new_connections_of_an_application_that_runs_use_the_renewed_ident
 ) -> None:
     target = await serve(nursery, echo)
     published = await trio.to_thread.run_sync(prepare, deployment, target)
-    out = deployment.folder / "billing.application"
+    out = deployment.directory / "billing.application"
     before = await trio.to_thread.run_sync(partial(short_lived, published, out, seconds=600))
     connector = deployment.programs[1]
     arguments = ("--as", "echo.corp.example:7", "--mode", "tcp", "--", "bash", "-c", TALK)

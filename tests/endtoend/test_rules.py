@@ -23,7 +23,7 @@ async def test_one_application_ends_with_its_rule(deployment: Deployment, nurser
     published = deployment.create("orders", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, published)
     state = ("--state", deployment.state)
-    reporting = deployment.folder / "reporting.application"
+    reporting = deployment.directory / "reporting.application"
     for command in (
         ("rules", "set", "orders", "--rule", "reporting", "--rights", "send", *state),
         (

@@ -88,8 +88,8 @@ def target() -> Iterator[Target]:
 @pytest.fixture(scope="module")
 def shared(target: Target) -> Iterator[Runner]:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
-        deployment = stack.enter_context(Deployment(folder))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+        deployment = stack.enter_context(Deployment(directory))
         deployment.start_relay()
         published = deployment.create("echo", ("127.0.0.1", target.port))
         deployment.start_connector(published)
@@ -109,7 +109,7 @@ def shared(target: Target) -> Iterator[Runner]:
 @pytest.fixture
 def runner(shared: Runner) -> Runner:
     """One for each test, so that a test sees only its own processes."""
-    return Runner(shared.folder, shared.file)
+    return Runner(shared.directory, shared.file)
 
 
 @pytest.fixture(params=NETWORKS)
@@ -171,7 +171,7 @@ def test_in_a_user_namespace_that_has_no_network_of_its_own(runner: Runner, tmp_
         command = ours.command(*arguments)[len(as_ordinary_user()) :]
         return subprocess.run(
             [*user, "unshare", "--user", "--map-root-user", "--", *command],
-            check=False, capture_output=True, text=True, env=ours.environment, cwd=ours.folder,
+            check=False, capture_output=True, text=True, env=ours.environment, cwd=ours.directory,
         )  # fmt: skip
 
     checked = run("--check", "--json")
@@ -187,7 +187,7 @@ def test_in_a_user_namespace_that_has_no_network_of_its_own(runner: Runner, tmp_
 
 
 def test_a_configuration_file_gives_several_names(runner: Runner, network: str) -> None:
-    file = runner.folder / f"run-{network}.toml"
+    file = runner.directory / f"run-{network}.toml"
     file.write_text(
         f'network = "{network}"\n[[connection]]\nfile = "{runner.file}"\nas = ["one.example:4001", "10.1.2.3:4002"]\n'
     )
@@ -198,7 +198,7 @@ def test_a_configuration_file_gives_several_names(runner: Runner, network: str) 
 
 def test_a_changed_configuration_file_is_used_as_far_as_possible(runner: Runner) -> None:
     """Where the status is served can change. What the application sees cannot; then nothing in the file is used."""
-    file, second = runner.folder / "changing.toml", runner.folder / "second.application"
+    file, second = runner.directory / "changing.toml", runner.directory / "second.application"
     shutil.copy2(runner.file, second)
     os.chown(second, runner.file.stat().st_uid, runner.file.stat().st_gid)
     before, after = runner.temporary / "before.sock", runner.temporary / "after.sock"
@@ -241,7 +241,7 @@ def test_the_secret_of_the_client_is_not_passed_on(runner: Runner, network: str)
     command = [one for one in runner.command("--network", network, "--", "env") if one != "--connection-string-file"]
     command.remove(str(runner.file))
     environment = {**runner.environment, "HYBRIDRELAY_CONNECTION_STRING": runner.file.read_text(), "OTHER": "stays"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=runner.folder)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=runner.directory)
     assert done.returncode == 0, done.stderr
     assert "OTHER=stays" in done.stdout
     assert "SharedAccessKey" not in done.stdout
@@ -298,22 +298,22 @@ def test_an_application_that_cannot_be_executed(runner: Runner, network: str) ->
     runner.wait_until_gone()
 
 
-def test_folders_of_the_path_that_cannot_be_entered_have_no_programs(runner: Runner) -> None:
-    """The exit code is 127, as in a shell; or 126, if another folder has the file and it is not executable."""
-    closed, opened = runner.folder / "closed", runner.folder / "opened"
-    for folder in (closed, opened):
-        folder.mkdir()
+def test_directories_of_the_path_that_cannot_be_entered_have_no_programs(runner: Runner) -> None:
+    """The exit code is 127, as in a shell; or 126, if another directory has the file and it is not executable."""
+    closed, opened = runner.directory / "closed", runner.directory / "opened"
+    for directory in (closed, opened):
+        directory.mkdir()
     (opened / "no-program").write_text("")
     closed.chmod(0)
     environment = {**runner.environment, "PATH": f"{closed}:{opened}:{os.environ['PATH']}"}
     for name, code in (("no-such-program", 127), ("no-program", 126)):
         command = runner.command("--", name)
-        done = subprocess.run(command, check=False, capture_output=True, env=environment, cwd=runner.folder)
+        done = subprocess.run(command, check=False, capture_output=True, env=environment, cwd=runner.directory)
         assert done.returncode == code, done.stderr
 
 
 def test_a_script_without_a_first_line_is_run_by_a_shell(runner: Runner) -> None:
-    script = runner.folder / "script"
+    script = runner.directory / "script"
     script.write_text("echo $1 $2\n")
     script.chmod(0o755)
     assert runner.run("--", script, "a", "--b").stdout == "a --b\n"
@@ -323,7 +323,7 @@ def test_failures_before_the_application_runs(runner: Runner) -> None:
     done = runner.run("--as", "localhost:80", "--", "true")
     assert done.returncode == 125
     assert "localhost" in done.stderr
-    done = Runner(runner.folder, Path("/nonexistent")).run("--", "true")
+    done = Runner(runner.directory, Path("/nonexistent")).run("--", "true")
     assert done.returncode == 125
     assert "cannot read the connection string" in done.stderr
     done = runner.run("--connection-string-file", runner.file, "--", "true")
@@ -332,16 +332,16 @@ def test_failures_before_the_application_runs(runner: Runner) -> None:
 
 
 def test_datagrams_are_for_forward(runner: Runner) -> None:
-    file = runner.folder / "datagrams"
+    file = runner.directory / "datagrams"
     file.write_text(runner.file.read_text().strip() + ";Protocols=udp\n")
-    done = Runner(runner.folder, file).run("--", "true")
+    done = Runner(runner.directory, file).run("--", "true")
     assert done.returncode == 125
     assert "echo is for datagrams only" in done.stderr
 
 
 def test_a_policy_may_forbid_it(runner: Runner) -> None:
     """When the application is started, and while it runs. Where `forward` may listen does not matter."""
-    policies = runner.folder / "policies"
+    policies = runner.directory / "policies"
     policies.mkdir()
     file = policies / "policy.toml"
     file.write_text("AllowRun = false\n")
@@ -417,7 +417,7 @@ class Terminal:
         if self._pid == 0:
             try:
                 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run below nohup
-                os.chdir(runner.folder)
+                os.chdir(runner.directory)
                 os.execvpe(
                     "bash",
                     ["bash", "--norc", "--noediting", "-i"],
@@ -462,7 +462,7 @@ def terminal(runner: Runner) -> Iterator[Terminal]:
 
 
 def test_job_control(runner: Runner, network: str, terminal: Terminal) -> None:
-    script = runner.folder / "job"
+    script = runner.directory / "job"
     script.write_text("trap 'echo resized' WINCH\necho started\ncat\n")
     terminal.wait_for(r"\$ ")
     terminal.send(" ".join(runner.command("--network", network, "--", "bash", script)) + "\n")
@@ -498,7 +498,7 @@ def is_stopped(runner: Runner) -> bool:
 
 
 def test_the_size_of_the_terminal(runner: Runner, network: str, terminal: Terminal) -> None:
-    script = runner.folder / "size"
+    script = runner.directory / "size"
     script.write_text("trap 'stty size' WINCH\necho started\nwhile :; do read -t 0.1; done\n")
     terminal.wait_for(r"\$ ")
     terminal.send(" ".join(runner.command("--network", network, "--", "bash", script)) + "\n")
@@ -579,7 +579,7 @@ def test_children_that_the_command_had_before_are_not_its_own(runner: Runner) ->
     command = ["bash", "-c", script, "bash", *runner.command("--", "bash", "-c", f"{ECHO}; exec sleep 1000")]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=runner.environment,
-        cwd=runner.folder,
+        cwd=runner.directory,
     )  # fmt: skip
     with process:
         assert process.stdout is not None
@@ -653,7 +653,7 @@ def test_kills_at_every_moment(runner: Runner, network: str, which: str) -> None
 def traces(runner: Runner) -> tuple[object, ...]:
     """What a process could leave on the machine: mounts, and temporary files.
 
-    Other tests, which run at the same time, mount network namespaces, and file systems in their own folders.
+    Other tests, which run at the same time, mount network namespaces, and file systems in their own directories.
     """
     places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     mounts = [place for place in places if not place.startswith("/run/netns") and "/pytest-of-" not in place]

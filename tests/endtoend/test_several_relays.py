@@ -44,7 +44,7 @@ class Pair:
             RunningRelay(relay, deployment.host, deployment.state, deployment.ports)
             for deployment, relay in zip(self.deployments, self.relays, strict=True)
         ]
-        return create_at_relays(name, target, relays, folder=self.first.folder)
+        return create_at_relays(name, target, relays, directory=self.first.directory)
 
     def options(self) -> list[str]:
         """The arguments that name both relays, for what writes connection strings."""
@@ -79,10 +79,10 @@ class Pair:
 def pair(tmp_path: Path) -> Iterator[Pair]:
     if sys.platform != "linux":
         pytest.skip("the relay runs on Linux, where 127.0.0.2 needs no preparation")
-    folders = [tmp_path / host for host in HOSTS]
-    for folder in folders:
-        folder.mkdir()
-    with Deployment(folders[1], HOSTS[1]) as second, Deployment(folders[0], HOSTS[0]) as first:
+    directories = [tmp_path / host for host in HOSTS]
+    for directory in directories:
+        directory.mkdir()
+    with Deployment(directories[1], HOSTS[1]) as second, Deployment(directories[0], HOSTS[0]) as first:
         yield Pair((first, second), [one.start_relay(*NOTHING_IS_KEPT) for one in (first, second)])
 
 
@@ -150,7 +150,7 @@ async def test_a_second_relay_is_added_while_applications_talk(pair: Pair, nurse
     published = pair.first.create("orders", await serve(nursery, echo), endpoint=HOSTS[0])
     connector = pair.first.start_connector(published)
     old_forward = pair.first.start_forward(published)
-    record = pair.first.folder / "orders.relay"
+    record = pair.first.directory / "orders.relay"
     both = [part for host in HOSTS for part in ("--endpoint", host)]
     change = ("connections", "endpoints", "orders")
     async with talking(old_forward):

@@ -211,7 +211,7 @@ async def test_a_relay_by_name_is_waited_for_without_threads(
     deployment: Deployment, published: Published, no_threads: tuple[str, ...]
 ) -> None:
     text = published.connector.read_text()
-    string = deployment.folder / "by-name"
+    string = deployment.directory / "by-name"
     string.write_text(text.replace("127.0.0.1", "localhost", 1))
     with Program([*no_threads, *HYBRIDRELAY, "connector", "--connection-string-file", string]) as connector:
         connector.wait_for_line("cannot start another thread.*TasksMax=", where="err")

@@ -29,8 +29,8 @@ _RUN_SSHD = Path("/run/sshd")
 _CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
-HostKey {folder}/host
-AuthorizedKeysFile {folder}/authorized_keys
+HostKey {directory}/host
+AuthorizedKeysFile {directory}/authorized_keys
 PidFile none
 StrictModes no
 UsePAM no
@@ -45,7 +45,7 @@ class Ssh:
 
     sshd: Program
     command: str
-    folder: Path
+    directory: Path
 
     def clients(self) -> list[int]:
         """The process ids of the ssh clients that run."""
@@ -55,7 +55,7 @@ class Ssh:
                 arguments = (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            if process.name.isdigit() and arguments.startswith(b"ssh\0") and os.fsencode(self.folder) in arguments:
+            if process.name.isdigit() and arguments.startswith(b"ssh\0") and os.fsencode(self.directory) in arguments:
                 found.append(int(process.name))
         return found
 
@@ -65,18 +65,18 @@ def ssh(deployment: Deployment, tmp_path: Path) -> Iterator[Ssh]:
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if sshd is None or shutil.which("ssh") is None:
         skip_unless_ci("needs ssh and sshd")
-    folder = tmp_path / "ssh"
-    folder.mkdir(mode=0o700)
+    directory = tmp_path / "ssh"
+    directory.mkdir(mode=0o700)
     for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
     # What the key runs, whatever the client asks for. PYTHONPATH: where this test found the package, if it is set.
     environment = [f"PYTHONPATH={path}" for path in [os.environ.get("PYTHONPATH", "")] if path]
     forced = shlex.join(["env", *environment, *HYBRIDRELAY, "relay-stdio", "--state", str(deployment.state)])
     forced = forced.replace('"', '\\"')
-    key = (folder / "user.pub").read_text()
-    (folder / "authorized_keys").write_text(f'restrict,command="{forced}" {key}')
+    key = (directory / "user.pub").read_text()
+    (directory / "authorized_keys").write_text(f'restrict,command="{forced}" {key}')
     port = free_port()
-    (folder / "config").write_text(_CONFIG.format(port=port, folder=folder))
+    (directory / "config").write_text(_CONFIG.format(port=port, directory=directory))
     made = False
     if os.geteuid() == 0 and not _RUN_SSHD.exists():
         # To where sshd drops its privileges. The system's own service makes it, too.
@@ -90,13 +90,13 @@ def ssh(deployment: Deployment, tmp_path: Path) -> Iterator[Ssh]:
         "LogLevel": "ERROR",
     }
     settings = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-    login = ["-i", str(folder / "user"), "-p", str(port), f"{getpass.getuser()}@127.0.0.1"]
+    login = ["-i", str(directory / "user"), "-p", str(port), f"{getpass.getuser()}@127.0.0.1"]
     command = shlex.join(["ssh", "-F", "none", *settings, *login, "hybridrelay", "relay-stdio"])
     try:
-        with Program([sshd, "-D", "-e", "-f", folder / "config"], name="sshd") as program:
+        with Program([sshd, "-D", "-e", "-f", directory / "config"], name="sshd") as program:
             wait_for_port(port, program)
             try:
-                yield Ssh(program, command, folder)
+                yield Ssh(program, command, directory)
             finally:
                 # First the programs that use it: processes of its sessions would keep its standard error open.
                 for user in reversed(deployment.programs[1:]):

@@ -61,7 +61,7 @@ async def test_nobody_reads_the_log(deployment: Deployment, nursery: trio.Nurser
     with contextlib.ExitStack() as stack:
         pipes = {}
         for name in ("relay", "connector", "forward"):
-            pipes[name] = deployment.folder / f"{name}.log"
+            pipes[name] = deployment.directory / f"{name}.log"
             reading = stack.enter_context(_small_pipe(pipes[name]))
         relay = deployment.start_relay(*debug, wrapper=_into(pipes["relay"], 2))
         published = deployment.create("stalled", await serve(nursery, echo))
@@ -82,7 +82,7 @@ async def test_nobody_reads_the_log(deployment: Deployment, nursery: trio.Nurser
 async def test_nobody_reads_what_a_probe_prints(deployment: Deployment) -> None:
     relay = deployment.start_relay("--log-level", "debug")
     published = deployment.create("stalled", ("127.0.0.1", 1))
-    path = deployment.folder / "probe.out"
+    path = deployment.directory / "probe.out"
     with _small_pipe(path):
         full = os.open(path, os.O_WRONLY)
         os.write(full, bytes(PIPE_BYTES))

@@ -41,9 +41,9 @@ def checkpoints(deployment: Deployment) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def records(folder: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+def records(directory: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
     """Each record of an audit log, with its file and its place there."""
-    for file in sorted(folder.glob("audit-*.jsonl")):
+    for file in sorted(directory.glob("audit-*.jsonl")):
         for number, line in enumerate(file.read_text().splitlines()):
             yield file, number, json.loads(line)
 
@@ -58,7 +58,7 @@ async def test_what_was_witnessed_cannot_be_cut_off(deployment: Deployment, nurs
 
     published = await trio.to_thread.run_sync(prepare)
     with runner_for(published) as runner:
-        audit = runner.folder / "audit"
+        audit = runner.directory / "audit"
         arguments = ("--as", "echo.corp.example:7", "--mode", "tcp", "--audit-dir", audit, "--", "bash", "-c", TALK)
         with runner.start(*arguments) as process:
             assert process.stdout is not None

@@ -120,33 +120,33 @@ def state(tmp_path: Path) -> Path:
 class Files:
     """Certificates of a server and of a client's authority."""
 
-    folder: Path
+    directory: Path
 
     def __attrs_post_init__(self) -> None:
-        AUTHORITY.write(self.folder / "ca.pem")
+        AUTHORITY.write(self.directory / "ca.pem")
         self.renew()
 
     def renew(self) -> str:
         """Write another certificate; its pin."""
         certificate, key = AUTHORITY.issue("127.0.0.1", "relay.example.com")
-        (self.folder / "key.pem").write_bytes(key)
-        (self.folder / "certificate.pem").write_bytes(certificate)
-        return relay_pin(self.folder / "certificate.pem")
+        (self.directory / "key.pem").write_bytes(key)
+        (self.directory / "certificate.pem").write_bytes(certificate)
+        return relay_pin(self.directory / "certificate.pem")
 
     @property
     def options(self) -> TcpOptions:
         """With TLS."""
-        certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
+        certificate, key = self.directory / "certificate.pem", self.directory / "key.pem"
         return attrs.evolve(LOOPBACK, certificate=certificate, key=key)
 
     def context(
         self, *, units: Sequence[str] | None = None, authority: CertificateAuthority = AUTHORITY
     ) -> ssl.SSLContext:
         """A client's context; with a certificate if `units` are given."""
-        context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
+        context = ssl.create_default_context(cafile=str(self.directory / "ca.pem"))
         if units is not None:
             certificate, key = authority.issue("client", common_name="ann", units=units)
-            path = self.folder / "client.pem"
+            path = self.directory / "client.pem"
             path.write_bytes(certificate + key)
             context.load_cert_chain(path)
         return context
@@ -218,8 +218,8 @@ async def test_tls_and_the_names_in_its_certificate(state: Path, files: Files) -
 async def test_a_renewed_certificate_is_used(state: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     def pin(port: int) -> str:
         text = ssl.get_server_certificate(("127.0.0.1", port))
-        (files.folder / "seen.pem").write_text(text)
-        return relay_pin(files.folder / "seen.pem")
+        (files.directory / "seen.pem").write_text(text)
+        return relay_pin(files.directory / "seen.pem")
 
     async def problems(relay: Served, files: Files) -> list[str]:
         found = json.loads((await relay.ask(context=files.context()))[2])["problems"]
@@ -230,7 +230,7 @@ async def test_a_renewed_certificate_is_used(state: Path, files: Files, monkeypa
         renewed = files.renew()
         assert await relay.tcp.reload()
         assert await trio.to_thread.run_sync(pin, relay.port) == renewed != before
-        (files.folder / "key.pem").write_text("broken")
+        (files.directory / "key.pem").write_text("broken")
         with pytest.raises(ConfigurationError):
             await relay.tcp.reload()
         assert await trio.to_thread.run_sync(pin, relay.port) == renewed
@@ -250,7 +250,7 @@ async def test_a_renewed_certificate_is_used(state: Path, files: Files, monkeypa
 
 
 async def test_a_client_certificate_gives_the_role_of_its_unit(state: Path, files: Files) -> None:
-    async with served(state, attrs.evolve(files.options, client_ca=files.folder / "ca.pem")) as relay:
+    async with served(state, attrs.evolve(files.options, client_ca=files.directory / "ca.pem")) as relay:
         viewer, admin = files.context(units=["viewer"]), files.context(units=["admin"])
         path = f"{CONNECTIONS}/orders"
         assert (await relay.ask(path, token="", context=viewer))[0] == 200
@@ -387,7 +387,7 @@ def published(relay: Served) -> list[tuple[str, str | None]]:
 async def test_the_events_say_how_an_address_is_served_after_a_change(state: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     files, others = Files(tmp_path), Files(tmp_path / "other")
-    pin, other_pin = (relay_pin(one.folder / "certificate.pem") for one in (files, others))
+    pin, other_pin = (relay_pin(one.directory / "certificate.pem") for one in (files, others))
     elsewhere = attrs.evolve(LOOPBACK, addresses=[("127.0.0.2", 0)])
     async with served(state) as relay:
         (address,) = relay.tcp.bound
@@ -452,7 +452,7 @@ async def test_during_a_change_each_address_is_served_as_before_or_as_afterwards
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow both addresses at the same time")
 async def test_a_change_that_fails_says_what_was_closed_and_opened_again(state: Path, files: Files) -> None:
-    pin = relay_pin(files.folder / "certificate.pem")
+    pin = relay_pin(files.directory / "certificate.pem")
     async with served(state, files.options) as relay:
         one, every = f"127.0.0.1:{relay.port}", f"0.0.0.0:{relay.port}"
         await relay.tcp.change(attrs.evolve(files.options, addresses=[("0.0.0.0", relay.port)]))

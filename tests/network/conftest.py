@@ -39,8 +39,8 @@ def remark() -> Callable[[str], None]:
 class NetworkDeployment(Deployment):
     """A deployment whose processes run in the namespaces where they belong, the relay on its default ports."""
 
-    def __init__(self, folder: Path, lab: Lab) -> None:
-        super().__init__(folder)
+    def __init__(self, directory: Path, lab: Lab) -> None:
+        super().__init__(directory)
         self.lab = lab
 
     def command(self, *arguments: str | Path) -> list[str]:

@@ -69,7 +69,7 @@ def pair(tmp_path: Path, lab: Lab) -> Iterator[Pair]:
             for host, state in zip((FIRST, SECOND), states, strict=True)
         ]
         target = lab.listen(PRIVATE)
-        published = create_at_relays("live", target.getsockname(), relays, folder=tmp_path)
+        published = create_at_relays("live", target.getsockname(), relays, directory=tmp_path)
         yield Pair(deployment, published, trio.SocketListener(trio.socket.from_stdlib_socket(target)))
 
 

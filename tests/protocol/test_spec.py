@@ -7,12 +7,12 @@ from pathlib import Path
 
 import hybridrelay.protocol
 
-FOLDER = Path(hybridrelay.protocol.__file__).parent
+DIRECTORY = Path(hybridrelay.protocol.__file__).parent
 #: They belong to no section.
 OTHERS = {"__init__.py", "config.py", "errors.py", "events.py", "limits.py"}
 
 
 def test_every_module_has_a_section() -> None:
-    text = (FOLDER / "SPEC.md").read_text(encoding="utf-8")
+    text = (DIRECTORY / "SPEC.md").read_text(encoding="utf-8")
     (paragraph,) = re.findall(r"^The code is in this directory\.(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"`([a-z_]+\.py)`", paragraph)) == {path.name for path in FOLDER.glob("*.py")} - OTHERS
+    assert set(re.findall(r"`([a-z_]+\.py)`", paragraph)) == {path.name for path in DIRECTORY.glob("*.py")} - OTHERS

@@ -65,8 +65,8 @@ def test_what_was_received_is_read_in_order(steps: list[bytes | int]) -> None:
 def test_nothing_else_changes_it(part: str) -> None:
     """Other code reads the attributes of a stream, and calls its methods to change them."""
     own = {field.name for field in attrs.fields(Stream)}
-    folder = Path(hybridrelay.__file__).parent / part
-    files = [file for file in folder.glob("*.py") if file.name != "stream.py" or part == "mux"]
+    directory = Path(hybridrelay.__file__).parent / part
+    files = [file for file in directory.glob("*.py") if file.name != "stream.py" or part == "mux"]
     assert len(files) > 5
     found = [
         f"{file.name}:{node.lineno}: {ast.unparse(node)}"

@@ -16,7 +16,7 @@ import pytest
 from hybridrelay._own_address import own_addresses
 
 from ..deployments import Program, skip_unless_ci
-from ..servers.conftest import Site, find, private_folder, run
+from ..servers.conftest import Site, find, private_directory, run
 from ..waiting import wait_until
 
 PORT = 389
@@ -32,25 +32,25 @@ def controller() -> Iterator[str]:
     # Random, because the port is fixed: another run of the tests may use it at another address.
     numbers = random.SystemRandom()
     address = f"127.{numbers.randrange(1, 64)}.{numbers.randrange(256)}.{numbers.randrange(1, 255)}"
-    with private_folder() as folder:
+    with private_directory() as directory:
         run([
             tool, "domain", "provision", f"--realm={REALM}", "--domain=CORP", "--server-role=dc",
-            "--dns-backend=NONE", "--host-name=dc1", "--option=vfs objects =", f"--targetdir={folder}",
+            "--dns-backend=NONE", "--host-name=dc1", "--option=vfs objects =", f"--targetdir={directory}",
         ])  # fmt: skip
         options = {
             "server services": "ldap, cldap",
             "interfaces": f"{address}/8",
             "bind interfaces only": "yes",
-            "log file": f"{folder}/log",
+            "log file": f"{directory}/log",
             **{
-                name: f"{folder}/{name.replace(' ', '-')}"
+                name: f"{directory}/{name.replace(' ', '-')}"
                 for name in ("pid directory", "lock directory", "ncalrpc dir")
             },
         }
         for name in ("pid-directory", "lock-directory"):
-            (folder / name).mkdir()
+            (directory / name).mkdir()
         command = [
-            server, "--interactive", "--model=single", f"--configfile={folder}/etc/smb.conf",
+            server, "--interactive", "--model=single", f"--configfile={directory}/etc/smb.conf",
             *(f"--option={name} = {value}" for name, value in options.items()),
         ]  # fmt: skip
         with Program(command, name="samba") as program:

@@ -18,7 +18,7 @@ import pytest
 from hybridrelay._own_address import own_addresses
 
 from ..deployments import Program, free_port, skip_unless_ci
-from ..servers.conftest import Site, WebServer, find, missing, private_folder, run
+from ..servers.conftest import Site, WebServer, find, missing, private_directory, run
 from ..waiting import wait_until
 
 #: Where distributions have it, and where `nox -s reach` puts it.
@@ -70,20 +70,20 @@ def machine(installed: Path, site: Site, nginx: WebServer) -> Iterator[Machine]:
     published = site.deployment.create("resolved", ("127.0.0.1", nginx.port), local_name=f"{name}:{nginx.port}")
     names = f"127.0.0.1:{free_port()}"
     with (
-        private_folder() as folder,
+        private_directory() as directory,
         site.deployment.start_connector(published),
         site.deployment.start(
             "forward", "--connection-string-file", published.application, "--listen", "own", "--dns", names
         ),
     ):
         # As docs/names.md says.
-        (folder / "hybridrelay.conf").write_text(f"[Resolve]\nDNS={names}\nDomains=~{name}\n")
+        (directory / "hybridrelay.conf").write_text(f"[Resolve]\nDNS={names}\nDomains=~{name}\n")
         # Only for this test: another address, and nothing that other tests could notice.
-        (folder / "test.conf").write_text(
+        (directory / "test.conf").write_text(
             f"[Resolve]\nDNSStubListener=no\nDNSStubListenerExtra={resolver}\nLLMNR=no\nMulticastDNS=no\n"
             "FallbackDNS=\n"
         )
-        command = [find("unshare"), "--mount", "sh", "-c", PREPARE, "sh", str(folder), str(program)]
+        command = [find("unshare"), "--mount", "sh", "-c", PREPARE, "sh", str(directory), str(program)]
         with Program(command, name="systemd-resolved") as server:
 
             def listens() -> bool:

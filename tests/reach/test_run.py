@@ -29,7 +29,7 @@ def runner(site: Site, nginx: WebServer) -> Iterator[Runner]:
 @pytest.fixture(scope="module")
 def go_program(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program without the C library, which reads the hosts file and asks DNS servers itself."""
-    program = runner.folder / "fetch"
+    program = runner.directory / "fetch"
     caches = {name: str(tmp_path_factory.mktemp(name)) for name in ("GOCACHE", "GOPATH")}
     subprocess.run(
         [find("go"), "build", "-o", program, PROGRAMS / "fetch.go"],
@@ -52,7 +52,7 @@ def test_a_static_program(runner: Runner, go_program: Path, network: str) -> Non
 @pytest.fixture(scope="module", params=["static", "dynamic"])
 def musl_program(request: pytest.FixtureRequest, runner: Runner) -> Path:
     """A program with the C library of Alpine Linux."""
-    program = runner.folder / f"fetch-{request.param}"
+    program = runner.directory / f"fetch-{request.param}"
     options = ["-static"] if request.param == "static" else []
     subprocess.run([find("musl-gcc"), *options, "-o", program, PROGRAMS / "fetch.c"], check=True)
     program.chmod(0o755)
@@ -71,7 +71,7 @@ def test_musl(runner: Runner, musl_program: Path, network: str) -> None:
 
 
 def test_java(runner: Runner, network: str) -> None:
-    source = runner.folder / "Fetch.java"
+    source = runner.directory / "Fetch.java"
     shutil.copy(PROGRAMS / "Fetch.java", source)
     source.chmod(0o644)
     done = runner.run("--network", network, "--", find("java"), source, URL)

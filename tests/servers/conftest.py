@@ -30,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("servers")
 
 
-def find(name: str, *folders: Path) -> str:
+def find(name: str, *directories: Path) -> str:
     """Where a program is. Without it the test is skipped, except in CI, which has to install it."""
-    path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    path = os.pathsep.join([*map(str, directories), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     if found is None:
         missing(name, ".ci/run")
@@ -54,15 +54,15 @@ def as_user(user: str) -> list[str]:
 
 
 @contextmanager
-def private_folder(user: str | None = None) -> Iterator[Path]:
+def private_directory(user: str | None = None) -> Iterator[Path]:
     """A directory that another user can reach too: pytest's are closed to them, and so may be $TMPDIR."""
-    folder = Path(tempfile.mkdtemp(prefix="hybridrelay-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="hybridrelay-", dir="/tmp"))
     try:
         if user is not None and os.geteuid() == 0:
-            shutil.chown(folder, user, user)
-        yield folder
+            shutil.chown(directory, user, user)
+        yield directory
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
@@ -102,14 +102,21 @@ def run(command: Sequence[str | Path], *, text_in: str = "", environment: Mappin
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[int]:
     """The port of a PostgreSQL server; the user `postgres` needs no password."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    initdb = find("initdb", *folders)
+    directories = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    initdb = find("initdb", *directories)
     server = str(Path(initdb).with_name("postgres"))
     user = as_user("postgres")
-    with private_folder("postgres") as folder:
-        data = folder / "data"
+    with private_directory("postgres") as directory:
+        data = directory / "data"
         run([*user, initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
-        settings = ["-c", f"unix_socket_directories={folder}", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        settings = [
+            "-c",
+            f"unix_socket_directories={directory}",
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "fsync=off",
+        ]
         with serving(lambda port: [*user, server, "-D", data, "-p", str(port), *settings], "postgres") as port:
             yield port
 
@@ -119,11 +126,11 @@ def mariadb() -> Iterator[int]:
     """The port of a MariaDB server; its user is `app`, the password `secret`, the database `app`."""
     install, server = find("mariadb-install-db"), find("mariadbd")
     user = ["--user=mysql"] if os.geteuid() == 0 else []
-    with private_folder("mysql") as folder:
-        data = folder / "data"
-        common = ["--no-defaults", f"--datadir={data}", f"--tmpdir={folder}", *user]
+    with private_directory("mysql") as directory:
+        data = directory / "data"
+        common = ["--no-defaults", f"--datadir={data}", f"--tmpdir={directory}", *user]
         run([install, *common, "--auth-root-authentication-method=normal"])
-        grants = folder / "init.sql"
+        grants = directory / "init.sql"
         grants.write_text(
             "CREATE DATABASE app;\nCREATE USER app@'%' IDENTIFIED BY 'secret';\nGRANT ALL ON app.* TO app@'%';\n"
         )
@@ -132,7 +139,7 @@ def mariadb() -> Iterator[int]:
         def command(port: int) -> list[str]:
             return [
                 server, *common, f"--port={port}", "--bind-address=127.0.0.1",
-                f"--socket={folder}/socket", f"--pid-file={folder}/pid", f"--init-file={grants}",
+                f"--socket={directory}/socket", f"--pid-file={directory}/pid", f"--init-file={grants}",
                 "--skip-name-resolve", "--max-allowed-packet=64M",
             ]  # fmt: skip
 
@@ -144,11 +151,11 @@ def mariadb() -> Iterator[int]:
 def redis() -> Iterator[int]:
     """The port of a Redis server."""
     server = find("redis-server")
-    with private_folder() as folder:
+    with private_directory() as directory:
 
         def command(port: int) -> list[str | Path]:
             return [
-                server, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder,
+                server, "--port", str(port), "--bind", "127.0.0.1", "--dir", directory,
                 "--save", "", "--appendonly", "no",
             ]  # fmt: skip
 
@@ -168,7 +175,7 @@ _NGINX = """
   server {{
     listen 127.0.0.1:{port};
     client_max_body_size 100m;
-    root {folder}/root;
+    root {directory}/root;
     location / {{ dav_methods PUT; }}
     location = /length {{
       proxy_pass http://127.0.0.1:{port}/nothing;
@@ -185,14 +192,14 @@ _NGINX = """
 def nginx() -> Iterator[WebServer]:
     """An nginx."""
     server = find("nginx")
-    with private_folder() as folder:
-        (folder / "root").mkdir()
+    with private_directory() as directory:
+        (directory / "root").mkdir()
 
         def command(port: int) -> list[str | Path]:
-            return nginx_command(server, folder, _NGINX.format(folder=folder, port=port))
+            return nginx_command(server, directory, _NGINX.format(directory=directory, port=port))
 
         with serving(command, "nginx") as port:
-            yield WebServer(port, folder / "root")
+            yield WebServer(port, directory / "root")
 
 
 @attrs.frozen
@@ -220,7 +227,7 @@ def site() -> Iterator[Site]:
     """A relay that runs, and what starts the rest."""
     if sys.platform == "win32":
         pytest.skip("the servers are those of Linux distributions")
-    with private_folder() as folder, Deployment(folder) as deployment:
+    with private_directory() as directory, Deployment(directory) as deployment:
         deployment.start_relay()
         yield Site(deployment)
 

@@ -17,7 +17,7 @@ from hybridrelay.connectivity import ProxyDial, ProxySettings, dial_directly
 from hybridrelay.security import Secret
 
 from ..system.deployment import PORTS, Deployment, deploy
-from .conftest import find, private_folder, serving
+from .conftest import find, private_directory, serving
 
 USER, PASSWORD = "me", "hunter2-is-secret"
 
@@ -29,7 +29,7 @@ class RealProxy:
     scheme: str
     port: int
     authentication: bool
-    folder: Path
+    directory: Path
     strays: list[tuple[str, int]] = attrs.field(factory=list)
 
     def dial(self, *, user: str = USER, password: str = PASSWORD, anonymous: bool = False) -> ProxyDial:
@@ -86,17 +86,17 @@ LogLevel Error
 def tinyproxy(allowed: Collection[int], *, authentication: bool = False) -> Iterator[RealProxy]:
     """CONNECT to these ports only; Basic authentication."""
     server = find("tinyproxy")
-    with private_folder() as folder:
+    with private_directory() as directory:
 
         def command(port: int) -> list[str | Path]:
             ports = "\n".join(f"ConnectPort {number}" for number in allowed)
             login = f"BasicAuth {USER} {PASSWORD}" if authentication else ""
-            configuration = folder / "tinyproxy.conf"
+            configuration = directory / "tinyproxy.conf"
             configuration.write_text(_TINYPROXY.format(port=port, ports=ports, authentication=login))
             return [server, "-d", "-c", configuration]
 
         with serving(command, "tinyproxy") as port:
-            yield RealProxy("http", port, authentication, folder)
+            yield RealProxy("http", port, authentication, directory)
 
 
 _SQUID = """
@@ -104,8 +104,8 @@ http_port 127.0.0.1:{port}
 pid_filename none
 cache deny all
 access_log none
-cache_log {folder}/cache.log
-coredump_dir {folder}
+cache_log {directory}/cache.log
+coredump_dir {directory}
 netdb_filename none
 shutdown_lifetime 0 seconds
 pinger_enable off
@@ -116,7 +116,7 @@ http_access deny !allowed
 http_access deny all
 """
 _SQUID_LOGIN = """
-auth_param basic program /bin/sh {folder}/login.sh
+auth_param basic program /bin/sh {directory}/login.sh
 auth_param basic realm test
 acl known proxy_auth REQUIRED
 http_access allow known
@@ -128,18 +128,18 @@ _LOGIN = f'while read -r line; do [ "$line" = "{USER} {PASSWORD}" ] && echo OK |
 def squid(allowed: Collection[int], *, authentication: bool = False) -> Iterator[RealProxy]:
     """CONNECT to these ports only; Basic authentication."""
     server = find("squid")
-    with private_folder("proxy" if os.geteuid() == 0 else None) as folder:
-        (folder / "login.sh").write_text(_LOGIN)
+    with private_directory("proxy" if os.geteuid() == 0 else None) as directory:
+        (directory / "login.sh").write_text(_LOGIN)
 
         def command(port: int) -> list[str | Path]:
-            login = _SQUID_LOGIN.format(folder=folder) if authentication else "http_access allow all"
-            configuration = folder / "squid.conf"
+            login = _SQUID_LOGIN.format(directory=directory) if authentication else "http_access allow all"
+            configuration = directory / "squid.conf"
             ports = " ".join(map(str, allowed))
-            configuration.write_text(_SQUID.format(folder=folder, port=port, ports=ports, authentication=login))
+            configuration.write_text(_SQUID.format(directory=directory, port=port, ports=ports, authentication=login))
             return [server, "-N", "-f", configuration]
 
         with serving(command, "squid") as port:
-            yield RealProxy("http", port, authentication, folder)
+            yield RealProxy("http", port, authentication, directory)
 
 
 @contextmanager
@@ -147,9 +147,9 @@ def microsocks(allowed: Collection[int], *, authentication: bool = False) -> Ite
     """SOCKS5 to everywhere, with user and password or without."""
     server = find("microsocks")
     login = ["-u", USER, "-P", PASSWORD] if authentication else []
-    with private_folder() as folder:
+    with private_directory() as directory:
         with serving(lambda port: [server, "-i", "127.0.0.1", "-p", str(port), *login], "microsocks") as port:
-            yield RealProxy("socks5h", port, authentication, folder)
+            yield RealProxy("socks5h", port, authentication, directory)
 
 
 _DANTE = """
@@ -171,18 +171,18 @@ def dante(allowed: Collection[int], *, authentication: bool = False) -> Iterator
     assert not authentication
     server = find("danted")
     user = getpass.getuser()
-    with private_folder() as folder:
+    with private_directory() as directory:
 
         def command(port: int) -> list[str | Path]:
             rules = "\n".join(
                 f"socks pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 port = {number} }}" for number in allowed
             )
-            configuration = folder / "danted.conf"
+            configuration = directory / "danted.conf"
             configuration.write_text(_DANTE.format(port=port, rules=rules, user=user))
             return [server, "-f", configuration]
 
         with serving(command, "danted") as port:
-            yield RealProxy("socks5", port, authentication, folder)
+            yield RealProxy("socks5", port, authentication, directory)
 
 
 #: Writes down everything that it can see.
@@ -212,14 +212,14 @@ addons = [Recorder()]
 def mitmproxy(allowed: Collection[int] = (), *, verify: bool = False) -> Iterator[RealProxy]:
     """Opens TLS on all ports, and keeps what it sees in ``seen``; `verify` makes it demand public certificates."""
     server = find("mitmdump")
-    with private_folder() as folder:
-        addon = folder / "recorder.py"
-        addon.write_text(_ADDON.format(path=str(folder / "seen")))
+    with private_directory() as directory:
+        addon = directory / "recorder.py"
+        addon.write_text(_ADDON.format(path=str(directory / "seen")))
 
         def command(port: int) -> list[str | Path]:
-            options = [f"confdir={folder}", "termlog_verbosity=error", f"ssl_insecure={str(not verify).lower()}"]
+            options = [f"confdir={directory}", "termlog_verbosity=error", f"ssl_insecure={str(not verify).lower()}"]
             settings = [part for option in options for part in ("--set", option)]
             return [server, "--listen-host", "127.0.0.1", "-p", str(port), "-q", "-s", addon, *settings]
 
         with serving(command, "mitmdump") as port:
-            yield RealProxy("http", port, False, folder)
+            yield RealProxy("http", port, False, directory)

@@ -13,7 +13,7 @@ import pytest
 
 from ..certificates import CertificateAuthority
 from ..deployments import Deployment, Program, Published, free_port, wait_for_port
-from .conftest import find, private_folder
+from .conftest import find, private_directory
 from .nginx_files import nginx_command
 from .test_haproxy import echo
 
@@ -24,8 +24,8 @@ OPTIONS = ("--mode", "websocket", "--websocket-path-prefix", PREFIX)
 _NGINX = """
   server {{
     listen 127.0.0.1:{port} ssl;
-    ssl_certificate {folder}/certificate.pem;
-    ssl_certificate_key {folder}/key.pem;
+    ssl_certificate {directory}/certificate.pem;
+    ssl_certificate_key {directory}/key.pem;
     location {prefix}/ {{
       if ($http_x_access_token != "{secret}") {{ return 403; }}
       proxy_pass http://127.0.0.1:{relay}{to};
@@ -60,25 +60,25 @@ def site(*, strips: bool) -> Iterator[Site]:
     """`strips`: whether nginx removes the prefix."""
     server, port, authority = find("nginx"), free_port(), CertificateAuthority()
     options = () if strips else ("--websocket-path-prefix", PREFIX)
-    with private_folder() as folder, Deployment(folder) as deployment, echo() as target:
+    with private_directory() as directory, Deployment(directory) as deployment, echo() as target:
         relay = deployment.start_relay(
             "--public-ports", f"http=off,https={port},probe=off,control=off,data=off", *options
         )
         certificate, key = authority.issue("127.0.0.1")
-        (folder / "certificate.pem").write_bytes(certificate)
-        (folder / "key.pem").write_bytes(key)
-        authority.write(folder / "ca.pem")
-        (folder / "headers").write_text(f"# for nginx\n\nX-Access-Token:  {SECRET}\n")
-        (folder / "headers").chmod(0o600)
+        (directory / "certificate.pem").write_bytes(certificate)
+        (directory / "key.pem").write_bytes(key)
+        authority.write(directory / "ca.pem")
+        (directory / "headers").write_text(f"# for nginx\n\nX-Access-Token:  {SECRET}\n")
+        (directory / "headers").chmod(0o600)
         block = _NGINX.format(
-            folder=folder, port=port, prefix=PREFIX, secret=SECRET, relay=deployment.ports["http"],
+            directory=directory, port=port, prefix=PREFIX, secret=SECRET, relay=deployment.ports["http"],
             to="/" if strips else "",
         )  # fmt: skip
-        with Program(nginx_command(server, folder, block, access_log="access.log"), name="nginx") as nginx:
+        with Program(nginx_command(server, directory, block, access_log="access.log"), name="nginx") as nginx:
             wait_for_port(port, nginx)
             published = deployment.create("orders", ("127.0.0.1", target))
-            trusting = {"SSL_CERT_FILE": str(folder / "ca.pem")}
-            yield Site(deployment, relay, published, folder / "headers", trusting)
+            trusting = {"SSL_CERT_FILE": str(directory / "ca.pem")}
+            yield Site(deployment, relay, published, directory / "headers", trusting)
 
 
 @pytest.mark.parametrize("strips", [True, False])

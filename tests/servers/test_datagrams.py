@@ -14,7 +14,7 @@ import pytest
 
 from ..deployments import Deployment, Program, free_port, wait_for_port
 from ..waiting import patience, wait_until
-from .conftest import find, private_folder, run
+from .conftest import find, private_directory, run
 
 #: More than 512 bytes, which DNS answers without EDNS may have.
 LONG = [f"{number:02}" * 30 for number in range(20)]
@@ -107,13 +107,13 @@ def test_many_questions_at_once(dns: int, tmp_path: Path) -> None:
 
 
 def test_snmp(deployment: Deployment) -> None:
-    with private_folder() as folder:
-        configuration = folder / "snmpd.conf"
+    with private_directory() as directory:
+        configuration = directory / "snmpd.conf"
         configuration.write_text("rocommunity public 127.0.0.1\nsysLocation the private network\n")
         port = free_udp_port()
-        environment = {"SNMP_PERSISTENT_DIR": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        environment = {"SNMP_PERSISTENT_DIR": str(directory), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         command = [
-            find("snmpd"), "-f", "-Lo", "-C", "-c", configuration, "-p", folder / "pid", f"udp:127.0.0.1:{port}",
+            find("snmpd"), "-f", "-Lo", "-C", "-c", configuration, "-p", directory / "pid", f"udp:127.0.0.1:{port}",
         ]  # fmt: skip
         with Program(list(map(str, command)), name="snmpd", environment=environment) as server:
             server.wait_for_line("NET-SNMP version")
@@ -183,12 +183,12 @@ class ConnectionlessLdap(threading.Thread):
 
 
 def test_ldap_over_both(deployment: Deployment) -> None:
-    with private_folder() as folder:
-        configuration = folder / "slapd.conf"
-        (folder / "data").mkdir()
+    with private_directory() as directory:
+        configuration = directory / "slapd.conf"
+        (directory / "data").mkdir()
         configuration.write_text(
             "include /etc/ldap/schema/core.schema\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n"
-            f"pidfile {folder}/slapd.pid\ndatabase mdb\nsuffix dc=corp,dc=example\ndirectory {folder}/data\n"
+            f"pidfile {directory}/slapd.pid\ndatabase mdb\nsuffix dc=corp,dc=example\ndirectory {directory}/data\n"
         )
         port = free_udp_port()
         command = [find("slapd"), "-d", "0", "-f", str(configuration), "-h", f"ldap://127.0.0.1:{port}"]

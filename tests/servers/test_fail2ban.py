@@ -8,15 +8,15 @@ import shutil
 from pathlib import Path
 
 from ..deployments import Deployment
-from .conftest import find, private_folder, run
+from .conftest import find, private_directory, run
 
-FOLDER = Path(__file__).parents[2] / "docs" / "fail2ban"
+DIRECTORY = Path(__file__).parents[2] / "docs" / "fail2ban"
 CONFIGURATION = Path("/etc/fail2ban")
 
 
 def test_it_finds_refused_keys_in_the_log_of_a_relay() -> None:
     command = find("fail2ban-regex")
-    with private_folder() as folder, Deployment(folder) as deployment:
+    with private_directory() as directory, Deployment(directory) as deployment:
         relay = deployment.start_relay("--management", "127.0.0.1:0")
         published = deployment.create("orders", ("127.0.0.1", 9))
         state = ("--state", deployment.state)
@@ -30,13 +30,13 @@ def test_it_finds_refused_keys_in_the_log_of_a_relay() -> None:
         assert client.getresponse().status == 401
         client.close()
         relay.wait_for_line(r"management\.authentication-failed", where="err")
-        log = folder / "relay.log"
+        log = directory / "relay.log"
         log.write_text(relay.err + "\n")
         # Beside its own files, because the filter includes one of them.
-        shutil.copytree(CONFIGURATION / "filter.d", folder / "filter.d", ignore_dangling_symlinks=True)
-        shutil.copy(FOLDER / "filter.d" / "hybridrelay.conf", folder / "filter.d" / "hybridrelay.conf")
-        shutil.copy(CONFIGURATION / "fail2ban.conf", folder)
-        found = run([command, "-v", "-c", folder, log, "hybridrelay"])
+        shutil.copytree(CONFIGURATION / "filter.d", directory / "filter.d", ignore_dangling_symlinks=True)
+        shutil.copy(DIRECTORY / "filter.d" / "hybridrelay.conf", directory / "filter.d" / "hybridrelay.conf")
+        shutil.copy(CONFIGURATION / "fail2ban.conf", directory)
+        found = run([command, "-v", "-c", directory, log, "hybridrelay"])
     expected = len(re.findall(r" (?:token\.(?:invalid|refused)|management\.authentication-failed): ", relay.err))
     assert expected >= 2
     assert f"{expected} matched" in found, found

@@ -15,7 +15,7 @@ import pytest
 
 from ..applications import NETWORKS, Runner, require_network, runner_for
 from ..deployments import EndedEarly, Program, Published, free_port, wait_for_port
-from .conftest import ATTEMPTS, Site, find, private_folder, run
+from .conftest import ATTEMPTS, Site, find, private_directory, run
 
 if sys.platform != "linux":
     pytest.skip("the server is that of Linux distributions", allow_module_level=True)
@@ -42,13 +42,13 @@ class Server:
 
 
 @contextmanager
-def _vsftpd(folder: Path) -> Iterator[Server]:
-    root = folder / "pub"
+def _vsftpd(directory: Path) -> Iterator[Server]:
+    root = directory / "pub"
     root.mkdir(mode=0o755)
-    os.chmod(folder, 0o755)
+    os.chmod(directory, 0o755)
     for attempt in range(1, ATTEMPTS + 1):
         server = Server(root, free_port(), free_port())
-        config = folder / "vsftpd.conf"
+        config = directory / "vsftpd.conf"
         settings = {
             "listen": "YES",
             "listen_address": "127.0.0.1",
@@ -79,7 +79,7 @@ def _vsftpd(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with private_folder() as folder, _vsftpd(folder) as server:
+    with private_directory() as directory, _vsftpd(directory) as server:
         (server.root / "small").write_text("over there\n")
         (server.root / "big").write_bytes(os.urandom(BIG_BYTES))
         yield server

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ..deployments import Deployment, Program, free_port, wait_for_port
-from .conftest import find, private_folder
+from .conftest import find, private_directory
 
 #: The address from which haproxy connects to the relay. The programs connect from 127.0.0.1.
 PROXY = "127.0.0.5"
@@ -35,14 +35,16 @@ listen {name}
 
 
 @contextmanager
-def haproxy(folder: Path, deployment: Deployment, fronts: dict[str, int], mode: str, send: str) -> Iterator[Program]:
+def haproxy(
+    directory: Path, deployment: Deployment, fronts: dict[str, int], mode: str, send: str
+) -> Iterator[Program]:
     """A haproxy with a port in front of each of these ports of the relay."""
     options = "option forwardfor" if mode == "http" else ""
     parts = [
         _LISTEN.format(name=name, front=front, back=deployment.ports[name], proxy=PROXY, options=options, send=send)
         for name, front in fronts.items()
     ]
-    file = folder / "haproxy.cfg"
+    file = directory / "haproxy.cfg"
     file.write_text(_CONFIGURATION.format(mode=mode) + "".join(parts))
     with Program([find("haproxy"), "-db", "-f", file], name="haproxy") as program:
         for front in fronts.values():
@@ -91,9 +93,9 @@ def check(deployment: Deployment, relay: Program, mode: str) -> None:
 def test_native_ports_behind_haproxy_with_the_proxy_protocol(send: str) -> None:
     fronts = {name: free_port() for name in ("probe", "control", "data")}
     public = ",".join([*(f"{name}={port}" for name, port in fronts.items()), "http=off", "https=off"])
-    with private_folder() as folder, Deployment(folder) as deployment:
+    with private_directory() as directory, Deployment(directory) as deployment:
         relay = deployment.start_relay("--public-ports", public, "--proxy-protocol-from", PROXY)
-        with haproxy(folder, deployment, fronts, "tcp", send):
+        with haproxy(directory, deployment, fronts, "tcp", send):
             check(deployment, relay, "tcp")
 
 
@@ -101,26 +103,26 @@ def test_native_ports_behind_haproxy_with_the_proxy_protocol(send: str) -> None:
 def test_web_ports_behind_haproxy_with_the_proxy_protocol(send: str) -> None:
     fronts = {name: free_port() for name in ("http", "https")}
     public = ",".join([*(f"{name}={port}" for name, port in fronts.items()), "probe=off", "control=off", "data=off"])
-    with private_folder() as folder, Deployment(folder) as deployment:
+    with private_directory() as directory, Deployment(directory) as deployment:
         relay = deployment.start_relay("--public-ports", public, "--proxy-protocol-from", "10.0.0.0/8,127.0.0.5")
-        with haproxy(folder, deployment, fronts, "tcp", send):
+        with haproxy(directory, deployment, fronts, "tcp", send):
             check(deployment, relay, "websocket")
 
 
 def test_web_ports_behind_haproxy_with_x_forwarded_for() -> None:
     fronts = {"http": free_port()}
     public = f"http={fronts['http']},https=off,probe=off,control=off,data=off"
-    with private_folder() as folder, Deployment(folder) as deployment:
+    with private_directory() as directory, Deployment(directory) as deployment:
         relay = deployment.start_relay("--public-ports", public, "--trusted-proxies", PROXY)
-        with haproxy(folder, deployment, fronts, "http", ""):
+        with haproxy(directory, deployment, fronts, "http", ""):
             check(deployment, relay, "websocket")
 
 
 def test_a_haproxy_that_sends_no_header_is_refused() -> None:
     fronts = {"probe": free_port()}
-    with private_folder() as folder, Deployment(folder) as deployment:
+    with private_directory() as directory, Deployment(directory) as deployment:
         relay = deployment.start_relay("--proxy-protocol-from", PROXY)
-        with haproxy(folder, deployment, fronts, "tcp", ""):
+        with haproxy(directory, deployment, fronts, "tcp", ""):
             with socket.create_connection(("127.0.0.1", fronts["probe"]), timeout=20) as sock:
                 sock.sendall(bytes(200))
                 assert sock.recv(100) == b""

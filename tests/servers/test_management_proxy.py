@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from ..certificates import CertificateAuthority
 from ..deployments import Deployment, Program, free_port, wait_for_port
-from .conftest import find, private_folder
+from .conftest import find, private_directory
 from .nginx_files import documented_server, nginx_command
 
 DOCS = Path(__file__).parents[2] / "docs" / "management.md"
@@ -26,26 +26,26 @@ def documented_options() -> list[str]:
 
 def test_behind_nginx() -> None:
     server, port, api, authority = find("nginx"), free_port(), free_port(), CertificateAuthority()
-    with private_folder() as folder, Deployment(folder) as deployment:
+    with private_directory() as directory, Deployment(directory) as deployment:
         deployment.start_relay("--management", f"127.0.0.1:{api}", *documented_options())
-        token_file = folder / "ann.token"
+        token_file = directory / "ann.token"
         create = ("tokens", "create", "ann", "--role", "admin", "--out", token_file, "--state", deployment.state)
         with Program(deployment.command(*create)) as created:
             assert created.wait(60) == 0
         certificate, key = authority.issue(NAME)
-        (folder / "certificate.pem").write_bytes(certificate)
-        (folder / "key.pem").write_bytes(key)
-        authority.write(folder / "ca.pem")
+        (directory / "certificate.pem").write_bytes(certificate)
+        (directory / "key.pem").write_bytes(key)
+        authority.write(directory / "ca.pem")
         changes = {
             r"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-            r"ssl_certificate .*;": f"ssl_certificate {folder}/certificate.pem;",
-            r"ssl_certificate_key .*;": f"ssl_certificate_key {folder}/key.pem;",
+            r"ssl_certificate .*;": f"ssl_certificate {directory}/certificate.pem;",
+            r"ssl_certificate_key .*;": f"ssl_certificate_key {directory}/key.pem;",
             r"127\.0\.0\.1:9180": f"127.0.0.1:{api}",
         }
-        command = nginx_command(server, folder, documented_server("management.md", changes))
+        command = nginx_command(server, directory, documented_server("management.md", changes))
         with Program(command, name="nginx") as nginx:
             wait_for_port(port, nginx)
-            context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+            context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
             context.check_hostname = False  # it is dialed by its address
             token = token_file.read_text().strip()
 

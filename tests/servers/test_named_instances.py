@@ -86,12 +86,12 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     numbers = random.SystemRandom()
     host = f"127.{numbers.randrange(1, 64)}.{numbers.randrange(256)}.{numbers.randrange(1, 255)}"
     name = f"sql{numbers.randrange(10**6)}.corp.example"
-    folder = tmp_path_factory.mktemp("instance")
+    directory = tmp_path_factory.mktemp("instance")
     authority = CertificateAuthority()
-    certificate = folder / "certificate.pem"
+    certificate = directory / "certificate.pem"
     certificate.write_bytes(b"".join(authority.issue(name, common_name=name)))
-    authority.write(folder / "ca.pem")
-    with Deployment(folder) as deployment, tds_responder(certificate, "app", "secret", host) as port:
+    authority.write(directory / "ca.pem")
+    with Deployment(directory) as deployment, tds_responder(certificate, "app", "secret", host) as port:
         deployment.start_relay()
         browser = Browser(host, port)
         with browser.serving():
@@ -102,7 +102,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
                 "forward", "--connection-string-file", asking.application, sql.application,
                 "--listen", "own/udp", "--listen", "own",
             )  # fmt: skip
-            yield Instance(own_addresses([name])[name], browser, folder / "ca.pem")
+            yield Instance(own_addresses([name])[name], browser, directory / "ca.pem")
 
 
 def test_python_tds(instance: Instance) -> None:

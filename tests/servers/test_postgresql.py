@@ -42,22 +42,22 @@ def test_psql_asks_and_gets_answers(port: int) -> None:
 def test_psql_over_a_unix_socket(site: Site, postgresql: int) -> None:
     """At the path that psql expects in a directory."""
     published = site.deployment.create("postgresql-unix", ("127.0.0.1", postgresql))
-    folder = site.deployment.folder / "run"
-    folder.mkdir()
-    listen = f"unix:{folder}/.s.PGSQL.5432,mode=660"
+    directory = site.deployment.directory / "run"
+    directory.mkdir()
+    listen = f"unix:{directory}/.s.PGSQL.5432,mode=660"
     with (
         site.deployment.start_connector(published),
         site.deployment.start("forward", "--connection-string-file", published.application, "--listen", listen),
     ):
-        address = ["-h", str(folder), "-U", "postgres", "-d", "postgres"]
+        address = ["-h", str(directory), "-U", "postgres", "-d", "postgres"]
         query = "SELECT length(repeat('x', 1000000)), inet_client_addr()"
         assert run([find("psql"), *address, "-X", "-q", "-A", "-t", "-c", query]).strip() == "1000000|127.0.0.1"
 
 
 def test_the_unix_socket_of_postgresql_as_target(site: Site, postgresql: int, tmp_path: Path) -> None:
     """PostgreSQL itself says over which socket the connector has come, and everything arrives."""
-    folder = psql(postgresql, "-c", "SHOW unix_socket_directories")
-    (tmp_path / "run").symlink_to(folder)
+    directory = psql(postgresql, "-c", "SHOW unix_socket_directories")
+    (tmp_path / "run").symlink_to(directory)
     published = site.deployment.create("postgresql-target", f"unix:{tmp_path}/run/.s.PGSQL.{postgresql}")
     connector = site.deployment.start_connector(published, arguments=["--check-target", "--status", "127.0.0.1:0"])
     forward = site.deployment.start_forward(published)
@@ -71,7 +71,7 @@ def test_the_unix_socket_of_postgresql_as_target(site: Site, postgresql: int, tm
         assert copied == lines.strip()
         # The audit log has the path that was configured, and the one to which it leads.
         name = f".s.PGSQL.{postgresql}"
-        at = f"target='unix:{tmp_path}/run/{name}' .*address='unix:{folder}/{name}'"
+        at = f"target='unix:{tmp_path}/run/{name}' .*address='unix:{directory}/{name}'"
         connector.wait_for_line(at, where="err")
 
 

@@ -197,7 +197,7 @@ async def test_a_session_through_a_proxy_that_opens_tls(tmp_path: Path) -> None:
         wss, ws = report.attempts
         assert (wss.intercepted_by, ws.intercepted_by) == ("mitmproxy", None)
         assert "intercepted: mitmproxy intercepts TLS" in report.as_table()
-        seen = (proxy.folder / "seen").read_bytes()
+        seen = (proxy.directory / "seen").read_bytes()
         assert b"hybridrelay.v1" in seen, "it did open the outer TLS"
         assert len(seen) > 2 * len(marker), "and saw every byte in it"
         for secret in [marker[:32], b"SharedAccessSignature", *secrets_of(connector, application)]:

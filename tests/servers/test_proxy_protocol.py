@@ -14,7 +14,7 @@ from hybridrelay.streams.proxy_protocol import ProxyHeader, parse_proxy_header_u
 
 from ..deployments import Program
 from ..waiting import patience
-from .conftest import Site, find, private_folder, run, serving
+from .conftest import Site, find, private_directory, run, serving
 from .nginx_files import nginx_command
 
 #: Clients that the relay sees come from 127.0.0.1.
@@ -33,7 +33,7 @@ frontend f
 _NGINX = """
   server {{
     listen 127.0.0.1:{port} proxy_protocol;
-    listen unix:{folder}/socket proxy_protocol;
+    listen unix:{directory}/socket proxy_protocol;
     location / {{ return 200 "from $proxy_protocol_addr to $proxy_protocol_server_port"; }}
   }}
 """
@@ -41,10 +41,10 @@ _NGINX = """
 
 @contextmanager
 def haproxy() -> Iterator[int]:
-    with private_folder() as folder:
+    with private_directory() as directory:
 
         def command(port: int) -> list[str | Path]:
-            file = folder / "haproxy.cfg"
+            file = directory / "haproxy.cfg"
             file.write_text(_HAPROXY.format(port=port))
             return [find("haproxy"), "-db", "-f", file]
 
@@ -54,20 +54,20 @@ def haproxy() -> Iterator[int]:
 
 @contextmanager
 def nginx() -> Iterator[tuple[int, Path]]:
-    with private_folder() as folder:
+    with private_directory() as directory:
 
         def command(port: int) -> list[str | Path]:
-            return nginx_command(find("nginx"), folder, _NGINX.format(folder=folder, port=port))
+            return nginx_command(find("nginx"), directory, _NGINX.format(directory=directory, port=port))
 
         with serving(command, "nginx") as port:
-            yield port, folder / "socket"
+            yield port, directory / "socket"
 
 
 @contextmanager
 def forwarded(site: Site, name: str, target: int | str, setting: str) -> Iterator[tuple[int, Path, Program]]:
     """A local port, the connector's configuration file, and the connector."""
     published = site.deployment.create(name, target if isinstance(target, str) else ("127.0.0.1", target))
-    config = site.deployment.folder / f"{name}.toml"
+    config = site.deployment.directory / f"{name}.toml"
     config.write_text(f'[[connection]]\nfile = "{published.connector.name}"\n{setting}\n')
     connector = site.deployment.start("connector", "--config", config)
     forward = site.deployment.start_forward(published)

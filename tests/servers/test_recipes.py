@@ -36,21 +36,21 @@ def published(
         yield made
 
 
-def folder_for(published: Published, folder: Path, *modules: str) -> Path:
+def directory_for(published: Published, directory: Path, *modules: str) -> Path:
     """A directory with the connection string where the recipes expect it. Skips the test without their packages."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             missing(f"the Python package {module}", "the dependency group `recipes`")
-    (folder / "application.txt").write_text(published.application.read_text())
-    (folder / "application.txt").chmod(0o600)
-    return folder
+    (directory / "application.txt").write_text(published.application.read_text())
+    (directory / "application.txt").chmod(0o600)
+    return directory
 
 
-def run_in(folder: Path, *command: str | Path, **environment: str) -> str:
+def run_in(directory: Path, *command: str | Path, **environment: str) -> str:
     """Run Python in the directory. Returns the standard output."""
     done = subprocess.run(
         [sys.executable, *map(str, command)],
-        check=False, cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+        check=False, cwd=directory, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=patience(60),
     )  # fmt: skip
     assert done.returncode == 0, f"{command} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -74,8 +74,8 @@ def run_in(folder: Path, *command: str | Path, **environment: str) -> str:
 def test_script(
     published: dict[str, Published], tmp_path: Path, recipe: str, server: str, modules: list[str], says: str
 ) -> None:
-    folder = folder_for(published[server], tmp_path, *modules)
-    assert run_in(folder, RECIPES / f"{recipe}.py") == says
+    directory = directory_for(published[server], tmp_path, *modules)
+    assert run_in(directory, RECIPES / f"{recipe}.py") == says
 
 
 def test_sql_server(site: Site, tmp_path: Path) -> None:
@@ -89,31 +89,31 @@ def test_sql_server(site: Site, tmp_path: Path) -> None:
     with tds_responder(certificate, "app", "secret") as port:
         published = site.deployment.create("recipe-sql", ("127.0.0.1", port))
         with site.deployment.start_connector(published):
-            folder = folder_for(published, tmp_path, "pytds", "OpenSSL")
-            assert run_in(folder, recipe) == str(20_000 * 20_001 // 2)
+            directory = directory_for(published, tmp_path, "pytds", "OpenSSL")
+            assert run_in(directory, recipe) == str(20_000 * 20_001 // 2)
             CertificateAuthority().write(tmp_path / "ca.pem")
             with pytest.raises(AssertionError, match="certificate verify failed"):
-                run_in(folder, recipe)
+                run_in(directory, recipe)
     with tds_responder(certificate, "app", "another password") as port:
         published = site.deployment.create("recipe-sql-2", ("127.0.0.1", port))
         authority.write(tmp_path / "ca.pem")
         with site.deployment.start_connector(published):
             with pytest.raises(AssertionError, match="Login failed"):
-                run_in(folder_for(published, tmp_path), recipe)
+                run_in(directory_for(published, tmp_path), recipe)
 
 
 def test_django(published: dict[str, Published], tmp_path: Path) -> None:
-    folder = folder_for(published["postgresql"], tmp_path, "django", "psycopg")
+    directory = directory_for(published["postgresql"], tmp_path, "django", "psycopg")
     settings = {"DJANGO_SETTINGS_MODULE": "django_settings", "PYTHONPATH": str(RECIPES)}
-    run_in(folder, "-m", "django", "migrate", "--verbosity", "0", **settings)
+    run_in(directory, "-m", "django", "migrate", "--verbosity", "0", **settings)
     users = (
         "from django.contrib.auth.models import User; User.objects.create_user('ada'); print(User.objects.count())"
     )
-    assert run_in(folder, "-m", "django", "shell", "--verbosity", "0", "-c", users, **settings) == "1"
+    assert run_in(directory, "-m", "django", "shell", "--verbosity", "0", "-c", users, **settings) == "1"
 
 
 def test_fastapi(published: dict[str, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder_for(published["postgresql"], tmp_path, "fastapi", "uvicorn", "asyncpg"))
+    monkeypatch.chdir(directory_for(published["postgresql"], tmp_path, "fastapi", "uvicorn", "asyncpg"))
     command: list[str | Path] = [
         sys.executable,
         "-m",

@@ -15,7 +15,7 @@ from hybridrelay.security import Role
 from ..connectivity.proxies import make_certificate
 from ..receiving import send_and_receive
 from ..system.deployment import HOST, Deployment, serve_target
-from .conftest import find, private_folder, serving
+from .conftest import find, private_directory, serving
 from .nginx_files import documented_server, nginx_command
 from .test_proxies import digest
 
@@ -29,7 +29,7 @@ async def test_a_session_behind_nginx(tmp_path: Path, *, told: bool) -> None:
         bindings={"http": (Binding(HOST, 0),)},
         tls_certificate=certificate if told else None,
     )
-    with private_folder() as folder:
+    with private_directory() as directory:
         async with FlatNursery() as nursery:
             info = await nursery.start(run_relay, config)
             relay = info.bound["http"][0].port
@@ -42,7 +42,7 @@ async def test_a_session_behind_nginx(tmp_path: Path, *, told: bool) -> None:
                     r"ssl_certificate_key .*;": f"ssl_certificate_key {certificate};",
                     r"127\.0\.0\.1:8080": f"{HOST}:{relay}",
                 }
-                return nginx_command(server, folder, documented_server("connectivity.md", changes))
+                return nginx_command(server, directory, documented_server("connectivity.md", changes))
 
             manager = serving(command, "nginx")
             https = await trio.to_thread.run_sync(manager.__enter__)

@@ -83,7 +83,7 @@ asyncio.run(main())
 
 def test_two_hybrid_connections_at_once(runners: Runners) -> None:
     runner = runners.postgresql
-    other = runner.folder / "web"
+    other = runner.directory / "web"
     other.write_text(runners.web.file.read_text())
     other.chmod(0o644)
     script = (

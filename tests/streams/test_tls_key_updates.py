@@ -47,8 +47,8 @@ class Peer:
 
 
 @asynccontextmanager
-async def peer(folder: Path) -> AsyncIterator[Peer]:
-    context = control_server_context(load_or_create_relay_certificate(folder, now=NOW))
+async def peer(directory: Path) -> AsyncIterator[Peer]:
+    context = control_server_context(load_or_create_relay_certificate(directory, now=NOW))
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
     async with trio.open_nursery() as nursery:

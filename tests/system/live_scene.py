@@ -38,14 +38,14 @@ class Scene:
 
 @asynccontextmanager
 async def relay_and_connector(
-    folder: Path, mode: str = "tcp"
+    directory: Path, mode: str = "tcp"
 ) -> AsyncIterator[tuple[Relay, Deployment, Published, list[Event]]]:
     events: list[Event] = []
-    config = RelayConfig(state_dir=folder, bindings={name: (Binding(HOST, 0),) for name in PORTS})
+    config = RelayConfig(state_dir=directory, bindings={name: (Binding(HOST, 0),) for name in PORTS})
     relay = Relay(config, events=EventStream(events.append))
     async with trio.open_nursery() as nursery:
         info = await nursery.start(relay.run)
-        deployment = Deployment(nursery, folder, info, nursery.cancel_scope)
+        deployment = Deployment(nursery, directory, info, nursery.cancel_scope)
         published = deployment.publish()
         target = await serve_target(nursery, echo)
         await deployment.connector(deployment.string(published, Role.CONNECTOR, target), mode=mode)
@@ -54,8 +54,8 @@ async def relay_and_connector(
 
 
 @asynccontextmanager
-async def running(folder: Path, mode: str = "tcp") -> AsyncIterator[Scene]:
-    async with relay_and_connector(folder, mode) as (relay, deployment, published, events):
+async def running(directory: Path, mode: str = "tcp") -> AsyncIterator[Scene]:
+    async with relay_and_connector(directory, mode) as (relay, deployment, published, events):
         string = deployment.string(published, Role.APPLICATION)
         async with deployment.client(string, mode=mode) as client, await client.open_stream() as stream:
             yield Scene(relay.live, stream, events)

@@ -30,10 +30,10 @@ from .deployment import Deployment, serve_target
 class Scene:
     """A connector with audit files, and a target that looks into them."""
 
-    def __init__(self, folder: Path, deployment: Deployment, nursery: trio.Nursery) -> None:
-        self.folder = folder
-        self.directory = AuditDirectory(Disk(folder), clock=time.time)
-        self.trail = AuditTrail([FileSink(self.directory, str(folder))], required=[SinkKind.FILE])
+    def __init__(self, path: Path, deployment: Deployment, nursery: trio.Nursery) -> None:
+        self.path = path
+        self.directory = AuditDirectory(Disk(path), clock=time.time)
+        self.trail = AuditTrail([FileSink(self.directory, str(path))], required=[SinkKind.FILE])
         self.published = deployment.publish()
         self.deployment = deployment
         self.nursery = nursery
@@ -56,7 +56,7 @@ class Scene:
         await self.nursery.start(connector)
 
     def records(self) -> list[dict[str, Any]]:
-        data = b"".join(path.read_bytes() for path in sorted(self.folder.glob("audit-*.jsonl")))
+        data = b"".join(path.read_bytes() for path in sorted(self.path.glob("audit-*.jsonl")))
         return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
     def of(self, event: str) -> list[dict[str, Any]]:
@@ -127,6 +127,6 @@ async def test_without_its_files_it_opens_no_stream_and_recovers(
     assert len(scene.of("stream.not-connected")) == 3
     assert len(scene.of("stream.opened")) == 5
     assert {one["reason"] for one in scene.of("stream.not-connected")} == {"audit-unavailable"}
-    lines = {path.name: path.read_bytes().splitlines(keepends=True) for path in scene.folder.glob("audit-*.jsonl")}
+    lines = {path.name: path.read_bytes().splitlines(keepends=True) for path in scene.path.glob("audit-*.jsonl")}
     assert verify(lines).notes == ()
     nursery.cancel_scope.cancel()

@@ -80,7 +80,7 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    folder: Path, proxy_protocol_from: str = "192.0.2.1", trusted_proxies: str = "192.0.2.1"
+    directory: Path, proxy_protocol_from: str = "192.0.2.1", trusted_proxies: str = "192.0.2.1"
 ) -> AsyncIterator[Running]:
     published: list[Event] = []
     waiting = trio.Event()
@@ -93,7 +93,7 @@ async def running(
 
     bindings = {name: (Binding("127.0.0.1", 0),) for name in ("probe", "control", "data", "http", "https")}
     config = RelayConfig(
-        state_dir=folder / "state",
+        state_dir=directory / "state",
         bindings=bindings,
         proxy_protocol_from=parse_networks_untrusted(proxy_protocol_from),
         trusted_proxies=parse_networks_untrusted(trusted_proxies),

@@ -20,8 +20,8 @@ ANY_PORTS = ",".join(f"{name}=0" for name in PORT_NAMES)
 class Machine:
     """Network and hosts file of its own, in which commands run one after the other or beside each other."""
 
-    def __init__(self, folder: Path) -> None:
-        hosts = folder / "hosts"
+    def __init__(self, directory: Path) -> None:
+        hosts = directory / "hosts"
         hosts.write_text("127.0.0.1 localhost\n::1 localhost\n")
         self._holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-c", f"mount --bind {hosts} /etc/hosts && echo ready && exec cat"],

@@ -19,8 +19,8 @@ from ..waiting import async_wait_until
 from .live_scene import Scene, relay_and_connector, running
 
 
-def limit(folder: Path, limits: Limits) -> None:
-    with SQLiteStore.open(folder) as store:
+def limit(directory: Path, limits: Limits) -> None:
+    with SQLiteStore.open(directory) as store:
         store.change("db", quota=Quota("", limits))
 
 

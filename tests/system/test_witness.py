@@ -37,8 +37,8 @@ from .live_scene import relay_and_connector
 HOST = "127.0.0.1"
 
 
-def trail_in(folder: Path) -> AuditTrail:
-    return AuditTrail([FileSink(AuditDirectory(Disk(folder), clock=time.time), str(folder))])
+def trail_in(directory: Path) -> AuditTrail:
+    return AuditTrail([FileSink(AuditDirectory(Disk(directory), clock=time.time), str(directory))])
 
 
 async def kept(live: LiveRelay, count: int = 1) -> list[KeptCheckpoint]:
@@ -78,8 +78,8 @@ async def audited_connector(
 
 async def test_the_relay_shows_that_the_end_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(witnessing_module, "PACE_SECONDS", 0.01)
-    folder = tmp_path / "audit"
-    trail = trail_in(folder)
+    directory = tmp_path / "audit"
+    trail = trail_in(directory)
     async with relay_and_connector(tmp_path / "state") as (relay, deployment, _, _events):
         published = deployment.publish("payroll")
         async with audited_connector(deployment, published, trail):
@@ -94,15 +94,15 @@ async def test_the_relay_shows_that_the_end_was_cut_off(tmp_path: Path, monkeypa
         assert (await relay.live.checkpoints(CheckpointQuery(1)))[0] == first
         assert await relay.live.checkpoints(CheckpointQuery(1, log="0" * 16)) == []
 
-    verdict = verify_directory(folder, witnessed=witness(found))
+    verdict = verify_directory(directory, witnessed=witness(found))
     assert verdict.witnessed_up_to == found[-1].seq > 200
     assert {one.log for one in found} == {verdict.log}
-    (path,) = folder.glob("audit-*")
+    (path,) = directory.glob("audit-*")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: found[-1].seq - 5]))
-    verify_directory(folder)
+    verify_directory(directory)
     with pytest.raises(BadLine, match="the end was cut off"):
-        verify_directory(folder, witnessed=witness(found))
+        verify_directory(directory, witnessed=witness(found))
 
 
 async def test_a_client_sends_its_checkpoints_too(tmp_path: Path) -> None:

@@ -43,12 +43,12 @@ class Service:
 class Program:
     """A connector with a configuration file, as far as reloading is concerned."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.write("one.connector", string("one").format())
         self.write("headers", "X-Token: s3cret-1\n")
         self.configure('websocket-headers-file = "headers"', 'websocket-path-prefix = "/edge"')
-        args = build_parser().parse_args(["connector", "--config", str(folder / "connector.toml")])
+        args = build_parser().parse_args(["connector", "--config", str(directory / "connector.toml")])
         configuration = Configuration(args, Role.CONNECTOR)
         (wanted,) = configuration.load()
         assert wanted.string is not None
@@ -59,7 +59,7 @@ class Program:
         self.reloads = Reloads("connector", configuration, service, GracefulStop(0), dialer=dialer)
 
     def write(self, name: str, text: str) -> None:
-        path = self.folder / name
+        path = self.directory / name
         path.write_text(text)
         path.chmod(0o600)
 
@@ -117,7 +117,7 @@ async def test_a_file_that_cannot_be_used_changes_nothing(
     program: Program, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     if content is None:
-        (program.folder / "headers").unlink()
+        (program.directory / "headers").unlink()
     else:
         program.write("headers", content)
     await program.reloads.reload()

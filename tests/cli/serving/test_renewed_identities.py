@@ -88,8 +88,8 @@ class Program:
 
 
 @asynccontextmanager
-async def forward(folder: Path) -> AsyncIterator[Program]:
-    file = folder / "orders.application"
+async def forward(directory: Path) -> AsyncIterator[Program]:
+    file = directory / "orders.application"
     file.write_text(READ.format())
     file.chmod(0o600)
     options = ["--connection-string-file", str(file), "--listen", "127.0.0.1:0"]

@@ -164,9 +164,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="drops rights, so it needs root")
 def test_without_rights_it_says_what_to_do() -> None:
     # The directories of pytest cannot be entered by other users.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        hosts = Path(folder, "hosts")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        hosts = Path(directory, "hosts")
         hosts.write_bytes(CONTENT)
         hosts.chmod(0o644)
         _check_without_rights(hosts)

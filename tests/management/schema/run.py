@@ -73,8 +73,8 @@ def main() -> int:
     parser.add_argument("--max-examples", type=int, default=5, help="requests for each operation and phase")
     parser.add_argument("--seed", default="1", help="of the generated requests (default: 1, always the same ones)")
     arguments, rest = parser.parse_known_args()
-    with tempfile.TemporaryDirectory() as folder:
-        state, log, token_file = Path(folder, "state"), Path(folder, "log"), Path(folder, "token")
+    with tempfile.TemporaryDirectory() as directory:
+        state, log, token_file = Path(directory, "state"), Path(directory, "log"), Path(directory, "token")
         with running_relay(state, log) as url:
             create = [sys.executable, "-m", "hybridrelay", "tokens", "create", "schema", "--role", "admin"]
             subprocess.run([*create, "--out", str(token_file), "--state", str(state)], check=True, timeout=PATIENCE)
@@ -84,7 +84,7 @@ def main() -> int:
             test += ["--seed", arguments.seed, *rest]
             _put_example(url, token)
             environment = os.environ | {"HYBRIDRELAY_TOKEN": token, "SCHEMATHESIS_HOOKS": str(HERE / "hooks.py")}
-            failed = subprocess.run(test, env=environment, cwd=folder, check=False).returncode
+            failed = subprocess.run(test, env=environment, cwd=directory, check=False).returncode
             request = urllib.request.Request(f"{url}/v1/relay", headers={"Authorization": f"Bearer {token}"})
             with urllib.request.urlopen(request, timeout=PATIENCE) as response:
                 json.load(response)

@@ -96,11 +96,11 @@ def never_arrived(arrival: Arrival) -> None:
 
 
 @asynccontextmanager
-async def relay(folder: Path, slots: Slots, *, handshakes_of_address: int = 100) -> AsyncIterator[Relay]:
+async def relay(directory: Path, slots: Slots, *, handshakes_of_address: int = 100) -> AsyncIterator[Relay]:
     total, each = RateLimit(100, 100), RateLimit(handshakes_of_address, 0.001)
     scheduler = HandshakeScheduler(HandshakeQueue(total, total, each, proved=total, each_key=total, remembered=10))
     authenticator = Authenticator(
-        certificates=RelayCertificates.load(folder, None, now=time.time(), outer_needed=False),
+        certificates=RelayCertificates.load(directory, None, now=time.time(), outer_needed=False),
         slots=slots,
         nested=Slots(10),
         layered=Slots(10),

@@ -46,7 +46,7 @@ class Channel:
 class Scene:
     """A relay that has rolled a key. One program has stored the new key, and another one has it only in memory."""
 
-    folder: Path
+    directory: Path
     store: MemoryStore = attrs.field(factory=MemoryStore)
     channels: list[Channel] = attrs.field(factory=list)
     events: list[Event] = attrs.field(factory=list)
@@ -56,7 +56,7 @@ class Scene:
         self.broker = make_broker(self.store)
         return RollService(
             self.broker, lambda: self.channels, self.store, trio.CapacityLimiter(1),  # type: ignore[arg-type, return-value]
-            clock=lambda: self.now, events=EventStream(self.events.append), state_dir=self.folder,
+            clock=lambda: self.now, events=EventStream(self.events.append), state_dir=self.directory,
         )  # fmt: skip
 
     broker: BrokerService = attrs.field(init=False)
@@ -145,13 +145,13 @@ async def test_it_stays_known_after_the_end_until_it_has_stored_the_key(scene: S
     await look(relay)
     assert relay.ended("db", RULE) is None
     assert list(relay.unkept()) == []
-    assert read_ended_rolls(scene.folder) == []
+    assert read_ended_rolls(scene.directory) == []
     assert relay._room.used == 0
 
 
 async def test_the_next_relay_knows_it(scene: Scene) -> None:
     await ended(scene)
-    assert read_rolls(scene.folder) == {}
+    assert read_rolls(scene.directory) == {}
     relay = scene.relay()
     await relay._remember()
     await look(relay)
@@ -191,7 +191,7 @@ async def test_it_is_forgotten_when_the_new_key_changes(scene: Scene, change: st
     update(scene.broker, scene.store)
     await look(relay)
     assert relay.ended("db", RULE) is None
-    assert read_ended_rolls(scene.folder) == []
+    assert read_ended_rolls(scene.directory) == []
 
 
 async def test_an_old_key_that_an_administrator_revokes_ends_the_roll_in_the_same_way(scene: Scene) -> None:

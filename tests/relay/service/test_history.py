@@ -55,7 +55,7 @@ class Moved:
 class Recorded:
     """A relay's history, with a clock that a test sets."""
 
-    folder: Path
+    directory: Path
     broker: BrokerService
     store: MemoryStore
     stream: EventStream
@@ -64,7 +64,7 @@ class Recorded:
     now: float = NOW
 
     @classmethod
-    def make(cls, folder: Path, *names: str, max_bytes: int = 1 << 30) -> Recorded:
+    def make(cls, directory: Path, *names: str, max_bytes: int = 1 << 30) -> Recorded:
         async def refresh() -> None:
             pass
 
@@ -73,8 +73,8 @@ class Recorded:
             store.create(name, ["relay.example.com"], [Rule.generate("listener", [Right.LISTEN])])
         stream = EventStream(published.append)
         broker = BrokerService(store.snapshot(), refresh=refresh, events=stream)
-        history = HistoryService(folder, broker, clock=lambda: made.now, events=stream, max_bytes=max_bytes)
-        made = cls(folder, broker, store, stream, published, history)
+        history = HistoryService(directory, broker, clock=lambda: made.now, events=stream, max_bytes=max_bytes)
+        made = cls(directory, broker, store, stream, published, history)
         stream.subscribe(history)
         return made
 

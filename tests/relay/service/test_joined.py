@@ -35,7 +35,7 @@ class Relay:
     service: JoinedService
     stream: EventStream
     events: list[Event]
-    folder: Path
+    directory: Path
 
     def joins(self, *numbers: int) -> None:
         for number in numbers:
@@ -61,7 +61,7 @@ class Relay:
         """Wait until exactly these are in the file."""
 
         def read() -> list[int]:
-            file = JoinedFile(self.folder)
+            file = JoinedFile(self.directory)
             try:
                 return [int(one.id, 16) for one in file.load().entries]
             finally:
@@ -75,13 +75,13 @@ class Relay:
 
 @asynccontextmanager
 async def relay(
-    folder: Path, *, keep: float = 0.0, now: float = 1000.0, is_killed: bool = False
+    directory: Path, *, keep: float = 0.0, now: float = 1000.0, is_killed: bool = False
 ) -> AsyncIterator[Relay]:
     """Run the service during the block. At the end, it saves what has changed, unless the relay `is_killed`."""
     events: list[Event] = []
     stream = EventStream(events.append)
-    service = JoinedService(folder, keep, clock=lambda: now, events=stream)
-    one = Relay(service, stream, events, folder)
+    service = JoinedService(directory, keep, clock=lambda: now, events=stream)
+    one = Relay(service, stream, events, directory)
 
     async def run() -> None:
         await service.load()

@@ -43,11 +43,11 @@ def store(registry: SQLiteStore, rules: tuple[Rule, ...]) -> SQLiteStore:
 
 
 def service(
-    broker: BrokerService, store: Store, peers: list[ControlPeer], folder: Path, events: list[Event]
+    broker: BrokerService, store: Store, peers: list[ControlPeer], directory: Path, events: list[Event]
 ) -> RollService:
     return RollService(
         broker, lambda: peers, store, trio.CapacityLimiter(1),
-        clock=time.time, events=EventStream(events.append), state_dir=folder,
+        clock=time.time, events=EventStream(events.append), state_dir=directory,
     )  # fmt: skip
 
 
@@ -266,8 +266,8 @@ async def test_what_changes_while_it_is_saved_is_saved_the_next_time(
     await relay._look()
     answers = iter([KeptState.WAITING, KeptState.KEPT])
 
-    def write(folder: Path, rolls: Remembered, ended: list[SavedEnd]) -> None:
-        write_rolls(folder, rolls, ended)
+    def write(directory: Path, rolls: Remembered, ended: list[SavedEnd]) -> None:
+        write_rolls(directory, rolls, ended)
         for state in answers:
             trio.from_thread.run_sync(
                 relay.answered, "192.0.2.1", "0" * 32, control.KeyKept("db00000", roll.new_generation, state, "")

@@ -125,12 +125,12 @@ class JoinedPair:
 
 
 @asynccontextmanager
-async def kept(folder: Path, *pairs: JoinedPair, seconds: float = 60.0) -> AsyncIterator[Workers]:
+async def kept(directory: Path, *pairs: JoinedPair, seconds: float = 60.0) -> AsyncIterator[Workers]:
     """Yield after the end of a first relay whose worker keeps these pairs. With the block, the worker has to end."""
     events: list[Event] = []
     with trio.fail_after(40):
         async with (
-            open_workers(1, EventStream(events.append), keeping=Keeping(seconds, folder)) as workers,
+            open_workers(1, EventStream(events.append), keeping=Keeping(seconds, directory)) as workers,
             trio.open_nursery() as nursery,
         ):
             await until(lambda: workers.running)
@@ -177,7 +177,7 @@ class Successor:
 
 @asynccontextmanager
 async def successor(
-    folder: Path, store: SQLiteStore, *, count: int = 1, max_pairs: int = 100
+    directory: Path, store: SQLiteStore, *, count: int = 1, max_pairs: int = 100
 ) -> AsyncIterator[Successor]:
     events: list[Event] = []
     stream = EventStream(events.append)
@@ -185,9 +185,9 @@ async def successor(
     async def refresh() -> None:
         pass
 
-    with listen_for_workers(folder, stream) as listener:
+    with listen_for_workers(directory, stream) as listener:
         assert listener is not None
-        keeping = Keeping(60.0, folder)
+        keeping = Keeping(60.0, directory)
         async with open_workers(count, stream, keeping=keeping, takes_over=True) as workers:
             async with trio.open_nursery() as nursery:
                 broker = BrokerService(
@@ -449,8 +449,8 @@ BROKEN = {
 
 
 @asynccontextmanager
-async def program(folder: Path, what: str, note: PairNote) -> AsyncIterator[trio.Process]:
-    arguments = [os.fspath(folder), note.encode().decode(), "\n".join(sys.path)]
+async def program(directory: Path, what: str, note: PairNote) -> AsyncIterator[trio.Process]:
+    arguments = [os.fspath(directory), note.encode().decode(), "\n".join(sys.path)]
     command = [sys.executable, "-c", _PROGRAM.replace("{what}", what), *arguments]
     process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL)
     try:
@@ -552,13 +552,13 @@ async def test_a_program_of_another_user_is_not_taken_over(
 
 
 def test_the_path_of_the_socket_may_be_long(tmp_path: Path) -> None:
-    folder = tmp_path / ("x" * 100) / ("y" * 100)
-    folder.mkdir(parents=True)
-    with listen_for_workers(folder, EventStream()) as listener:
+    directory = tmp_path / ("x" * 100) / ("y" * 100)
+    directory.mkdir(parents=True)
+    with listen_for_workers(directory, EventStream()) as listener:
         assert listener is not None
-        assert (folder / SOCKET_NAME).is_socket()
-        assert (folder / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
-    assert not (folder / SOCKET_NAME).exists()
+        assert (directory / SOCKET_NAME).is_socket()
+        assert (directory / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
+    assert not (directory / SOCKET_NAME).exists()
 
 
 def test_a_socket_that_a_killed_relay_has_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

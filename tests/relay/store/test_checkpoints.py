@@ -529,9 +529,9 @@ class FileMachine(RuleBasedStateMachine):
         }
         for name, value in limits.items():
             self._patch.setattr(module, name, value)
-        self._folder = tempfile.TemporaryDirectory()
-        Path(self._folder.name).chmod(0o700)
-        self.file = CheckpointFile(Path(self._folder.name), self.BYTES)
+        self._directory = tempfile.TemporaryDirectory()
+        Path(self._directory.name).chmod(0o700)
+        self.file = CheckpointFile(Path(self._directory.name), self.BYTES)
         self.kept: dict[str, list[int]] = {name: [] for name in self.NAMES}
         self.keys = Counter[str]()
         self.seq = 0
@@ -598,7 +598,7 @@ class FileMachine(RuleBasedStateMachine):
         finally:
             self.file.close()
             self._patch.undo()
-            self._folder.cleanup()
+            self._directory.cleanup()
 
 
 TestFile = FileMachine.TestCase

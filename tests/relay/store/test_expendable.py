@@ -24,8 +24,8 @@ from ...descriptors import few_descriptors
 SCHEMA = ("CREATE TABLE counted (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",)
 
 
-def _file(folder: Path, *, version: int = 1, max_bytes: int | None = None) -> ExpendableFile:
-    return ExpendableFile(folder / "counted.db", "the file of numbers", SCHEMA, version, max_bytes)
+def _file(directory: Path, *, version: int = 1, max_bytes: int | None = None) -> ExpendableFile:
+    return ExpendableFile(directory / "counted.db", "the file of numbers", SCHEMA, version, max_bytes)
 
 
 def _write(file: ExpendableFile, value: int = 1) -> None:
@@ -87,8 +87,8 @@ MIGRATIONS = {
 }
 
 
-def _later(folder: Path, version: int, *, max_bytes: int | None = None) -> ExpendableFile:
-    return attrs.evolve(_file(folder, version=version, max_bytes=max_bytes), migrations=MIGRATIONS)
+def _later(directory: Path, version: int, *, max_bytes: int | None = None) -> ExpendableFile:
+    return attrs.evolve(_file(directory, version=version, max_bytes=max_bytes), migrations=MIGRATIONS)
 
 
 def test_a_file_of_an_earlier_version_is_changed_to_the_current_one(tmp_path: Path) -> None:
@@ -187,11 +187,11 @@ def _not_as_root() -> Iterator[None]:
 @pytest.mark.skipif(sys.platform == "win32", reason="users and modes are POSIX")
 def test_a_directory_that_cannot_be_written() -> None:
     with tempfile.TemporaryDirectory() as made:  # which, unlike those of pytest, other users can reach
-        folder = Path(made)
-        folder.chmod(0o555)
+        directory = Path(made)
+        directory.chmod(0o555)
         with _not_as_root(), pytest.raises(ExpendableFileError) as caught:
-            _file(folder).open()
-        folder.chmod(0o700)
+            _file(directory).open()
+        directory.chmod(0o700)
         assert not caught.value.is_damaged
         assert caught.value.remedy
 

@@ -22,8 +22,8 @@ from ...descriptors import few_descriptors
 from .test_sqlite import Rules
 
 
-def _size(folder: Path) -> int:
-    return (folder / RESERVE_FILE).stat().st_size
+def _size(directory: Path) -> int:
+    return (directory / RESERVE_FILE).stat().st_size
 
 
 def test_it_is_made_released_and_made_again(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def chromium() -> Iterator[Browser]:
     # Its sandbox does not work for root.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     # It makes a Unix socket in its temporary directory, and does not start if the path is too long for that.
-    with tempfile.TemporaryDirectory(prefix="hybridrelay-", dir="/tmp") as folder, sync_playwright() as playwright:
-        environment: dict[str, str | float | bool] = {**os.environ, "TMPDIR": folder}
+    with tempfile.TemporaryDirectory(prefix="hybridrelay-", dir="/tmp") as directory, sync_playwright() as playwright:
+        environment: dict[str, str | float | bool] = {**os.environ, "TMPDIR": directory}
         browser = playwright.chromium.launch(executable_path=program, args=arguments, env=environment)
         yield browser
         browser.close()
@@ -118,13 +118,13 @@ class Site(Dashboard):
 
 
 @contextmanager
-def dashboard_in(folder: Path) -> Iterator[Dashboard]:
+def dashboard_in(directory: Path) -> Iterator[Dashboard]:
     """Run a relay with a dashboard, and create tokens."""
-    with Deployment(folder) as deployment:
+    with Deployment(directory) as deployment:
         relay = deployment.start_relay("--management", "127.0.0.1:0")
         tokens = {}
         for role in ("viewer", "admin"):
-            out = folder / f"{role}.token"
+            out = directory / f"{role}.token"
             done = deployment.run("tokens", "create", role, "--role", role, "--out", out, "--state", deployment.state)
             assert done.returncode == 0, done.stderr
             tokens[role] = out.read_text().strip()

@@ -86,12 +86,12 @@ def test_what_is_on_its_way_to_programs(alone: Dashboard, chromium: Browser) -> 
         assert viewer.page.get_by_role("link", name="Revoke claim").count() == 0
 
 
-def shown_command(viewer: Viewer, deployment: Deployment, folder: Path) -> None:
+def shown_command(viewer: Viewer, deployment: Deployment, directory: Path) -> None:
     """Run the command line that the page shows, as an administrator would."""
     line = viewer.page.locator(".command code").first.inner_text()
     words = shlex.split(line.replace("\\\n", " "))
     done = subprocess.run(
-        [*deployment.command(*words[1:])], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        [*deployment.command(*words[1:])], cwd=directory, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
 
