@@ -10,7 +10,7 @@ __all__ = ["state_directory"]
 
 
 def state_directory(environ: Mapping[str, str], home: Path | None) -> Path | None:
-    """Return the directory for state that programs of this user keep between runs; None if it cannot be determined.
+    """Return the state directory, which programs of this user keep between runs; None if it cannot be determined.
 
     Args:
         environ: ``STATE_DIRECTORY`` (systemd, possibly several), ``XDG_STATE_HOME``, on Windows ``LOCALAPPDATA``.

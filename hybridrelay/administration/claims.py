@@ -54,7 +54,7 @@ class CreatedClaim:
 
 @attrs.frozen
 class IdentityOnRequest:
-    """The content of a claim for an application whose identity a connector's issuer makes when it is taken."""
+    """The content of a claim for an application whose identity the issuer of a connector signs when it is taken."""
 
     #: The connection string without an identity.
     string: ConnectionString

@@ -38,7 +38,7 @@ def make_issuer(
 ) -> MadeIssuer:
     """Make an issuer, and write it into the authority file and into connection string files of connectors.
 
-    Identities that an earlier issuer has made stay valid.
+    Identities that an earlier issuer has signed stay valid.
 
     Args:
         name: the hybrid connection.

@@ -1,4 +1,4 @@
-"""Copies of connection strings whose files cannot be written, in the directory for state.
+"""Copies of connection strings whose files cannot be written, in the state directory.
 
 A program cannot write a credential of systemd, a secret of Kubernetes, or a file of a read-only container. What it
 receives for such a connection string (a new key, an update, a renewed identity) is written into a copy instead, which

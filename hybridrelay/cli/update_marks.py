@@ -1,7 +1,7 @@
 """Remembers which updates of connection strings were used on this machine, apart from the connection strings.
 
 If a backup of a connection string is restored, the file itself no longer says which updates were used. A relay that
-an attacker controls could then deliver an earlier update again. The marks, in the directory for state, prevent this.
+an attacker controls could then deliver an earlier update again. The marks, in the state directory, prevent this.
 """
 
 from __future__ import annotations

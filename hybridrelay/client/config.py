@@ -98,7 +98,7 @@ class ClientConfig:
     #: What the program would use after a restart, if that differs from `string`, because a client before this one has
     #: received something that could not be stored (`StringKeeping.origin`).
     origin: ConnectionString | None = attrs.field(default=None, kw_only=True, repr=False)
-    #: Whether an identity that an issuer has made is renewed at two thirds of its life.
+    #: Whether an identity that an issuer has signed is renewed at two thirds of its life.
     renews_identity: bool = attrs.field(default=True, kw_only=True)
     #: Uses a connection string with a renewed identity, in place of the earlier one: opens another client with it,
     #: and closes this one when its streams have ended. None: this client uses it for new streams itself.

@@ -79,7 +79,7 @@ class OwnIdentity:
         await watch_expiry(lambda: self._credentials, ExpiryNotices(), self._events, self._clock)
 
     async def renew(self, client: Connects) -> None:
-        """Renew the identity whenever it is due, if an issuer has made it, until cancelled or `stop` is called.
+        """Renew the identity whenever it is due, if an issuer has signed it, until cancelled or `stop` is called.
 
         If another client uses the renewed identity (`use_renewed`), return after the first renewal.
 

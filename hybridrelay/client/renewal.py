@@ -49,7 +49,7 @@ _CHECK_SECONDS = 600.0
 
 
 def is_renewable(identity: Identity) -> bool:
-    """Return whether an identity is to be renewed: it is an application's, and an issuer has made it."""
+    """Return whether an identity is to be renewed: it is an application's, and an issuer has signed it."""
     return identity.issuer is not None and identity.role is Role.APPLICATION
 
 

@@ -3,7 +3,7 @@
 | what | thresholds: days before its end |
 |---|---|
 | an identity that the authority has made, and an issuer | 60, 30, 14, 7, 3, 1, 0 |
-| an identity that an issuer has made, which is renewed 30 days before its end | 21, 14, 7, 3, 1, 0 |
+| an identity that an issuer has signed, which is renewed 30 days before its end | 21, 14, 7, 3, 1, 0 |
 | a claim certificate | none: it is used at once |
 """
 
@@ -33,7 +33,7 @@ class CredentialKind(enum.StrEnum):
     """What may expire."""
 
     IDENTITY = "identity"
-    #: An identity that an issuer has made.
+    #: An identity that an issuer has signed.
     RENEWABLE = "renewable-identity"
     ISSUER = "issuer"
 

@@ -31,7 +31,7 @@ _PARTS: tuple[tuple[str, Callable[[ConnectionString], object]], ...] = (
 )
 #: What to do about something that is only in memory.
 REMEDY = (
-    "let the program write the file, or give it a directory for state (STATE_DIRECTORY); or change the connection "
+    "let the program write the file, or give it a state directory (STATE_DIRECTORY); or change the connection "
     "string where it comes from ('hybridrelay keys use' writes a new key)"
 )
 

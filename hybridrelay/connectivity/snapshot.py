@@ -138,7 +138,7 @@ class UnkeptSnapshot:
 class CredentialSnapshot:
     """An identity or an issuer in a connection string."""
 
-    #: ``identity``, ``renewable-identity`` (an issuer has made it) or ``issuer``.
+    #: ``identity``, ``renewable-identity`` (an issuer has signed it) or ``issuer``.
     kind: str
     #: The label of an identity; empty for an issuer.
     label: str

@@ -9,7 +9,7 @@ number of such channels is therefore limited, and channels that never prove an i
 3. If it is younger, the newcomer is refused. Honest channels need their place for much less time, so this happens
    only while many arrive at once, and clients soon try again.
 4. A channel that ends without a proof keeps its place until it is `TENURE_SECONDS` old. Otherwise, channels that fail
-   at once could be dialed without a limit of rate.
+   at once could be dialed without a rate limit.
 
 A holder thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
 Holders are distinguished by the name that the relay gives them (`control.Offer.holder`). If a relay gives no names,

@@ -114,7 +114,7 @@ class AuditSinkMissing(Event):
 
     name: ClassVar = "audit.sink-missing"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "Every stream is refused, because the policy requires an audit log that there is not"
+    summary: ClassVar = "Every stream is refused, because the policy requires an audit log that does not exist"
 
     sink: str
     detail: str

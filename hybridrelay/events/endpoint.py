@@ -338,11 +338,11 @@ class StringKept(Event):
 @attrs.frozen(kw_only=True)
 class StringCopyWritten(Event):
     """A connection string file cannot be written, and what this program has received for it was written into a copy
-    in the directory for state."""
+    in the state directory."""
 
     name: ClassVar = "connection-string.copy-written"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A connection string file cannot be written, and a copy in the directory for state was"
+    summary: ClassVar = "A connection string file cannot be written, so a copy was written in the state directory"
 
     connection: str
     file: str
@@ -446,7 +446,7 @@ class PreviousStringNotKept(Event):
 
 @attrs.frozen(kw_only=True)
 class UpdateNotRemembered(Event):
-    """The directory for state cannot be written, so that after a restored backup an earlier update could be used."""
+    """The state directory cannot be written, so that after a restored backup an earlier update could be used."""
 
     name: ClassVar = "update.not-remembered"
     level: ClassVar = Level.WARNING
@@ -480,7 +480,7 @@ class IdentityExpiresSoon(Event):
     summary: ClassVar = "An identity or an issuer in a connection string expires soon, or has expired"
 
     connection: str
-    #: ``identity``; ``renewable-identity``, which an issuer has made, and which is not renewed for some reason; or
+    #: ``identity``; ``renewable-identity``, which an issuer has signed, and which is not renewed for some reason; or
     #: ``issuer``.
     what: str
     #: The label of an identity.

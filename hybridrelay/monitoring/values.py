@@ -86,7 +86,7 @@ class LastUpdate(Value, frozen=True):
 class CredentialStatus(Value, frozen=True):
     """An identity or an issuer in a connection string."""
 
-    #: ``identity``, ``renewable-identity`` (an issuer has made it, and it is renewed) or ``issuer``.
+    #: ``identity``, ``renewable-identity`` (an issuer has signed it, and it is renewed) or ``issuer``.
     kind: str
     #: The label of an identity; empty for an issuer.
     label: str

@@ -140,8 +140,8 @@ _ALL = (
         "audit-witness",
         "Relays that keep checkpoints of the audit log",
         "The relays that have to confirm that they keep the checkpoints of the audit files (--audit-dir) of a "
-        "connector: host names, *.domain, or addresses. Those of them that a connector uses have to confirm within 5 "
-        "minutes, and it has to use at least one. Otherwise it opens no streams.",
+        "connector: host names, *.domain, or addresses. A connector has to use at least one of them, and each that "
+        "it uses has to confirm within 5 minutes. Otherwise the connector opens no streams.",
         '["relay.example.com"]',
     ),
     Key(

@@ -23,7 +23,12 @@ _at_least_one = attrs.validators.optional(attrs.validators.ge(1))
 
 @attrs.frozen(kw_only=True)
 class RelayConfig:
-    """The configuration of a relay."""
+    """The configuration of a relay.
+
+    Raises:
+        ValueError: a number is out of range: a maximum number of pairs has to be at least 1, `workers` is from 0 to
+            `MAX_WORKERS`, `keep_pairs` from 0 to 3600, and `max_history_bytes` must not be negative.
+    """
 
     #: The directory of the registry and of the relay's own certificate. Created if it does not exist.
     state_dir: Path = attrs.field(converter=Path)

@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 DEFAULT_ISSUER_YEARS = 2.0
-#: How long identities that an issuer has made are valid (90 days).
+#: How long identities that an issuer has signed are valid (90 days).
 IDENTITY_SECONDS = 90 * 86_400.0
 #: The shortest validity of an identity that is accepted from a connector (half a day). An issuer that expires within
 #: a day issues nothing; the rest is for clocks that differ.

@@ -66,14 +66,14 @@ class PeerIdentity:
     not_after: float
     #: SHA-256 of the whole certificate; empty if only its fields were available.
     certificate_hash: bytes = attrs.field(default=b"", eq=False, repr=False)
-    #: Whether an issuer has made it, and not the authority itself.
+    #: Whether an issuer has signed it, and not the authority itself.
     is_from_issuer: bool = False
 
     @property
     def holder(self) -> str:
         """Identifies who has this identity, among the identities of its authority, for shares and limits.
 
-        This is the serial, or for an application's identity that an issuer has made, the label. The label cannot
+        This is the serial, or for an application's identity that an issuer has signed, the label. The label cannot
         change when the identity is renewed. The serial can, so one application may have several serials.
         """
         is_renewable = self.is_from_issuer and self.role is Role.APPLICATION

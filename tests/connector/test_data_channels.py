@@ -45,7 +45,7 @@ from .fakes import WSS, FakeControl, FakeRelay, FakeSession, no_check, published
 
 PEER = PeerIdentity("one", security.Role.APPLICATION, "app", "0A", 4e9)
 ANOTHER = attrs.evolve(PEER, serial="0B")
-#: An identity that an issuer has made, the same one after it was renewed, and a claim for it.
+#: An identity that an issuer has signed, the same one after it was renewed, and a claim for it.
 RENEWABLE = attrs.evolve(PEER, serial="0C", is_from_issuer=True)
 RENEWED = attrs.evolve(RENEWABLE, serial="0D")
 CLAIM = attrs.evolve(PEER, serial="0E", role=security.Role.CLAIM)

@@ -120,7 +120,7 @@ class Scene:
 
 
 async def test_a_rolled_key_survives_a_restart(deployment: Deployment, nursery: trio.Nursery) -> None:
-    """It is in a copy in the directory for state, until the credential has it."""
+    """It is in a copy in the state directory, until the credential has it."""
     scene = await Scene.begin(deployment, nursery, has_state=True)
     port = await scene.start()
     data = os.urandom(1000)

@@ -1,4 +1,4 @@
-"""Identities that an issuer has made renew themselves while a forward runs, and open connections notice nothing."""
+"""Identities that an issuer has signed are renewed while a forward runs, and open connections notice nothing."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Scene:
         return PendingClaim.begin(keys, ClaimBundle(plain, self.published.authority.certificate, certificate))
 
     def application(self, label: str = "billing", *, seconds: float = 90 * DAY) -> ConnectionString:
-        """An application's connection string, whose identity the issuer has made."""
+        """An application's connection string, whose identity the issuer has signed."""
         key = new_private_key()
         request = parse_request_untrusted(make_request(key))
         issued = self.issuer.sign(self.published.name, label, request, now=time.time(), seconds=seconds)

@@ -29,7 +29,7 @@ The connection string contains the primary key of the rule 'connector' or 'appli
 secondary one. The key is taken from the authority file. If that file may be out of date, use --state or --management
 to take the key from the relay: a key that was rolled or regenerated on the dashboard is not in the file.
 
-Relays and ports are taken from the authority file, also with --state. If a relay listens at other ports now, push an
+Relays and ports are taken from the authority file, even with --state. If a relay listens at other ports now, push an
 update first (hybridrelay updates push --help), which also corrects the authority file.
 
 With --rule, the connection string uses another rule, so that the key of one application can be changed or revoked

@@ -26,8 +26,8 @@ from .options import (
 )
 
 _RELOADED = (
-    "the connection strings, the hybrid connections in --config, its keys status, log-level and audit-*, the deny "
-    "list, the policy, and " + HOW_REACHED
+    f"the connection strings, the deny list, the policy, {HOW_REACHED}"
+    ", and in the file of --config, the hybrid connections, status, log-level and the keys that begin with audit-"
 )
 _DESCRIPTION = f"""\
 Run the connector, in the private network, where it can reach the target. It connects to the relay and accepts no

@@ -29,8 +29,8 @@ from .options import (
 )
 
 _RELOADED = (
-    "the connection strings, the hybrid connections in --config, its keys status, log-level and audit-*, the policy, "
-    "and " + HOW_REACHED
+    f"the connection strings, the policy, {HOW_REACHED}"
+    ", and in the file of --config, the hybrid connections, status, log-level and the keys that begin with audit-"
 )
 _DESCRIPTION = f"""\
 Run the client beside the application. It opens local ports, to which the application connects as if they were the

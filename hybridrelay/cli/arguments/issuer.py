@@ -18,7 +18,7 @@ Such an identity is valid for 90 days, and 'forward' and 'run' have it renewed b
 
 The issuer is written into the authority file, so that connection strings issued later for connectors have it, and
 into the connector files that are named with --update. A connector that runs with these files uses it within seconds.
-Every connector of the hybrid connection needs one: those without it do not accept identities that an issuer has made.
+Every connector of the hybrid connection needs one: those without it accept no identities that an issuer has signed.
 
 An issuer is valid for two years, or for --valid-years, and identities that it signs expire no later than it does. Run
 this command again before it expires. Somebody who steals a connector file with an issuer can make identities with any

@@ -46,8 +46,10 @@ Problems of a relay, with the codes that --json shows:
 Problems of a connector or forward:
   stopping                   the program is stopping
   not-registered             a hybrid connection is registered at no relay
-  relay-failed               it is not registered at one of its relays
-  denied-by-policy           the policy denies a hybrid connection
+  relay-failed               a hybrid connection is not registered at one of
+                             its relays
+  denied-by-policy           the policy denies a hybrid connection, its target
+                             or its datagrams
   not-listening              a hybrid connection has no local port yet
   ports-left-out             some ports of a local name could not be opened
   no-session                 there is no session for new connections

@@ -1,5 +1,5 @@
-"""Clients of the library renew an identity that an issuer has made by themselves: in the file that it was read from,
-and without a break for what is open."""
+"""Clients of the library renew an identity that an issuer has signed: in the file that it was read from, and without
+a break for what is open."""
 
 from __future__ import annotations
 
