@@ -16,13 +16,13 @@ __all__ = ["OWN", "OWN_FORMS", "EveryPort", "own_addresses"]
 
 #: What a user writes for an address of its own, instead of an address and a port.
 OWN: Final = "own"
-#: The same, for streams, for datagrams, or for both: which of the two.
+#: Its forms for streams, datagrams or both. Each value: whether it means streams, and whether it means datagrams.
 OWN_FORMS: Final = {OWN: (True, False), "own/udp": (False, True), "own/tcp+udp": (True, True)}
 
 
 @dataclasses.dataclass(frozen=True)
 class EveryPort:
-    """A local address, at which every port of a local name is to be listened on."""
+    """A local address at which to listen on every port of a local name."""
 
     #: A host name, or an IP address.
     host: str

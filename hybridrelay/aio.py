@@ -58,7 +58,7 @@ async def open_connection(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Return a reader and a writer for a connection to the target, as `asyncio.open_connection` does.
 
-    ``writer.write_eof()`` ends only the sending direction. If the target or the tunnel fails, reading raises
+    ``writer.write_eof()`` ends only the sending direction. If the target or the session fails, reading raises
     `ConnectionResetError`; it never returns an end of file that the target has not sent. Close the writer, even if a
     task that uses it is cancelled.
 

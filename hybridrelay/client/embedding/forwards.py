@@ -52,7 +52,7 @@ def forward_in_thread(
 
     Every user of the machine can connect to a port on a loopback address. To a Unix socket, only those can connect
     who may write to its file: ``with forward_in_thread(text, listen="unix:/run/app/db") as path``. But a Unix socket
-    cannot be reset: if the target or the tunnel fails, the application reads an end of file. Use it only for
+    cannot be reset: if the target or the session fails, the application reads an end of file. Use it only for
     protocols that say how long their messages are. For a library that accepts a socket, use `open_socket`.
 
     A forked child may connect to the address as well, but the forward belongs to the process that has started it. In

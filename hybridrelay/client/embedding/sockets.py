@@ -23,7 +23,7 @@ def open_socket(
     loopback interface, so `getpeername` does not return the address of the target.
 
     It behaves like a connection to the target. An end of file is passed on separately in each direction
-    (`shutdown`). Sending blocks if the target does not read. If the target or the tunnel fails, the connection is
+    (`shutdown`). Sending blocks if the target does not read. If the target or the session fails, the connection is
     reset: receiving then raises `ConnectionResetError`, and never returns an end of file that the target has not
     sent. Closing the socket delivers what was sent before.
 

@@ -62,7 +62,7 @@ class Connections:
 
         Publishes one event at the beginning and exactly one at the end. The second one may be published after the
         connection was closed: when the connector has acknowledged everything or the session ends, and after 5 seconds
-        at the latest. If the target or the tunnel fails, the connection is reset; the application never sees an end
+        at the latest. If the target or the session fails, the connection is reset; the application never sees an end
         of file that the target did not send. If the nursery or the bridges are cancelled, it is reset, too.
         """
         served = _Connection(self._client, self._bridges, local, port)

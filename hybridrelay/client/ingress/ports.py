@@ -68,7 +68,7 @@ async def run_forward(
     to connect has succeeded or failed. Whenever the session is lost, another one is opened, unless the key is no
     longer valid.
 
-    If the target or the tunnel fails, the application's connection is reset; the application never sees an end of
+    If the target or the session fails, the application's connection is reset; the application never sees an end of
     file that the target did not send. If cancelled, all connections are reset.
 
     Args:
