@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from ..security import ManagementRole
+from .logins import KeyCredential, TokenCredential
 
 __all__ = ["EVERYTHING", "Caller", "Scope", "tenant_of"]
 
@@ -62,6 +63,9 @@ class Caller:
     #: Of a caller of the kind ``sas``: the tenant to which its hybrid connection belongs (`tenant_of`); otherwise
     #: empty.
     tenant: str = attrs.field(default="", eq=False)
+    #: The credential of this relay that has identified the caller; None for callers of other kinds. Changes are only
+    #: made while it is valid.
+    credential: TokenCredential | KeyCredential | None = attrs.field(default=None, eq=False)
 
     @property
     def limit_group(self) -> tuple[str, str]:

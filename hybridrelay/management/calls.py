@@ -16,7 +16,8 @@ from ..http import Handler, Reply, Request, RequestError, Response, StreamedResp
 from ..relay.store.store import NoConnection, QuotaReached, Store
 from .auditing import Effect, audit_event
 from .callers import Caller
-from .gate import Gate
+from .credentials import is_still_valid
+from .gate import Gate, unauthenticated
 from .managed import Managed
 from .operations import EVENT_STREAM, Operation, Text
 from .parameters import check_param, param_of, valid_params
@@ -71,8 +72,23 @@ class Call:
         return self.params["rule"]
 
     async def change_store(self, function: Callable[[Store], T]) -> T:
-        """Call a function that changes the store; see `Managed.change_store`."""
-        return await self.managed.change_store(function, caller=self.caller)
+        """Call a function that changes the store; see `Managed.change_store`.
+
+        Raises:
+            RequestError: 401, because the caller's credential became invalid while this change waited for others.
+                Nothing was changed.
+        """
+        credential, clock = self.caller.credential, self.managed.clock
+
+        def change(store: Store) -> T:
+            # All changes are made one after another, so the credential cannot become invalid between these lines.
+            if credential is not None and not is_still_valid(store, credential, clock()):
+                raise unauthenticated(
+                    "the credentials became invalid while the change waited for others; nothing was changed"
+                )
+            return function(store)
+
+        return await self.managed.change_store(change, caller=self.caller)
 
     def body_as(self, kind: type[StructT]) -> StructT:
         """Return the body, as the class that the operation's row names."""

@@ -11,6 +11,7 @@ from ..errors import AuthorizationError, ConfigurationError, StateError
 from ..events.management import ManagementTokenUseNotSaved
 from ..http import RequestError
 from ..protocol.reasons import Reason
+from ..relay import Store
 from ..relay.store.store import NotFound
 from ..security import (
     ManagementRole,
@@ -27,7 +28,7 @@ from .managed import Managed
 from .problem_kinds import Problem
 from .problems import problem, problem_of
 
-__all__ = ["Identified", "OwnCredentials", "Refused"]
+__all__ = ["Identified", "OwnCredentials", "Refused", "is_still_valid"]
 
 #: How often the times at which tokens were used are written to the store (seconds).
 _SAVE_SECONDS = 60.0
@@ -55,7 +56,30 @@ class Identified:
 def _caller_by_key(credential: KeyCredential, scope: str) -> Caller:
     """Return who has a key. `scope`: see `tenant_of`."""
     id_, name = f"{credential.connection} {credential.rule} {credential.slot}", credential.connection
-    return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=name), tenant_of(name, scope))
+    return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=name), tenant_of(name, scope), credential)
+
+
+def is_still_valid(store: Store, credential: TokenCredential | KeyCredential, now: float) -> bool:
+    """Return whether a credential that was verified earlier is valid.
+
+    Args:
+        store: where tokens and keys are looked up.
+        credential: identifies the token or the key.
+        now: seconds since 1970.
+
+    Raises:
+        StateError: the store cannot be read.
+    """
+    if isinstance(credential, TokenCredential):
+        token = store.token(credential.id)
+        return token is not None and now < token.expires_at
+    try:
+        connection = store.get(credential.connection)
+    except NotFound:
+        return False
+    rule = connection.rule(credential.rule)
+    generation = connection.generations.get((credential.rule, credential.slot), 0)
+    return rule is not None and Right.MANAGE in rule.rights and generation == credential.generation
 
 
 class OwnCredentials:
@@ -90,8 +114,9 @@ class OwnCredentials:
 
     def _identified_by_token(self, token: ManagementToken) -> Identified:
         self._uses[token.id] = self._managed.clock()
-        caller = Caller("token", f"{token.name} {token.id}", token.role, Scope(token.scope))
-        return Identified(caller, TokenCredential(token.id), token.expires_at)
+        id_, credential = f"{token.name} {token.id}", TokenCredential(token.id)
+        caller = Caller("token", id_, token.role, Scope(token.scope), credential=credential)
+        return Identified(caller, credential, token.expires_at)
 
     async def _by_signature(self, text: str) -> Identified:
         try:
@@ -122,23 +147,23 @@ class OwnCredentials:
 
     async def look_up(self, credential: TokenCredential | KeyCredential) -> Identified | None:
         """Return the current caller for a credential that was verified earlier; None if it is no longer valid."""
-        try:
+        now = self._managed.clock()
+
+        def look_up(store: Store) -> ManagementToken | str | None:
+            """Return the token, or the scope of the key's hybrid connection."""
+            if not is_still_valid(store, credential, now):
+                return None
             if isinstance(credential, TokenCredential):
-                id_ = credential.id
-                token = await self._managed.read_store(lambda store: store.token(id_))
-                is_valid = token is not None and self._managed.clock() < token.expires_at
-                return self._identified_by_token(token) if token is not None and is_valid else None
-            name = credential.connection
-            connection, scope = await self._managed.read_store(lambda store: (store.get(name), store.scope_of(name)))
-        except NotFound:
-            return None
+                return store.token(credential.id)
+            return store.scope_of(credential.connection)
+
+        try:
+            found = await self._managed.read_store(look_up)
         except StateError as exc:
             raise problem_of(exc, conditional=False) from exc
-        rule = connection.rule(credential.rule)
-        generation = connection.generations.get((credential.rule, credential.slot), 0)
-        if rule is None or Right.MANAGE not in rule.rights or generation != credential.generation:
-            return None
-        return Identified(_caller_by_key(credential, scope), credential, math.inf)
+        if isinstance(credential, KeyCredential) and isinstance(found, str):
+            return Identified(_caller_by_key(credential, found), credential, math.inf)
+        return self._identified_by_token(found) if isinstance(found, ManagementToken) else None
 
     async def save_uses(self) -> None:
         """Write the times of the last uses of tokens to the store once a minute, until cancelled."""

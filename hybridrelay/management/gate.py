@@ -15,7 +15,8 @@ A request is handled by these rules, in this order:
    address. Callers on the Unix socket are not limited, because they control the relay anyway.
 
 The token is looked up in the store for each request, so a revoked or expired one is refused at once, and so are the
-browsers that have logged in with it.
+browsers that have logged in with it. What a request changes waits for other changes: then the token or key is looked
+up again just before the change is made (`calls.Call.change_store`).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from .problem_kinds import Problem
 from .problems import problem, problem_of
 from .rates import Buckets
 
-__all__ = ["REFUSAL_SECONDS", "Gate"]
+__all__ = ["REFUSAL_SECONDS", "Gate", "unauthenticated"]
 
 T = TypeVar("T")
 
@@ -134,14 +135,14 @@ class Gate:
             await _check_site(request, by_cookie=True)
         elif peer.refusal is not None or peer.caller is not None:
             refusal = peer.refusal or _EXPIRED
-            answer = _unauthenticated(refusal.detail, f"{refusal.remedy}; or {_USUAL_REMEDY}")
+            answer = unauthenticated(refusal.detail, f"{refusal.remedy}; or {_USUAL_REMEDY}")
             await self._refuse(peer, group, refusal.detail, answer)
         else:
             await self._check_rate(
                 self._calls.take(("unknown", group), trio.current_time()), "too many requests without credentials"
             )
             await trio.sleep(REFUSAL_SECONDS)
-            raise _unauthenticated("the request has no credentials")
+            raise unauthenticated("the request has no credentials")
         peer.on_identified(caller)
         return caller
 
@@ -187,7 +188,7 @@ class Gate:
         except StateError as exc:
             raise problem_of(exc, conditional=False) from exc
         if not is_valid:
-            raise _unauthenticated("the credentials became invalid while the body of the request was arriving")
+            raise unauthenticated("the credentials became invalid while the body of the request was arriving")
 
     def _has_expired(self, peer: Peer) -> bool:
         return peer.expires_at is not None and self._managed.clock() >= peer.expires_at
@@ -197,7 +198,7 @@ class Gate:
         self._failures.charge(group, trio.current_time())
         self._managed.events.publish(ManagementAuthenticationFailed(peer=peer.address or "local", detail=detail))
         await trio.sleep(REFUSAL_SECONDS)
-        raise answer or _unauthenticated("the credentials are not valid")
+        raise answer or unauthenticated("the credentials are not valid")
 
     async def _check_failures(self, group: str) -> None:
         await self._check_rate(self._failures.wait(group, trio.current_time()), "too many failed attempts")
@@ -344,5 +345,11 @@ async def _check_site(request: Request, *, by_cookie: bool = False) -> None:
         raise problem(Problem.FORBIDDEN, "the request comes from another web site")
 
 
-def _unauthenticated(detail: str, remedy: str = _USUAL_REMEDY) -> RequestError:
+def unauthenticated(detail: str, remedy: str = _USUAL_REMEDY) -> RequestError:
+    """Make the exception that answers a request without valid credentials (401).
+
+    Args:
+        detail: what is wrong with the credentials; a clause without a full stop.
+        remedy: what the caller can do.
+    """
     return problem(Problem.UNAUTHENTICATED, detail, remedy=remedy, headers=_CHALLENGES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import attrs
 import h11
@@ -19,7 +19,9 @@ from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.management.handlers import OPERATIONS
 from hybridrelay.management.peers import CertificateRefusal, Peer
 from hybridrelay.management.plugins import Credentials
+from hybridrelay.relay import Store
 from hybridrelay.security import (
+    KeySlot,
     ManagementRole,
     Right,
     Rule,
@@ -29,7 +31,7 @@ from hybridrelay.security import (
 )
 
 from .conftest import CONNECTIONS, Api, path_of
-from .managed_relay import NOW, Relay
+from .managed_relay import NOW, Inline, Relay
 
 UNAUTHENTICATED = "urn:hybridrelay:problem:unauthenticated"
 FORBIDDEN = "urn:hybridrelay:problem:forbidden"
@@ -444,3 +446,63 @@ async def test_a_refused_request_waits_for_its_answer(relay: Relay, autojump_clo
         began = trio.current_time()
         assert (await relay.connect().call("GET", "/v1/relay", **headers))[0].status == 401
         assert trio.current_time() - began == pytest.approx(0.25)
+
+
+def revoke_token(relay: Relay) -> None:
+    (token,) = relay.store.tokens()
+    relay.store.delete_token(token.id)
+
+
+def let_token_expire(relay: Relay) -> None:
+    (token,) = relay.store.tokens()
+    relay.now = token.expires_at
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "status"),
+    [
+        ("token", lambda relay: None, 204),
+        ("token", revoke_token, 401),
+        ("token", let_token_expire, 401),
+        ("key", lambda relay: None, 204),
+        ("key", lambda relay: relay.store.revoke_key("orders", "all", KeySlot.PRIMARY), 401),
+        ("key", lambda relay: relay.store.regenerate_key("orders", "all", KeySlot.PRIMARY), 401),
+        ("key", lambda relay: relay.store.delete_rule("orders", "all"), 401),
+        ("key", lambda relay: relay.store.delete("orders"), 401),
+    ],
+)
+async def test_a_change_that_waits_for_others_is_only_made_while_its_credential_is_valid(
+    relay: Relay,
+    autojump_clock: trio.testing.MockClock,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    end: Callable[[Relay], None],
+    status: int,
+) -> None:
+    """Otherwise, somebody with a stolen token could make others with requests that wait while it is revoked."""
+    turn, change_store = trio.Event(), Inline.change_store
+
+    async def wait_for_turn(
+        self: Inline, function: Callable[[Store], object], *, caller: Caller | None = None
+    ) -> object:
+        await turn.wait()
+        return await change_store(self, function, caller=caller)
+
+    headers = {"Authorization": relay.signature() if kind == "key" else relay.token()[1]}
+    monkeypatch.setattr(Inline, "change_store", wait_for_turn)
+    api, answers = relay.connect(), []
+
+    async def delete() -> None:
+        answers.append(await api.call("DELETE", f"{CONNECTIONS}/orders/authorizationRules/in", **headers))
+
+    nursery.start_soon(delete)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not answers
+    end(relay)
+    left = relay.store.list()
+    turn.set()
+    while not answers:
+        await trio.testing.wait_all_tasks_blocked()
+    assert answers[0][0].status == status
+    assert (relay.store.list() == left) == (status != 204)
