@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 
 import attrs
 
 from ..protocol import control
 
-__all__ = ["OwnInstance", "new_instance"]
+__all__ = ["LONGEST_PAUSE_SECONDS", "RENEWAL_SECONDS", "OwnInstance", "RenewalPace", "new_instance"]
+
+#: The shortest time between two renewals of an instance at one relay (seconds). Each further renewal doubles it.
+RENEWAL_SECONDS = 10.0
+#: The longest such time (seconds). After as much time without a need for a renewal, the shortest applies again.
+LONGEST_PAUSE_SECONDS = 3600.0
 
 
 @attrs.frozen
@@ -30,3 +36,24 @@ class OwnInstance:
 def new_instance() -> OwnInstance:
     """Return a new instance. Each process has its own, and does not reuse it after a restart."""
     return OwnInstance(secrets.token_hex(control.INSTANCE_SECRET_SIZE))
+
+
+@attrs.define
+class RenewalPace:
+    """Decides how often a process takes a new instance at one relay.
+
+    Once is enough if another process uses the instance. A relay that says so again and again lies, or is misled by
+    somebody who has the secret, and each renewal is written into a file and into the audit log.
+    """
+
+    _pause: float = RENEWAL_SECONDS
+    _next_at: float = -math.inf
+
+    def admits(self, now: float) -> bool:
+        """Return whether the instance may be renewed, and count this. `now` is on any monotonic clock (seconds)."""
+        if now < self._next_at:
+            return False
+        is_calm = now - self._next_at >= LONGEST_PAUSE_SECONDS
+        self._pause = RENEWAL_SECONDS if is_calm else min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        self._next_at = now + self._pause
+        return True

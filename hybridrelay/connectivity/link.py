@@ -19,7 +19,7 @@ from .backoff import Backoff
 from .control import ControlChannel, Introduction, run_control_channel
 from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
-from .instance import OwnInstance, new_instance
+from .instance import OwnInstance, RenewalPace, new_instance
 from .network import network_key
 from .prober import Prober
 from .proxies.dial import proxy_of, resolve_dialer
@@ -151,7 +151,9 @@ class RelayLink:
         #: The network in which a route was chosen last.
         self._network: tuple[object, ...] = ()
         self._role = role
-        self._instance = instance
+        #: The instance of this process at this relay.
+        self.own_instance = instance
+        self._renewal_pace = RenewalPace()
         self._choosing = trio.Lock()
         self._upgrade_interval = upgrade_interval
         #: The names of the transports that the mode allows.
@@ -177,7 +179,7 @@ class RelayLink:
     @property
     def instance(self) -> str:
         """The instance of this process as the relay knows it."""
-        return self._instance.id
+        return self.own_instance.id
 
     def describe(self, candidate: Candidate, purpose: Purpose) -> RouteSnapshot:
         """Return how channels for a purpose reach the relay over a route."""
@@ -297,7 +299,7 @@ class RelayLink:
         Every step has a deadline. If cancelled, nothing stays open.
         """
         route = await self.choose() if candidate is None else candidate
-        introduction = Introduction(self._role, self._instance, _generations.next())
+        introduction = Introduction(self._role, self.own_instance, _generations.next())
         serve = partial(run_control_channel, self.endpoint, route, introduction, dialer=self.dialer)
         try:
             channel: ControlChannel = await nursery.start(serve)
@@ -318,12 +320,13 @@ class RelayLink:
         instance.
 
         Returns:
-            The new instance; None if the replacement may be a later channel of this process.
+            The new instance; None if the replacement may be a later channel of this process, or if the instance was
+            renewed a short while ago (`RenewalPace`).
         """
-        if superseded.generation < _generations.highest:
+        if superseded.generation < _generations.highest or not self._renewal_pace.admits(trio.current_time()):
             return None
-        self._instance = new_instance()
-        return self._instance
+        self.own_instance = new_instance()
+        return self.own_instance
 
     def _report_interception(self, candidate: Candidate, issuer: str) -> None:
         if self.report is not None:

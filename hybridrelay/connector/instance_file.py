@@ -2,6 +2,12 @@
 
 When a connector is killed, its clients wait for it until their resume deadline. As soon as the restarted connector
 declares the earlier instance dead, the relay notifies the clients, and they reset their connections at once.
+
+Each line of the file is one instance: its secret, and if it is dead, since when that is known (seconds since 1970).
+Lines without a time are the instances of the process that has the file locked, or had it last. A process begins with
+one instance for all of its relays. If another process uses it at a relay, this one takes another instance for this
+relay only, so it has at most one more for each. These lines come first, and none of them is ever dropped for another:
+otherwise, a relay that lies could push out what is in use at others.
 """
 
 from __future__ import annotations
@@ -40,10 +46,12 @@ __all__ = [
 #: How many connectors that serve the same hybrid connections, for one user on one machine, get a default instance
 #: file.
 MAX_BESIDE: Final = 16
-#: How long instances before the last one are kept (seconds). No session waits that long for its connector.
+#: How long an instance is declared dead (seconds). No session waits that long for its connector.
 _FORGET_SECONDS: Final = 600.0
-#: The size limit of the file, which has `MAX_REPLACES` lines with a secret and a time.
+#: The size limit of the file, which has at most `MAX_REPLACES` lines, as many as a message to a relay may name.
 _MAX_BYTES: Final = 4096
+#: How many instances of this process are recorded besides the first one.
+_MAX_RENEWED: Final = MAX_REPLACES - 1
 #: Matches an instance file, even one that was being written when the machine lost power.
 _OURS: Final = re.compile(rb"[0-9a-f \r\n\0]*")
 #: A time, in whole seconds. Longer numbers, and those with an exponent, are nothing that this module has written.
@@ -65,8 +73,13 @@ class Instances(Protocol):
     def dead(self) -> tuple[OwnInstance, ...]:
         """Earlier instances that are known to be dead, the most recent first."""
 
-    def add(self, instance: OwnInstance) -> None:
-        """Record a further instance of this process, which replaces its previous one."""
+    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+        """Record that this process uses another instance at one relay from now on, in place of `earlier`. The first
+        instance of this process stays recorded, because other relays know it."""
+
+    def forget(self, instance: OwnInstance) -> None:
+        """Note that an instance is not used any longer, because this process has left the relay at which it was. The
+        first instance of this process stays recorded."""
 
 
 @attrs.define
@@ -76,8 +89,11 @@ class UnrecordedInstances:
     instance: OwnInstance = attrs.field(factory=new_instance)
     dead: tuple[OwnInstance, ...] = ()
 
-    def add(self, instance: OwnInstance) -> None:
-        """See `Instances.add`."""
+    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+        """See `Instances.renew`."""
+
+    def forget(self, instance: OwnInstance) -> None:
+        """See `Instances.forget`."""
 
 
 class InstanceFile:
@@ -112,8 +128,10 @@ class InstanceFile:
         #: Whether this process has the lock. Otherwise another connector has it, and the file is not changed.
         self.is_held = False
         self._clock = clock
-        #: The content of the file: instances, and when each was first used (seconds since 1970).
-        self._entries: list[tuple[OwnInstance, float]] = []
+        #: The further instances of this process that are in use, each at one relay; the most recent first.
+        self._renewed: list[OwnInstance] = []
+        #: `dead`, and since when each is known to be dead (seconds since 1970).
+        self._dead_since: list[tuple[OwnInstance, float]] = []
         self._file: int | None = None
         try:
             self._file = self._open()
@@ -130,10 +148,19 @@ class InstanceFile:
             self.close()
             raise
 
-    def add(self, instance: OwnInstance) -> None:
-        """Record a further instance of this process. If the file cannot be written, an event is published."""
-        self._entries.insert(0, (instance, self._clock()))
+    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+        """See `Instances.renew`. If the file cannot be written, an event is published. If it has no room, because
+        instances of this process for as many other relays are in it, the new instance is not recorded."""
+        self._renewed = [one for one in self._renewed if one != earlier]
+        if len(self._renewed) < _MAX_RENEWED:
+            self._renewed.insert(0, instance)
         self._write()
+
+    def forget(self, instance: OwnInstance) -> None:
+        """See `Instances.forget`."""
+        if instance in self._renewed:
+            self._renewed.remove(instance)
+            self._write()
 
     def close(self) -> None:
         """Close the file and release the lock. A connector that locks it next considers its instances dead.
@@ -173,16 +200,18 @@ class InstanceFile:
             with contextlib.suppress(OSError):
                 os.fchmod(self._file, 0o600)
         now = self._clock()
-        before = _parse(content)
-        self._entries = [one for index, one in enumerate(before) if index == 0 or one[1] > now - _FORGET_SECONDS]
-        self._entries = self._entries[: MAX_REPLACES - 1]
-        self.dead = tuple(instance for instance, _ in self._entries)
-        self.add(self.instance)
+        # Those without a time were in use until the process before this one has ended, however long that has run.
+        found = [(instance, now if since is None else since) for instance, since in _parse(content)]
+        self._dead_since = [one for one in found if one[1] > now - _FORGET_SECONDS][:MAX_REPLACES]
+        self.dead = tuple(instance for instance, _ in self._dead_since)
+        self._write()
 
     def _write(self) -> None:
         if self._file is None or not self.is_held:
             return
-        content = "".join(f"{one.secret} {since:.0f}\n" for one, since in self._entries[:MAX_REPLACES]).encode()
+        lines = [one.secret for one in (*self._renewed, self.instance)]
+        lines += [f"{one.secret} {since:.0f}" for one, since in self._dead_since]
+        content = "".join(f"{line}\n" for line in lines[:MAX_REPLACES]).encode()
         try:
             # Overwrite in place: if the disk is full, truncating first would lose the old content without writing the
             # new one.
@@ -199,15 +228,15 @@ class InstanceFile:
         self._events.publish(InstanceFileNotWritten(file=str(self.path), detail=detail))
 
 
-def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
-    """Return the entries of a file. Lines that are not entries are ignored."""
-    entries = []
+def _parse(content: bytes) -> list[tuple[OwnInstance, float | None]]:
+    """Return the instances in a file, each with its time. Lines of another form are ignored."""
+    entries: list[tuple[OwnInstance, float | None]] = []
     for line in content.decode("ascii", "replace").splitlines():
         secret, _, since = line.partition(" ")
         if since and not _TIME.fullmatch(since):
             continue
         with contextlib.suppress(ValueError):
-            entries.append((OwnInstance(secret), float(since or 0)))
+            entries.append((OwnInstance(secret), float(since) if since else None))
     return entries
 
 

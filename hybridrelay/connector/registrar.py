@@ -143,6 +143,8 @@ class Registrar:
     def update(self, published: Published) -> None:
         """Register a hybrid connection, even if it was refused: its connection string has changed."""
         self._feed(inputs.StringChanged(published.name, published.string))
+            if not self._publications:
+                self._instances.forget(self.link.own_instance)
 
     def check_replacement(self) -> None:
         """Tell the machine whether all its registrations are about to be replaced by those of another registrar."""
@@ -443,13 +445,14 @@ class Registrar:
         assert running.channel is not None
         if (instance := self.link.renew_instance(running.channel)) is not None:
             self._events.publish(InstanceReplaced(host=self.link.host, instance=instance.id))
-            self._instances.add(instance)
+            self._instances.renew(earlier, instance)
 
     # --- better routes
 
     def _worst_route(self) -> Candidate | None:
         """Return the worst of the routes that are in use now."""
         routes = [served.candidate for served in self._sessions.of(self.link) if served.session.is_open]
+        earlier = self.link.own_instance
         if self._machine.route is not None:
             routes.append(self._machine.route)
         return max(routes, key=lambda candidate: candidate.route.rank, default=None)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover
 from hybridrelay.connectivity import link as link_module
 from hybridrelay.connectivity.control import Introduction
-from hybridrelay.connectivity.instance import OwnInstance, new_instance
+from hybridrelay.connectivity.instance import (
+    LONGEST_PAUSE_SECONDS,
+    RENEWAL_SECONDS,
+    OwnInstance,
+    RenewalPace,
+    new_instance,
+)
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.protocol import control
 
@@ -72,3 +81,30 @@ async def test_the_latest_channel_can_only_be_superseded_by_another_process(
     await other.start_control(nursery, CANDIDATE)
     assert introduced == [instance, instance, instance, renewed, instance]
     nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_lies_makes_a_process_renew_its_instance_ever_more_rarely(
+    nursery: trio.Nursery, introduced: list[OwnInstance], autojump_clock: trio.testing.MockClock
+) -> None:
+    at_relay, renewed = link(new_instance()), 0
+    for _ in range(6 * 360):
+        channel = await at_relay.start_control(nursery, CANDIDATE)
+        renewed += at_relay.renew_instance(channel) is not None
+        await trio.sleep(10)
+    assert 9 < renewed < 9 + 6
+    nursery.cancel_scope.cancel()
+
+
+def test_the_pause_between_renewals_doubles_and_is_short_again_after_a_calm_time() -> None:
+    pace, now = RenewalPace(), 1000.0
+    at: list[float] = []
+    while len(at) < 12:
+        if pace.admits(now):
+            at.append(now)
+        now += 1.0
+    pauses = [after - before for before, after in pairwise(at)]
+    assert pauses == [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0, 3600.0, 3600.0]
+    now = at[-1] + 2 * LONGEST_PAUSE_SECONDS
+    assert pace.admits(now)
+    assert not pace.admits(now + RENEWAL_SECONDS - 1.0)
+    assert pace.admits(now + RENEWAL_SECONDS)

@@ -150,11 +150,16 @@ class FakeInstances(UnrecordedInstances):
         super().__init__()
         self.renewed: list[OwnInstance] = []
 
-    def add(self, instance: OwnInstance) -> None:
+    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+        #: The instances of relays that the connector has left.
+        self.forgotten: list[OwnInstance] = []
         self.renewed.append(instance)
 
 
 def unwatched_targets() -> TargetMonitor:
+    def forget(self, instance: OwnInstance) -> None:
+        self.forgotten.append(instance)
+
     """Nothing is known about any target."""
 
     async def dial(target: StreamTarget) -> trio.SocketStream:

@@ -54,15 +54,58 @@ def test_what_it_declares_dead_fits_into_a_message(path: Path) -> None:
         file = InstanceFile(path, clock=clock)
         assert len(file.dead) <= MAX_REPLACES
         file.close()
-    assert len(file.dead) == MAX_REPLACES - 1
+    assert len(file.dead) == MAX_REPLACES
 
 
 def test_a_further_instance_of_the_process_is_remembered_too(path: Path) -> None:
     file, further = InstanceFile(path), new_instance()
-    file.add(further)
+    file.renew(file.instance, further)
     file.close()
     after = InstanceFile(path)
     assert after.dead == (further, file.instance)
+    after.close()
+
+
+def test_a_relay_that_makes_a_connector_renew_its_instance_pushes_out_nothing(path: Path) -> None:
+    """The first instance is in use at the other relays, for however long this process has run."""
+    clock = Clock()
+    file = InstanceFile(path, clock=clock)
+    renewed = [file.instance]
+    for _ in range(5 * MAX_REPLACES):
+        clock.now += 3600
+        renewed.append(new_instance())
+        file.renew(renewed[-2], renewed[-1])
+    other = new_instance()
+    file.renew(file.instance, other)
+    clock.now += 86_400
+    file.close()
+    after = InstanceFile(path, clock=clock)
+    assert after.dead == (other, renewed[-1], file.instance)
+    after.close()
+
+
+def test_instances_for_very_many_relays_leave_the_earlier_ones_in_place(path: Path) -> None:
+    file = InstanceFile(path)
+    renewed = [new_instance() for _ in range(3 * MAX_REPLACES)]
+    for one in renewed:
+        file.renew(file.instance, one)
+    recorded = renewed[: MAX_REPLACES - 1]
+    latest = new_instance()
+    file.renew(recorded[3], latest)
+    file.close()
+    after = InstanceFile(path)
+    assert set(after.dead) == {file.instance, latest, *recorded} - {recorded[3]}
+    after.close()
+
+
+def test_the_instance_of_a_relay_that_was_left_is_forgotten(path: Path) -> None:
+    file, further = InstanceFile(path), new_instance()
+    file.renew(file.instance, further)
+    file.forget(further)
+    file.forget(file.instance)
+    file.close()
+    after = InstanceFile(path)
+    assert after.dead == (file.instance,)
     after.close()
 
 
@@ -72,7 +115,7 @@ def test_a_file_that_another_connector_holds_is_left_alone(path: Path) -> None:
     beside = InstanceFile(path)
     assert with_lock.is_held
     assert not beside.is_held
-    beside.add(new_instance())
+    beside.renew(beside.instance, new_instance())
     assert path.read_bytes() == content
     beside.close()
     with_lock.close()
@@ -117,7 +160,7 @@ def test_a_full_disk_stops_nobody_and_what_can_be_read_is_used(
     monkeypatch.setattr(os, "write", write)
     second = InstanceFile(path, events=EventStream(happened.append))
     assert second.dead == (first.instance,)
-    second.add(new_instance())
+    second.renew(second.instance, new_instance())
     second.close()
     assert happened == [InstanceFileNotWritten(file=str(path), detail=os.strerror(code))] * 2
     monkeypatch.undo()

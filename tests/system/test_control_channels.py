@@ -97,7 +97,7 @@ async def test_an_offer_that_nobody_has_answered_is_made_again(
 async def test_there_is_a_listener_at_every_moment(sides: tuple[Side, Side], nursery: trio.Nursery) -> None:
     """Senders join all the time while the listener goes from one control channel to the next."""
     listener, sender = sides
-    instance = listener.link._instance.id
+    instance = listener.link.own_instance.id
 
     async def accept_all(channel: ControlChannel) -> None:
         with suppress(RelayUnreachable):  # replaced at this very moment
