@@ -15,6 +15,7 @@ from ..audit.chain import Checkpoint
 from ..errors import RelayUnreachable, SessionError
 from ..mux import DIALED_CONTROL_CONFIG, MuxStream, Session, SessionRole
 from ..protocol import RemoteProtocolError, control
+from ..protocol.config import KIB
 from ..protocol.control_codec import ControlDecoder, encode_message
 from ..protocol.reasons import Reason
 from ..security import spki_pin
@@ -36,6 +37,8 @@ MAX_UNHANDLED = 8192
 #: An `Update`, which has up to 6 KiB, is dropped if this many messages are already waiting: the relay repeats it.
 MAX_UNHANDLED_BEFORE_UPDATE = 512
 _FIRST_CHECK_ID = 2**48
+#: How much is decoded before other tasks may run (bytes).
+_READ_BYTES = 8 * KIB
 SOFTWARE = f"hybridrelay/{__version__}"
 
 
@@ -100,6 +103,8 @@ class ControlChannel:
         #: Whether the channel has ended. The last messages that were sent may not have arrived.
         self.has_ended = False
         self._sending = trio.Lock()
+        #: What the relay sends counts in these turns: when it arrives, and when it is handled.
+        self.turns = session.turns
 
     def next_id(self) -> int:
         """Return an id for a request, unique on this channel."""
@@ -204,9 +209,13 @@ class ControlChannel:
         try:
             for message in early:
                 self._deliver(message)
-            while data := await self._stream.receive_some():
+            while data := await self._stream.receive_some(_READ_BYTES):
+                if self.turns.begin():
+                    await self.turns.next()
                 for message in decoder.receive_data_untrusted(data):
                     self._deliver(message)
+                    if self.turns.use(1, 0):
+                        await self.turns.next()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reason is in the session's outcome
         finally:

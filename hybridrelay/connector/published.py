@@ -113,7 +113,7 @@ class Publication:
     #: Whether it stays although the connection string no longer names its relay, because nothing can replace it now.
     is_kept: bool = False
     #: Data channels whose peer has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
-    unproven: Unproven = attrs.field(factory=Unproven)
+    unproven: Unproven = attrs.field(factory=Unproven, kw_only=True)
 
     @property
     def host(self) -> str:

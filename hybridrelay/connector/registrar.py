@@ -37,6 +37,7 @@ from .registration import Machine, commands, inputs
 from .sessions import Sessions
 from .target_monitor import TargetMonitor
 from .target_reports import TargetReporter
+from .unproven import Failures, Unproven
 
 __all__ = ["Registrar"]
 
@@ -106,6 +107,8 @@ class Registrar:
         self._changed = changed
         self._machine = Machine(link.host, random=random.random)
         self._publications: dict[str, Publication] = {}
+        #: The data channels of all of them that have failed.
+        self._failures = Failures()
         #: Inputs that arrived while another one was being handled.
         self._inputs: deque[inputs.Input] = deque()
         self._is_handling = False
@@ -125,7 +128,8 @@ class Registrar:
         """Register a hybrid connection, too."""
         self._feed(inputs.Publish(published.name, published.string))
         state = self._machine.registrations[published.name]
-        publication = Publication(published, self.link, state, self._check_key)
+        unproven = Unproven(self._failures)
+        publication = Publication(published, self.link, state, self._check_key, unproven=unproven)
         self._publications[published.name] = publication
         published.publications.append(publication)
 
@@ -139,12 +143,12 @@ class Registrar:
         if self._publications.get(name) is publication:
             del self._publications[name]
             self._feed(inputs.Unpublish(name))
+            if not self._publications:
+                self._instances.forget(self.link.own_instance)
 
     def update(self, published: Published) -> None:
         """Register a hybrid connection, even if it was refused: its connection string has changed."""
         self._feed(inputs.StringChanged(published.name, published.string))
-            if not self._publications:
-                self._instances.forget(self.link.own_instance)
 
     def check_replacement(self) -> None:
         """Tell the machine whether all its registrations are about to be replaced by those of another registrar."""
@@ -327,9 +331,13 @@ class Registrar:
             self._feed(inputs.ChannelEnded(number) if failure is None else inputs.OpeningFailed(number, failure))
 
     async def _receive(self, number: int, running: _Running, channel: ControlChannel) -> None:
-        """Handle the relay's messages until the channel ends. Each one is answered before the next is read."""
+        """Handle the relay's messages until the channel ends. Each one is answered before the next is read. They
+        count in the turns of the channel, so a relay that sends very many delays the other relays little."""
+        turns = channel.turns
         try:
             async for message in channel.messages:
+                if turns.begin():
+                    await turns.next()
                 match message:
                     case control.Offer():
                         self._feed(inputs.Offered(number, message))
@@ -345,6 +353,7 @@ class Registrar:
                         self._feed(inputs.RestartAnnounced(number, float(seconds)))
                     case _:
                         pass
+                turns.use(1, 0)
                 while running.replies:
                     await channel.send(running.replies.popleft())
         except RelayUnreachable:
@@ -443,6 +452,7 @@ class Registrar:
 
     def _renew_instance(self, running: _Running) -> None:
         assert running.channel is not None
+        earlier = self.link.own_instance
         if (instance := self.link.renew_instance(running.channel)) is not None:
             self._events.publish(InstanceReplaced(host=self.link.host, instance=instance.id))
             self._instances.renew(earlier, instance)
@@ -452,7 +462,6 @@ class Registrar:
     def _worst_route(self) -> Candidate | None:
         """Return the worst of the routes that are in use now."""
         routes = [served.candidate for served in self._sessions.of(self.link) if served.session.is_open]
-        earlier = self.link.own_instance
         if self._machine.route is not None:
             routes.append(self._machine.route)
         return max(routes, key=lambda candidate: candidate.route.rank, default=None)

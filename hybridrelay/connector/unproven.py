@@ -10,14 +10,21 @@ number of such channels is therefore limited, and channels that never prove an i
    only while many arrive at once, and clients soon try again.
 4. A channel that ends without a proof keeps its place until it is `TENURE_SECONDS` old. Otherwise, channels that fail
    at once could be dialed without a rate limit.
+5. While very many channels of the same relay fail, for whatever hybrid connections, no place becomes free by its age.
+   So a relay that lies does not make the connector dial more often because it has more hybrid connections.
 
 A holder thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
 Holders are distinguished by the name that the relay gives them (`control.Offer.holder`). If a relay gives no names,
 all holders count as one.
+
+Rule 5 harms nobody at an honest relay that is busy. Only failures count. A hybrid connection whose channels do not
+fail has free places, and one holder's failures do not take the places of another holder (rule 2). The others have, in
+turns, as many attempts as the limit of the relay allows.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import attrs
@@ -26,6 +33,30 @@ import trio
 #: How long a channel keeps its place although its holder wants another one, or although it has failed (seconds). One
 #: holder can thus make the connector dial at most limit / TENURE_SECONDS times per second.
 TENURE_SECONDS = 1.0
+#: So many channels of one relay may fail each second, on average, and so many at once, before rule 5 applies.
+FAILURES_PER_SECOND = 16.0
+MAX_FAILURES = 64.0
+
+
+class Failures:
+    """How many data channels of one relay have ended without a proof, for all its hybrid connections: a count that
+    falls by `FAILURES_PER_SECOND`. Times are on Trio's clock."""
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._counted_at = -math.inf
+
+    def add(self, now: float) -> None:
+        """Count one more."""
+        self._count = self._left(now) + 1.0
+        self._counted_at = now
+
+    def are_too_many(self, now: float) -> bool:
+        """Return whether rule 5 applies."""
+        return self._left(now) > MAX_FAILURES
+
+    def _left(self, now: float) -> float:
+        return max(0.0, self._count - (now - self._counted_at) * FAILURES_PER_SECOND)
 
 
 @attrs.define(eq=False)
@@ -35,36 +66,44 @@ class Newcomer:
     holder: str
     #: When it was admitted, on Trio's clock.
     since: float
-    #: Whether it has ended without a proof.
+    #: Whether it has left because its peer has proved an identity, and whether it has ended without that.
+    has_left: bool = False
     has_failed: bool = False
     #: Everything before the proof of identity runs inside this scope. It is cancelled when the channel is displaced.
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
-def choose_displaced(present: list[Newcomer], holder: str, now: float) -> Newcomer | None:
+def choose_displaced(
+    present: list[Newcomer], holder: str, now: float, tenure: float = TENURE_SECONDS
+) -> Newcomer | None:
     """Return the channel that a newcomer displaces when all places are taken; None if the newcomer is refused.
 
     Args:
         present: the channels, the oldest first; at least one.
         holder: the holder of the newcomer.
         now: on the clock of `Newcomer.since`.
+        tenure: how long a channel keeps its place against its own holder (seconds).
     """
     held = Counter(one.holder for one in present)
     most = max(held.values())
     own = held[holder] == most
     oldest = next(one for one in present if (one.holder == holder if own else held[one.holder] == most))
     # Two holders with about the same number must not displace each other repeatedly.
-    return oldest if held[holder] < most - 1 or now - oldest.since >= TENURE_SECONDS else None
+    return oldest if held[holder] < most - 1 or now - oldest.since >= tenure else None
 
 
 class Unproven:
     """The set of channels whose peers have not proved an identity yet.
 
     `channels.py` uses it with the same rules for the channels of one identity that wait for HELLO.
+
+    Args:
+        failures: those of the relay; None: this set has a count of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Failures | None = None) -> None:
         self._present: list[Newcomer] = []
+        self._failures = Failures() if failures is None else failures
 
     def __len__(self) -> int:
         return len(self._present)
@@ -77,12 +116,13 @@ class Unproven:
             limit: how many channels there may be.
         """
         now = trio.current_time()
-        self._present = [one for one in self._present if not one.has_failed or now - one.since < TENURE_SECONDS]
+        tenure = self._tenure(now)
+        self._present = [one for one in self._present if not one.has_failed or now - one.since < tenure]
         while len(self._present) >= limit:
-            displaced = choose_displaced(self._present, holder, now) if self._present else None
+            displaced = choose_displaced(self._present, holder, now, tenure) if self._present else None
             if displaced is None:
                 return None
-            self.leave(displaced)
+            self._present.remove(displaced)
             displaced.scope.cancel()
         newcomer = Newcomer(holder, now)
         self._present.append(newcomer)
@@ -90,11 +130,20 @@ class Unproven:
 
     def leave(self, one: Newcomer) -> None:
         """Remove a channel whose peer has proved its identity. Idempotent."""
+        one.has_left = True
         if one in self._present:
             self._present.remove(one)
 
     def failed(self, one: Newcomer) -> None:
-        """Note that a channel has ended. If it has not left before and is young, it keeps its place for a while."""
+        """Note that a channel has ended. If it has not left before, that is a failure, and the channel may keep its
+        place for a while. Called once for each channel."""
+        if one.has_left:
+            return
+        now = trio.current_time()
         one.has_failed = True
-        if trio.current_time() - one.since >= TENURE_SECONDS:
-            self.leave(one)
+        self._failures.add(now)
+        if one in self._present and now - one.since >= self._tenure(now):
+            self._present.remove(one)
+
+    def _tenure(self, now: float) -> float:
+        return math.inf if self._failures.are_too_many(now) else TENURE_SECONDS

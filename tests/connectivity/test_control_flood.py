@@ -19,6 +19,7 @@ from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.streams.turns import MAX_FRAMES
 from hybridrelay.testing import session_pair
 
 CARRIER = candidates(discover(), "tcp")[0]
@@ -63,6 +64,34 @@ async def test_a_flood_of_updates_takes_little_memory(nursery: trio.Nursery) -> 
         await channel._serve(ControlDecoder(), [])
     waiting = [message async for message in channel.messages]
     assert waiting == [update] * MAX_UNHANDLED_BEFORE_UPDATE + [offer]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_a_relay_sends_counts_in_turns(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each pass of the event loop, only so many messages are passed on, however many have arrived."""
+    session, relay = await session_pair(nursery, config=CONTROL_CONFIG)
+    stream = session.open_stream_nowait()
+    theirs = (await relay.offers.receive()).accept()
+    channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
+    count = 2000
+    nursery.start_soon(theirs.send_all, encode_message(control.Draining(0)) * count)
+    await trio.testing.wait_all_tasks_blocked()
+    monkeypatch.setattr("hybridrelay.connectivity.control._READ_BYTES", 1 << 20)
+    passed_on, original = 0, ControlChannel._pass_on
+
+    def counted(self: ControlChannel, one: control.Message) -> None:
+        nonlocal passed_on
+        original(self, one)
+        passed_on += 1
+
+    monkeypatch.setattr(ControlChannel, "_pass_on", counted)
+    nursery.start_soon(channel._serve, ControlDecoder(), [])
+    most = before = 0
+    with trio.fail_after(60):
+        while passed_on < count:
+            await trio.lowlevel.checkpoint()
+            most, before = max(most, passed_on - before), passed_on
+    assert most <= 2 * MAX_FRAMES
     nursery.cancel_scope.cancel()
 
 

@@ -37,6 +37,7 @@ from hybridrelay.security import (
     create_authority,
     generate_key,
 )
+from hybridrelay.streams.turns import SharedTurns
 
 #: The relay, as connection strings name it.
 HOST = "relay.example"
@@ -53,6 +54,7 @@ class FakeControl(ControlChannel):
         self.candidate = candidate
         self.relay = relay.identity
         self.has_ended = False
+        self.turns = SharedTurns()
         self.said, self.messages = trio.open_memory_channel[control.Message](10)
         self.closed = trio.Event()
         #: What the connector has said, requests apart; and what it has said about targets.
@@ -149,17 +151,17 @@ class FakeInstances(UnrecordedInstances):
     def __init__(self) -> None:
         super().__init__()
         self.renewed: list[OwnInstance] = []
-
-    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
         #: The instances of relays that the connector has left.
         self.forgotten: list[OwnInstance] = []
+
+    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
         self.renewed.append(instance)
 
-
-def unwatched_targets() -> TargetMonitor:
     def forget(self, instance: OwnInstance) -> None:
         self.forgotten.append(instance)
 
+
+def unwatched_targets() -> TargetMonitor:
     """Nothing is known about any target."""
 
     async def dial(target: StreamTarget) -> trio.SocketStream:
@@ -202,6 +204,8 @@ class FakeDataChannels(DataChannels):
         super().__init__(FakeSessions(), logged_events())
         #: How many were begun.
         self.serving = 0
+        #: Whether they fail at once.
+        self.fails = False
 
     async def serve(
         self,
@@ -212,7 +216,10 @@ class FakeDataChannels(DataChannels):
         key: Secret | None = None,
     ) -> None:
         self.serving += 1
-        await trio.sleep_forever()
+        if self.fails:
+            publication.unproven.failed(newcomer)
+        else:
+            await trio.sleep_forever()
 
 
 def published(name: str, key: Secret | None = None, target: HostTarget = DATABASE) -> Published:

@@ -13,6 +13,7 @@ from hybridrelay.connector.instance_file import UnrecordedInstances
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.registration.channel import MAX_NOTICES
 from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
+from hybridrelay.connector.unproven import FAILURES_PER_SECOND
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable
 from hybridrelay.events import ControlChannelLost, Event, Level, RelayUnavailable, logged_events
 from hybridrelay.protocol import control
@@ -517,6 +518,22 @@ async def test_offers_are_accepted_as_long_as_there_is_room_and_each_sender_has_
     assert await offer("greedy") == refused, "it displaces itself only, and not so soon"
     assert await offer("greedy", "two") == control.Accept(1), "each hybrid connection has places of its own"
     assert scene.channels.serving == 18
+    nursery.cancel_scope.cancel()
+
+
+async def test_data_channels_that_fail_are_counted_for_all_hybrid_connections_of_the_relay(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    scene.channels.fails = True
+    for second in range(30):
+        for name in ("one", "two") * 16:
+            await scene.relay.control.said.send(control.Offer(1, name, bytes(TICKET_SIZE), 30, "a"))
+        await trio.sleep(1)
+        if second == 9:
+            before = scene.channels.serving
+    assert scene.channels.serving - before <= 20 * FAILURES_PER_SECOND + 2 * 16
     nursery.cancel_scope.cancel()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.connector.channels import MAX_UNPROVEN_CHANNELS
-from hybridrelay.connector.unproven import TENURE_SECONDS, Newcomer, Unproven, choose_displaced
+from hybridrelay.connector.unproven import (
+    FAILURES_PER_SECOND,
+    MAX_FAILURES,
+    TENURE_SECONDS,
+    Failures,
+    Newcomer,
+    Unproven,
+    choose_displaced,
+)
 
 
 def present(holders: str, *, ages: list[float] | None = None) -> list[Newcomer]:
@@ -143,3 +152,81 @@ async def test_a_channel_that_fails_late_or_has_left_before_keeps_no_place(
     await trio.sleep(TENURE_SECONDS)
     unproven.failed(late)
     assert len(unproven) == 0
+
+
+def test_failures_are_too_many_until_enough_time_has_passed() -> None:
+    failures = Failures()
+    for _ in range(int(MAX_FAILURES)):
+        failures.add(0.0)
+    assert not failures.are_too_many(0.0)
+    failures.add(0.0)
+    assert failures.are_too_many(0.0)
+    assert not failures.are_too_many(1 / FAILURES_PER_SECOND)
+    for second in range(100):
+        failures.add(float(second))
+    assert not failures.are_too_many(100.0), "fewer than are forgotten in the same time"
+
+
+def dial_for(
+    seconds: float, sets: list[Unproven], holders: list[str], *, silent: bool
+) -> Callable[[], Awaitable[int]]:
+    """Make an async function that asks for a place in each set, for each of the holders, for some time. The channels
+    fail at once, or are silent until they are displaced. It returns how many were dialed."""
+
+    async def dial() -> int:
+        dialed = 0
+        end = trio.current_time() + seconds
+        open_ones: list[tuple[Unproven, Newcomer]] = []
+        while trio.current_time() < end:
+            for unproven in sets:
+                for holder in holders:
+                    if (one := unproven.admit(holder, MAX_UNPROVEN_CHANNELS)) is not None:
+                        dialed += 1
+                        open_ones.append((unproven, one))
+            for unproven, one in list(open_ones):
+                if not silent or one.scope.cancel_called:
+                    unproven.failed(one)
+                    open_ones.remove((unproven, one))
+            await trio.sleep(0.05)
+        return dialed
+
+    return dial
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["fails", "is silent"])
+@pytest.mark.parametrize("holders", [["a"], list("abcdefghijklmnopqrstuvwxyz")], ids=["one holder", "many"])
+async def test_a_relay_with_many_hybrid_connections_makes_a_connector_dial_no_more_often(
+    autojump_clock: trio.testing.MockClock, holders: list[str], silent: bool
+) -> None:
+    failures = Failures()
+    sets = [Unproven(failures) for _ in range(20)]
+    await dial_for(60, sets, holders, silent=silent)()
+    dialed = await dial_for(300, sets, holders, silent=silent)()
+    at_once = len(sets) * MAX_UNPROVEN_CHANNELS
+    assert dialed <= 300 * FAILURES_PER_SECOND + at_once
+
+
+async def test_failures_at_a_busy_relay_lock_out_no_hybrid_connection_and_no_other_holder(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Somebody with keys of many hybrid connections, but no identity, lets channels fail at an honest relay."""
+    failures = Failures()
+    sets = [Unproven(failures) for _ in range(10)]
+    honest = Unproven(failures)
+    admitted = []
+
+    async def connect() -> None:
+        for unproven in (honest, sets[0]):
+            for _ in range(200):
+                newcomer = unproven.admit("honest", MAX_UNPROVEN_CHANNELS)
+                admitted.append(newcomer is not None)
+                await trio.sleep(0.3)
+                if newcomer is not None:
+                    assert not newcomer.scope.cancel_called
+                    unproven.leave(newcomer)
+                    unproven.failed(newcomer)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial_for(120, sets, ["a"], silent=False))
+        await connect()
+    assert all(admitted)
