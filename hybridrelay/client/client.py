@@ -554,7 +554,8 @@ class Client:
         """Open a flow of datagrams to the target, and return when the connector has accepted it.
 
         The hybrid connection's target has to be one for datagrams (``dns.corp:53/udp``). Publishes events and is
-        cancelled as `open_stream`. The caller closes the flow; the connector ends one that is idle.
+        cancelled as `open_stream`. The caller closes the flow; the connector ends one that is idle, and one on which
+        nothing was sent for five minutes, whatever the target sends.
 
         Args:
             port, patience: as for `open_stream`.

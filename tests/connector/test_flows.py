@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from hybridrelay.connector import serving
-from hybridrelay.connector.idle import ANSWERED_SECONDS, IDLE_SECONDS
+from hybridrelay.connector.idle import ANSWERED_SECONDS, IDLE_SECONDS, SILENT_SECONDS
 from hybridrelay.errors import StreamRefused
 from hybridrelay.events import PolicyRefused, StreamClosed, StreamNotConnected, StreamOpened
 from hybridrelay.mux import DatagramFlow, Feature, SessionConfig
@@ -176,6 +176,27 @@ async def test_an_idle_flow_ends(
         mock_clock.jump(seconds - 1)
         await trio.testing.wait_all_tasks_blocked()
         assert not flow.has_ended
+    mock_clock.jump(1)
+    with pytest.raises(trio.EndOfChannel):
+        await flow.receive()
+    event = await scene.ended()
+    assert (event.outcome, event.reason) == ("closed", Reason.NO_ERROR)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_flow_that_only_its_target_keeps_alive_ends(
+    nursery: trio.Nursery, target: Target, mock_clock: trio.testing.MockClock
+) -> None:
+    scene = await Scene.start(nursery, await target.bind())
+    flow = scene.client.open_flow_nowait()
+    await flow.send(b"subscribe")
+    _, address = await target.socket.recvfrom(100)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    for seconds in (*[IDLE_SECONDS - 1] * 5, SILENT_SECONDS - 5 * (IDLE_SECONDS - 1) - 1):
+        mock_clock.jump(seconds)
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the pings of the session are answered
+        await target.socket.sendto(b"news", address)
+        assert await flow.receive() == b"news"
     mock_clock.jump(1)
     with pytest.raises(trio.EndOfChannel):
         await flow.receive()

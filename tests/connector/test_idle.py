@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.connector.idle import ANSWERED_PORTS, ANSWERED_SECONDS, IDLE_SECONDS, IdleRule
+from hybridrelay.connector.idle import ANSWERED_PORTS, ANSWERED_SECONDS, IDLE_SECONDS, SILENT_SECONDS, IdleRule
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,19 @@ def test_the_deadline(port: int, exchanged: str, seconds: float) -> None:
         now += 7
         (rule.sent if step == "s" else rule.received)(now)
     assert rule.deadline == now + seconds
+
+
+@pytest.mark.parametrize("port", [161, 53])
+@pytest.mark.parametrize("renewed_at", [None, 0.0, 290.0])
+def test_only_the_program_keeps_a_flow_for_long(port: int, renewed_at: float | None) -> None:
+    """The target sends every five seconds, and the program at most once."""
+    rule, now = IdleRule(port, 0.0), 0.0
+    if renewed_at == 0.0:
+        rule.sent(now)
+    while now < rule.deadline:
+        now += 5.0
+        if now < rule.deadline:
+            rule.received(now)
+        if now == renewed_at:
+            rule.sent(now)
+    assert rule.deadline == (renewed_at or 0.0) + SILENT_SECONDS

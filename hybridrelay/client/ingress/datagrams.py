@@ -19,6 +19,7 @@ from ...mux import DatagramFlow
 from ...protocol.config import KIB, MAX_DATAGRAM
 from ...protocol.datagrams import MAX_QUEUED_DATAGRAMS, MAX_WAIT_SECONDS, DatagramQueue, Dropped
 from ...streams.datagrams import TOO_LONG, enlarge_buffer, lost_in_buffer
+from ...streams.turns import SharedTurns
 from ..client import Client
 
 __all__ = ["MAX_LOCAL_FLOWS", "serve_datagrams"]
@@ -32,11 +33,15 @@ DISPLACE_SECONDS = 1.0
 #: The memory for datagrams that wait for a session, of all flows of a port together (bytes). Once there is a session,
 #: its budget counts them.
 MAX_EARLY_BYTES = 4096 * KIB
-#: How many datagrams are received before other tasks run: as many as one flow may queue.
+#: How many datagrams are received before other tasks run, unless the turn is over before that: as many as one flow
+#: may queue.
 _BATCH = MAX_QUEUED_DATAGRAMS
 #: How long a flow may be idle (seconds). This is longer than at the connector, which knows the target and ends the
 #: flow first.
 IDLE_SECONDS = 90.0
+#: How long a flow continues after its program has last sent something, even if the target goes on sending (seconds);
+#: see `connector.idle`. Longer than at the connector, too.
+SILENT_SECONDS = 330.0
 #: How long to wait for a session (seconds), unless the client's `open_patience` is longer.
 OPEN_SECONDS = 30.0
 #: How long datagrams of a source address are dropped after its flow could not be opened, or has failed (seconds), so
@@ -66,7 +71,9 @@ class _EarlyMemory:
         self.held -= amount
 
 
-async def serve_datagrams(client: Client, sock: socket.socket, target_port: int | None = None) -> None:
+async def serve_datagrams(
+    client: Client, sock: socket.socket, target_port: int | None = None, *, turns: SharedTurns | None = None
+) -> None:
     """Pass on what arrives at a UDP socket, and the answers, until cancelled. Then all flows are ended.
 
     An error of one flow does not affect others. The socket stays open.
@@ -75,11 +82,13 @@ async def serve_datagrams(client: Client, sock: socket.socket, target_port: int 
         client: opens the flows.
         sock: is bound, and does not block.
         target_port: the port of the target; None: its first one.
+        turns: the turns in which what arrives is counted. Ports that belong together share them, so that programs
+            that send to many of them get no more time. None: this port has turns of its own.
     """
     enlarge_buffer(sock)
     counters = client.requests.counters
     async with trio.open_nursery() as nursery:
-        port = _Port(client, sock, nursery, target_port)
+        port = _Port(client, sock, nursery, target_port, SharedTurns() if turns is None else turns)
         counters.datagrams_began(port, port.counted)
         nursery.start_soon(port.report)
         try:
@@ -89,8 +98,16 @@ async def serve_datagrams(client: Client, sock: socket.socket, target_port: int 
 
 
 class _Port:
-    def __init__(self, client: Client, sock: socket.socket, nursery: trio.Nursery, target_port: int | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        sock: socket.socket,
+        nursery: trio.Nursery,
+        target_port: int | None,
+        turns: SharedTurns,
+    ) -> None:
         self.client = client
+        self._turns = turns
         self.socket = LocalSocket(sock)
         self.target_port = target_port
         self._nursery = nursery
@@ -125,21 +142,24 @@ class _Port:
     async def receive(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self.socket.socket)
+            if self._turns.begin():
+                await self._turns.next()
             try:
                 for _ in range(_BATCH):
-                    self._receive_nowait()
+                    if self._turns.use(1, self._receive_nowait()):
+                        break
             except BlockingIOError:
                 pass
             except OSError as exc:
                 self.client.events.publish(unexpected_failure("datagrams", exc, self.client.connection))
                 await trio.sleep(_ERROR_SECONDS)
 
-    def _receive_nowait(self) -> None:
-        """Receive one datagram. Raises OSError if there is none, or the socket has failed."""
+    def _receive_nowait(self) -> int:
+        """Receive one datagram, and return its size. Raises OSError if there is none, or the socket has failed."""
         try:
             data, source = self.socket.receive(MAX_DATAGRAM + 1)
         except ConnectionResetError:
-            return  # Windows reports that an earlier answer has not reached its program
+            return 0  # Windows reports that an earlier answer has not reached its program
         flow = self._flows.get(source)
         if flow is None:
             flow = self._begin(source)
@@ -149,6 +169,7 @@ class _Port:
             self.dropped.queue += 1
         else:
             flow.send(data)
+        return len(data)
 
     def _begin(self, source: Source) -> _LocalFlow | None:
         if len(self._flows) >= MAX_LOCAL_FLOWS and not self._displace():
@@ -271,7 +292,7 @@ class _LocalFlow:
                 flow.send_nowait(data)
             self._deliver()
             while not flow.has_ended:
-                deadline = self._last + IDLE_SECONDS
+                deadline = min(self._last + IDLE_SECONDS, self.sent_at + SILENT_SECONDS)
                 if trio.current_time() >= deadline:
                     flow.close_nowait()
                     return

@@ -37,6 +37,7 @@ from ...security import bracketed
 from ...security.names import is_loopback
 from ...security.targets import ranges_of
 from ...streams.sockets import abort_socket
+from ...streams.turns import SharedTurns
 from ...streams.unix_sockets import SocketFile, is_listening, listen_unix_socket
 from ..client import Client
 from .connections import Connections
@@ -437,8 +438,9 @@ class PortService:
                         accept = partial(accept_sockets, takes, events=client.events, what=what)
                         if takes or not self._datagrams:
                             await accepting.start(accept)
+                        turns = SharedTurns()
                         for sock, port in self._datagrams.items():
-                            accepting.start_soon(serve_datagrams, client, sock, port)
+                            accepting.start_soon(partial(serve_datagrams, client, sock, port, turns=turns))
                         task_status.started()
                         await self._stop.wait()
                         self.connections = None

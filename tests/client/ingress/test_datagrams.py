@@ -15,7 +15,7 @@ import trio.testing
 from hybridrelay._datagram_address import DatagramAddress
 from hybridrelay.client import Client, run_forward
 from hybridrelay.client.ingress import datagrams
-from hybridrelay.client.ingress.datagrams import IDLE_SECONDS, PAUSE_SECONDS
+from hybridrelay.client.ingress.datagrams import IDLE_SECONDS, PAUSE_SECONDS, SILENT_SECONDS
 from hybridrelay.client.requests import StreamRequests
 from hybridrelay.client.stream_events import StreamReports
 from hybridrelay.connectivity.counters import EndpointCounters
@@ -34,6 +34,7 @@ from hybridrelay.events import (
 from hybridrelay.mux import DatagramFlow, Feature, Session, SessionConfig
 from hybridrelay.protocol.datagrams import MAX_WAIT_SECONDS
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.streams.turns import MAX_FRAMES
 from hybridrelay.testing import session_pair
 
 from ..strings import STRING
@@ -308,6 +309,64 @@ async def test_an_idle_flow_ends(nursery: trio.Nursery, mock_clock: trio.testing
     with pytest.raises(trio.EndOfChannel):
         await flow.receive()
     assert len(scene.client.requests) == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_flow_that_only_the_connector_keeps_alive_ends(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    """Even if the connector does not end it, which is of an earlier version or misbehaves."""
+    scene = await Scene.start(nursery)
+    program = scene.program()
+    await program.send(b"subscribe")
+    flow = await scene.accept()
+    assert await flow.receive() == b"subscribe"
+    passed = 0.0
+    while passed < SILENT_SECONDS - 1:
+        step = min(IDLE_SECONDS - 1, SILENT_SECONDS - 1 - passed)
+        mock_clock.jump(step)
+        passed += step
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the pings of the session are answered
+        await flow.send(b"news")
+        assert await program.receive() == b"news"
+    assert not flow.has_ended
+    mock_clock.jump(1)
+    with pytest.raises(trio.EndOfChannel):
+        await flow.receive()
+    await program.send(b"subscribe again")
+    assert await (await scene.accept()).receive() == b"subscribe again"
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_programs_send_to_all_ports_counts_in_one_turn(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ports there are, in each pass of the event loop only so many datagrams are received."""
+    ports, burst = 16, 64
+    session, _ = await session_pair(nursery, config=SessionConfig(features=Feature.DATAGRAMS))
+    client = FakeClient(session)
+    client.has_session = trio.Event()
+    addresses = [DatagramAddress("127.0.0.1", 0)] * ports
+    bound: list[tuple[str, int]] = await nursery.start(partial(run_forward, client, addresses))
+    await trio.testing.wait_all_tasks_blocked()
+    received, original = 0, datagrams._Port._receive_nowait
+
+    def counted(self: datagrams._Port) -> int:
+        nonlocal received
+        size = original(self)
+        received += 1
+        return size
+
+    monkeypatch.setattr(datagrams._Port, "_receive_nowait", counted)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for port in bound * burst:
+            sock.sendto(b"x", port)
+    most = before = 0
+    with trio.fail_after(60):
+        while received < ports * burst:
+            await trio.lowlevel.checkpoint()
+            most, before = max(most, received - before), received
+    assert most <= 2 * MAX_FRAMES
     nursery.cancel_scope.cancel()
 
 
