@@ -5,20 +5,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay.connector.config import ConnectorConfig
+from hybridrelay.connector.connector import Connector
 from hybridrelay.connector.policies import Policies
+from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import EventStream, StreamClosed
+from hybridrelay.monitoring.problems import endpoint_problems
+from hybridrelay.monitoring.values import ProblemStatus
 from hybridrelay.mux import MuxStream
+from hybridrelay.policy import Action, PolicyFile, Resource
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort
+from hybridrelay.security import HostPort, PeerIdentity, Role
 from hybridrelay.testing import session_pair
 
 from .fakes import published
@@ -134,3 +141,52 @@ async def test_a_policy_that_cannot_be_read_closes_nothing(
     await stream.send_all(b"pong")
     assert await stream.receive_some() == b"pong"
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_of_all", [True, False], ids=["of all hybrid connections", "of one"])
+@pytest.mark.parametrize("fault", ["no text", "not valid", "missing", "a directory"])
+async def test_a_deny_list_that_cannot_be_read_is_a_problem_until_it_can(
+    directory: Path, tmp_path: Path, fault: str, is_of_all: bool
+) -> None:
+    """Until then, the list that was read before is in force."""
+    path = tmp_path / "denied"
+    path.write_text("billing\n")
+    deny_list = PolicyFile(path)
+    config = ConnectorConfig([published("orders").string])
+    connector = Connector(attrs.evolve(config, policy=deny_list) if is_of_all else config, clock=time.time)
+    if not is_of_all:
+        connector.use_deny_list(0, deny_list)
+
+    def problems() -> list[ProblemStatus]:
+        found = endpoint_problems(connector.snapshot(), role="connector", stopping=False)
+        return [one for one in found if one.code == "reload-failed"]
+
+    def denied() -> list[str]:
+        peers = [PeerIdentity("orders", Role.APPLICATION, label, "0A", 4e9) for label in ("billing", "reporting")]
+        resource = Resource("orders", HostPort("db", 5432))
+        return [
+            one.label
+            for one in peers
+            if deny_list.policy.decide(one, Action.OPEN_SESSION, resource).reason is not None
+        ]
+
+    await connector.reload_policy()
+    assert problems() == []
+    path.unlink()
+    if fault == "a directory":
+        path.mkdir()
+    elif fault != "missing":
+        path.write_bytes(b"bill\xffing\n" if fault == "no text" else b"x" * 65)
+    with pytest.raises(ConfigurationError):
+        await connector.reload_policy()
+    (problem,) = problems()
+    assert str(path) in problem.detail
+    assert "its last valid version is in force" in problem.detail
+    assert problem.remedy
+    assert denied() == ["billing"]
+    if fault == "a directory":
+        path.rmdir()
+    path.write_text("reporting\n")
+    await connector.reload_policy()
+    assert problems() == []
+    assert denied() == ["reporting"]

@@ -42,7 +42,7 @@ from . import commands, inputs
 from .attempts import Attempts
 from .channel import MAX_NOTICES, Channel, Channels
 from .commands import Output
-from .registrations import MAX_GRANT, Registrations
+from .registrations import Registrations
 from .rounds import Round, RoundPurpose, Rounds
 from .states import PHASES, ChannelState, Phase, PhaseCause
 from .upgrade import Upgrade
@@ -130,7 +130,7 @@ class Machine:
             case inputs.ChannelEnded(number):
                 self._ended(number, now)
             case inputs.RequestGranted(_, request, seconds):
-                self._rounds.registered(request, min(seconds, MAX_GRANT), now)
+                self._rounds.registered(request, seconds, now)
             case inputs.RequestRefused(_, request, error):
                 if (aborted := self._rounds.refused(request, error, now)) is not None:
                     self._round_aborted(aborted, error, now)

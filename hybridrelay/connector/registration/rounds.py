@@ -157,7 +157,8 @@ class Rounds:
             asked[1].key = asked[2]
 
     def registered(self, number: int, seconds: float, now: float) -> None:
-        """Note that the relay has granted the request, for this many seconds."""
+        """Note that the relay has granted the request, for this many seconds. A round is valid for `MAX_GRANT` at the
+        longest."""
         if (answered := self._take_answer(number)) is None:
             return
         present, request = answered

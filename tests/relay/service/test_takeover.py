@@ -551,6 +551,20 @@ async def test_a_program_of_another_user_is_not_taken_over(
         await near.aclose()
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_process_is_killed_only_while_its_end_of_the_socket_is_open(is_open: bool) -> None:
+    """Otherwise it may have ended before it was adopted, and its id may belong to another process."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far, subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        if not is_open:
+            far.close()
+        attempt = _Attempt(near, AdoptedProcess(process.pid))
+        attempt.kill()
+        attempt.close()
+        process.terminate()
+        assert process.wait(60) == -(signal.SIGKILL if is_open else signal.SIGTERM)
+
+
 def test_the_path_of_the_socket_may_be_long(tmp_path: Path) -> None:
     directory = tmp_path / ("x" * 100) / ("y" * 100)
     directory.mkdir(parents=True)
