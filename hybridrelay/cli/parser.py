@@ -161,6 +161,8 @@ def _add_command(subparsers: Subparsers, command: Command) -> None:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    if command.failure_code is not None:
+        parser.error_code = command.failure_code
     parser.add_when_used(partial(_add_arguments, parser, command))
 
 
@@ -176,8 +178,6 @@ def _add_arguments(parser: Parser, command: Command) -> None:
             is_service=command.is_service,
             failure_code=command.failure_code,
         )
-        if command.failure_code is not None:
-            parser.error_code = command.failure_code
 
 
 def _importing(command: Command) -> Callable[[argparse.Namespace], int]:

@@ -39,6 +39,8 @@ class Parser(argparse.ArgumentParser):
 
     #: The exit code if the arguments cannot be used.
     error_code: int = exits.USAGE
+    #: The arguments that are being parsed.
+    _given: Sequence[str] = ()
     #: Adds the parser's arguments, until it has done so; see `add_when_used`.
     _add_arguments: Callable[[], None] | None = None
 
@@ -58,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         if self._add_arguments is not None:
             self._add_arguments()
             self._add_arguments = None
-        given = list(sys.argv[1:] if args is None else args)
+        given = self._given = list(sys.argv[1:] if args is None else args)
         options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
         if self._subparsers is None:
             # This comes before argparse reports a missing option, because the unknown one may be a misspelling of it.
@@ -80,7 +82,8 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
-        """Print the error and where to find help, and exit with `error_code`."""
+        """Print the error and where to find help, and exit with `error_code`: that of the command which the arguments
+        name, also if something before it cannot be used."""
         if any("sharedaccesskey=" in argument.lower() for argument in sys.argv):
             # Arguments are visible to every user of the machine, and the error may be written to a log.
             message = "a connection string was given as an argument: write it to a file of mode 0600, or set "
@@ -90,11 +93,24 @@ class Parser(argparse.ArgumentParser):
             message += (
                 "HYBRIDRELAY_CLAIM_CODE; others may have seen it, so have the claim revoked, and a new one made"
             )
-        remedy = f"{self.prog} --help"
+        remedy, code = f"{self.prog} --help", self._named_command().error_code
         if logs_are_json():
             logger.error("%s", message, extra={"fields": {"remedy": remedy}})
-            self.exit(self.error_code)
-        self.exit(self.error_code, f"hybridrelay: error: {message}\n  try: {remedy}\n")
+            self.exit(code)
+        self.exit(code, f"hybridrelay: error: {message}\n  try: {remedy}\n")
+
+    def _named_command(self) -> Parser:
+        """Return the parser of the command that the arguments name, or this parser."""
+        commands: Any = next((one.choices for one in self._actions if one.metavar == "COMMAND"), None) or {}
+        arguments = iter(self._given)
+        for argument in arguments:
+            option = self._option_string_actions.get(argument)
+            if option is not None and option.nargs is None:
+                next(arguments, None)  # the value of the option
+            elif not argument.startswith("-"):
+                named: Parser = commands.get(argument, self)
+                return named
+        return self
 
 
 def _did_you_mean(given: str, known: Sequence[str]) -> str:

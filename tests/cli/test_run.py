@@ -58,6 +58,28 @@ def test_what_it_cannot_use_is_not_taken_for_the_applications_exit_code(argument
     assert done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--log-level", "bad", "run", "--", "true"], 125),
+        (["--log-level=bad", "run", "--", "true"], 125),
+        (["--log-json", "--log-level", "bad", "run", "--", "true"], 125),
+        (["--nonsense", "run", "--", "true"], 125),
+        (["--log-level", "run", "status"], 2),
+        (["--log-level", "bad", "status", "run"], 2),
+        (["--log-level", "bad"], 2),
+    ],
+)
+def test_what_is_wrong_before_the_name_of_the_command_counts_as_its_own_failure(
+    arguments: list[str], code: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hybridrelay", *arguments], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "--help" in done.stderr
+
+
 def test_options_of_the_application_come_after_two_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "psql", "--host", "x"]) == 125
     assert "--host" in capsys.readouterr().err
