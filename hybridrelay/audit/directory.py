@@ -181,11 +181,20 @@ class AuditDirectory:
         """Find the end of the log, or begin it. What an abrupt end has left incomplete is repaired.
 
         Raises:
-            ConfigurationError: another program uses the directory, or something was removed from it or changed in it.
+            ConfigurationError: another program uses the directory, something was removed from it or changed in it, or
+                the directory in which it is to be created does not exist.
             OSError: a file cannot be read or written.
         """
         self._drop()
-        self._disk.make_directory()
+        try:
+            self._disk.make_directory()
+        except FileNotFoundError:
+            directory = self._disk.directory
+            raise ConfigurationError(
+                f"the audit directory {directory} cannot be created, because {directory.parent} does not exist",
+                remedy="mount the file system to which it belongs, or create that directory for the user of this "
+                "program",
+            ) from None
         if not self._disk.lock():
             raise ConfigurationError(
                 f"the audit directory {self._disk.directory} is in use by another program",

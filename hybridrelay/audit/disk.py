@@ -63,8 +63,12 @@ class Disk:
         self._lock: int | None = None
 
     def make_directory(self) -> None:
-        """Create the directory with mode 0700, unless it exists."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Create the directory with mode 0700, unless it exists.
+
+        Directories above it are not created: if one is missing, perhaps because its file system is not mounted, a
+        new log must not begin somewhere else.
+        """
+        self.directory.mkdir(mode=0o700, exist_ok=True)
 
     def lock(self) -> bool:
         """Keep other processes from using the directory. Returns False if another one already uses it.

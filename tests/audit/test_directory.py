@@ -84,7 +84,7 @@ class TestWriting:
     """Without failures."""
 
     def test_a_new_log(self, tmp_path: Path, clock: Clock) -> None:
-        path = tmp_path / "a" / "audit"
+        path = tmp_path / "audit"
         directory = make(path, clock)
         opened = directory.open()
         directory.append(records(1, 2))
@@ -96,6 +96,16 @@ class TestWriting:
         ]  # fmt: skip
         verdict = checked(path, opened.key)
         assert (verdict.signed_up_to, verdict.end.seq, verdict.is_trusted) == (5, 6, True)
+
+    def test_no_directory_above_it_is_created(self, tmp_path: Path, clock: Clock) -> None:
+        """If the file system with the log is not mounted, no other log begins in its place."""
+        directory = make(tmp_path / "mnt" / "audit", clock)
+        with pytest.raises(ConfigurationError, match="mnt does not exist") as caught:
+            directory.open()
+        assert "mount" in (caught.value.remedy or "")
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "mnt").mkdir()
+        assert directory.open().is_new
 
     def test_only_the_owner_can_read_it(self, tmp_path: Path, clock: Clock) -> None:
         directory = tmp_path / "audit"

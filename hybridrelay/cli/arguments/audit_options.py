@@ -65,8 +65,8 @@ def add_audit(parser: argparse.ArgumentParser, *, may_require: bool = False) -> 
         "--audit-dir",
         metavar="DIR",
         type=values.path,
-        help="write the audit log to tamper-evident files in this directory, which belongs to this program alone; "
-        "'hybridrelay audit verify DIR' checks them",
+        help="write the audit log to tamper-evident files in this directory, which belongs to this program alone; it "
+        "is created (mode 0700) in a directory that exists; 'hybridrelay audit verify DIR' checks them",
     )
     parser.add_argument(
         "--audit-keep",
