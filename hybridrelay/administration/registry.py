@@ -269,6 +269,8 @@ class UpdateInfo:
     #: Since when the relay has noted this. Programs that have not connected since then are not counted. None if no
     #: relay runs, so that nothing is known of programs.
     seen_since: float | None = None
+    #: Whether there was no room for other programs, which are not counted.
+    is_crowded: bool = False
 
 
 @attrs.frozen
@@ -290,6 +292,8 @@ class RollInfo:
     seen_since: float | None = None
     #: When the old key was revoked; None while the roll is in progress. Programs in `missing` fail after a restart.
     ended_at: float | None = None
+    #: See `UpdateInfo.is_crowded`. The old key is then revoked at `ends_at`.
+    is_crowded: bool = False
 
 
 class Registry(Protocol):

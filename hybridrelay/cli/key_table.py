@@ -73,7 +73,7 @@ def roll_text(rule: str, roll: RollInfo) -> str:
     if roll.ended_at is not None:
         return _ended_text(rule, roll, roll.ended_at)
     at_latest = f"at {utc_text(roll.ends_at)}"
-    when = at_latest if roll.waits else f"when all have the new one, or {at_latest}"
+    when = at_latest if roll.waits or roll.is_crowded else f"when all have the new one, or {at_latest}"
     since = utc_text(roll.started_at)
     lines = [
         f"Rule {rule}: the {roll.slot.other} key is being rolled to the {roll.slot} one (since {since}).",
@@ -86,7 +86,7 @@ def roll_text(rule: str, roll: RollInfo) -> str:
             "two, or within a minute if the relay has just been restarted. If this does not change, no program that "
             "uses this rule is connected."
         )
-    if text := not_counted(roll.started_at, roll.seen_since):
+    if text := not_counted(roll.started_at, roll.seen_since, is_crowded=roll.is_crowded):
         lines.append(text)
     if roll.missing:
         lines.append(_missing_table(roll))

@@ -261,6 +261,7 @@ class ApiRegistry:
             missing,
             value.seen_since,
             value.ended_at,
+            value.is_crowded,
         )
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:

@@ -71,6 +71,9 @@ class RollValue(Value, frozen=True):
     #: When the old key was revoked; null while the roll is in progress. Programs in `missing` fail after a restart,
     #: unless somebody has written the new key where their connection strings come from.
     ended_at: float | None = None
+    #: Whether there was no room for other programs. They get the new key, but are not counted, and the old key is
+    #: revoked at ``ends_at``.
+    is_crowded: bool = False
 
     @classmethod
     def of_ended(cls, ended: EndedRollSnapshot) -> RollValue:
@@ -99,6 +102,7 @@ class RollValue(Value, frozen=True):
             kept=live.kept,
             missing=_holders(live.missing),
             seen_since=max(roll.started_at, relay_started_at) if live.has_forgotten else roll.started_at,
+            is_crowded=live.is_crowded,
         )
 
 

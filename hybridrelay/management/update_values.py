@@ -69,6 +69,8 @@ class UpdateValue(Value, frozen=True):
     #: Since when the relay has noted this: since the update was pushed, or since the relay was started. Programs that
     #: have not connected since then are not counted.
     seen_since: float | None = None
+    #: Whether there was no room for other programs. They get the update, but are not counted.
+    is_crowded: bool = False
 
     @classmethod
     def of(cls, update: StoredUpdate, live: UpdateSnapshot | None, started_at: float) -> UpdateValue:
@@ -96,6 +98,7 @@ class UpdateValue(Value, frozen=True):
                 for one in missing
             ),
             seen_since=max(update.created_at, started_at),
+            is_crowded=live is not None and live.is_crowded,
         )
 
 

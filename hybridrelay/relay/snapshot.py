@@ -260,6 +260,8 @@ class RollSnapshot:
     missing: tuple[HolderSnapshot, ...] = ()
     #: Whether programs that a previous relay has seen during the roll are not known any more.
     has_forgotten: bool = False
+    #: Whether there was no room for others, which are not counted.
+    is_crowded: bool = False
 
 
 @attrs.frozen
@@ -316,6 +318,8 @@ class UpdateSnapshot:
     kept: int
     #: Some of those that have not.
     missing: tuple[RecipientSnapshot, ...]
+    #: Whether there was no room for others, which are not counted.
+    is_crowded: bool = False
 
 
 class LiveRelay(Protocol):

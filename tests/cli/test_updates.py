@@ -252,8 +252,15 @@ def test_a_relay_keeps_as_many_as_an_authority_can_push() -> None:
     ("seen_since", "says"), [(None, "No relay runs"), (100.0, ""), (101.0, "started at 1970-01-01T00:01:41Z")]
 )
 def test_which_programs_are_not_counted(seen_since: float | None, says: str) -> None:
-    text = not_counted(100.0, seen_since)
+    text = not_counted(100.0, seen_since, is_crowded=False)
     assert (says in text, bool(text)) == (True, bool(says))
+
+
+def test_programs_for_which_there_was_no_room_are_not_counted() -> None:
+    text = not_counted(100.0, 101.0, is_crowded=True)
+    assert "started at 1970-01-01T00:01:41Z" in text
+    assert "no room to note more programs" in text
+    assert "no room" not in not_counted(100.0, None, is_crowded=True), "no relay has said so"
 
 
 def test_the_list_says_that_nothing_is_known_without_a_relay(pushing_: Pushing) -> None:

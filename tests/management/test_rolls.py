@@ -57,6 +57,9 @@ async def test_a_roll_begins_and_is_shown(api: Api, viewer: Api) -> None:
     api.relay.rolls["orders", "application"] = RollSnapshot(2, 1, (MISSING,), has_forgotten=True)
     _, shown = await viewer.call("GET", f"{RULE}/roll")
     assert shown["seenSince"] == max(shown["startedAt"], api.managed.started_at)
+    assert shown["isCrowded"] is False
+    api.relay.rolls["orders", "application"] = RollSnapshot(2, 1, (MISSING,), is_crowded=True)
+    assert (await viewer.call("GET", f"{RULE}/roll"))[1]["isCrowded"] is True
     assert (await api.call("POST", f"{RULE}/rollKeys", body(api)))[0].status == 400
     assert (await viewer.call("POST", f"{RULE}/rollKeys", body(api)))[0].status == 403
     audited = [event for event in api.events if isinstance(event, ManagementCalled) and event.rule]

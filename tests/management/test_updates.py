@@ -44,6 +44,9 @@ async def test_updates_are_pushed_and_listed(api: Api) -> None:
     answer, listed = await api.call("GET", UPDATES)
     (one,) = listed["value"]
     assert (one["recipients"], one["kept"], one["missing"][0]["state"]) == (2, 1, "waiting")
+    assert one["isCrowded"] is False
+    api.relay.pushed["orders"] = (attrs.evolve(LIVE, is_crowded=True),)
+    assert (await api.call("GET", UPDATES))[1]["value"][0]["isCrowded"] is True
     assert str(BODY["document"]) not in str(listed)
     await api.call("POST", UPDATES, {**BODY, "sequence": 8})  # what is known is about the earlier one
     assert (await api.call("GET", UPDATES))[1]["value"][0]["missing"] == []

@@ -87,7 +87,8 @@ def run_list(args: argparse.Namespace) -> int:
         ]
         output.say(output.table(("UPDATE", "PROGRAM", "INSTANCE", "ADDRESS", "STATE", "WHY"), rows))
     first = min(updates, key=lambda one: one.created_at)
-    if text := not_counted(first.created_at, first.seen_since):
+    is_crowded = any(one.is_crowded for one in updates)
+    if text := not_counted(first.created_at, first.seen_since, is_crowded=is_crowded):
         output.say()
         output.say(text)
     return exits.OK

@@ -190,12 +190,12 @@ def _one_roll(rule: str, roll: RollValue, href: str) -> Element:
               "new key was written where their connection strings come from."),
             _missing(f"Programs without the new key of {rule}", roll.missing),
         )  # fmt: skip
-    end = "at" if roll.wait_for_grace else "when all have it, at the latest at"
+    end = "at" if roll.wait_for_grace or roll.is_crowded else "when all have it, at the latest at"
     return h(
         "div",
         h("p", h("b", name_of(rule)), f": the new key is the {roll.slot} one, since ", moment(roll.started_at), "; ",
           linked(have, href), f". The old one is revoked {end} ", moment(roll.ends_at), "."),
-        _not_counted(roll.started_at, roll.seen_since),
+        _not_counted(roll.started_at, roll.seen_since, is_crowded=roll.is_crowded),
         _missing(f"Programs without the new key of {rule}", roll.missing),
     )  # fmt: skip
 
@@ -221,7 +221,7 @@ def _updates(name: str, page: UpdatePage) -> Child:
     first = min(page.value, key=lambda one: one.created_at)
     return [
         table("Updates", columns, rows, numeric=(1,)),
-        _not_counted(first.created_at, first.seen_since),
+        _not_counted(first.created_at, first.seen_since, is_crowded=any(one.is_crowded for one in page.value)),
         [
             _missing(f"Programs without update {one.sequence} for {_recipients(one)}", one.missing)
             for one in page.value
@@ -230,13 +230,17 @@ def _updates(name: str, page: UpdatePage) -> Child:
     ]
 
 
-def _not_counted(began_at: float, seen_since: float | None) -> Child:
-    if seen_since is None or seen_since <= began_at:
-        return None
-    return h(
-        "p", "The relay was started at ", moment(seen_since),
-        ". Programs that have not connected since then are not counted.", class_="note",
-    )  # fmt: skip
+def _not_counted(began_at: float, seen_since: float | None, *, is_crowded: bool) -> Child:
+    restarted = crowded = None
+    if seen_since is not None and seen_since > began_at:
+        restarted = h(
+            "p", "The relay was started at ", moment(seen_since),
+            ". Programs that have not connected since then are not counted.", class_="note",
+        )  # fmt: skip
+    if is_crowded:
+        text = "The relay had no room to note more programs. The others are given it, but are not counted."
+        crowded = h("p", text, class_="note")
+    return [restarted, crowded]
 
 
 def _recipients(one: UpdateValue) -> str:

@@ -124,8 +124,10 @@ class Distribution(Generic[ChannelT]):
         #: program has, which may change.
         self._asked: dict[ChannelT, float] = {}
         self._settled: dict[_Program, dict[ChannelT, float]] = {}
+        #: Whether there was no room for a program, which is therefore not among the recipients.
+        self.is_crowded = False
         for at, one in {} if earlier is None else earlier.close().items():
-            if one.departed_at is not None and one.state is not UpdateState.OTHER and take_room():
+            if one.departed_at is not None and one.state is not UpdateState.OTHER and self._has_room():
                 self._recipients[at] = Recipient(
                     one.instance,
                     one.address,
@@ -183,8 +185,14 @@ class Distribution(Generic[ChannelT]):
         known = self._recipients.get(at)
         if known is not None:
             known.departed_at = None
-        elif self._take_room():
+        elif self._has_room():
             self._recipients[at] = Recipient(channel.instance, channel.address, str(channel.role))
+
+    def _has_room(self) -> bool:
+        """Take room for another program. Returns whether there was any."""
+        has_room = self._take_room()
+        self.is_crowded = self.is_crowded or not has_room
+        return has_room
 
     def _give(self, channel: ChannelT, now: float) -> GiveUpdate[ChannelT]:
         self._asked[channel] = now

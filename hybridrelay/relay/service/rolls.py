@@ -404,6 +404,7 @@ class RollService:
             len(machine.holders) - len(machine.missing),
             missing,
             has_forgotten=machine.has_forgotten,
+            is_crowded=machine.is_crowded,
         )
 
     def ended(self, name: str, rule: str) -> EndedRollSnapshot | None:

@@ -192,6 +192,7 @@ class UpdateService:
                 recipients=len(machine.recipients),
                 kept=len(machine.recipients) - len(machine.missing),
                 missing=tuple(map(_snapshot_of, machine.missing[:_MAX_LISTED])),
+                is_crowded=machine.is_crowded,
             )
             for (side, serial), machine in self._of_connection.get(name, {}).items()
         )

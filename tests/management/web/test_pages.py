@@ -840,6 +840,14 @@ async def test_claims_key_rolls_and_updates(relay: Relay, admin: Browser) -> Non
     ):  # fmt: skip
         assert shown in page.text, shown
     assert not [one for one in page.all("img") if "onerror" in one]
+    crowded = "had no room to note more programs"
+    assert crowded not in page.text
+    relay.live.pushed["orders"] = (attrs.evolve(relay.live.pushed["orders"][0], is_crowded=True),)
+    assert page_of(await admin.get(at)).text.count(crowded) == 1
+    relay.live.rolls["orders", "all"] = RollSnapshot(3, 2, (holder,), is_crowded=True)
+    text = page_of(await admin.get(at)).text
+    assert text.count(crowded) == 2
+    assert "The old one is revoked at " in text
     for href in ("claims", "updates", "authorizationRules/all/roll"):
         assert (await admin.get(f"/v1/hybridConnections/orders/{href}")).status == 200
         assert f"/v1/hybridConnections/orders/{href}" in page.links

@@ -138,12 +138,14 @@ def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     many = [seen(f"c{number}") for number in range(9)]
     assert len(observe(machine, *many, now=0)) == 9
     assert len(names(machine, missing=False)) == 5
+    assert machine.is_crowded
     observe(machine, now=1)
     assert len(names(machine, missing=False)) == 3
     assert take()
     release(1)
     later = Distribution[Channel](6, machine, take_room=take, release_room=release)
     assert len(names(later, missing=False)) == 3
+    assert not later.is_crowded
     assert [take() for _ in range(3)] == [True, True, False]
     release(2)
     later.close()
