@@ -45,7 +45,8 @@ FindConnections = Callable[[HostPort], Found | None]
 
 #: How long an application may take to say what it wants (seconds).
 HANDSHAKE_SECONDS: Final = 10.0
-#: How many handshakes may be in progress. If there are more, the oldest is cancelled.
+#: How many handshakes may be in progress, together with connections that were refused and are not closed yet. If
+#: there are more, the oldest refused one is reset; if there is none, the oldest handshake is cancelled.
 MAX_HANDSHAKES: Final = 256
 #: How many bytes of a handshake are looked at, at once.
 _PEEK_BYTES: Final = 4096
@@ -79,8 +80,9 @@ class Front:
         self._requires_password = requires_password
         self._find = find
         self._events = events
-        #: The handshakes in progress, the oldest first.
+        #: The handshakes in progress, and the connections that were refused and are not closed yet; the oldest first.
         self._handshakes: dict[trio.CancelScope, None] = {}
+        self._refused: dict[trio.CancelScope, None] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Connections that have asked for their stream continue: their clients serve them."""
@@ -115,7 +117,7 @@ class Front:
             found = self._find(wanted)
             if found is None:
                 self._publish_refusal(local, "this forward does not publish this host and port", str(wanted))
-                await close_after(local, handshake.not_published())
+                await self._refuse(local, handshake.not_published())
                 return
             found.connections.serve_answered(local, handshake, found.port)
         except Exception as exc:  # noqa: BLE001
@@ -127,9 +129,10 @@ class Front:
 
     async def _handshake(self, local: trio.SocketStream, handshake: FrontHandshake) -> HostPort | None:
         """Return the host and port that the application wants; None if the connection was closed."""
-        if len(self._handshakes) >= MAX_HANDSHAKES:
-            oldest = next(iter(self._handshakes))
-            del self._handshakes[oldest]
+        while len(self._handshakes) + len(self._refused) >= MAX_HANDSHAKES:
+            ending = self._refused or self._handshakes
+            oldest = next(iter(ending))
+            del ending[oldest]
             oldest.cancel()
         with trio.move_on_after(HANDSHAKE_SECONDS) as scope:
             self._handshakes[scope] = None
@@ -147,8 +150,17 @@ class Front:
             abort_socket(local)
             return None
         self._publish_refusal(local, str(refusal))
-        await close_after(local, refusal.reply)
+        await self._refuse(local, refusal.reply)
         return None
+
+    async def _refuse(self, local: trio.SocketStream, reply: bytes) -> None:
+        """Send a refusal, and close the connection. It is reset if there are too many others."""
+        with trio.CancelScope() as scope:
+            self._refused[scope] = None
+            try:
+                await close_after(local, reply)
+            finally:
+                self._refused.pop(scope, None)
 
     async def _receive_request(self, local: trio.SocketStream, handshake: FrontHandshake) -> HostPort | None:
         """Receive exactly the bytes of the handshake, and return the host and port that the application wants. If it

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from hybridrelay.client import open_port
-from hybridrelay.client.ingress import fronts
+from hybridrelay.client.ingress import fronts, replies
 from hybridrelay.client.ingress.fronts import Front
 from hybridrelay.client.ingress.http_connect import HttpConnectHandshake
 from hybridrelay.client.ingress.socks import SocksHandshake
@@ -108,6 +109,13 @@ async def test_an_application_that_leaves(nursery: trio.Nursery) -> None:
     assert scene.refusals == []
 
 
+async def fails(stream: trio.SocketStream) -> None:
+    """Send until the connection is found to be reset."""
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(b"x")
+
+
 async def test_the_oldest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fronts, "MAX_HANDSHAKES", 2)
     scene = Scene()
@@ -122,6 +130,32 @@ async def test_the_oldest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
             await stream.send_all(sent + b"\x05\x01\x00\x03\x01a\x00\x01")
             assert b"\x05\x02" in await ends(stream)
         for stream in (first, second, third):
+            await stream.aclose()
+
+
+async def test_a_refused_connection_that_is_not_closed_gives_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts until it is closed, and is reset before a handshake is ended."""
+    monkeypatch.setattr(fronts, "MAX_HANDSHAKES", 3)
+    monkeypatch.setattr(replies, "_LINGER_SECONDS", math.inf)
+    scene = Scene()
+    async with scene.running():
+        waiting = await scene.connect()
+        await waiting.send_all(SOCKS)
+        assert await waiting.receive_some() == b"\x05\x00"
+        refused = []
+        for _ in range(5):
+            stream = await scene.connect()
+            refused.append(stream)
+            await stream.send_all(SOCKS)
+            assert await stream.receive_some() == b"\x05\x00"
+            await stream.send_all(b"\x05\x01\x00\x03\x01a\x00\x01")
+            assert b"\x05\x02" in await stream.receive_some()
+        with trio.fail_after(60):
+            for stream in refused[:3]:
+                await fails(stream)
+        await waiting.send_all(b"\x05\x01\x00\x03\x01a\x00\x01")
+        assert b"\x05\x02" in await waiting.receive_some()
+        for stream in (waiting, *refused):
             await stream.aclose()
 
 
