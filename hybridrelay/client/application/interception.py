@@ -9,7 +9,9 @@ This works for programs that know nothing of it. It is no sandbox: a program tha
 after it was looked at, or that connects by another system call (io_uring), can connect to any address.
 
 The listeners are on loopback addresses of the machine, where any local user could connect to them. So they admit only
-connections that were made here: those whose local address was noted (`Redirected.admits`).
+connections that were made here: those whose two addresses were noted (`Redirected.admits`). The local address alone
+does not identify a connection: the kernel gives the same one to connections of several users, as long as they lead to
+different listeners.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
+from ..._descriptors import is_reserved
+from ..._shortage import shortage_of
 from ...events.client import ApplicationNotRedirected
 from ...events.stream import EventStream
 from . import linux
@@ -43,6 +47,7 @@ from .seccomp import (
 
 __all__ = ["Redirected", "redirect_connections"]
 
+KeyT = TypeVar("KeyT")
 T = TypeVar("T")
 
 _DNS_PORT: Final = 53
@@ -51,7 +56,7 @@ _CONNECT_SECONDS: Final = 30.0
 #: How long a connection is admitted after it was begun (seconds). A non-blocking connect(2) may fail without notice,
 #: and its address then belongs to nobody.
 _ADMITTED_SECONDS: Final = 2 * _CONNECT_SECONDS
-#: How many local addresses are remembered. One IP address has no more ports than this.
+#: How many connections that were not accepted yet, and how many resolvers, are remembered.
 _MAX_NOTED: Final = 65536
 #: The Unix sockets of services that look up names for programs, and do not know the published ones. Connecting to
 #: them fails as if these services did not run, so that the C library looks up names itself.
@@ -82,23 +87,23 @@ class Redirected:
         self._clock = clock
         self.listeners = listeners
         self.name_server = name_server
-        #: The local addresses of connections that a listener has not accepted yet, and when they were begun.
-        self._connections = _Noted[float]()
+        #: The local address and the listener of each connection that was not accepted yet, and when it was begun.
+        self._connections = _Noted[tuple[Address, Address], float]()
         #: The local address of each socket that queries the name server, and the server that it wanted to query.
-        self._resolvers = _Noted[Address]()
+        self._resolvers = _Noted[Address, Address]()
 
-    def note(self, local: Address) -> None:
+    def note(self, local: Address, listener: Address) -> None:
         """Note that a connection from this address will arrive at a listener."""
-        self._connections.add(local, self._clock())
+        self._connections.add((local, listener), self._clock())
 
-    def withdraw(self, local: Address) -> None:
-        """Note that no connection from this address will arrive."""
-        self._connections.take(local)
+    def withdraw(self, local: Address, listener: Address) -> None:
+        """Note that no connection from this address will arrive at a listener."""
+        self._connections.take((local, listener))
 
-    def admits(self, peer: Address) -> bool:
-        """Return whether a connection that was accepted from this address was made here, within the last minute.
-        Forgets the address."""
-        begun = self._connections.take(peer)
+    def admits(self, peer: Address, listener: Address) -> bool:
+        """Return whether a connection that a listener has accepted from this address was made here, within the last
+        minute. Forgets the connection."""
+        begun = self._connections.take((peer, listener))
         return begun is not None and self._clock() - begun <= _ADMITTED_SECONDS
 
     def note_resolver(self, local: Address, server: Address) -> None:
@@ -110,24 +115,24 @@ class Redirected:
         return self._resolvers.get(local)
 
 
-class _Noted(Generic[T]):
-    """Values by local address. The oldest one is forgotten when there are too many."""
+class _Noted(Generic[KeyT, T]):
+    """Values by addresses. The oldest one is forgotten when there are too many."""
 
     def __init__(self) -> None:
-        self._values: dict[Address, T] = {}
+        self._values: dict[KeyT, T] = {}
 
-    def add(self, local: Address, value: T) -> None:
-        self._values.pop(local, None)
+    def add(self, key: KeyT, value: T) -> None:
+        self._values.pop(key, None)
         if len(self._values) >= _MAX_NOTED:
             del self._values[next(iter(self._values))]
-        self._values[local] = value
+        self._values[key] = value
 
-    def get(self, local: Address) -> T | None:
-        return self._values.get(local)
+    def get(self, key: KeyT) -> T | None:
+        return self._values.get(key)
 
-    def take(self, local: Address) -> T | None:
-        """Remove an address. Returns its value; None if it was not there."""
-        return self._values.pop(local, None)
+    def take(self, key: KeyT) -> T | None:
+        """Remove a value, and return it; None if it was not there."""
+        return self._values.pop(key, None)
 
 
 async def redirect_connections(descriptor: int, redirected: Redirected, *, events: EventStream) -> None:
@@ -193,6 +198,9 @@ class _Interception:
                     sock.close()
         except OSError as exc:
             self._warn(notification, exc)
+            if shortage_of(exc) is not None:
+                # The address may be a published one. Executed as it was made, the call could reach another machine.
+                response = error_response(notification.identifier, errno.ENOBUFS)
         self._send(response)
 
     def _target_of(self, address: SocketAddress) -> Address | None:
@@ -227,7 +235,9 @@ class _Interception:
         """Connect the application's socket, and answer.
 
         If the application's socket is blocking, this waits for the connection, too, but without blocking this
-        process: the socket is made non-blocking while the application waits in its call.
+        process: the socket is made non-blocking while the application waits in its call. If it is non-blocking, the
+        call returns at once, but the copy stays open until the connection is made or has failed. Until then, the
+        local address cannot become that of another user, even if the application closes its socket.
         """
         with sock:
             waits = sock.type == socket.SOCK_STREAM and os.get_blocking(sock.fileno())
@@ -239,25 +249,38 @@ class _Interception:
                 )
                 if number in (0, errno.EINPROGRESS):
                     # Before anything is awaited: the listener may get the connection at any time.
-                    self._note(sock, address)
+                    self._note(sock, address, target)
                 if waits and number == errno.EINPROGRESS:
-                    number = await _wait_connected(sock)
-                    if number:
-                        self._redirected.withdraw(_local_address(sock))
+                    number = await self._finish(sock, target)
             finally:
                 if waits:
                     os.set_blocking(sock.fileno(), True)
+            if number == errno.EINPROGRESS and not _is_connected(sock):
+                self._send(error_response(notification.identifier, number))
+                if is_reserved(sock.fileno()):  # new connections are reset anyway
+                    self._redirected.withdraw(_local_address(sock), target)
+                else:
+                    await self._finish(sock, target)
+                return
         if number:
             self._send(error_response(notification.identifier, number))
         else:
             self._send(result_response(notification.identifier, 0))
 
-    def _note(self, sock: socket.socket, wanted: SocketAddress) -> None:
+    async def _finish(self, sock: socket.socket, target: Address) -> int:
+        """Wait until a socket is connected. Returns 0 or the error number. After an error, the connection is not
+        admitted any more."""
+        local = _local_address(sock)
+        if number := await _wait_connected(sock):
+            self._redirected.withdraw(local, target)
+        return number
+
+    def _note(self, sock: socket.socket, wanted: SocketAddress, target: Address) -> None:
         local = _local_address(sock)
         if sock.type == socket.SOCK_DGRAM:
             self._redirected.note_resolver(local, (wanted.host, wanted.port))
         else:
-            self._redirected.note(local)
+            self._redirected.note(local, target)
 
     def _send(self, response: bytes) -> None:
         try:
@@ -286,6 +309,15 @@ def _is_redirected(sock: socket.socket, address: SocketAddress, redirected: Redi
 def _local_address(sock: socket.socket) -> Address:
     host, port = sock.getsockname()[:2]
     return host.removeprefix("::ffff:"), port
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Return whether a socket that was connecting is connected now."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 async def _wait_connected(sock: socket.socket) -> int:

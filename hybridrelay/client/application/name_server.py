@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from ..._descriptors import is_reserved
 from ...security.names import normal_host
 from ..names.dns import MAX_MESSAGE, NotAQuery, Query, ResponseCode, make_answer, make_failure, parse_query_untrusted
 from .addresses import Address
@@ -79,6 +80,8 @@ async def _pass_on(
             try:
                 family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
                 with trio.socket.socket(family, socket.SOCK_DGRAM) as asking:
+                    if is_reserved(asking.fileno()):
+                        return  # the program needs it for itself
                     await asking.connect(server)
                     await asking.send(data)
                     answer = await asking.recv(65535)

@@ -134,8 +134,8 @@ class OpenPort:
     file: SocketFile | None = None
     #: Whether only an application that this program has started can connect.
     is_private: bool = False
-    #: Returns whether a connection from an address is served. None: all are.
-    admits: Callable[[tuple[str, int]], bool] | None = None
+    #: Returns whether a connection from an address, to one of the listeners, is served. None: all are.
+    admits: Callable[[tuple[str, int], tuple[str, int]], bool] | None = None
 
     @property
     def bound(self) -> list[tuple[str, int]]:
@@ -485,7 +485,7 @@ class PortService:
 
 def _take(
     served: Connections,
-    admits: Callable[[tuple[str, int]], bool] | None,
+    admits: Callable[[tuple[str, int], tuple[str, int]], bool] | None,
     port: int | None,
     accepted: socket.socket,
     peer: Any,
@@ -499,7 +499,7 @@ def _take(
         accepted: the connection.
         peer: where it comes from.
     """
-    if admits is not None and not admits(peer[:2]):
+    if admits is not None and not admits(peer[:2], accepted.getsockname()[:2]):
         accepted.setblocking(False)
         abort_socket(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
     else:

@@ -11,13 +11,20 @@ import sys
 import threading
 
 import pytest
+import trio
+import trio.testing
 from trio.testing import MockClock
 
 from hybridrelay.client.application import linux
 from hybridrelay.client.application.addresses import Address
 from hybridrelay.client.application.interception import Redirected, _Interception, _process_of
-from hybridrelay.client.application.seccomp import Notification, SocketAddress, error_response
-from hybridrelay.events import EventStream
+from hybridrelay.client.application.seccomp import (
+    Notification,
+    SocketAddress,
+    continue_response,
+    error_response,
+)
+from hybridrelay.events import ApplicationNotRedirected, Event, EventStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses prctl(2) and /proc")
 
@@ -70,16 +77,18 @@ def test_the_socket_of_a_call_that_was_interrupted_is_not_taken(monkeypatch: pyt
     os.close(writing)
 
 
+@pytest.mark.parametrize("is_blocking", [True, False])
 async def test_a_connect_that_was_not_answered_in_time_is_not_admitted_later(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, is_blocking: bool
 ) -> None:
+    """Until then, nobody else can have its local address, even if the application gives up earlier."""
     answers: list[bytes] = []
     noted: list[Address] = []
 
     class Noting(Redirected):
-        def note(self, local: Address) -> None:
+        def note(self, local: Address, listener: Address) -> None:
             noted.append(local)
-            super().note(local)
+            super().note(local, listener)
 
     monkeypatch.setattr(linux, "send_response", lambda _descriptor, response: answers.append(response))
     with contextlib.ExitStack() as stack:
@@ -92,7 +101,39 @@ async def test_a_connect_that_was_not_answered_in_time_is_not_admitted_later(
         redirected = Noting({("10.0.0.1", 80): target}, None)
         interception = _Interception(listener.fileno(), redirected, EventStream())
         call = Notification(7, 1, 3, 0, 16)
-        await interception._connect(call, socket.socket(), SocketAddress("10.0.0.1", 80), target)
-    (local,) = noted
-    assert answers == [error_response(7, errno.ETIMEDOUT)]
-    assert not redirected.admits(local)
+        sock = socket.socket()
+        sock.setblocking(is_blocking)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interception._connect, call, sock, SocketAddress("10.0.0.1", 80), target)
+            await trio.testing.wait_all_tasks_blocked()
+            (local,) = noted
+            assert bool(answers) is not is_blocking
+            with socket.socket() as another:
+                another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with pytest.raises(OSError, match="in use"):
+                    another.bind(local)
+    assert answers == [error_response(7, errno.ETIMEDOUT if is_blocking else errno.EINPROGRESS)]
+    assert not redirected.admits(local, target)
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"), [(errno.EMFILE, errno.ENOBUFS), (errno.ENFILE, errno.ENOBUFS), (errno.EPERM, None)]
+)
+def test_without_a_descriptor_a_call_fails_instead_of_reaching_another_machine(
+    monkeypatch: pytest.MonkeyPatch, code: int, answer: int | None
+) -> None:
+    answers: list[bytes] = []
+    happened: list[Event] = []
+
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(linux, "send_response", lambda _descriptor, response: answers.append(response))
+    with socket.socket() as sock:
+        redirected = Redirected({("10.0.0.1", 80): ("127.0.0.1", 1)}, None)
+        interception = _Interception(sock.fileno(), redirected, EventStream(happened.append))
+        call = Notification(7, threading.get_native_id(), 3, 0, 16)
+        interception.answer(call, None)  # type: ignore[arg-type]
+    assert answers == [continue_response(7) if answer is None else error_response(7, answer)]
+    assert [type(event) for event in happened] == [ApplicationNotRedirected]

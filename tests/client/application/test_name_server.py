@@ -109,3 +109,22 @@ async def test_a_server_that_does_not_answer_delays_nobody(sock: socket.socket, 
             await asking.send(question("sql01.corp.example", 999))
             assert (await asking.recv(1000))[:2] == struct.pack("!H", 999)
     nursery.cancel_scope.cancel()
+
+
+async def test_questions_of_an_application_do_not_take_the_last_descriptors(
+    sock: socket.socket, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridrelay.client.application.name_server.is_reserved", lambda _descriptor: True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        nursery.start_soon(serve_names, sock, NAMES, lambda _: server.getsockname())
+        with trio.fail_after(30), trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            await asking.connect(sock.getsockname())
+            await asking.send(question("other.example", 1))
+            await asking.send(question("sql01.corp.example", 2))
+            assert (await asking.recv(1000))[:2] == b"\0\2"
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(BlockingIOError):
+                server.recv(1000)
+    nursery.cancel_scope.cancel()

@@ -117,15 +117,15 @@ async def test_a_connection_that_is_not_admitted_is_reset() -> None:
                 client.settimeout(60)
                 accepted, peer = listener.accept()
 
-                def admits(peer: tuple[str, int], admitted: bool | None = admitted) -> bool:
-                    asked.append((peer, admitted))
+                def admits(peer: tuple[str, int], own: tuple[str, int], admitted: bool | None = admitted) -> bool:
+                    asked.append((peer, own, admitted))
                     return bool(admitted)
 
                 ports._take(Served(), None if admitted is None else admits, 1433, accepted, peer)  # type: ignore[arg-type]
                 if admitted is False:
                     with pytest.raises(ConnectionResetError):
                         client.recv(1)
-                    assert asked[-1] == (client.getsockname(), False)
+                    assert asked[-1] == (client.getsockname(), listener.getsockname(), False)
                 else:
                     assert client.recv(1) == b""
     assert taken == [1433, 1433]
