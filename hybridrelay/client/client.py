@@ -1,7 +1,8 @@
 """The client: one session per hybrid connection, opened when first needed and used for every stream.
 
 The work is done in `opening.py` (waiting for a session), `requesting.py` (opening streams on it), `sessions.py` (the
-sessions that have not ended), `own_identity.py` (its renewal), and `relays/` (the relays).
+sessions that have not ended), `string_in_use.py` (the connection string and its changes), `own_identity.py` (the
+renewal of the identity), and `relays/` (the relays).
 """
 
 # This module is long because it contains, and documents, everything that an application calls.
@@ -9,7 +10,7 @@ sessions that have not ended), `own_identity.py` (its renewal), and `relays/` (t
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -19,19 +20,15 @@ import trio
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery
 from ..abc import Transport
-from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
-from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
-from ..connectivity.keeping import StringKeeping, keep_trying
-from ..connectivity.link import RelayLink, usable_links
+from ..connectivity.keeping import keep_trying
+from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
-from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, CredentialSnapshot, EndpointSnapshot, UpdateStatus
 from ..connectivity.string_files import keep_in_own_file
-from ..connectivity.updates import Updates
-from ..errors import ConfigurationError, DeniedByPolicy, StreamRefused
+from ..errors import DeniedByPolicy, StreamRefused
 from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
@@ -40,11 +37,7 @@ from ..policy import WatchedPolicy
 from ..protocol import control
 from ..protocol.open_metadata import port_metadata
 from ..protocol.reasons import Reason
-from ..security import (
-    ConnectionString,
-    StringUpdate,
-    update_string,
-)
+from ..security import ConnectionString, StringUpdate
 from .config import ClientConfig, to_connection_string
 from .control_channel_keeper import ControlChannelKeeper
 from .counters import ClientCounters
@@ -55,13 +48,13 @@ from .own_identity import OwnIdentity
 from .patience import check_patience
 from .permission import Permission
 from .relays.sender import Sender
-from .relays.senders import Senders
 from .requesting import may_try_again, open_on_any_session
 from .requests import StreamRequests
 from .session import ClientSession
 from .sessions import DELIVERY_SECONDS, Sessions
 from .snapshots import client_snapshot
 from .stream_events import StreamReports
+from .string_in_use import StringInUse
 from .upgrades import Upgrades
 
 #: The default memory budget: the bytes that all clients of this process together may use for receive windows, and for
@@ -92,7 +85,7 @@ class Client:
         self._counters = ClientCounters()
         #: The events of this client alone; `events` may be shared with other clients.
         self._events = EventStream((logged_events() if events is None else events).publish, self._counters)
-        string = self._string = config.string
+        string = config.string
         string.require_identity()
         self._permission = Permission(
             WatchedPolicy.shared(config.policy_directories),
@@ -102,29 +95,37 @@ class Client:
         )
         self._permission.check(string)
         self._clock = clock
+        self._listening: tuple[str, ...] = ()
         end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
-        new_link = partial(
-            RelayLink,
-            role=control.PeerRole.CLIENT,
-            mode=config.mode,
-            dialer=config.dialer,
-            transports=transports,
-            events=self._events,
-        )
-        # Relays that are only tried out get the same instance, so that they recognize this program.
-        instance = new_instance()
-        self._new_link = partial(new_link, instance=instance, upgrade_interval=config.upgrade_interval)
-        self._new_sender = partial(
-            Sender,
+        self._string = StringInUse(
+            config,
+            check=lambda changed: self._permission.check(changed, self._listening),
+            new_link=partial(
+                RelayLink,
+                role=control.PeerRole.CLIENT,
+                instance=new_instance(),
+                mode=config.mode,
+                dialer=config.dialer,
+                transports=transports,
+                events=self._events,
+            ),
+            new_sender=partial(
+                Sender,
+                nursery=nursery,
+                clock=clock,
+                on_draining=self._draining,
+                witnessing=None if config.audit is None else config.audit.witnessing,
+                events=self._events,
+            ),
+            changed=self._string_changed,
             nursery=nursery,
-            clock=clock,
-            on_draining=self._draining,
-            on_key_or_update=self._key_or_update_arrived,
-            witnessing=None if config.audit is None else config.audit.witnessing,
             events=self._events,
+            clock=clock,
         )
-        self._senders = Senders(self._find_senders(string, ()))
+        #: Stores what is received for the connection string. `StringKeeping.unkept`: what a restart would lose.
+        self.keeping = self._string.keeping
+        self._senders = self._string.senders
         self._sessions = Sessions(
             self.connection,
             self._senders,
@@ -140,29 +141,12 @@ class Client:
             budget=_PROCESS_BUDGET if config.budget is None else config.budget,
             events=self._events,
         )
-        changing = trio.Lock()
-        #: Stores what is received for the connection string. `StringKeeping.unkept`: what a restart would lose.
-        self.keeping = StringKeeping(
-            lambda: self._string, config.keep_string, self._events, changing=changing, origin=config.origin
-        )
-        self._new_keys = NewKeys(lambda: self._string, self._use_key, self.keeping, self._events, changing=changing)
-        self._updates = Updates(
-            lambda: self._string,
-            use=self._use,
-            why_not=self._why_not,
-            new_link=partial(new_link, instance=instance),
-            keep=self.keeping,
-            floor=config.update_floor,
-            clock=clock,
-            events=self._events,
-            changing=changing,
-        )
         self._upgrades = Upgrades(self._sessions, self._events)
         self._control_channel_keeper = ControlChannelKeeper(self._senders, self._sessions)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         #: The identity, and its renewal.
         self.identity = OwnIdentity(
-            lambda: self._string,
+            lambda: self._string.current,
             self._use_identity,
             keep_string=self.keeping,
             shares_file=config.keep_string is keep_in_own_file,
@@ -174,8 +158,7 @@ class Client:
         self._open_patience = config.open_patience
         #: The streams that applications have requested. Public because the code that serves local ports (`ingress/`)
         #: publishes the events of its streams itself.
-        self.requests = StreamRequests(lambda: self._string, self._counters, self._sessions.describe)
-        self._listening: tuple[str, ...] = ()
+        self.requests = StreamRequests(lambda: self._string.current, self._counters, self._sessions.describe)
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
         )
@@ -195,17 +178,18 @@ class Client:
         )
 
     def __repr__(self) -> str:
-        return f"<Client {self.connection} at {', '.join(self._string.hosts)}, {self.route or 'not connected'}>"
+        hosts = ", ".join(self.connection_string.hosts)
+        return f"<Client {self.connection} at {hosts}, {self.route or 'not connected'}>"
 
     @property
     def connection(self) -> str:
         """The name of the hybrid connection."""
-        return self._string.entity_path
+        return self._string.current.entity_path
 
     @property
     def connection_string(self) -> ConnectionString:
         """The connection string in use: with the key, the relays and the pins that `update` or a relay has given."""
-        return self._string
+        return self._string.current
 
     @property
     def events(self) -> EventStream:
@@ -245,7 +229,7 @@ class Client:
     @listening.setter
     def listening(self, addresses: tuple[str, ...]) -> None:
         if addresses:
-            self._permission.check(self._string, addresses)
+            self._permission.check(self._string.current, addresses)
         self._listening = addresses
 
     @property
@@ -256,7 +240,7 @@ class Client:
     @property
     def update_status(self) -> UpdateStatus | None:
         """The last update of the connection string; None if there was none."""
-        return self._updates.status()
+        return self._string.update_status
 
     @property
     def is_connected(self) -> bool:
@@ -340,7 +324,7 @@ class Client:
             nursery.start_soon(self._sessions.renew)
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self._control_channel_keeper.run)
-            nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
+            nursery.start_soon(self._permission.watch, lambda: self._string.current, lambda: self._listening)
             nursery.start_soon(self.identity.watch_expiry)
             nursery.start_soon(self.identity.renew, self)
             nursery.start_soon(keep_trying, lambda: [self.keeping])
@@ -357,10 +341,10 @@ class Client:
             HybridRelayError: no session can be opened with it. The earlier identity stays in use.
         """
         identity = renewed.identity
-        end_to_end = EndToEnd.from_connection_string(attrs.evolve(self._string, identity=identity))
+        end_to_end = EndToEnd.from_connection_string(attrs.evolve(self._string.current, identity=identity))
         opened = await self._open_session(end_to_end)
         # From here on nothing can fail. The key may have changed in the meantime.
-        self._string = attrs.evolve(self._string, identity=identity)
+        self._string.use_identity(identity)
         self.identity.changed()
         self._sessions.use(end_to_end)
         self._opener.replace(opened)
@@ -376,27 +360,6 @@ class Client:
         for session in self._sessions:
             self._nursery.start_soon(session.leave, sender)
 
-    def _key_or_update_arrived(
-        self, sender: Sender, channel: ControlChannel, message: control.Key | control.Update
-    ) -> None:
-        if isinstance(message, control.Key):
-            others = [other for other in self._senders.all if other is not sender]
-            handle = partial(self._new_keys.received, channel, sender.host, message, others)
-        elif self._updates.may_handle(sender.host):
-            handle = partial(self._updates.received, channel, sender.link.endpoint, message)
-        else:
-            return
-        self._nursery.start_soon(sender.answer, channel, handle)
-
-    def _why_not(self, string: ConnectionString) -> str:
-        """Return why a changed connection string could not be used; empty if it could."""
-        try:
-            self._permission.check(string, self._listening)
-            self._find_senders(string, self._senders.all)
-        except ConfigurationError as exc:
-            return str(exc)
-        return ""
-
     def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))
         for sender in self._senders.all:
@@ -404,22 +367,6 @@ class Client:
         self._sessions.check_alive()
 
     # --- another connection string
-
-    def _find_senders(self, string: ConnectionString, known: Sequence[Sender]) -> list[Sender]:
-        """Return the relays that a string names; those in `known` are reused. Changes nothing.
-
-        Raises:
-            ConfigurationError: none of them can be used.
-        """
-        by_link = {sender.link: sender for sender in known}
-
-        def link_to(endpoint: RelayEndpoint) -> RelayLink:
-            return next((link for link in by_link if link.endpoint == endpoint), None) or self._new_link(endpoint)
-
-        links = usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to, self._events)
-        # A relay that is added at the same time as a new key may not know that key yet.
-        earlier = self._string if known else None
-        return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
 
     def refresh(self) -> None:
         """Use the current connection string again, so that what relays have refused is requested again at once.
@@ -429,7 +376,7 @@ class Client:
         Raises:
             ConfigurationError: see `update`.
         """
-        self._use(self._string)
+        self._string.use(self._string.current)
 
     def update(self, connection_string: str | ConnectionString) -> StringUpdate:
         """Use a changed connection string from now on: another key, other relays, other pins. Open streams continue.
@@ -450,40 +397,15 @@ class Client:
             ConfigurationError: the string cannot be used here. Nothing was changed.
         """
         string = to_connection_string(connection_string)
-        update = self._use(string)
+        update = self._string.use(string)
         self.keeping.given(string)
         return update
 
-    def _use(self, string: ConnectionString) -> StringUpdate:
-        """Like `update`, for an update that a relay has delivered, or for what is in use already."""
-        update = update_string(self._string, string)
-        EndToEnd.from_connection_string(string)
-        self._permission.check(update.string, self._listening)
-        self._use_string(update)
-        return update
-
-    def _use_key(self, string: ConnectionString) -> None:
-        """Use a connection string that differs only in its key. The policy and the relays have nothing to do with
-        that, so this cannot fail: the relay already has the answer that this program has the key."""
-        self._use_string(update_string(self._string, string))
-
-    def _use_string(self, update: StringUpdate) -> None:
-        """Use a changed connection string from now on.
-
-        Raises:
-            ConfigurationError: none of its relays can be used. Nothing was changed.
-        """
-        before, senders = self._senders.all, self._find_senders(update.string, self._senders.all)
-        # From here on nothing can fail.
-        self._string = update.string
-        for sender in senders:
-            sender.use(update.string)
-        self._senders.replace(senders)
-        for sender in before:
-            if sender not in senders:
-                sender.retire_control()
-        self._upgrades.replace(senders)
+    def _string_changed(self, update: StringUpdate) -> None:
+        self._upgrades.replace(self._senders.all)
         self._follower.use(update.string, key_changed=update.key_changed)
+
+    # --- streams
 
     async def open_stream(
         self, *, port: int | None = None, wait_opened: bool = True, patience: float | None = None
@@ -598,12 +520,12 @@ class Client:
             end_to_end: has another identity than the one in use, if one is given.
             other_than: instances of connectors that are not acceptable.
         """
-        self._permission.check(self._string, self._listening)
+        self._permission.check(self._string.current, self._listening)
         with self._follower.opening():
             opened = await self._sessions.open(end_to_end, other_than=other_than)
         try:
             # The policy may have changed in the meantime, which has ended only the sessions that existed.
-            self._permission.check(self._string, self._listening)
+            self._permission.check(self._string.current, self._listening)
         except DeniedByPolicy:
             opened.session.close(Reason.DENIED_BY_POLICY)
             raise

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -18,32 +16,18 @@ from .._check_type import check_type
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
-from ..connectivity.data import EndToEnd
-from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.expiry import Credential, ExpiryNotices, watch_expiry
 from ..connectivity.keeping import StringKeeping, keep_trying
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
-from ..connectivity.new_keys import NewKeys
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
-from ..connectivity.updates import Updates
-from ..errors import ConfigurationError
 from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
-from ..events.policy import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG
-from ..policy import Action, Decision, PolicyFile, denied, resource_of
+from ..policy import PolicyFile, denied
 from ..protocol import control, open_metadata
-from ..security import (
-    ConnectionString,
-    HostPort,
-    NamedInstance,
-    StreamTarget,
-    StringUpdate,
-    check_is_connection_string,
-    update_string,
-)
+from ..security import ConnectionString, HostPort, NamedInstance, StreamTarget, StringUpdate
 from .all_registrations import AllRegistrations
 from .audit import AuditLog
 from .channels import DataChannels
@@ -54,8 +38,9 @@ from .instance_file import Instances, UnrecordedInstances
 from .issuing import UsedClaimsFile
 from .policies import Policies
 from .published import Published
+from .publishing import Publishing
 from .registrar import Registrar
-from .relays import Links, Relays
+from .relays import Relays
 from .requested import watched_targets
 from .required_audit import RequiredAudit
 from .sessions import Sessions
@@ -69,9 +54,9 @@ __all__ = ["Connector", "run_connector"]
 class Connector:
     """Serves hybrid connections until cancelled. `run_connector` is simpler, but cannot change what is published.
 
-    `Relays` keeps everything registered, with one `Registrar` for each relay, and `AllRegistrations` knows whether
-    that has succeeded. `DataChannels` opens the data channels that the relays offer, and `Sessions` runs the sessions
-    on them, through any relay. `KeyFollower` moves them when a key changes.
+    `Publishing` knows what is published. `Relays` keeps everything registered, with one `Registrar` for each relay,
+    and `AllRegistrations` knows whether that has succeeded. `DataChannels` opens the data channels that the relays
+    offer, and `Sessions` runs the sessions on them, through any relay. `KeyFollower` moves them when a key changes.
 
     Args:
         config: see `ConnectorConfig`.
@@ -113,8 +98,6 @@ class Connector:
         )
         #: See `Policy.within_hours`.
         self._within_hours: tuple[bool, ...] = ()
-        #: What is published, by the number that `publish` has returned.
-        self._published: dict[int, Published] = {}
         self._monitor = TargetMonitor(
             self._targets, self._dial_for_check, events, interval=config.check_target_interval
         )
@@ -140,8 +123,6 @@ class Connector:
             transports=transports,
             events=events,
         )
-        #: Makes a link to a relay that is only tried out. With the same instance, the relay sees the same program.
-        self._new_trial_link: Callable[[RelayEndpoint], RelayLink] = partial(new_link, instance=instances.instance)
         self._relays = Relays(
             new_link=partial(new_link, instance=instances.instance, upgrade_interval=config.upgrade_interval),
             new_registrar=lambda link, changed: Registrar(
@@ -159,16 +140,23 @@ class Connector:
             events=events,
             clock=clock,
         )
+        self._publishing = Publishing(
+            config,
+            policies=self._policies,
+            relays=self._relays,
+            sessions=self._sessions,
+            monitor=self._monitor,
+            keys=self._keys,
+            # With the same instance, so that relays that are tried out recognize this program.
+            new_trial_link=partial(new_link, instance=instances.instance),
+            events=events,
+            clock=clock,
+        )
+        self._published: Mapping[int, Published] = self._publishing.published
         self._registrations = AllRegistrations(self._published, self._relays.check_refusals, events)
-        #: Runs everything; None before `run` and after it.
-        self._nursery: trio.Nursery | None = None
 
         self._policies.publish_all()
         self._required_audit.policy_changed()
-        self._connect_in_parallel = config.connect_in_parallel
-        self._keep_string = config.keep_string
-        self._update_floor = config.update_floor
-        self._numbers = itertools.count()
         for string in config.strings:
             self.publish(string)
         denials = [one.denial for one in self._published.values()]
@@ -176,14 +164,7 @@ class Connector:
             raise denied(self._published[0].name, denial)
 
     def _targets(self) -> list[tuple[str, StreamTarget]]:
-        """Return the hybrid connections that the policy allows, with each port of their targets that is watched."""
-        allowed = [one for one in self._published.values() if one.denial is None]
-        return [(one.name, port) for one in allowed for port in watched_targets(one.target)]
-
-    def _targets_changed(self) -> None:
-        self._policies.report_datagrams((one.name, one.target) for one in self._published.values())
-        if self._nursery is not None:  # otherwise `run` begins to watch them
-            self._monitor.targets_changed()
+        return self._publishing.targets()
 
     def publish(self, string: ConnectionString, *, instead_of: int | None = None) -> int:
         """Publish another hybrid connection. A running connector registers it at once, and events report the result.
@@ -202,44 +183,7 @@ class Connector:
             ConfigurationError: the string cannot be used, or another one is for the same hybrid connection at the
                 same relay. Nothing was changed.
         """
-        check_is_connection_string(string)
-        published = Published(string, connects_in_parallel=self._connect_in_parallel)
-        replaced = None if instead_of is None else self._published[instead_of]
-        decision = self._policies.policy.decide(None, Action.PUBLISH, published.resource())
-        links = self._relays.find_links(published, string, instead_of=replaced)
-        # From here on nothing can fail.
-        if instead_of is not None:
-            self.withdraw(instead_of, grace=math.inf)
-        number = next(self._numbers)
-        self._published[number] = published
-        changing = trio.Lock()
-        published.keeping = StringKeeping(
-            lambda: published.string, self._keep_string, self._events, changing=changing
-        )
-        published.new_keys = NewKeys(
-            lambda: published.string,
-            partial(self._use_key, published),
-            published.keeping,
-            self._events,
-            changing=changing,
-        )
-        published.updates = Updates(
-            lambda: published.string,
-            use=partial(self._use_update, published),
-            why_not=partial(self._why_not, published),
-            new_link=self._new_trial_link,
-            keep=published.keeping,
-            floor=self._update_floor,
-            clock=self._clock,
-            events=self._events,
-            changing=changing,
-        )
-        if decision.reason is None:
-            self._relays.publish(published, links)
-        else:
-            self._hold(published, decision)
-        self._targets_changed()
-        return number
+        return self._publishing.publish(string, instead_of=instead_of)
 
     def use_proxy_protocol(self, number: int, on: bool) -> None:
         """Set whether connections to the target that are opened from now on begin with a PROXY header (version 2).
@@ -266,11 +210,6 @@ class Connector:
         name = None if number is None else self._published[number].name
         self._policies.use_deny_list(number, name, deny_list)
 
-    def _hold(self, published: Published, denial: Decision) -> None:
-        """Do not register a hybrid connection as long as the policy does not allow it."""
-        published.denial = denial
-        self._events.publish(ConnectionDenied(connection=published.name, detail=denial.rule, rule=denial.kind))
-
     def withdraw(self, number: int, *, grace: float = 0.0) -> None:
         """Stop publishing a hybrid connection. Other hybrid connections are not affected.
 
@@ -282,15 +221,7 @@ class Connector:
             number: the number of the hybrid connection.
             grace: how long its open streams may continue (seconds). After that, they are reset.
         """
-        published = self._published.pop(number)
-        published.is_withdrawn = True
-        self._keys.forget(published)
-        if published.denial is None:
-            self._relays.withdraw(published)
-        self._policies.use_deny_list(number, published.name, None)
-        self._targets_changed()
-        if self._nursery is not None:
-            self._nursery.start_soon(self._sessions.drain, grace, published)
+        self._publishing.withdraw(number, grace=grace)
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
         """Use a changed connection string in place of an earlier one. Open streams continue.
@@ -311,33 +242,7 @@ class Connector:
             DeniedByPolicy: the policy does not allow it. Nothing was changed.
             ConfigurationError: the string cannot be used here. Nothing was changed.
         """
-        check_is_connection_string(string)
-        published = self._published[number]
-        update = self._use(published, string)
-        if published.keeping is not None:
-            published.keeping.given(string)
-        return update
-
-    def _use(self, published: Published, string: ConnectionString) -> StringUpdate:
-        """Like `update`, for an update that a relay has delivered, or for what is in use already."""
-        update = update_string(published.string, string)
-        EndToEnd.from_connection_string(string)
-        resource = resource_of(update.string, update.string.require_target())
-        if (decision := self._policies.policy.decide(None, Action.PUBLISH, resource)).reason is not None:
-            raise denied(published.name, decision)
-        links = self._relays.find_links(published, update.string)
-        # From here on nothing can fail.
-        published.denial = None
-        self._use_string(published, update, links)
-        return update
-
-    def _use_string(self, published: Published, update: StringUpdate, links: Links) -> None:
-        published.use(update.string)
-        self._relays.publish(published, links)
-        self._relays.update(published)
-        self._targets_changed()
-        if self._nursery is not None and update.key_changed:
-            self._nursery.start_soon(self._keys.follow, published, self._sessions)
+        return self._publishing.update(number, string)
 
     def refresh(self, number: int) -> None:
         """Use the current connection string once more, so that what relays have refused is requested again at once.
@@ -347,40 +252,7 @@ class Connector:
         Raises:
             ConfigurationError: see `update`.
         """
-        published = self._published[number]
-        self._use(published, published.string)
-
-    def _why_not(self, published: Published, string: ConnectionString) -> str:
-        """Return why a changed connection string could not be used; empty if it could."""
-        resource = resource_of(string, string.require_target())
-        if (decision := self._policies.policy.decide(None, Action.PUBLISH, resource)).reason is not None:
-            return str(denied(published.name, decision))
-        try:
-            self._relays.find_links(published, string)
-        except ConfigurationError as exc:
-            return str(exc)
-        return ""
-
-    def _use_key(self, published: Published, string: ConnectionString) -> None:
-        """Use a connection string that differs only in its key, unless it is not published any longer. The policy and
-        the relays have nothing to do with that, so this cannot fail: the relay already has the answer that this
-        program has the key."""
-        if published not in self._published.values():
-            return
-        update = update_string(published.string, string)
-        if published.denial is None:
-            self._use_string(published, update, self._relays.find_links(published, update.string))
-        else:
-            published.use(update.string)  # it is registered with this key as soon as the policy allows it
-
-    def _use_update(self, published: Published, string: ConnectionString) -> None:
-        """Use a connection string with an update, unless it is not published any longer.
-
-        Raises:
-            ConfigurationError: see `update`.
-        """
-        if published in self._published.values():
-            self._use(published, string)
+        self._publishing.refresh(number)
 
     async def reload_policy(self) -> None:
         """Read the policy and the deny list again at once, even if they seem unchanged, and put them into force.
@@ -432,8 +304,7 @@ class Connector:
     ) -> None:
         """See `run_connector`."""
         async with FlatNursery() as nursery:
-            self._nursery = nursery
-            try:
+            with self._publishing.running(nursery):
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_network, self._network_changed)
                 nursery.start_soon(self._sessions.streams.keep_reporting)
@@ -450,11 +321,9 @@ class Connector:
                 await wait_stop(stop)
                 await self._drain(grace)
                 nursery.cancel_scope.cancel()
-            finally:
-                self._nursery = None
 
     def _keepings(self) -> list[StringKeeping]:
-        return [one.keeping for one in self._published.values() if one.keeping is not None]
+        return [one.changes.keeping for one in self._published.values() if one.changes is not None]
 
     def _credentials(self) -> list[Credential]:
         """Return what expires in the connection strings."""
@@ -477,21 +346,9 @@ class Connector:
         """Put the policy into force after it was read again."""
         self._sessions.set_policy(self._policies.policy)
         self._required_audit.policy_changed()
-        if self._nursery is None:  # nothing is registered yet
-            return
-        for published in self._published.values():
-            published.target_denial = None
-            action = Action.REGISTER if published.denial is None else Action.PUBLISH
-            decision = self._policies.policy.decide(None, action, published.resource())
-            if published.denial is None and decision.reason is not None:
-                self._hold(published, decision)
-                self._relays.withdraw(published)
-            elif published.denial is not None and decision.reason is None:
-                self._release(published)
-            elif published.denial is not None:
-                published.denial = decision  # another rule may deny it now
-        self._targets_changed()
-        self._registration_changed()
+        if self._publishing.is_running:
+            self._publishing.apply_policy()
+            self._registration_changed()
 
     def _time_passed(self) -> None:
         """End what is no longer allowed if allowed hours have begun or ended.
@@ -502,17 +359,6 @@ class Connector:
         if within_hours != self._within_hours:
             self._within_hours = within_hours
             self._sessions.enforce()
-
-    def _release(self, published: Published) -> None:
-        """Register a hybrid connection that the policy allows again."""
-        try:
-            links = self._relays.find_links(published, published.string)
-        except ConfigurationError as exc:  # another one has been published instead
-            self._events.publish(PolicyNotReloaded(detail=str(exc), remedy=exc.remedy or ""))
-            return
-        published.denial = None
-        self._events.publish(ConnectionAllowed(connection=published.name))
-        self._relays.publish(published, links)
 
     async def _dial_for_check(self, target: StreamTarget) -> trio.SocketStream | socket.socket:
         of_target = (one for one in self._published.values() if target in watched_targets(one.target))

@@ -8,10 +8,8 @@ import attrs
 
 from ..connectivity.data import EndToEnd
 from ..connectivity.expiry import credentials_of
-from ..connectivity.keeping import StringKeeping
 from ..connectivity.link import RelayLink
-from ..connectivity.new_keys import NewKeys
-from ..connectivity.updates import Updates
+from ..connectivity.string_changes import StringChanges
 from ..policy import Action, Decision, Policy, Resource, resource_of
 from ..security import ConnectionString, Target
 from ..security.targets import has_datagrams
@@ -35,12 +33,8 @@ class Published:
         #: Entries for relays that the connection string no longer names. They stay until another registration
         #: replaces them.
         self.retiring: list[Publication] = []
-        #: Stores what is received for the connection string; None before it is published.
-        self.keeping: StringKeeping | None = None
-        #: Handles new keys; None before it is published.
-        self.new_keys: NewKeys | None = None
-        #: Handles updates of the connection string; None before it is published.
-        self.updates: Updates | None = None
+        #: Handles the changes of the connection string that relays send; None before it is published.
+        self.changes: StringChanges | None = None
         #: Whether it is no longer published. Its sessions may continue for a while; no new ones begin.
         self.is_withdrawn = False
         #: Whether connections to the target begin with a PROXY header.

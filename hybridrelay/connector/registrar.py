@@ -345,10 +345,8 @@ class Registrar:
                         self._feed(inputs.Confirmed(number, request))
                     case control.Ended(connection=name, reason=reason):
                         self._feed(inputs.EndedByRelay(number, name, reason))
-                    case control.Key():
-                        self._key_received(running, channel, message)
-                    case control.Update():
-                        self._update_received(running, channel, message)
+                    case control.Key() | control.Update():
+                        self._key_or_update_received(running, channel, message)
                     case control.Draining(retry_after_seconds=seconds):
                         self._feed(inputs.RestartAnnounced(number, float(seconds)))
                     case _:
@@ -388,21 +386,17 @@ class Registrar:
             running.nursery.start_soon(running.reporter.run, running.channel)
         running.reporter.registered(name)
 
-    def _key_received(self, running: _Running, channel: ControlChannel, message: control.Key) -> None:
+    def _key_or_update_received(
+        self, running: _Running, channel: ControlChannel, message: control.Key | control.Update
+    ) -> None:
         publication = self._publications.get(message.connection)
-        if publication is not None and publication.published.new_keys is not None:
-            others = [one for one in publication.published.publications if one is not publication]
+        if publication is None or publication.published.changes is None:
+            return
+        others = [one for one in publication.published.publications if one is not publication]
+        handle = publication.published.changes.handler(channel, self.link.endpoint, message, others)
+        if handle is not None:
             assert running.nursery is not None
-            running.nursery.start_soon(
-                publication.published.new_keys.received, channel, self.link.host, message, others
-            )
-
-    def _update_received(self, running: _Running, channel: ControlChannel, message: control.Update) -> None:
-        publication = self._publications.get(message.connection)
-        updates = None if publication is None else publication.published.updates
-        if updates is not None and updates.may_handle(self.link.host):
-            assert running.nursery is not None
-            running.nursery.start_soon(updates.received, channel, self.link.endpoint, message)
+            running.nursery.start_soon(handle)
 
     async def _check_key(self, publication: Publication, string: ConnectionString) -> None:
         """See `Publication.accepts`."""

@@ -69,9 +69,9 @@ def connector_snapshot(
             target=str(one.target),
             target_health=monitor.health(one.target),
             target_failure=monitor.failure(one.target),
-            update=None if one.updates is None else one.updates.status(),
+            update=None if one.changes is None else one.changes.update_status,
             credentials=tuple(credential.snapshot(now) for credential in one.credentials),
-            unkept=None if one.keeping is None else one.keeping.unkept,
+            unkept=None if one.changes is None else one.changes.keeping.unkept,
             denial="" if (denial := one.why_denied(policies.policy)) is None else denial.rule,
             denial_remedy="" if denial is None else remedy_of(denial),
         )

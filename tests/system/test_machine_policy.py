@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -17,7 +18,8 @@ import trio
 from hybridrelay.client import Client, ClientConfig, open_client, run_forward
 from hybridrelay.client.session import ClientSession
 from hybridrelay.connectivity.control import ControlChannel
-from hybridrelay.connectivity.new_keys import NewKeys
+from hybridrelay.connectivity.endpoint import RelayEndpoint
+from hybridrelay.connectivity.string_changes import StringChanges
 from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile
 from hybridrelay.errors import ConfigurationError, DeniedByPolicy, HybridRelayError, StreamRefused
 from hybridrelay.events import (
@@ -44,7 +46,7 @@ from hybridrelay.streams.name_lookups import AddressInfo, Purpose
 from ..keys import key_of
 from ..resets import reset_reason
 from ..waiting import async_wait_until
-from .deployment import HOST, Deployment, Published, echo, serve_target
+from .deployment import Deployment, Published, echo, serve_target
 
 E = TypeVar("E", bound=Event)
 
@@ -551,14 +553,18 @@ class RelayWithKey:
         rule = scene.published.rules[0 if of is Role.CONNECTOR else 1]
         self.key = key_of(rule, KeySlot.SECONDARY)
         self.message = control.Key(scene.published.name, rule.name, 2, self.key.reveal())
+        string = scene.deployment.string(scene.published, of)
+        (self.endpoint,) = RelayEndpoint.all_from(string, clock=time.time)
         self.answers: list[control.KeptState] = []
 
     async def send(self, message: control.KeyKept) -> None:
         await trio.lowlevel.checkpoint()
         self.answers.append(message.state)
 
-    async def give(self, new_keys: NewKeys) -> None:
-        await new_keys.received(cast(ControlChannel, self), HOST, self.message, [])
+    async def give(self, changes: StringChanges) -> None:
+        handle = changes.handler(cast(ControlChannel, self), self.endpoint, self.message, [])
+        assert handle is not None
+        await handle()
         assert self.answers == [control.KeptState.KEPT]
 
 
@@ -574,9 +580,9 @@ async def test_a_connector_that_is_denied_while_it_stores_a_new_key_has_that_key
 
     connector = await scene.start(keep_string=store)
     published = connector._published[0]
-    assert published.new_keys is not None
+    assert published.changes is not None
     relay = RelayWithKey(scene, of=Role.CONNECTOR)
-    await relay.give(published.new_keys)
+    await relay.give(published.changes)
     assert published.string.key == relay.key
     assert not published.is_registered
     scene.write("")
@@ -601,7 +607,7 @@ async def test_a_client_that_is_denied_while_it_stores_a_new_key_has_that_key(
     string = scene.deployment.string(scene.published, Role.APPLICATION)
     async with open_client(ClientConfig(string, keep_string=store), events=EventStream(published.append)) as client:
         relay = RelayWithKey(scene, of=Role.APPLICATION)
-        await relay.give(client._new_keys)
+        await relay.give(client._string._changes)
         assert client.connection_string.key == relay.key
         scene.write("")
         await until(ConnectionAllowed)

@@ -36,4 +36,4 @@ async def test_a_client_does_as_well() -> None:
         async with open_client(ClientConfig(MADE.application)) as client:
             client.update(given)
             client.refresh()
-            assert client._string == given
+            assert client.connection_string == given

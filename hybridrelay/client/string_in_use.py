@@ -1,0 +1,168 @@
+"""The connection string that a client uses, the relays that it names, and how both change while the client runs.
+
+The program changes the connection string (`Client.update`), and so do relays, with a new key or an update
+(`connectivity/string_changes.py`). A renewed identity changes it, too, but has no effect on the relays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from ..connectivity.control import ControlChannel
+from ..connectivity.data import EndToEnd
+from ..connectivity.endpoint import RelayEndpoint
+from ..connectivity.keeping import StringKeeping
+from ..connectivity.link import RelayLink, usable_links
+from ..connectivity.snapshot import UpdateStatus
+from ..connectivity.string_changes import StringChanges
+from ..errors import ConfigurationError
+from ..events.stream import EventStream
+from ..protocol import control
+from ..security import ConnectionString, Identity, StringUpdate, update_string
+from .config import ClientConfig
+from .relays.sender import Sender
+from .relays.senders import Senders
+
+__all__ = ["StringInUse"]
+
+
+class StringInUse:
+    """The connection string of a client.
+
+    Args:
+        config: the client's configuration, with the first connection string.
+        check: raises `DeniedByPolicy` if the policy of the machine does not allow using a connection string.
+        new_link: makes a link to a relay. `upgrade_interval` is added for a relay that is not only tried out.
+        new_sender: makes the client's connection to a relay. `on_key_or_update` is added.
+        changed: called with each change that is not one of the identity, when it is in use.
+        nursery: runs the handling of what relays send.
+        events: the stream to which events are published.
+        clock: returns seconds since 1970.
+
+    Raises:
+        ConfigurationError: none of the relays can be used.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        check: Callable[[ConnectionString], None],
+        new_link: Callable[..., RelayLink],
+        new_sender: Callable[..., Sender],
+        changed: Callable[[StringUpdate], None],
+        nursery: trio.Nursery,
+        events: EventStream,
+        clock: Callable[[], float],
+    ) -> None:
+        #: The connection string.
+        self.current = config.string
+        self._check = check
+        self._new_link = partial(new_link, upgrade_interval=config.upgrade_interval)
+        self._new_sender = partial(new_sender, on_key_or_update=self._key_or_update_arrived)
+        self._changed = changed
+        self._nursery = nursery
+        self._events = events
+        self._clock = clock
+        #: The relays that the connection string names.
+        self.senders = Senders(self._find_senders(config.string, ()))
+        self._changes = StringChanges(
+            lambda: self.current,
+            use_key=self._use_key,
+            use_update=self.use,
+            why_not=self._why_not,
+            new_link=new_link,  # with the same instance, so that relays that are tried out recognize this program
+            keep=config.keep_string,
+            floor=config.update_floor,
+            origin=config.origin,
+            clock=clock,
+            events=events,
+        )
+
+    @property
+    def keeping(self) -> StringKeeping:
+        """Stores what is received for the connection string."""
+        return self._changes.keeping
+
+    @property
+    def update_status(self) -> UpdateStatus | None:
+        """The last update of the connection string; None if there was none."""
+        return self._changes.update_status
+
+    def _find_senders(self, string: ConnectionString, known: Sequence[Sender]) -> list[Sender]:
+        """Return the relays that a string names; those in `known` are reused. Changes nothing.
+
+        Raises:
+            ConfigurationError: none of them can be used.
+        """
+        by_link = {sender.link: sender for sender in known}
+
+        def link_to(endpoint: RelayEndpoint) -> RelayLink:
+            return next((link for link in by_link if link.endpoint == endpoint), None) or self._new_link(endpoint)
+
+        links = usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to, self._events)
+        # A relay that is added at the same time as a new key may not know that key yet.
+        earlier = self.current if known else None
+        return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
+
+    def use(self, string: ConnectionString) -> StringUpdate:
+        """Use a changed connection string from now on, or the same again.
+
+        Returns:
+            Which changes are in use now, and which need a restart.
+
+        Raises:
+            ConfigurationError: the string cannot be used here. Nothing was changed.
+        """
+        update = update_string(self.current, string)
+        EndToEnd.from_connection_string(string)
+        self._check(update.string)
+        self._use(update)
+        return update
+
+    def use_identity(self, identity: Identity | None) -> None:
+        """Use another identity from now on. Everything else stays as it is."""
+        self.current = attrs.evolve(self.current, identity=identity)
+
+    def _use_key(self, string: ConnectionString) -> None:
+        """Use a connection string that differs only in its key. The policy and the relays have nothing to do with
+        that, so this cannot fail: the relay already has the answer that this program has the key."""
+        self._use(update_string(self.current, string))
+
+    def _use(self, update: StringUpdate) -> None:
+        """Use a changed connection string from now on.
+
+        Raises:
+            ConfigurationError: none of its relays can be used. Nothing was changed.
+        """
+        before, senders = self.senders.all, self._find_senders(update.string, self.senders.all)
+        # From here on nothing can fail.
+        self.current = update.string
+        for sender in senders:
+            sender.use(update.string)
+        self.senders.replace(senders)
+        for sender in before:
+            if sender not in senders:
+                sender.retire_control()
+        self._changed(update)
+
+    def _why_not(self, string: ConnectionString) -> str:
+        """Return why a changed connection string could not be used; empty if it could."""
+        try:
+            self._check(string)
+            self._find_senders(string, self.senders.all)
+        except ConfigurationError as exc:
+            return str(exc)
+        return ""
+
+    def _key_or_update_arrived(
+        self, sender: Sender, channel: ControlChannel, message: control.Key | control.Update
+    ) -> None:
+        others = [other for other in self.senders.all if other is not sender]
+        handle = self._changes.handler(channel, sender.link.endpoint, message, others)
+        if handle is not None:
+            self._nursery.start_soon(sender.answer, channel, handle)
