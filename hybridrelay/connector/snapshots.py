@@ -22,7 +22,7 @@ from ..mux import Bridged, MemoryUse
 from .policies import Policies, remedy_of
 from .published import Published
 from .relays import Relays
-from .serving import ServedStream
+from .served_stream import ServedStream
 from .sessions import Sessions
 from .target_monitor import TargetMonitor
 

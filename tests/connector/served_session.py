@@ -50,7 +50,8 @@ class ServedSession:
         self.events: list[Event] = []
         self.counters = EndpointCounters()
         stream = EventStream(AuditLog(), self.events.append)
-        self.service = StreamService(lambda: self.policy, Shares(), stream, self.counters, clock, **options)
+        self.shares = Shares()
+        self.service = StreamService(lambda: self.policy, self.shares, stream, self.counters, clock, **options)
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 

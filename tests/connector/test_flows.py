@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connector import serving
+from hybridrelay.connector import served_flow
 from hybridrelay.connector.idle import ANSWERED_SECONDS, IDLE_SECONDS, SILENT_SECONDS
 from hybridrelay.errors import StreamRefused
 from hybridrelay.events import PolicyRefused, StreamClosed, StreamNotConnected, StreamOpened
@@ -254,7 +254,7 @@ async def test_a_target_is_reached_only_as_its_connection_string_says(
 
 
 async def test_a_session_has_a_limit(nursery: trio.Nursery, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "MAX_FLOWS_PER_SESSION", 2)
+    monkeypatch.setattr(served_flow, "MAX_FLOWS_PER_SESSION", 2)
     scene = await Scene.start(nursery, await target.bind())
     flows = [scene.client.open_flow_nowait() for _ in range(2)]
     for flow in flows:
@@ -303,7 +303,7 @@ async def test_every_end_is_reported_once_and_leaves_nothing(
     event = await scene.ended()
     assert (event.outcome, event.to_client, event.reason) == ("broken", ending, reason)
     assert len(scene.service) == 0
-    assert scene.service.shares.descriptors._held.total() == 0
+    assert scene.shares.descriptors._held.total() == 0
     nursery.cancel_scope.cancel()
 
 

@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 from hybridrelay import events
-from hybridrelay.connector import serving
-from hybridrelay.connector.serving import REPEAT_SECONDS
+from hybridrelay.connector import served_stream
+from hybridrelay.connector.served_stream import REPEAT_SECONDS
 from hybridrelay.errors import HybridRelayError, StreamRefused
 from hybridrelay.events import (
     PolicyRefused,
@@ -278,7 +278,7 @@ async def test_the_line_is_written_before_the_target_is_dialed(
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(serving, "open_target", open_target)
+    monkeypatch.setattr(served_stream, "open_target", open_target)
     scene = await Scene.start(nursery, HostPort("db", 1))
     stream = scene.client.open_stream_nowait()
     await eventually(lambda: bool(lines()))
@@ -295,7 +295,7 @@ async def test_a_connector_that_goes_away_while_it_dials_says_so(
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(serving, "open_target", open_target)
+    monkeypatch.setattr(served_stream, "open_target", open_target)
     scene = await Scene.start(nursery, HostPort("db", 1))
     stream = scene.client.open_stream_nowait()
     await eventually(lambda: bool(lines()))
@@ -324,7 +324,7 @@ async def test_a_refusal_is_told_to_both(
         async def open_target(_: HostPort, **options: object) -> trio.SocketStream:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(serving, "open_target", open_target)
+        monkeypatch.setattr(served_stream, "open_target", open_target)
     scene = await Scene.start(nursery, nobody, Policy(frozenset({"shop"})) if why == "policy" else None)
     with pytest.raises(StreamRefused) as refused:
         await scene.client.open_stream()
@@ -368,7 +368,7 @@ async def test_a_stream_that_is_being_connected_is_not_reported_as_open(
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(serving, "open_target", open_target)
+    monkeypatch.setattr(served_stream, "open_target", open_target)
     scene = await Scene.start(nursery, HostPort("db", 1))
     scene.client.open_stream_nowait()
     await eventually(lambda: len(scene.events) == 1)

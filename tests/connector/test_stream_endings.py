@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connector import serving, sessions
+from hybridrelay.connector import served_stream, sessions
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.channels import DataChannels
 from hybridrelay.connector.requested import first_target
@@ -168,7 +168,7 @@ async def _bug_while_joined(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _connecting_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "open_target", lambda _, **options: trio.sleep_forever())
+    monkeypatch.setattr(served_stream, "open_target", lambda _, **options: trio.sleep_forever())
 
 
 def _connecting_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -176,7 +176,7 @@ def _connecting_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Non
         await trio.lowlevel.checkpoint()
         raise error
 
-    monkeypatch.setattr(serving, "open_target", open_target)
+    monkeypatch.setattr(served_stream, "open_target", open_target)
 
 
 async def _ask(scene: Scene) -> MuxStream:
@@ -212,12 +212,13 @@ async def _bug_while_connecting(scene: Scene, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def _stream_is_denied(scene: Scene) -> None:
-    scene.sessions.streams.policy = lambda: Policy(frozenset({PEER.label}))
+    scene.sessions.streams._open._policy = lambda: Policy(frozenset({PEER.label}))
     await _ask(scene)
 
 
 async def _application_has_its_share(scene: Scene) -> None:
-    scene.sessions.streams.shares = shares = Shares(limit=lambda: 10_000, ports=lambda: 1)
+    shares, streams = Shares(limit=lambda: 10_000, ports=lambda: 1), scene.sessions.streams
+    streams._serving = attrs.evolve(streams._serving, shares=shares)
     taken = shares.ports(first_target(scene.published.target))
     assert taken.take((scene.published, PEER.serial))
     await _ask(scene)

@@ -13,8 +13,7 @@ import trio.testing
 from hybridrelay.abc import Dialer
 from hybridrelay.client import run_forward
 from hybridrelay.connectivity import dial_directly
-from hybridrelay.connector import ConnectorConfig, InstanceFile, run_connector
-from hybridrelay.connector import serving as serving_module
+from hybridrelay.connector import ConnectorConfig, InstanceFile, run_connector, served_stream
 from hybridrelay.connector.targets import open_target
 from hybridrelay.connector.unproven import Unproven
 from hybridrelay.errors import (
@@ -89,7 +88,7 @@ async def test_a_bug_in_one_stream_ends_that_stream(
             raise bug
         return await good(target, **options)
 
-    monkeypatch.setattr(serving_module, "open_target", fail_once)
+    monkeypatch.setattr(served_stream, "open_target", fail_once)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
         with pytest.raises(HybridRelayError):
             await client.open_stream()

@@ -12,7 +12,7 @@ import trio
 from hybridrelay.abc import Dialer
 from hybridrelay.client import Client
 from hybridrelay.connectivity import dial_directly
-from hybridrelay.connector import serving as serving_module
+from hybridrelay.connector import served_stream
 from hybridrelay.errors import AuthorizationError, HybridRelayError, RendezvousError, StreamRefused
 from hybridrelay.mux import Budget
 from hybridrelay.protocol import Reason
@@ -176,7 +176,7 @@ async def test_opens_that_are_cancelled(
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(serving_module, "open_target", open_target)
+    monkeypatch.setattr(served_stream, "open_target", open_target)
     published = await _publish(deployment, mode=mode)
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
 
