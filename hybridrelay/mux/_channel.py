@@ -23,7 +23,8 @@ from ..protocol.events import SessionEvent
 from ..protocol.reasons import Reason
 from ..protocol.session import SessionCore, State
 from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, nowait
-from ..streams.reactor import Handler, Next, Reactor, Registration
+from ..streams.reactor import Reactor
+from ..streams.registration import Handler, Next, Registration
 from ..streams.turns import MAX_FRAMES, SharedTurns
 from ..streams.waiter import Waiter
 from .pace import Pace
@@ -36,7 +37,6 @@ _GOODBYE_TIMEOUT = 0.5
 _LAST_READ_SECONDS = 0.5
 #: The size of one write (bytes): large enough to amortize a system call, small enough not to delay a control frame.
 _WRITE_SIZE = 256 * 1024
-
 #: Output that follows a write within this time (seconds) is written a little later, together with everything that is
 #: queued by then. About as long as a write takes.
 _TOGETHER_SECONDS = 50e-6

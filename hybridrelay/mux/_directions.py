@@ -13,7 +13,7 @@ import trio
 from ..errors import HybridRelayError
 from ..protocol.reasons import Reason
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, SocketPort
-from ..streams.reactor import Next
+from ..streams.registration import Next
 from .bridging import Input
 from .stream import MuxStream
 

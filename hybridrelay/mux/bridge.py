@@ -22,7 +22,8 @@ import trio
 from ..errors import StreamRefused
 from ..protocol.reasons import Reason
 from ..streams.nowait import SocketPort
-from ..streams.reactor import Handler, Next, Reactor, Registration
+from ..streams.reactor import Reactor
+from ..streams.registration import Handler, Next, Registration
 from ..streams.sockets import has_unread
 from ._directions import Broke, Inward, Outward, stream_broke
 from .bridging import Bridged, BridgeMachine, Command, Incoming, Input

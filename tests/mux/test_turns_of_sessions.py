@@ -17,7 +17,8 @@ from hybridrelay.mux._directions import Outward
 from hybridrelay.mux._stream_ends import BATCH, SETTLING_SECONDS
 from hybridrelay.protocol import Reason, SessionConfig, frames
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer, NowaitStream
-from hybridrelay.streams.reactor import Handler, Next, Reactor, using_reactor
+from hybridrelay.streams.reactor import Reactor, using_reactor
+from hybridrelay.streams.registration import Handler, Next
 from hybridrelay.streams.turns import MAX_FRAMES, QUEUES, SharedTurns
 
 from ..fake_channels import Discarding

@@ -29,7 +29,7 @@ UPGRADE_INTERVAL = 1
 CHANGE_SECONDS = 60
 #: What a client's log says of each of its data channels.
 #: The name of the tasks that wait for channels over WebSocket.
-_WATCH = "task hybridrelay.streams.reactor._Watched._watch"
+_WATCH = "task hybridrelay.streams.watching.WatchedRegistration._watch"
 _CHANNEL = r"session\.(?:opened|resumed|moved): .* route='(\w+) at "
 #: A firewall that resets one end of a connection leaves the other to keepalive, which asks after 30 s of silence.
 REAPED_SECONDS = 60

@@ -27,7 +27,8 @@ from hybridrelay.streams.nowait import (
     SocketPort,
     nowait,
 )
-from hybridrelay.streams.reactor import Handler, Next, Reactor, Registration, using_reactor
+from hybridrelay.streams.reactor import Reactor, using_reactor
+from hybridrelay.streams.registration import Handler, Next, Registration
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
