@@ -16,10 +16,10 @@ calls of the transport wait, so no lock is needed around OpenSSL. Rules:
    are requested at once, OpenSSL gets only complete records, because for an incomplete one it would hold a buffer of
    17 KiB.
 
-The handshake is in `tls_handshake.py`, and records are handled in `records.py`.
+The handshake is in `tls_handshake.py`, decrypting in `tls_receiving.py`, and records are handled in `records.py`.
 """
 
-# This module is long because sending, receiving and closing share the state of one class.
+# This module is long because a third of it is the documentation of `TLSStream`, which other packages call.
 
 from __future__ import annotations
 
@@ -27,35 +27,19 @@ import contextlib
 import enum
 import operator
 import ssl
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, overload
 
 import trio
 
 from .conflict import ConflictDetector
-from .nowait import (
-    HELD_FOR_STRANGER,
-    READ_BYTES,
-    SMALL_READ_BYTES,
-    Buffer,
-    NowaitStream,
-    SocketPort,
-    Turn,
-    UnitTooLong,
-    nowait,
-)
-from .records import RECORD_BYTES, RecordCounter, RecordFeeder, read_record
-from .tls_handshake import CLOSE_SECONDS, TOO_LONG, Handshake, describe_tls_error, linger
+from .nowait import HELD_FOR_STRANGER, READ_BYTES, Buffer, NowaitStream, SocketPort, nowait
+from .tls_handshake import CLOSE_SECONDS, Handshake, describe_tls_error, linger
+from .tls_receiving import Receiver
 
 #: How much is encrypted per write to the transport (bytes): sixteen records. In measurements, more was not faster,
 #: and less cost a third of the throughput.
 _CHUNK_BYTES = 256 * 1024
-#: How many bytes of answers reading may leave to be sent. Honest peers cause a few dozen bytes. Without this limit, a
-#: peer that floods us with key updates and does not read could use up our memory.
-_MAX_OWED_BYTES = 64 * 1024
-#: The last position in the buffer at which a record can begin; see `_Scratch`.
-_LAST_RECORD = READ_BYTES + RECORD_BYTES
 
 
 class _State(enum.Enum):
@@ -63,17 +47,6 @@ class _State(enum.Enum):
     READY = enum.auto()
     #: The handshake failed or was cancelled.
     FAILED = enum.auto()
-
-
-class _Scratch(threading.local):
-    """The buffer for decrypted data. One for each thread is enough, because its content is used at once."""
-
-    def __init__(self) -> None:
-        # Room for one read of the transport, and for a record that was incomplete before.
-        self.view = memoryview(bytearray(_LAST_RECORD + RECORD_BYTES))
-
-
-_scratch = _Scratch()
 
 
 def _certificate_name(hostname: str | None) -> str | None:
@@ -121,14 +94,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         if not server_side:
             name = _certificate_name(server_hostname)
             self._made = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        #: Counts the records since the handshake.
-        self._records = RecordCounter()
-        #: Passes only complete records to OpenSSL. None once more than `SMALL_READ_BYTES` were requested at once.
-        self._feeder: RecordFeeder | None = RecordFeeder(
-            self._incoming, HELD_FOR_STRANGER if before_answer is not None else None, self._records
+        #: Decrypts what arrives. From a stranger, only records that are not too long.
+        self._receiver = Receiver(
+            self._port, self._incoming, self._outgoing, None if before_answer is None else HELD_FOR_STRANGER
         )
-        #: Received data beyond the number of records that OpenSSL gets at once.
-        self._later = b""
         self._state = _State.NEW
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
@@ -137,13 +106,6 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._send_broken = False
         #: Whether a record may have been sent in part, so that nothing at all can be sent after it.
         self._record_torn = False
-        #: Why nothing more can be received: the message, and the cause, if any. None if more can be received.
-        self._receive_error: tuple[str, ssl.SSLError | None] | None = None
-        self._receive_ended = False
-        #: Decrypted data that exceeded the `max_bytes` of an earlier call.
-        self._decrypted = bytearray()
-        #: Whether more records have arrived than could be decrypted at once.
-        self._undecrypted = False
 
     @property
     def _ssl(self) -> ssl.SSLObject:
@@ -206,7 +168,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             if self._state is _State.FAILED:
                 raise trio.BrokenResourceError("the TLS handshake failed")
             self._state = _State.FAILED  # stays so unless the handshake completes, since it cannot be continued
-            feeder = self._feeder
+            feeder = self._receiver.feeder
             assert feeder is not None, "nothing has been received yet"
             handshake = Handshake(
                 transport=self._transport,
@@ -220,7 +182,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             await handshake.run()
             self._check_open()
             self._state = _State.READY
-            self._records.passed = 0
+            self._receiver.start(self._ssl)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send `data`, together with any answers that reading has left to be sent.
@@ -234,11 +196,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         still possible.
         """
         with self._sending:
-            try:
-                self._check_sendable()
-            except BaseException:
-                await trio.lowlevel.checkpoint()
-                raise
+            await self._check_sendable_at_checkpoint()
             await trio.lowlevel.checkpoint_if_cancelled()
             waited = False
             with memoryview(data).cast("B") as view:
@@ -269,10 +227,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     def limit_held(self, max_bytes: int | None) -> None:
         """Limit the length of records until more than `SMALL_READ_BYTES` are requested at once. See
         `NowaitStream.limit_held`."""
-        if self._feeder is not None:
-            self._feeder.limit = max_bytes
-        if max_bytes is None:
-            self._port.limit_held(None)
+        self._receiver.limit_held(max_bytes)
 
     @property
     def port(self) -> SocketPort | None:
@@ -282,14 +237,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     @property
     def has_more(self) -> bool:
         """Whether `receive_nowait` may have a result now; see `NowaitStream.has_more`."""
-        return bool(
-            self._undecrypted
-            or self._decrypted
-            or self._later
-            or self._receive_ended
-            or self._receive_error is not None
-            or self._port.has_more
-        )
+        return self._receiver.has_more
 
     def flush_nowait(self) -> bool:
         """Send as much as possible of what `send_nowait` has buffered. See `NowaitStream.flush_nowait`."""
@@ -315,11 +263,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as for `send_all`.
         """
         with self._sending:
-            try:
-                self._check_sendable()
-            except BaseException:
-                await trio.lowlevel.checkpoint()
-                raise
+            await self._check_sendable_at_checkpoint()
             await self._transport.wait_send_all_might_not_block()
             self._check_open()
 
@@ -367,7 +311,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def wait_readable(self) -> None:
         """Wait until something arrives, possibly less than a record."""
         with self._receiving:
-            if self._decrypted or self._undecrypted:
+            if self._receiver.has_held:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._port.wait_readable()
@@ -408,8 +352,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             await self._port.flush()
             if not self._port.send_nowait(self._outgoing.read()):
                 await self._port.flush()
-            more_may_come = self._receive_error is None or self._receive_error[0] is TOO_LONG
-            if more_may_come and not self._receive_ended and not self._receiving.held:
+            if self._receiver.may_get_more and not self._receiving.held:
                 await linger(self._transport)
 
     def _encrypt(self, view: memoryview) -> bytes:
@@ -442,104 +385,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._check_open()
 
     def _receive(self, max_bytes: int) -> Buffer | None:
-        """Return what has arrived, b"" at the end, or None. The result may be a view of the scratch buffer."""
-        data = self._receive_all(max_bytes)
-        if data is not None and len(data) > max_bytes:
-            self._decrypted += data[max_bytes:]
-            data = data[:max_bytes]
-        return data
-
-    def _receive_all(self, max_bytes: int) -> Buffer | None:
-        """Like `_receive`, but may return more than `max_bytes`, because records are decrypted as a whole."""
         if self._closed or self._state is not _State.READY:
             self._check_open()
             self._check_ready()
-        feeder = self._feeder
-        if feeder is not None and max_bytes > SMALL_READ_BYTES:
-            feeder.feed_all()
-            feeder = self._feeder = None  # from now on, everything is passed to OpenSSL as it arrives
-        if self._decrypted:
-            kept, self._decrypted = self._decrypted, bytearray()
-            return kept
-        turn: Turn | None = None
-        while True:
-            if self._incoming.pending or (feeder is not None and feeder.held_bytes):
-                data = self._decrypt()
-                if data:
-                    return data
-                # A record is incomplete. Its rest may arrive in thousands of pieces, so yield from time to time.
-                turn = turn or Turn()
-                if turn.is_over(0):
-                    return None
-            if self._receive_error is not None:
-                message, cause = self._receive_error
-                raise (UnitTooLong if message is TOO_LONG else trio.BrokenResourceError)(message) from cause
-            if self._receive_ended:
-                return b""
-            if feeder is None:
-                ciphertext = self._later or self._port.receive_nowait()
-            else:
-                if feeder.limit is not None:
-                    self._port.limit_held(feeder.limit - feeder.held_bytes)
-                ciphertext = self._port.receive_nowait(SMALL_READ_BYTES)
-            if ciphertext is None:
-                return None
-            if not ciphertext:
-                self._receive_error = ("the connection was cut off", None)
-            elif feeder is None:
-                self._take_in(ciphertext)
-            elif not feeder.add_untrusted(ciphertext):
-                self._receive_error = (TOO_LONG, None)
-
-    def _take_in(self, ciphertext: Buffer) -> None:
-        """Pass what arrived to OpenSSL: all of it, unless it contains very many records."""
-        end = self._records.count_untrusted(ciphertext)
-        if end == len(ciphertext):
-            self._later = b""
-            self._incoming.write(ciphertext)
-        else:
-            # Copied, because the received data is a view that other streams overwrite.
-            self._later = bytes(ciphertext[end:])
-            self._incoming.write(ciphertext[:end])
-
-    def _decrypt(self) -> memoryview:
-        """Decrypt what has arrived. Errors and the end are recorded, and reported after the decrypted data."""
-        view = _scratch.view
-        count = reads = 0
-        if self._receive_ended or self._receive_error is not None:
-            return view[:0]
-        feeder, incoming, tls = self._feeder, self._incoming, self._made
-        assert tls is not None, "the handshake is complete"
-        try:
-            if feeder is not None:
-                count = read_record(tls, incoming, feeder, view)
-                self._receive_ended = count == 0
-                reads = 1
-            else:
-                # OpenSSL reads records from the buffer one by one, so an empty buffer means that nothing is left.
-                while incoming.pending and count <= _LAST_RECORD:
-                    size = tls.read(RECORD_BYTES, view[count : count + RECORD_BYTES])
-                    if not size:
-                        self._receive_ended = True
-                        break
-                    count += size  # type: ignore[operator]
-                    reads += 1
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self._receive_ended = True
-        except ssl.SSLError as exc:
-            self._receive_error = (f"TLS failed: {describe_tls_error(exc)}", exc)
-        self._records.with_data += reads
-        if feeder is None:
-            self._undecrypted = bool(self._later) or (count > _LAST_RECORD and incoming.pending > 0)
-        else:
-            self._undecrypted = feeder.has_record
-        if self._records.is_exceeded and not incoming.pending and self._receive_error is None:
-            self._receive_error = ("the peer sent too many TLS records without data", None)
-        if self._outgoing.pending > _MAX_OWED_BYTES:
-            self._receive_error = ("the peer requires answers, but does not read them", None)
-        return view[:count]
+        return self._receiver.receive(max_bytes)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -556,3 +405,11 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
             self._check_ready()
             raise trio.BrokenResourceError("an earlier send failed or was cancelled")
+
+    async def _check_sendable_at_checkpoint(self) -> None:
+        """Like `_check_sendable`, but raise at a checkpoint only."""
+        try:
+            self._check_sendable()
+        except BaseException:
+            await trio.lowlevel.checkpoint()
+            raise

@@ -359,7 +359,7 @@ async def test_a_record_in_pieces_is_received_for_no_longer_than_a_turn(monkeypa
     await source.send_all(bytes(10_000))
     records = await inner.transport_stream.receive_some()
     async with ours, theirs:
-        inner._port = WebSocketStream(ours, client=True)  # they come through frames
+        inner._port = inner._receiver._port = WebSocketStream(ours, client=True)  # they come through frames
         await theirs.send_all(b"".join(b"\x82\x01%c" % byte for byte in records))
         turns = 0
         while (data := inner.receive_nowait()) is None:

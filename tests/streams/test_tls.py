@@ -322,7 +322,7 @@ async def test_reading_never_writes_and_owes_no_more_than_a_bound() -> None:
 
         pending = 1 << 20
 
-    server._outgoing = Greedy()  # type: ignore[assignment]
+    server._receiver._outgoing = Greedy()  # type: ignore[assignment]
     await client.send_all(b"x")
     assert await server.receive_some() == b"x"
     with pytest.raises(trio.BrokenResourceError, match="requires answers"):
