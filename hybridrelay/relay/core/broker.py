@@ -5,14 +5,14 @@ each input, the shell (`service/broker.py`) takes them with `Broker.take`, carri
 events, in that order. Times are seconds of a monotonic clock unless a method says otherwise.
 
 The broker combines parts that decide independently: `Authorization` (tokens and keys), `ListenerTable` (registered
-listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels).
+listeners), `Joins` (the listener for a sender), `RendezvousTable` (tickets and data channels). The methods of
+`Broker.joins` are inputs, too.
 """
 
-# This module is long because every input is a method of one class.
+# This module is long because each input, except those about joins, is a method of one class.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Generic
@@ -21,14 +21,11 @@ from ...errors import RendezvousError
 from ...events.base import Event
 from ...events.relay import (
     ControlChannelDisplaced,
-    ListenerChosen,
-    ListenerDeclined,
     ListenerDisplaced,
     ListenerDrainEnded,
     ListenerDrainStarted,
     ListenerLeft,
     ListenerRegistered,
-    ListenerSilent,
     ListenerTargetHealthy,
     ListenerTargetUnhealthy,
     RendezvousEnded,
@@ -36,8 +33,6 @@ from ...events.relay import (
     RendezvousKept,
     RendezvousTakenOver,
     RendezvousTimeout,
-    SenderJoining,
-    SenderRefused,
     TokenExpired,
 )
 from ...events.relay_changes import (
@@ -52,22 +47,18 @@ from ...protocol.control_states import TargetHealth
 from ...protocol.reasons import Reason
 from ...security import Right
 from ..model import StoreChange
-from .authorization import Authorization, Grant
-from .choice import Choice, SessionCounts
+from .authorization import Authorization
+from .choice import SessionCounts
 from .commands import (
-    AskListener,
-    CheckListener,
     Command,
     EndControlChannel,
     EndRegistration,
-    JoinFailed,
-    JoinMade,
-    JoinStep,
     RefuseDataChannel,
     StopMoving,
 )
 from .holders import Holder
-from .join import MAX_ASKED, RELAYED_REASONS, Answer, Join
+from .join import MAX_ASKED
+from .joining import Joins
 from .listener import HandleT, Listener
 from .listeners import ListenerTable
 from .pair_note import PairNote
@@ -116,8 +107,6 @@ class Broker(Generic[HandleT]):
         self.control_channels = control_channels
         self.listeners = listeners
         self.rendezvous = rendezvous
-        self._holder_secret = holder_secret
-        self._max_asked = max_asked
         #: Whether the relay is draining.
         self.is_draining = False
         #: The limits that administrators have set.
@@ -127,11 +116,27 @@ class Broker(Generic[HandleT]):
         #: How many rendezvous each listener has.
         self._sessions = SessionCounts()
         self._outputs: list[Command[HandleT] | Event] = []
+        #: Finds listeners for senders.
+        self.joins: Joins[HandleT] = Joins(
+            authorization,
+            listeners,
+            rendezvous,
+            self.quotas,
+            self._sessions,
+            holder_secret=holder_secret,
+            max_asked=max_asked,
+            output=self._output,
+            ended=self._ended,
+            withdraw=self.withdraw,
+        )
 
     def take(self) -> list[Command[HandleT] | Event]:
         """Return the outputs of the inputs since the last call, in order."""
         taken, self._outputs = self._outputs, []
         return taken
+
+    def _output(self, output: Command[HandleT] | Event) -> None:
+        self._outputs.append(output)
 
     def note(self, event: Event) -> None:
         """Publish an event for a part of the core that has no outputs of its own."""
@@ -219,15 +224,8 @@ class Broker(Generic[HandleT]):
         Raises:
             RendezvousError: a quota is used up.
         """
-        for_session = self._may_be_for_session(connection, instance, wanted, now)
+        for_session = self.joins.may_be_for_session(connection, instance, wanted, now)
         self.quotas.check_sender(connection, self.senders[connection], now, for_session=for_session)
-
-    def _may_be_for_session(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
-        """Return whether a join may be for an existing session: to resume or move a session, clients ask for its
-        listener."""
-        if wanted is None:
-            return False
-        return now < self.quotas.lenient_until or self.rendezvous.has_pair(connection, instance, now)
 
     # --- listeners
 
@@ -319,134 +317,6 @@ class Broker(Generic[HandleT]):
                 connection=listener.connection, peer=listener.address, instance=listener.instance, reason=reason
             )
         )
-
-    # --- joins
-
-    def join(
-        self,
-        grant: Grant,
-        wanted: str | None,
-        address: str,
-        *,
-        avoid: Collection[str] = (),
-        instance: str = "",
-        now: float,
-    ) -> JoinStep[HandleT]:
-        """Begin to find a listener for a sender that has the right to it.
-
-        Args:
-            grant: the right of the sender, and its key.
-            wanted, avoid, instance: see `Join`.
-            address: the address of the sender.
-            now: the time.
-
-        Returns:
-            `AskListener`, to be carried out and reported with `answered` or `cancel_join`; or `JoinFailed`.
-        """
-        self._outputs.append(SenderJoining(connection=grant.connection.name, peer=address))
-        join: Join[HandleT] = Join(grant, wanted, tuple(avoid), Holder(grant.key, address), instance)
-        name = join.connection
-        try:
-            for_session = self._may_be_for_session(name, instance, wanted, now)
-            self.quotas.check_session(name, self.rendezvous.count(name), now, for_session=for_session)
-        except RendezvousError as exc:
-            return self._fail(join, exc.reason, str(exc))
-        return self._choose(join, now)
-
-    def answered(self, ask: AskListener[HandleT], answer: Answer, now: float, *, reason: Reason) -> JoinStep[HandleT]:
-        """Continue a join after a listener has answered, or has not answered in time.
-
-        Args:
-            ask: the request to which it answers.
-            answer: `Answer.ACCEPTED`, `DECLINED`, `TIMEOUT` or `LOST`.
-            now: the time.
-            reason: why the listener has declined; ignored for other answers.
-
-        Returns:
-            `JoinMade` or `JoinFailed`, which end the join; or `AskListener` for the next listener.
-        """
-        join, listener = ask.join, ask.listener
-        applied = join.apply(answer)
-        assert applied, f"{answer} in {join.state}"
-        if answer is Answer.ACCEPTED:
-            return JoinMade(join.sender_ticket, listener.instance, ask.rendezvous_id)
-        join.why = Reason.LISTENER_SILENT
-        facts = {"connection": join.connection, "activity_id": ask.rendezvous_id, "instance": listener.instance}
-        if answer is Answer.DECLINED:
-            join.why = RELAYED_REASONS.get(reason, Reason.LISTENER_DECLINED)
-            self._outputs.append(ListenerDeclined(**facts, reason=reason))
-        elif answer is Answer.TIMEOUT:
-            self._outputs += [ListenerSilent(**facts), CheckListener(listener)]
-        self.withdraw(ask.rendezvous_id, now)
-        # An offer that was lost with a control channel is repeated, if the instance has another control channel.
-        if answer is Answer.DECLINED or not self._is_replaced(listener):
-            join.passed_over.add(listener.instance)
-        return self._choose(join, now)
-
-    def cancel_join(self, ask: AskListener[HandleT], now: float) -> None:
-        """End a join whose sender no longer waits."""
-        if ask.join.apply(Answer.CANCELLED):
-            self.withdraw(ask.rendezvous_id, now)
-
-    def _choose(self, join: Join[HandleT], now: float) -> JoinStep[HandleT]:
-        name, key = join.connection, join.grant.key
-        if join.asked >= self._max_asked:
-            return self._fail(join, join.why)
-        if reason := self.authorization.why_revoked(key):  # revoked while a listener was asked
-            return self._fail(join, reason)
-        choice: Choice[HandleT] | None = None
-        if join.wanted is None:
-            passed_over = join.passed_over.union(join.avoid)
-            choice = self.listeners.choose(name, passed_over=passed_over, sessions=self._sessions.of)
-            listener = None if choice is None else choice.listener
-        else:
-            listener = None if join.passed_over else self.listeners.find(name, join.wanted)
-        if listener is None:
-            why = join.why if join.passed_over else self.listeners.why_not(name, join.wanted)
-            avoids = why is Reason.NO_LISTENER and any(self.listeners.find(name, one) for one in join.avoid)
-            return self._fail(join, why, "the client avoids those that are registered" if avoids else "")
-        try:
-            made = self.rendezvous.create(name, listener.key, join.sender, now, instance=join.instance)
-        except RendezvousError as exc:
-            return self._fail(join, exc.reason, str(exc))
-        for ended in made.displaced:
-            self._ended(ended)
-        self._sessions.began(made.id, name, listener.instance)
-        if choice is not None:
-            self.listeners.count_choice(choice)
-        if choice is not None and choice.candidates > 1:
-            self._outputs.append(
-                ListenerChosen(
-                    connection=name,
-                    activity_id=made.id,
-                    instance=listener.instance,
-                    why=choice.why.value,
-                    sessions=choice.sessions,
-                    candidates=choice.candidates,
-                    healthy=choice.healthy,
-                )
-            )
-        join.apply(Answer.CHOSEN)
-        join.asked += 1
-        join.listener, join.rendezvous_id, join.sender_ticket = listener, made.id, made.sender_ticket
-        return AskListener(join, listener, made.id, made.listener_ticket, self._holder_name(join.sender))
-
-    def _fail(self, join: Join[HandleT], reason: Reason, detail: str = "") -> JoinFailed:
-        join.apply(Answer.NO_LISTENER)
-        self._outputs.append(
-            SenderRefused(connection=join.connection, peer=join.sender.address, reason=reason, detail=detail)
-        )
-        return JoinFailed(reason, detail)
-
-    def _is_replaced(self, listener: Listener[HandleT]) -> bool:
-        successor = self.listeners.find(listener.connection, listener.instance)
-        return successor is not None and successor.handle is not listener.handle
-
-    def _holder_name(self, holder: Holder) -> str:
-        """Return the name for `control.Offer.holder`. It reveals neither the key nor the address."""
-        key = holder.key
-        text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{holder.address}"
-        return hashlib.blake2b(text.encode(), key=self._holder_secret, digest_size=8).hexdigest()
 
     # --- control channels
 

@@ -76,7 +76,7 @@ TRANSITIONS: Mapping[tuple[JoinState, Answer], JoinState] = {
 
 @attrs.define(eq=False)
 class Join(Generic[HandleT]):
-    """One join. Only `Broker` changes it; the shell uses it to identify the join."""
+    """One join. Only `Joins` changes it; the shell uses it to identify the join."""
 
     grant: Grant
     #: The only instance that is acceptable, or None for any.

@@ -252,7 +252,7 @@ class BrokerService:
             avoid: instances that are not asked if any instance is acceptable.
             client_address: what the listener is told about the sender's address.
         """
-        step = self.core.join(grant, wanted, address, avoid=avoid, instance=instance, now=trio.current_time())
+        step = self.core.joins.begin(grant, wanted, address, avoid=avoid, instance=instance, now=trio.current_time())
         while isinstance(step, AskListener):
             asked = step.listener
             self._ends[step.rendezvous_id] = (
@@ -266,10 +266,10 @@ class BrokerService:
             try:
                 answer, reason = await self._ask(ask, client_address)
             except BaseException:
-                self.core.cancel_join(ask, trio.current_time())
+                self.core.joins.cancel(ask, trio.current_time())
                 self.carry_out()
                 raise
-            step = self.core.answered(ask, answer, trio.current_time(), reason=reason)
+            step = self.core.joins.answered(ask, answer, trio.current_time(), reason=reason)
         self.carry_out()
         if isinstance(step, JoinMade):
             return control.Joined(0, step.ticket, step.instance, TICKET_LIFETIME_SECONDS, step.rendezvous_id)

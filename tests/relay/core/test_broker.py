@@ -109,13 +109,13 @@ class Scene:
         return listener
 
     def ask(self) -> AskListener[str]:
-        step = self.broker.join(self.grant("sender"), None, "192.0.2.9", now=self.now)
+        step = self.broker.joins.begin(self.grant("sender"), None, "192.0.2.9", now=self.now)
         self.broker.take()
         assert isinstance(step, AskListener)
         return step
 
     def answer(self, ask: AskListener[str], answer: Answer, reason: Reason = Reason.NO_ERROR) -> object:
-        return self.broker.answered(ask, answer, self.now, reason=reason)
+        return self.broker.joins.answered(ask, answer, self.now, reason=reason)
 
     def matched(self) -> tuple[str, Arrival, Arrival]:
         """A rendezvous whose two tickets were used: its id, and the arrivals of listener and sender."""
@@ -235,7 +235,7 @@ def test_a_token_that_has_expired_ends_a_registration(scene: Scene) -> None:
 
 
 def test_a_join_fails_if_nobody_listens(scene: Scene) -> None:
-    step = scene.broker.join(scene.grant("sender"), None, "192.0.2.9", now=0.0)
+    step = scene.broker.joins.begin(scene.grant("sender"), None, "192.0.2.9", now=0.0)
     assert step == JoinFailed(Reason.NO_LISTENER)
     assert scene.broker.take() == [
         SenderJoining(connection=NAME, peer="192.0.2.9"),
@@ -284,7 +284,7 @@ def test_a_sender_that_does_not_wait_any_longer_leaves_nothing_behind(scene: Sce
     scene.register("a")
     ask = scene.ask()
     for _ in range(2):
-        scene.broker.cancel_join(ask, scene.now)
+        scene.broker.joins.cancel(ask, scene.now)
     assert scene.broker.take() == [
         RefuseDataChannel(ask.rendezvous_id, Reason.LISTENER_CANNOT_DIAL),
         ended(ask.rendezvous_id, "withdrawn", Reason.LISTENER_CANNOT_DIAL),
@@ -312,7 +312,7 @@ def test_only_a_join_that_names_its_listener_may_be_for_an_existing_session(
     scene.register("a")
     instance = "1" * 32
     if reason == "the instance has a pair":
-        ask = scene.broker.join(scene.grant("sender"), None, "192.0.2.9", instance=instance, now=scene.now)
+        ask = scene.broker.joins.begin(scene.grant("sender"), None, "192.0.2.9", instance=instance, now=scene.now)
         assert isinstance(ask, AskListener)
         made = scene.answer(ask, Answer.ACCEPTED)
         assert isinstance(made, JoinMade)
@@ -329,7 +329,7 @@ def test_only_a_join_that_names_its_listener_may_be_for_an_existing_session(
 
     def refusal(wanted: str | None, now: float) -> Reason | None:
         if kind is not QuotaKind.SENDERS:
-            step = scene.broker.join(scene.grant("sender"), wanted, "192.0.2.9", instance=instance, now=now)
+            step = scene.broker.joins.begin(scene.grant("sender"), wanted, "192.0.2.9", instance=instance, now=now)
             return step.reason if isinstance(step, JoinFailed) else None
         try:
             scene.broker.check_sender_quota(NAME, instance, wanted, now)

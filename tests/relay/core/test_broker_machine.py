@@ -164,7 +164,7 @@ class BrokerMachine(RuleBasedStateMachine):
         connection = self.broker.authorization.connections[name]
         key = connection.key_id("sender", KeySlot.PRIMARY)
         if key is not None:
-            self.step(self.broker.join(Grant(connection, key, 1e9), wanted, address, now=self.now))
+            self.step(self.broker.joins.begin(Grant(connection, key, 1e9), wanted, address, now=self.now))
 
     @precondition(lambda self: self.asks)
     @rule(data=st.data(), answer=st.sampled_from([*Answer]), reason=st.sampled_from(Reason))
@@ -172,11 +172,11 @@ class BrokerMachine(RuleBasedStateMachine):
         ask = data.draw(st.sampled_from(self.asks))
         self.asks.remove(ask)
         if answer in (Answer.CHOSEN, Answer.NO_LISTENER, Answer.CANCELLED):
-            self.broker.cancel_join(ask, self.now)
+            self.broker.joins.cancel(ask, self.now)
             self.carry_out()
             assert self.ends[ask.rendezvous_id] == 1
             return
-        step = self.broker.answered(ask, answer, self.now, reason=reason)
+        step = self.broker.joins.answered(ask, answer, self.now, reason=reason)
         assert isinstance(step, JoinMade) == (answer is Answer.ACCEPTED)
         self.step(step)
         assert answer is Answer.ACCEPTED or self.ends[ask.rendezvous_id] == 1
@@ -278,7 +278,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for ask in self.asks:
-            self.broker.cancel_join(ask, self.now)
+            self.broker.joins.cancel(ask, self.now)
         self.broker.shut_down(self.now)
         self.carry_out()
         assert self.stopping == set(self.moving)
