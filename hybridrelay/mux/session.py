@@ -1,20 +1,20 @@
-"""The Trio shell of a session. A session outlives its channels; `_channel.py` serves one channel."""
+"""The Trio shell of a session. A session outlives its channels: `_channels.py` uses one after another, and
+`_channel.py` serves one of them."""
 
 # This module is long because `Session` is the interface for other packages: a third of it is the documentation of its
 # methods, most of which only pass a call on to the core.
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Self
 
 import trio
 
 from .._nursery import FlatNursery
 from .._statistics import reporting
-from ..errors import HybridRelayError, SessionError, StreamRefused
+from ..errors import SessionError, StreamRefused
 from ..protocol import Feature, Kind, Metadata, SessionCore, SessionRole, events
 from ..protocol.config import SessionConfig
 from ..protocol.errors import LocalProtocolError
@@ -24,14 +24,13 @@ from ..protocol.reasons import Reason
 from ..protocol.sending import Account
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
-from ..streams.reactor import Reactor, using_reactor
+from ..streams.reactor import using_reactor
 from ..streams.turns import SharedTurns
-from ._channel import Channel
+from ._channels import Channels, Reconnect
 from ._offers import OfferQueue
 from ._stream_ends import StreamEnds
 from ._unanswered import UnansweredStreams
 from .flow import DatagramFlow
-from .greeting import epoch_of
 from .memory_use import MemoryUse
 from .offer import Offer
 from .stream import MuxStream
@@ -92,19 +91,9 @@ class Session:
         #: Set unless `aclose` waits for the streams to end.
         self._delivered = trio.Event()
         self._delivered.set()
-        self._channel: Channel | None = None
-        #: The channel to use next, and the bytes that were already received from it.
-        self._next: tuple[trio.abc.Stream, bytes] | None = None
-        #: The highest epoch of the channels that were passed to `replace_channel`. The core knows only the epochs of
-        #: channels that were used.
-        self._epoch_given = -1
-        #: The scope in which `_wait_for_channel` waits. It is cancelled when there is another channel, or the session
-        #: has ended.
-        self._waiting = trio.CancelScope()
+        self._channels = Channels(self.core, self._dispatch, self.turns)
         #: Limits how many streams of this side wait for an answer.
         self.unanswered = UnansweredStreams()
-        #: The first exception with which a channel was lost.
-        self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         self._is_started = False
         self._on_greeting: Callable[[], None] | None = None
@@ -327,7 +316,7 @@ class Session:
         channel: trio.abc.Stream,
         *,
         initial: bytes = b"",
-        reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
+        reconnect: Reconnect | None = None,
         on_greeting: Callable[[], None] | None = None,
         greeting_timeout: float = GREETING_TIMEOUT,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -365,79 +354,32 @@ class Session:
         self,
         channel: trio.abc.Stream,
         initial: bytes,
-        reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None,
+        reconnect: Reconnect | None,
         greeting_timeout: float,
         task_status: trio.TaskStatus[None],
     ) -> events.SessionOutcome:
         self._task_status = task_status
-        self._next = (channel, initial)
+        self._channels.begin(channel, initial)
         try:
             async with using_reactor() as reactor, FlatNursery() as nursery:
                 self._ends.started(nursery)
                 try:
-                    await self._use_channels(reactor, reconnect, greeting_timeout)
+                    await self._channels.use(reactor, reconnect, greeting_timeout)
                 finally:
-                    self._channel = None
                     self._dispatch(self.core.close(Reason.GOING_AWAY))  # cancelled between two channels
                     self._ends.session_ended()
         finally:
             self._ends.stopped()
             self._ended.set()
-            left_over, self._next = self._next, None
-            if left_over is not None:
-                await trio.aclose_forcefully(left_over[0])
+            await self._channels.aclose()
         outcome = self.core.ended
         assert outcome is not None
         if self.core.peer_hello is None:
             text = outcome.text or outcome.reason.describe
             if outcome.reason is Reason.NO_ERROR:
                 text = outcome.text or "the session was closed before the other side had greeted"
-            raise SessionError(text, reason=outcome.reason) from self._first_error
+            raise SessionError(text, reason=outcome.reason) from self._channels.first_error
         return outcome
-
-    async def _use_channels(
-        self,
-        reactor: Reactor,
-        reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None,
-        greeting_timeout: float,
-    ) -> None:
-        """Use one channel after another until the session ends."""
-        while self._next is not None and self.core.ended is None:
-            (stream, initial), self._next = self._next, None
-            taken_over = self.core.is_established
-            if not taken_over:
-                self.core.channel_opened(trio.current_time())
-            self._channel = Channel(self.core, stream, initial, self._dispatch, self.turns, reactor)
-            if taken_over:
-                self._dispatch([events.Established(False)])
-            await self._channel.serve(greeting_timeout)
-            self._first_error = self._first_error or self._channel.error
-            self._channel = None
-            if self.core.ended is None:
-                await self._wait_for_channel(reconnect)
-
-    async def _wait_for_channel(self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None) -> None:
-        """Wait for the next channel, or end the session at its resume deadline."""
-        deadline = self.core.next_deadline()
-        if self._next is None:
-            with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._waiting:
-                try:
-                    if reconnect is None:
-                        await trio.sleep_forever()
-                    else:
-                        await self._use_reconnected(await reconnect())
-                except HybridRelayError as exc:
-                    changed = exc.reason is Reason.IDENTITY_CHANGED
-                    reason = exc.reason if changed else Reason.SESSION_LOST
-                    self._dispatch(self.core.close(reason, f"the session cannot be resumed: {exc}"))
-        if self._next is None:
-            self._dispatch(self.core.handle_timeout(trio.current_time()))
-
-    async def _use_reconnected(self, reconnected: trio.abc.Stream) -> None:
-        if self._next is None:
-            self._next = (reconnected, b"")
-        else:  # `replace_channel` was called at the same moment
-            await trio.aclose_forcefully(reconnected)
 
     async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:
         """Continue over another channel, whether or not the current one still works. Only datagrams can be lost.
@@ -449,50 +391,39 @@ class Session:
             initial: bytes that were already received from it. For the acceptor, they begin with the peer's HELLO, for
                 which `attach_refusal` has returned None.
         """
-        if self.core.ended is not None:
-            await trio.aclose_forcefully(channel)
-            return
-        superseded, self._next = self._next, (channel, initial)
-        self._epoch_given = max(self._epoch_given, epoch_of(initial))
-        if self._channel is not None:
-            self._channel.lose("moved to another channel")
-        else:
-            self._waiting.cancel()
-        if superseded is not None:
-            await trio.aclose_forcefully(superseded[0])
+        await self._channels.replace(channel, initial)
 
     def check_alive(self) -> None:
         """Send a ping at once. If the peer does not answer, the channel is given up within seconds.
 
         Call it when the machine has slept, or its network has changed.
         """
-        if self._channel is not None:
-            self._channel.check_alive()
+        if (channel := self._channels.current) is not None:
+            channel.check_alive()
 
     def drop_channel(self) -> None:
         """Give up the current channel, so that the session resumes over another one.
 
         Does nothing if the session cannot resume.
         """
-        if self._channel is not None and self.core.config.resume_deadline > 0:
-            self._channel.lose("given up for another channel")
+        if (channel := self._channels.current) is not None and self.core.config.resume_deadline > 0:
+            channel.lose("given up for another channel")
 
     @property
     def channel_age(self) -> float:
         """Seconds since the current channel was opened; 0 if there is none."""
-        return 0.0 if self._channel is None else trio.current_time() - self._channel.opened_at
+        channel = self._channels.current
+        return 0.0 if channel is None else trio.current_time() - channel.opened_at
 
     @property
     def channel_bytes(self) -> int:
         """Bytes that the current channel has carried, in both directions together."""
-        return 0 if self._channel is None else self._channel.bytes_moved
+        channel = self._channels.current
+        return 0 if channel is None else channel.bytes_moved
 
     def attach_refusal(self, hello: Hello) -> Reason | None:
         """Return why the acceptor must not continue this session over a channel with this HELLO; None if it may."""
-        refusal = self.core.attach_refusal(hello)
-        if refusal is None and hello.epoch <= self._epoch_given:
-            return Reason.SUPERSEDED
-        return refusal
+        return self._channels.attach_refusal(hello)
 
     async def wait_attached(self) -> None:
         """Wait until the session has a channel (again), or has ended."""
@@ -502,8 +433,8 @@ class Session:
 
     def output(self) -> None:
         """Write the core's output, as much as the channel accepts now. For use by the session's streams."""
-        if self._channel is not None:
-            self._channel.output()
+        if (channel := self._channels.current) is not None:
+            channel.output()
 
     def limit_settling(self, stream: SettlingStream) -> None:
         """See `StreamEnds.limit_settling`. For use by the session's streams."""
@@ -534,8 +465,8 @@ class Session:
                 case events.StreamAborted() | events.StreamSettled():
                     self._ends.report(event)
                 case events.Established():
-                    if self._channel is not None:
-                        self._channel.greeted()
+                    if (channel := self._channels.current) is not None:
+                        channel.greeted()
                     self.greeting_count += 1
                     if self._on_greeting is not None:
                         self._on_greeting()
@@ -547,9 +478,7 @@ class Session:
                     self._attached.set()
                     self._set_leaving()
                     self._offers.close()
-                    self._waiting.cancel()
-                    if self._channel is not None:
-                        self._channel.ended(reason)
+                    self._channels.session_ended(reason)
                 case events.GoingAway():
                     self._set_leaving()
         if not self._delivered.is_set() and not self._is_delivering():

@@ -422,9 +422,10 @@ async def test_a_write_fails_between_the_end_of_the_channels_tasks_and_its_closi
         has_written = False
 
         def __init__(self) -> None:
-            assert client._channel is not None
-            assert client._channel._nursery is not None
-            self.served, self.tasks = client._channel, client._channel._nursery
+            channel = client._channels.current
+            assert channel is not None
+            assert channel._nursery is not None
+            self.served, self.tasks = channel, channel._nursery
 
         def after_task_step(self, task: trio.lowlevel.Task) -> None:
             if self.tasks._closed and not (self.has_written or self.served._is_unregistered):
