@@ -119,7 +119,7 @@ def _verify_token(loops: int) -> float:
 
     def step() -> object:
         return verify_token(
-            token, hosts=["relay.example.com"], entity="orders", right=Right.SEND, entity_rules=[rule], now=_NOW
+            token, hosts=["relay.example.com"], entity="orders", right=Right.SEND, rules=[rule], now=_NOW
         )
 
     return _timed(loops, step)

@@ -128,7 +128,7 @@ class OwnCredentials:
                 right=Right.MANAGE,
                 hosts=connection.hosts,
                 entity=name,
-                entity_rules=connection.rules,
+                rules=connection.rules,
                 now=self._managed.clock(),
             )
         except AuthorizationError as exc:

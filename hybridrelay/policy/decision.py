@@ -34,7 +34,7 @@ import attrs
 
 from ..protocol.reasons import Reason
 from ..security import HostPort, HostPorts, NamedInstance, PeerIdentity, StreamTarget, Target, UnixSocket
-from .document import EntryList, HoursList, Restrictions
+from .document import EntryList, Restrictions
 from .index import LocalIndex, TargetIndex, UnknownPort
 from .schema import KEYS
 from .values import DAYS, address_of
@@ -141,7 +141,7 @@ class Policy:
         As long as the result stays the same, the passing of time changes no decision.
         """
         allowed = [file.allowed_hours for file in self.files if file.allowed_hours is not None]
-        return tuple(_is_within(hours, at) for hours in allowed)
+        return tuple(hours.include(at) for hours in allowed)
 
     def decide(self, subject: PeerIdentity | None, action: Action, resource: Resource) -> Decision:
         """Decide about one request. The same arguments always give the same decision.
@@ -326,12 +326,8 @@ def _denied_local_addresses(file: Restrictions, resource: Resource) -> Iterator[
 
 def _outside_hours(file: Restrictions, resource: Resource) -> Iterator[Decision]:
     hours, at = file.allowed_hours, resource.at
-    if hours is not None and at is not None and not _is_within(hours, at):
+    if hours is not None and at is not None and not hours.include(at):
         yield _missing("AllowedHours", hours, f"{DAYS[at.weekday()]} {at:%H:%M}")
-
-
-def _is_within(hours: HoursList, at: dt.datetime) -> bool:
-    return (at.weekday(), at.hour * 60 + at.minute) in hours.index
 
 
 def _too_many(file: Restrictions, resource: Resource) -> Iterator[Decision]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -155,6 +156,10 @@ class HoursList(EntryList[Hours]):
         return frozenset(
             (day, minute) for day, of_day in minutes.items() for minute, is_in in enumerate(of_day) if is_in
         )
+
+    def include(self, moment: dt.datetime) -> bool:
+        """Return whether a local time is within one of them."""
+        return (moment.weekday(), moment.hour * 60 + moment.minute) in self.index
 
 
 @attrs.frozen

@@ -268,7 +268,8 @@ class RelayIndex:
         self._index = HostIndex((rank, host, *ALL_PORTS) for rank, host in enumerate(hosts))
 
     def permits(self, host: str) -> bool:
-        """Return whether an entry allows the host of a relay (`RelayPattern.permits_host`)."""
+        """Return whether an entry allows the host of a relay. A pin allows none. The name of a relay is not resolved
+        for this, so only its address itself can be in a network."""
         if any(True for _ in self._index.by_name(host, ALL_PORTS[0])):
             return True
         address = ip_address(host)

@@ -8,7 +8,6 @@ that has no effect would go unnoticed.
 
 from __future__ import annotations
 
-import datetime as dt
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
@@ -200,14 +199,6 @@ class RelayPattern:
     host: HostPattern | None
     pin: str = ""
 
-    def permits_host(self, host: str) -> bool:
-        """Return whether the entry allows the host of a relay. A pin allows none."""
-        if self.host is None:
-            return False
-        address = address_of(host)
-        # The name of a relay is not resolved for this, so only its address itself can be in a network.
-        return self.host.permits(host, address) and (self.host.network is None or address is not None)
-
 
 @attrs.frozen
 class Hours:
@@ -219,10 +210,6 @@ class Hours:
     #: Minutes since midnight. The hours include `begin`, and not `end`.
     begin: int
     end: int
-
-    def include(self, moment: dt.datetime) -> bool:
-        """Return whether a moment is within these hours."""
-        return moment.weekday() in self.days and self.begin <= moment.hour * 60 + moment.minute < self.end
 
 
 # --- parsing

@@ -1,6 +1,6 @@
 """Shared access signatures: tokens in the format of Azure Relay, so that tokens made by its SDKs are valid here.
 
-A token proves possession of a rule's key, for everything at and below its audience (a URL), until it expires::
+A token proves possession of a rule's key, for its audience (the URL of a hybrid connection), until it expires::
 
     SharedAccessSignature sr=<encoded audience>&sig=<encoded signature>&se=<seconds since 1970>&skn=<rule>
 
@@ -66,15 +66,13 @@ class Authorization:
 
     rule_name: str
     slot: KeySlot
-    #: Whether the rule belongs to the hybrid connection. Otherwise it belongs to the relay.
-    entity_level: bool
     rights: frozenset[Right]
     #: Seconds since 1970.
     expires_at: int
 
 
-def audience_for(host: str, entity: str = "") -> str:
-    """Return the audience of a hybrid connection, or of the whole relay, as Azure's SDKs write it.
+def audience_for(host: str, entity: str) -> str:
+    """Return the audience of a hybrid connection, as Azure's SDKs write it.
 
     The zone of an IPv6 address is left out, because it has a different name at the relay.
     """
@@ -82,7 +80,7 @@ def audience_for(host: str, entity: str = "") -> str:
 
 
 def make_token(audience: str, rule_name: str, key: Secret, expires_at: float) -> str:
-    """Make a token for everything at and below `audience`.
+    """Make a token.
 
     Args:
         audience: a URL, from `audience_for`.
@@ -145,8 +143,7 @@ def verify_token(
     hosts: Collection[str],
     entity: str,
     right: Right,
-    entity_rules: Iterable[Rule],
-    relay_rules: Iterable[Rule] = (),
+    rules: Iterable[Rule],
     now: float,
 ) -> Authorization:
     """Verify a token, and check that it gives `right` on a hybrid connection.
@@ -154,10 +151,9 @@ def verify_token(
     Args:
         token: the token as it was received.
         hosts: all names of this relay; neither case nor the zone of an IPv6 address matters.
-        entity: the name of the hybrid connection, or ``""`` for the relay itself.
+        entity: the name of the hybrid connection.
         right: the right that is needed.
-        entity_rules: the rules of the hybrid connection, which are tried first.
-        relay_rules: the rules of the whole relay.
+        rules: the rules of the hybrid connection.
         now: seconds since 1970.
 
     Raises:
@@ -167,57 +163,42 @@ def verify_token(
     """
     if isinstance(token, str):
         token = parse_token_untrusted(token)
-    wanted = tuple(entity.split("/")) if entity else ()
     if token.host not in {normal_host(without_zone(host)) for host in hosts}:
         raise AuthorizationError(
             f"the token was made for the host {token.host!r}, which is not a name of this relay",
             reason=Reason.WRONG_AUDIENCE,
             remedy="use the host name in the connection string's Endpoint, or add this name to the relay",
         )
-    if token.path != wanted[: len(token.path)]:
-        raise AuthorizationError("the token was made for another hybrid connection", reason=Reason.WRONG_AUDIENCE)
-    own = [rule for rule in entity_rules if rule.name == token.rule_name]
-    shared = [rule for rule in relay_rules if rule.name == token.rule_name]
-    if own and len(token.path) < len(wanted):
-        # A rule is valid only for its own level and below: one of a hybrid connection cannot sign for the whole
-        # relay.
-        own = []
-        if not shared:
-            raise AuthorizationError(
-                "the token was made for the whole relay with the key of one hybrid connection",
-                reason=Reason.WRONG_AUDIENCE,
-            )
-    if not own and not shared:
+    if token.path != tuple(entity.split("/")):
+        # Also if it is for something above the hybrid connection, such as the whole relay, to which no rule belongs.
+        raise AuthorizationError("the token was not made for this hybrid connection", reason=Reason.WRONG_AUDIENCE)
+    rule = next((one for one in rules if one.name == token.rule_name), None)
+    if rule is None:
         raise AuthorizationError("no rule has the name in the token", reason=Reason.UNKNOWN_RULE)
-    return _try_rules(token, own, shared, right, now)
-
-
-def _try_rules(token: SasToken, own: list[Rule], shared: list[Rule], right: Right, now: float) -> Authorization:
-    matched = False
-    for rule in (*own, *shared):
-        slot = _matching_slot(token, rule)
-        if slot is None:
-            continue
-        matched = True
-        if now >= token.expires_at + CLOCK_SKEW_SECONDS:
-            raise AuthorizationError(
-                f"the token expired {now - token.expires_at:.0f} seconds ago",
-                reason=Reason.TOKEN_EXPIRED,
-                remedy="compare the clocks of this machine and of the relay",
-            )
-        if rule.allows(right):
-            return Authorization(rule.name, slot, rule in own, rule.rights, token.expires_at)
-    if matched:
-        raise AuthorizationError(f"the rule does not carry the right {right}", reason=Reason.RIGHT_MISSING)
-    revoked = [slot for rule in (*own, *shared) for slot in KeySlot if rule.key(slot) is None]
-    if revoked:
-        # Revoked keys are not stored, so a revoked key cannot be distinguished from a wrong one. A revoked one is
-        # more likely.
+    slot = _matching_slot(token, rule)
+    if slot is None:
+        raise _not_signed(rule)
+    if now >= token.expires_at + CLOCK_SKEW_SECONDS:
         raise AuthorizationError(
-            f"the token was not signed with a valid key of its rule; revoked: {', '.join(dict.fromkeys(revoked))}",
-            reason=Reason.KEY_REVOKED,
+            f"the token expired {now - token.expires_at:.0f} seconds ago",
+            reason=Reason.TOKEN_EXPIRED,
+            remedy="compare the clocks of this machine and of the relay",
         )
-    raise AuthorizationError("the token was not signed with a key of its rule", reason=Reason.WRONG_KEY)
+    if not rule.allows(right):
+        raise AuthorizationError(f"the rule does not carry the right {right}", reason=Reason.RIGHT_MISSING)
+    return Authorization(rule.name, slot, rule.rights, token.expires_at)
+
+
+def _not_signed(rule: Rule) -> AuthorizationError:
+    revoked = [slot for slot in KeySlot if rule.key(slot) is None]
+    if not revoked:
+        return AuthorizationError("the token was not signed with a key of its rule", reason=Reason.WRONG_KEY)
+    # Revoked keys are not stored, so a revoked key cannot be distinguished from a wrong one. A revoked one is more
+    # likely.
+    return AuthorizationError(
+        f"the token was not signed with a valid key of its rule; revoked: {', '.join(revoked)}",
+        reason=Reason.KEY_REVOKED,
+    )
 
 
 def _matching_slot(token: SasToken, rule: Rule) -> KeySlot | None:

@@ -6,6 +6,8 @@ import datetime as dt
 
 import pytest
 
+from hybridrelay.policy.document import Entry, HoursList, Place
+from hybridrelay.policy.index import RelayIndex
 from hybridrelay.policy.values import address_of, parse_authority, parse_hours, parse_relay, parse_target
 from hybridrelay.security import HostPort
 
@@ -119,7 +121,7 @@ def test_listening_everywhere_is_not_listening_on_loopback(pattern: str, host: s
     ],
 )
 def test_which_relays_a_pattern_permits(pattern: str, host: str, permitted: bool) -> None:
-    assert parse_relay(pattern).permits_host(host) is permitted
+    assert RelayIndex([parse_relay(pattern)]).permits(host) is permitted
 
 
 @pytest.mark.parametrize("text", ["https://relay.example", "relay.example:443", "sha256:abc", "rel ay", "[x]", ""])
@@ -146,7 +148,8 @@ def test_an_authority_may_be_written_in_several_ways() -> None:
     ],
 )
 def test_which_moments_are_within_hours(text: str, inside: list[str], outside: list[str]) -> None:
-    hours = parse_hours(text)
+    place = Place("policy.toml", 1)
+    hours = HoursList(place, (Entry(parse_hours(text), text, place),))
 
     assert all(hours.include(_moment(one)) for one in inside)
     assert not any(hours.include(_moment(one)) for one in outside)

@@ -62,9 +62,7 @@ class Authorization:
         known = self.connections.get(connection)
         if known is None:
             raise AuthorizationError("no such hybrid connection", reason=Reason.UNKNOWN_CONNECTION)
-        verified = verify_token(
-            token, hosts=known.hosts, entity=connection, right=right, entity_rules=known.rules, now=now
-        )
+        verified = verify_token(token, hosts=known.hosts, entity=connection, right=right, rules=known.rules, now=now)
         if known.disabled:  # only peers with a valid key learn this
             raise AuthorizationError(Reason.CONNECTION_DISABLED.describe, reason=Reason.CONNECTION_DISABLED)
         key = known.key_id(verified.rule_name, verified.slot)

@@ -73,8 +73,6 @@ class Rendezvous:
     id: str
     #: The name of the hybrid connection.
     connection: str
-    listener_key: KeyId
-    sender_key: KeyId
     expires_at: float
     listener_ticket: bytes = attrs.field(repr=False)
     sender_ticket: bytes = attrs.field(repr=False)
@@ -252,8 +250,6 @@ class RendezvousTable:
         made = Rendezvous(
             id=self._token_bytes(16).hex(),
             connection=connection,
-            listener_key=listener_key,
-            sender_key=sender.key,
             expires_at=now + self._lifetime,
             listener_ticket=self._new_ticket(),
             sender_ticket=self._new_ticket(),

@@ -254,7 +254,7 @@ class Relay(RelayLink):
                     hosts=[self.host],
                     entity="db",
                     right=Right.SEND,
-                    entity_rules=rules,
+                    rules=rules,
                     now=time.time(),
                 )
             except AuthorizationError as exc:
@@ -388,7 +388,7 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
     has_control.append(sender.has_control)
     (token,) = link.opened[0].checked
     rules = [Rule("sender", {Right.SEND}, primary=string.key)]
-    verify_token(token, hosts=[HOST], entity="db", right=Right.SEND, entity_rules=rules, now=time.time())
+    verify_token(token, hosts=[HOST], entity="db", right=Right.SEND, rules=rules, now=time.time())
     link.opened[0].said.close()
     await trio.testing.wait_all_tasks_blocked()
     has_control.append(sender.has_control)

@@ -577,6 +577,7 @@ class RendezvousMachine(RuleBasedStateMachine):
     @attrs.define
     class Model:
         made: Rendezvous
+        sender_key: KeyId
         came: set[Side] = attrs.field(factory=set)
         ready: set[Side] = attrs.field(factory=set)
         outcome: Outcome | None = None
@@ -612,14 +613,14 @@ class RendezvousMachine(RuleBasedStateMachine):
     @rule(target=made, sender=st.sampled_from([SENDER, OTHER]))
     def create(self, sender: Holder) -> str | None:
         opened = [model for model in self.models.values() if model.is_open]
-        of_key = [model for model in opened if model.made.sender_key == sender.key]
+        of_key = [model for model in opened if model.sender_key == sender.key]
         if len(of_key) >= self.MAX_PER_KEY:  # the clock of the places stands still, so none is displaced
             with pytest.raises(RendezvousError) as caught:
                 self.table.create("sql", LISTENER, sender, self.now)
             assert caught.value.reason is Reason.LIMIT
             return None
         one = self.table.create("sql", LISTENER, sender, self.now)
-        self.models[one.id] = self.Model(one)
+        self.models[one.id] = self.Model(one, sender.key)
         return one.id
 
     @rule(name=made, side=st.sampled_from(Side))
@@ -689,7 +690,7 @@ class RendezvousMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from([SENDER_KEY, OTHER_KEY]))
     def revoke(self, key: KeyId) -> None:
-        hit = [one for one in self.models.values() if one.outcome is None and one.made.sender_key == key]
+        hit = [one for one in self.models.values() if one.outcome is None and one.sender_key == key]
         ended = {one.rendezvous_id: one for one in self.table.revoke({key}, self.now)}
         assert set(ended) == {one.made.id for one in hit}
         for one in hit:
