@@ -18,7 +18,7 @@ from ..core.rendezvous import Arrival
 from ..core.rendezvous_states import Input, Side, State
 from .handover import PairHandover
 from .pace import PairPace
-from .pump import Moved, PumpOutcome, PumpResult, abort
+from .pump import Moved, PumpOutcome, abort
 from .splice import PipePool
 from .worker_process import WorkerPair, WorkerProcess
 from .workers import Workers
@@ -174,7 +174,7 @@ class DataChannels(Generic[HandleT]):
                 with moving:
                     if await _announce_join(listener, sender):
                         pumped = True
-                        result = await self._workers.move(
+                        outcome = await self._workers.move(
                             listener,
                             sender,
                             moved=channels.moved,
@@ -182,7 +182,7 @@ class DataChannels(Generic[HandleT]):
                             pace=pace,
                             handover=channels.handover,
                         )
-                        end.note(result)
+                        end.note(outcome)
                     else:
                         end.how = Input.BREAKS
             finally:
@@ -216,8 +216,8 @@ class _End:
 
     how: Input = Input.CANCELLED
 
-    def note(self, result: PumpResult) -> None:
-        self.how = _HOW.get(result.outcome, Input.BREAKS)
+    def note(self, outcome: PumpOutcome) -> None:
+        self.how = _HOW.get(outcome, Input.BREAKS)
 
 
 _HOW = {PumpOutcome.FINISHED: Input.FINISHES, PumpOutcome.KEPT: Input.KEPT}

@@ -24,7 +24,7 @@ from ..limits import CLOSE_DEADLINE_SECONDS
 from .pace import PairPace
 from .splice import PipePool, SinkBroke, SourceBroke, Spliced, StreamBroke, can_splice, splice
 
-__all__ = ["Moved", "MovedByWorker", "PumpOutcome", "PumpResult", "abort", "pump"]
+__all__ = ["Moved", "MovedByWorker", "PumpOutcome", "abort", "pump"]
 
 _Stream: TypeAlias = trio.abc.HalfCloseableStream
 _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -82,15 +82,6 @@ class PumpOutcome(enum.Enum):
     KEPT = "kept"
 
 
-@attrs.frozen
-class PumpResult:
-    """The number of bytes that were passed to the receiving streams, and how the pump ended."""
-
-    bytes_a_to_b: int
-    bytes_b_to_a: int
-    outcome: PumpOutcome
-
-
 async def pump(
     a: _Stream,
     b: _Stream,
@@ -99,7 +90,7 @@ async def pump(
     pipes: PipePool | None = None,
     pace: PairPace | None = None,
     ended: tuple[bool, bool] = (False, False),
-) -> PumpResult:
+) -> PumpOutcome:
     """Join two streams until both directions have ended or one stream breaks.
 
     Between two sockets on Linux, the bytes stay in the kernel. The pump owns the streams: no other code may use them,
@@ -130,7 +121,7 @@ async def pump(
             await _close(a, b)
         else:
             await abort(a, b)
-    return PumpResult(moved.a_to_b, moved.b_to_a, outcome)
+    return outcome
 
 
 class _Pump:

@@ -26,7 +26,7 @@ from ...events.stream import EventStream
 from .adopted_process import AdoptedProcess
 from .handover import PairHandover
 from .pace import PairPace
-from .pump import Moved, PumpResult, abort, pump
+from .pump import Moved, PumpOutcome, abort, pump
 from .splice import PipePool, can_splice
 from .worker_process import END_SECONDS, WorkerPair, WorkerProcess
 
@@ -98,7 +98,7 @@ class Workers:
         pipes: PipePool,
         pace: PairPace,
         handover: PairHandover | None = None,
-    ) -> PumpResult:
+    ) -> PumpOutcome:
         """Do what `pump` does, in a worker if there is one, both streams are sockets, and the pair has no rate limit.
 
         If the pair gets a rate limit later, it is moved back to this process, because the limit has to be shared with
@@ -120,24 +120,24 @@ class Workers:
                 pair = worker.take(a, b, moved, pace, handover)
             if worker is None or pair is None:
                 break
-            result = await self._until_over(worker, pair, moved)
+            outcome = await self._until_over(worker, pair, moved)
             if pair.returned is None:
-                return result
+                return outcome
             (a, b), ended = pair.returned, pair.ended
         return await pump(a, b, moved=moved, pipes=pipes, pace=pace, ended=ended)
 
     async def go_on(
         self, worker: WorkerProcess, pair: WorkerPair, *, moved: Moved, pipes: PipePool, handover: PairHandover
-    ) -> PumpResult:
+    ) -> PumpOutcome:
         """Do what `move` does, for a pair of a worker that was taken over."""
-        result = await self._until_over(worker, pair, moved)
+        outcome = await self._until_over(worker, pair, moved)
         if pair.returned is None:
-            return result
+            return outcome
         if any(pair.ended):
             return await pump(*pair.returned, moved=moved, pipes=pipes, pace=pair.pace, ended=pair.ended)
         return await self.move(*pair.returned, moved=moved, pipes=pipes, pace=pair.pace, handover=handover)
 
-    async def _until_over(self, worker: WorkerProcess, pair: WorkerPair, moved: Moved) -> PumpResult:
+    async def _until_over(self, worker: WorkerProcess, pair: WorkerPair, moved: Moved) -> PumpOutcome:
         try:
             with pair.waiting:
                 await pair.over.wait()
@@ -148,7 +148,7 @@ class Workers:
             raise
         finally:
             moved.fold_in()
-        return PumpResult(moved.a_to_b, moved.b_to_a, pair.outcome)
+        return pair.outcome
 
     def take_back(self) -> None:
         """Request all pairs whose hybrid connection has a rate limit from their workers, so that this process moves

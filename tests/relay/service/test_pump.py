@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import hybridrelay_websocket
 from hybridrelay.relay.service import pump as pump_module
-from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort, pump
+from hybridrelay.relay.service.pump import Moved, PumpOutcome, abort, pump
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import open_pair, tcp_pair
@@ -93,12 +93,14 @@ async def expect_broken(stream: trio.abc.ReceiveStream) -> None:
 
 
 @asynccontextmanager
-async def running(four: Pairs, pipes: PipePool | None = None) -> AsyncIterator[list[PumpResult]]:
+async def running(
+    four: Pairs, pipes: PipePool | None = None, moved: Moved | None = None
+) -> AsyncIterator[list[PumpOutcome]]:
     """Run a pump in the background; at the end of the block, wait for its end, which is then in the list."""
-    results: list[PumpResult] = []
+    results: list[PumpOutcome] = []
 
     async def run() -> None:
-        results.append(await pump(four.near_a, four.near_b, pipes=pipes))
+        results.append(await pump(four.near_a, four.near_b, pipes=pipes, moved=moved))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
@@ -120,11 +122,11 @@ async def test_carries_everything_both_ways_at_once(kind: str, monkeypatch: pyte
             nursery.start_soon(send_and_end, four.far_b, back)
             nursery.start_soon(receive, "there", four.far_b)
             nursery.start_soon(receive, "back", four.far_a)
-            result = await pump(four.near_a, four.near_b, moved=moved)
+            outcome = await pump(four.near_a, four.near_b, moved=moved)
 
     assert got["there"] == there
     assert got["back"] == back
-    assert result == PumpResult(len(there), len(back), PumpOutcome.FINISHED)
+    assert outcome is PumpOutcome.FINISHED
     assert (moved.a_to_b, moved.b_to_a) == (len(there), len(back))
 
 
@@ -158,14 +160,16 @@ async def test_128_mib_arrive_as_they_were_sent(kind: str, monkeypatch: pytest.M
             await stream.send_all(data)
         await stream.send_eof()
 
-    async with pairs_of(kind, monkeypatch) as four, running(four) as results:
+    moved = Moved()
+    async with pairs_of(kind, monkeypatch) as four, running(four, moved=moved) as results:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send, four.far_a)
             received = await digest_of_all(four.far_b)
             await four.far_b.aclose()
 
     assert received == (128 * (MIB + 8), sent.hexdigest())
-    assert results == [PumpResult(received[0], 0, PumpOutcome.FINISHED)]
+    assert results == [PumpOutcome.FINISHED]
+    assert (moved.a_to_b, moved.b_to_a) == (received[0], 0)
 
 
 @each_kind
@@ -183,7 +187,7 @@ async def test_a_reply_still_flows_after_one_side_has_ended(
             nursery.start_soon(send_and_end, answers, answer)
             assert await receive_all(asks) == answer
 
-    assert [result.outcome for result in results] == [PumpOutcome.FINISHED]
+    assert results == [PumpOutcome.FINISHED]
 
 
 @each_kind
@@ -198,7 +202,7 @@ async def test_a_break_of_one_stream_never_looks_like_an_end_to_the_other(
         await abort(breaks)
         await expect_broken(other)
 
-    assert [result.outcome for result in results] == [PumpOutcome.A_BROKE if a_first else PumpOutcome.B_BROKE]
+    assert results == [PumpOutcome.A_BROKE if a_first else PumpOutcome.B_BROKE]
 
 
 @sockets_only
@@ -216,7 +220,7 @@ async def test_a_stream_that_breaks_while_it_is_written_to(
             await breaks.receive_some()
             await abort(breaks)
 
-    assert [result.outcome for result in results] == [PumpOutcome.B_BROKE if a_first else PumpOutcome.A_BROKE]
+    assert results == [PumpOutcome.B_BROKE if a_first else PumpOutcome.A_BROKE]
 
 
 @each_kind
@@ -261,7 +265,7 @@ async def test_cancelled_after_any_burst_nothing_stays_open(
 
 @sockets_only
 async def test_a_receiver_that_stalls_stalls_the_sender(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    total = 64 * MIB
+    total, moved = 64 * MIB, Moved()
     sent = 0
 
     async def send(stream: trio.abc.HalfCloseableStream) -> None:
@@ -272,7 +276,7 @@ async def test_a_receiver_that_stalls_stalls_the_sender(kind: str, monkeypatch: 
         await stream.send_eof()
 
     with PipePool() as pipes:
-        async with pairs_of(kind, monkeypatch) as four, running(four, pipes) as results:
+        async with pairs_of(kind, monkeypatch) as four, running(four, pipes, moved) as results:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send, four.far_a)
                 await wait_all_tasks_blocked(0.05)
@@ -283,7 +287,7 @@ async def test_a_receiver_that_stalls_stalls_the_sender(kind: str, monkeypatch: 
 
                 assert (await digest_of_all(four.far_b))[0] == total
                 await four.far_b.aclose()
-        assert results[0].bytes_a_to_b == total
+        assert (results, moved.a_to_b) == ([PumpOutcome.FINISHED], total)
         assert pipes.borrowed == 0
 
 
@@ -341,8 +345,8 @@ async def test_a_stream_that_breaks_just_when_the_end_is_passed_on(
         asks, _ = four.in_order(a_first)
         await asks.send_eof()
         near_a, near_b = (four.near_a, Odd(four.near_b)) if a_first else (Odd(four.near_a), four.near_b)
-        result = await pump(near_a, near_b)
-        assert result.outcome is (PumpOutcome.B_BROKE if a_first else PumpOutcome.A_BROKE)
+        outcome = await pump(near_a, near_b)
+        assert outcome is (PumpOutcome.B_BROKE if a_first else PumpOutcome.A_BROKE)
         await expect_broken(asks)
 
 
@@ -360,8 +364,7 @@ async def test_closing_that_hangs_has_a_deadline(autojump_clock: trio.testing.Mo
     hanging = [Hanging(near) for near in (near_a, near_b)]
     await far_a.send_eof()
     await far_b.send_eof()
-    result = await pump(*hanging)
-    assert result == PumpResult(0, 0, PumpOutcome.FINISHED)
+    assert await pump(*hanging) is PumpOutcome.FINISHED
     assert [stream.closed for stream in hanging] == [True, True]
 
 

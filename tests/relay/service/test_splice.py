@@ -16,7 +16,7 @@ import trio.testing
 from hybridrelay.events.base import Event
 from hybridrelay.events.stream import EventStream
 from hybridrelay.relay.service import splice as splice_module
-from hybridrelay.relay.service.pump import PumpOutcome, PumpResult, pump
+from hybridrelay.relay.service.pump import Moved, PumpOutcome, pump
 from hybridrelay.relay.service.splice import PipePool, can_splice
 from hybridrelay.relay.worker import splicing
 from hybridrelay.relay.worker.splicing import SPLICE_RETRY_SECONDS
@@ -34,7 +34,7 @@ pytestmark = [
 DATA = os.urandom(3 * 1024 * 1024)
 
 
-async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpResult]:
+async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpOutcome]:
     """Send `data` one way through a pump between TCP sockets."""
     (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
     received = bytearray()
@@ -52,8 +52,10 @@ async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpResul
         async with far_a, far_b, trio.open_nursery() as nursery:
             nursery.start_soon(send)
             nursery.start_soon(receive)
-            result = await pump(near_a, near_b, pipes=pipes)
-    return bytes(received), result
+            moved = Moved()
+            outcome = await pump(near_a, near_b, moved=moved, pipes=pipes)
+    assert (moved.a_to_b, moved.b_to_a) == (len(received), 0)
+    return bytes(received), outcome
 
 
 REFUSALS = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM, errno.EUCLEAN)
@@ -67,10 +69,10 @@ async def test_where_the_kernel_refuses_nothing_is_lost(
     # Mostly, odd calls fill the pipe and even ones empty it, so that each kind of call is refused once.
     failing_splice(monkeypatch, call=call, number=number)
     with PipePool() as pipes:
-        received, result = await through_a_pump(DATA, pipes)
+        received, outcome = await through_a_pump(DATA, pipes)
         assert pipes.borrowed == 0
     assert received == DATA
-    assert result == PumpResult(len(DATA), 0, PumpOutcome.FINISHED)
+    assert outcome is PumpOutcome.FINISHED
 
 
 async def test_splice_is_tried_again_some_time_after_it_has_failed(
@@ -117,9 +119,8 @@ async def test_the_stream_whose_splice_fails_is_the_broken_one(
     async with far_a, far_b:
         await far_a.send_all(b"something")
         with PipePool() as pipes:
-            result = await pump(near_a, near_b, pipes=pipes)
+            assert await pump(near_a, near_b, pipes=pipes) is outcome
             assert pipes.borrowed == 0
-        assert result.outcome is outcome
         with pytest.raises(trio.BrokenResourceError):
             await far_b.receive_some()
 
@@ -141,8 +142,7 @@ async def test_a_connection_that_ends_for_an_unusual_reason_never_looks_like_an_
     async with far_a, far_b:
         await far_a.send_all(b"something")
         with PipePool(events=EventStream(events.append)) as pipes:
-            result = await pump(near_a, near_b, pipes=pipes)
-        assert result.outcome is outcome
+            assert await pump(near_a, near_b, pipes=pipes) is outcome
         with pytest.raises(trio.BrokenResourceError):
             await other.receive_some()
     assert not events, "an error of the connection is not reported as a failure of splice"
@@ -166,9 +166,9 @@ async def test_an_interpreter_without_splice(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_without_pipes_bytes_go_through_a_buffer() -> None:
     with PipePool(max_borrowed=0) as pipes:
-        received, result = await through_a_pump(DATA, pipes)
+        received, outcome = await through_a_pump(DATA, pipes)
     assert received == DATA
-    assert result.outcome is PumpOutcome.FINISHED
+    assert outcome is PumpOutcome.FINISHED
 
 
 async def test_without_descriptors_bytes_go_through_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:

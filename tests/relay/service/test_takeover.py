@@ -38,7 +38,7 @@ from hybridrelay.relay.service.adopted_process import AdoptedProcess, peer_of
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.handover import PairHandover
 from hybridrelay.relay.service.pace import PairPace
-from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult
+from hybridrelay.relay.service.pump import Moved, PumpOutcome
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.relay.service.takeover import _LIST_SECONDS, Takeover, _Attempt, listen_for_workers
 from hybridrelay.relay.service.worker_memory import WorkerMemory
@@ -91,7 +91,7 @@ class JoinedPair:
     near: tuple[trio.SocketStream, trio.SocketStream]
     handover: PairHandover
     moved: Moved = attrs.field(factory=Moved)
-    results: list[PumpResult] = attrs.field(factory=list)
+    results: list[PumpOutcome] = attrs.field(factory=list)
 
     @classmethod
     async def make(cls, store: SQLiteStore, number: int = 1) -> JoinedPair:
@@ -143,7 +143,8 @@ async def kept(directory: Path, *pairs: JoinedPair, seconds: float = 60.0) -> As
             await workers.keep_pairs()
         assert [type(event) for event in events] == [WorkersKeep]
         for pair in pairs:
-            assert pair.results == [PumpResult(100, 10, PumpOutcome.KEPT)]
+            assert pair.results == [PumpOutcome.KEPT]
+            assert (pair.moved.a_to_b, pair.moved.b_to_a) == (100, 10)
         yield workers
         (worker,) = workers.left
         await worker.process.wait()

@@ -20,7 +20,7 @@ from hybridrelay.events.base import Event
 from hybridrelay.events.stream import EventStream
 from hybridrelay.relay.service import worker_process
 from hybridrelay.relay.service.pace import PairPace
-from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult
+from hybridrelay.relay.service.pump import Moved, PumpOutcome
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.relay.service.worker_memory import WorkerMemory
 from hybridrelay.relay.service.worker_process import WorkerPair, WorkerProcess
@@ -204,7 +204,7 @@ async def test_a_message_about_an_earlier_pair_never_reaches_the_next_one_in_its
 async def test_a_direction_that_a_worker_has_ended_is_not_ended_here() -> None:
     """A socket that has both sent and received an end of file cannot be ended again."""
     (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
-    workers, results = Workers(EventStream()), list[PumpResult]()
+    workers, results = Workers(EventStream()), list[PumpOutcome]()
     async with far_a, far_b, scripted_worker() as (worker, theirs), trio.open_nursery() as nursery:
         workers._running.append(worker)
         with PipePool() as pipes:
@@ -226,7 +226,7 @@ async def test_a_direction_that_a_worker_has_ended_is_not_ended_here() -> None:
             assert await far_b.receive_some() == b""
             while not results:
                 await trio.lowlevel.checkpoint()
-    assert results == [PumpResult(0, 0, PumpOutcome.FINISHED)]
+    assert results == [PumpOutcome.FINISHED]
 
 
 async def test_sockets_that_were_returned_are_ready_for_use_here() -> None:

@@ -27,7 +27,7 @@ from hybridrelay.events.relay_resources import SpliceUnavailable, WorkerEnded, W
 from hybridrelay.events.stream import EventStream
 from hybridrelay.relay.service import worker_process
 from hybridrelay.relay.service.pace import Pace, PairPace
-from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort, pump
+from hybridrelay.relay.service.pump import Moved, PumpOutcome, abort, pump
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.relay.service.worker_memory import WorkerMemory
 from hybridrelay.relay.service.worker_process import WorkerPair, WorkerProcess
@@ -67,7 +67,7 @@ class Scene:
     events: list[Event]
     pipes: PipePool
 
-    async def move(self, pair: JoinedPair) -> PumpResult:
+    async def move(self, pair: JoinedPair) -> PumpOutcome:
         return await self.workers.move(
             pair.near_a, pair.near_b, moved=pair.moved, pipes=self.pipes, pace=PairPace(pair.pace)
         )
@@ -99,7 +99,7 @@ class JoinedPair:
     pace: Pace = attrs.field(factory=Pace)
     moved: Moved = attrs.field(factory=Moved)
     moving: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    results: list[PumpResult] = attrs.field(factory=list)
+    results: list[PumpOutcome] = attrs.field(factory=list)
 
     def in_order(self, a_first: bool) -> tuple[trio.SocketStream, trio.SocketStream]:
         return (self.far_a, self.far_b) if a_first else (self.far_b, self.far_a)
@@ -150,7 +150,8 @@ async def test_carries_everything_both_ways_at_once() -> None:
             nursery.start_soon(receive, "back", pair.far_a)
         assert scene_.workers.pairs == 0
     assert got == {"there": hashlib.sha256(there).hexdigest(), "back": hashlib.sha256(back).hexdigest()}
-    assert pair.results == [PumpResult(len(there), len(back), PumpOutcome.FINISHED)]
+    assert pair.results == [PumpOutcome.FINISHED]
+    assert pair.total == (len(there), len(back))
     assert scene_.events == []
 
 
@@ -176,7 +177,7 @@ async def test_a_reply_still_flows_after_one_side_has_ended(a_first: bool) -> No
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_and_end, answers, answer)
             assert await receive_all(asks) == answer
-    assert [result.outcome for result in pair.results] == [PumpOutcome.FINISHED]
+    assert pair.results == [PumpOutcome.FINISHED]
 
 
 @each_end
@@ -187,7 +188,7 @@ async def test_a_break_of_one_stream_never_looks_like_an_end_to_the_other(a_firs
         assert await other.receive_some() == b"half of it"
         await abort(breaks)
         await expect_broken(other)
-    assert [result.outcome for result in pair.results] == [PumpOutcome.A_BROKE if a_first else PumpOutcome.B_BROKE]
+    assert pair.results == [PumpOutcome.A_BROKE if a_first else PumpOutcome.B_BROKE]
 
 
 @each_end
@@ -201,7 +202,7 @@ async def test_a_stream_that_breaks_while_the_other_one_stalls(a_first: bool) ->
         await abort(breaks)
         await until(lambda: pair.results)
         await expect_broken(stalls)
-    assert [result.outcome for result in pair.results] == [PumpOutcome.A_BROKE if a_first else PumpOutcome.B_BROKE]
+    assert pair.results == [PumpOutcome.A_BROKE if a_first else PumpOutcome.B_BROKE]
 
 
 async def test_a_receiver_that_stalls_stalls_the_sender() -> None:
@@ -223,7 +224,8 @@ async def test_a_receiver_that_stalls_stalls_the_sender() -> None:
             received += len(block)
         assert received == total
         await pair.far_b.aclose()
-    assert pair.results == [PumpResult(total, 0, PumpOutcome.FINISHED)]
+    assert pair.results == [PumpOutcome.FINISHED]
+    assert pair.total == (total, 0)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(20 * MIB)], ids=["idle", "a byte", "stalled"])
@@ -260,7 +262,8 @@ async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced(number: 
             await expect_broken(pair.far_a)
             await expect_broken(pair.far_b)
             await until(lambda: pair.results)
-        assert pair.results == [PumpResult(1000, 0, PumpOutcome.WORKER_ENDED)]
+        assert pair.results == [PumpOutcome.WORKER_ENDED]
+        assert pair.total == (1000, 0)
         await until(lambda: scene_.events and scene_.workers.running)
         (event,) = scene_.events
         assert isinstance(event, WorkerEnded)
@@ -563,7 +566,8 @@ async def test_a_half_closed_pair_whose_other_end_has_arrived_is_finished_here()
         scene_.workers.take_back()
         assert await receive_all(pair.far_b) == answer
         await until(lambda: pair.results)
-    assert pair.results == [PumpResult(len(answer), len(b"question"), PumpOutcome.FINISHED)]
+    assert pair.results == [PumpOutcome.FINISHED]
+    assert pair.total == (len(answer), len(b"question"))
 
 
 async def test_a_direction_that_has_ended_is_not_ended_again() -> None:
@@ -574,9 +578,10 @@ async def test_a_direction_that_has_ended_is_not_ended_again() -> None:
     (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
     async with far_a, far_b, trio.open_nursery() as nursery:
         nursery.start_soon(send_and_end, far_b, b"answer")
-        result = await pump(near_a, Ended(near_b), ended=(True, False))
+        moved = Moved()
+        outcome = await pump(near_a, Ended(near_b), moved=moved, ended=(True, False))
         assert await receive_all(far_a) == b"answer"
-    assert result == PumpResult(0, len(b"answer"), PumpOutcome.FINISHED)
+    assert (outcome, moved.a_to_b, moved.b_to_a) == (PumpOutcome.FINISHED, 0, len(b"answer"))
 
 
 async def test_without_memfd_create_a_file_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -663,7 +668,8 @@ async def test_a_pair_whose_hybrid_connection_gets_a_limit_is_moved_here(how: st
             assert await receive_all(pair.far_a) == b"the end"
         await until(lambda: pair.results)
     total = len(second) + (len(first) if how == "busy" else 0)
-    assert pair.results == [PumpResult(total, len(b"the end"), PumpOutcome.FINISHED)]
+    assert pair.results == [PumpOutcome.FINISHED]
+    assert pair.total == (total, len(b"the end"))
 
 
 @each_end
@@ -693,9 +699,8 @@ async def test_a_pair_with_a_limit_that_cannot_be_moved_here_is_reset(
             pair.pace.change(1 << 16)
             scene_.workers.take_back()
         await until(lambda: pair.results)
-        assert [result.outcome for result in pair.results] == [PumpOutcome.WORKER_ENDED]
+        assert pair.results == [PumpOutcome.WORKER_ENDED]
         assert scene_.events == [], "the worker has not ended"
-        assert pair.total == (pair.results[0].bytes_a_to_b, pair.results[0].bytes_b_to_a)
         async with scene_.pair() as another:
             await another.far_a.send_all(b"x")
             assert await another.far_b.receive_some() == b"x"
@@ -713,7 +718,8 @@ async def test_a_pair_that_is_returned_too_late_is_moved_here(monkeypatch: pytes
         await send_and_end(pair.far_b, b"answer")
         assert await receive_all(pair.far_a) == b"answer"
         await until(lambda: pair.results)
-    assert pair.results == [PumpResult(8, 6, PumpOutcome.FINISHED)]
+    assert pair.results == [PumpOutcome.FINISHED]
+    assert pair.total == (8, 6)
 
 
 async def test_a_pair_with_a_limit_is_not_passed_to_a_worker() -> None:
