@@ -17,6 +17,8 @@ from typing import Final
 import attrs
 import trio
 
+from ._value import Value
+
 __all__ = ["LeftOut", "LogLimit", "may_log", "report_left_out"]
 
 #: How many lines of one kind are logged in one period. Enough for a connector that registers dozens of hybrid
@@ -31,7 +33,7 @@ EXAMPLE_LENGTH: Final = 300
 
 
 @attrs.frozen
-class LeftOut:
+class LeftOut(Value):
     """Lines of one kind that were not logged in one period."""
 
     kind: Hashable
@@ -97,7 +99,7 @@ class LogLimit:
 
 
 @attrs.frozen
-class _Kind:
+class _Kind(Value):
     """Lines that share a limit: those of one event, or those of one call."""
 
     logger: str

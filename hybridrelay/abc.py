@@ -33,6 +33,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from ._value import Value
 from .errors import TransportError
 from .http_options import NO_HTTP_OPTIONS, HttpOptions
 from .protocol.preamble import Purpose
@@ -77,7 +78,7 @@ async def _no_process() -> trio.abc.HalfCloseableStream:
 
 
 @attrs.frozen
-class Dialer:
+class Dialer(Value):
     """Opens everything that a transport needs on the dialing side.
 
     `process` has no argument with which a transport could choose the command: commands come from the options and the
@@ -96,7 +97,7 @@ class Dialer:
 
 
 @attrs.frozen
-class Address:
+class Address(Value):
     """The address to connect to."""
 
     #: A host name or an IP address; IPv6 without brackets.
@@ -108,7 +109,7 @@ class Address:
 
 
 @attrs.frozen
-class Connection:
+class Connection(Value):
     """An established connection."""
 
     #: Carries exactly the bytes that the other side sends. It passes `trio.testing.check_half_closeable_stream`. An
@@ -183,7 +184,7 @@ class Listener(trio.abc.AsyncResource):
 
 
 @attrs.frozen
-class Binding:
+class Binding(Value):
     """The address to listen on."""
 
     #: A name or an address of this machine; ``""`` means every address.
@@ -206,7 +207,7 @@ class Binding:
 
 
 @attrs.frozen
-class Port:
+class Port(Value):
     """A port on which a relay can listen."""
 
     #: The name in options and connection strings: ``--ports data=9352``.
@@ -221,7 +222,7 @@ class Port:
 
 
 @attrs.frozen
-class Route:
+class Route(Value):
     """One way to reach a relay: the ports over which a transport serves the purposes of channels."""
 
     #: The name in reports: ``tcp``, ``wss``, ``ws``.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from ..relay.store.checks import no_claim
 from ..relay.store.store import NotFound
@@ -42,7 +43,7 @@ MIN_ID_PREFIX = 6
 
 
 @attrs.frozen
-class CreatedClaim:
+class CreatedClaim(Value):
     """What `create_claim` has done."""
 
     info: ClaimInfo
@@ -53,7 +54,7 @@ class CreatedClaim:
 
 
 @attrs.frozen
-class IdentityOnRequest:
+class IdentityOnRequest(Value):
     """The content of a claim for an application whose identity the issuer of a connector signs when it is taken."""
 
     #: The connection string without an identity.

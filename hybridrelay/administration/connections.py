@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from .._text_files import read_text
+from .._value import Value
 from ..errors import ConfigurationError, HybridRelayError
 from ..relay.limits import RELAY_RECORD_BYTES
 from ..relay.model import RelayRecord
@@ -35,7 +36,7 @@ _USE_WHAT_IS_THERE = (
 
 
 @attrs.frozen
-class NewFiles:
+class NewFiles(Value):
     """The files that `create_connection` writes. None of them may exist."""
 
     connector: Path
@@ -46,7 +47,7 @@ class NewFiles:
 
 
 @attrs.frozen
-class CreatedConnection:
+class CreatedConnection(Value):
     """What `create_connection` did."""
 
     name: str

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from ..security import AuthorityFile, HostTarget, KeySlot, LocalNameChoice, Role, Target, choose_local_name
 from .authority_content import RIGHTS, local_name_of, relays_of, rule_of, target_of
@@ -47,7 +48,7 @@ RENEW_ISSUER_DAYS = 60
 
 
 @attrs.frozen
-class Application:
+class Application(Value):
     """A further application of a hybrid connection, with a connection string of its own."""
 
     #: The label of its identity.
@@ -59,7 +60,7 @@ class Application:
 
 
 @attrs.frozen
-class Declared:
+class Declared(Value):
     """A hybrid connection as the file declares it."""
 
     name: str
@@ -78,7 +79,7 @@ class Declared:
 
 
 @attrs.frozen
-class Found:
+class Found(Value):
     """What there is of a hybrid connection."""
 
     #: What the relay has; None if it does not have it.
@@ -97,7 +98,7 @@ class Found:
 
 
 @attrs.frozen
-class FoundIssuer:
+class FoundIssuer(Value):
     """The issuer in an authority file."""
 
     #: Whether it expires within `RENEW_ISSUER_DAYS`, or has expired.
@@ -110,7 +111,7 @@ class FoundIssuer:
 
 
 @attrs.frozen
-class Create:
+class Create(Value):
     """Create a hybrid connection."""
 
     declared: Declared
@@ -122,7 +123,7 @@ class Create:
 
 
 @attrs.frozen
-class Import:
+class Import(Value):
     """Import a hybrid connection at a further relay."""
 
     name: str
@@ -132,7 +133,7 @@ class Import:
 
 
 @attrs.frozen
-class ChangeTarget:
+class ChangeTarget(Value):
     """Change the target."""
 
     name: str
@@ -144,7 +145,7 @@ class ChangeTarget:
 
 
 @attrs.frozen
-class ChangeLocalName:
+class ChangeLocalName(Value):
     """Change the local name."""
 
     name: str
@@ -155,7 +156,7 @@ class ChangeLocalName:
 
 
 @attrs.frozen
-class RenewKey:
+class RenewKey(Value):
     """Write a valid key into files that contain only keys which the relay no longer accepts."""
 
     name: str
@@ -169,7 +170,7 @@ class RenewKey:
 
 
 @attrs.frozen
-class GiveIssuer:
+class GiveIssuer(Value):
     """Give the connector an issuer, or a new one. Identities that an earlier one has made stay valid."""
 
     name: str
@@ -183,7 +184,7 @@ class GiveIssuer:
 
 
 @attrs.frozen
-class ChangeRelays:
+class ChangeRelays(Value):
     """Change which relays serve it."""
 
     name: str
@@ -195,7 +196,7 @@ class ChangeRelays:
 
 
 @attrs.frozen
-class AddRule:
+class AddRule(Value):
     """Add a rule with the right Send."""
 
     name: str
@@ -206,7 +207,7 @@ class AddRule:
 
 
 @attrs.frozen
-class Issue:
+class Issue(Value):
     """Issue a connection string for a further application."""
 
     name: str
@@ -217,7 +218,7 @@ class Issue:
 
 
 @attrs.frozen
-class DeleteRule:
+class DeleteRule(Value):
     """Delete a rule that is not declared. Everything that uses its keys ends."""
 
     name: str
@@ -228,7 +229,7 @@ class DeleteRule:
 
 
 @attrs.frozen
-class Delete:
+class Delete(Value):
     """Delete a hybrid connection that is not declared. Everything that uses it ends."""
 
     name: str

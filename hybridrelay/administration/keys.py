@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError, OutcomeUnknown
 from ..security import KeySlot, Right, Rule, Secret, generate_key, key_fingerprint
 from .changes import TRY_AGAIN, IncompleteChange, attempted, change_with_files, nothing, only_change_of
@@ -19,7 +20,7 @@ _NO_GENERATION = 2**53 - 1
 
 
 @attrs.frozen
-class RevokedKey:
+class RevokedKey(Value):
     """What `revoke_key` did."""
 
     #: The fingerprint of the key that was revoked; None if the slot was already empty.
@@ -54,7 +55,7 @@ def revoke_key(
 
 
 @attrs.frozen
-class UnchangedFile:
+class UnchangedFile(Value):
     """A file that was named for an update but did not need it."""
 
     path: Path
@@ -63,7 +64,7 @@ class UnchangedFile:
 
 
 @attrs.frozen
-class RegeneratedKey:
+class RegeneratedKey(Value):
     """What `regenerate_key` did."""
 
     key: Secret
@@ -143,7 +144,7 @@ def regenerate_key(
 
 
 @attrs.frozen
-class RolledKey:
+class RolledKey(Value):
     """What `roll_key` did."""
 
     key: Secret
@@ -238,7 +239,7 @@ def key_in_use(rule: RuleInfo) -> KeySlot:
 
 
 @attrs.frozen
-class UsedKey:
+class UsedKey(Value):
     """What `use_key` did."""
 
     key: Secret
@@ -248,7 +249,7 @@ class UsedKey:
 
 
 @attrs.frozen
-class KeySource:
+class KeySource(Value):
     """A rule with the keys that are known, and the slot of the key to use."""
 
     rule: Rule

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from ..relay.quotas import NO_LIMITS, Edition, Editions, Limits, Quota
 from ..relay.store.checks import check_edition
@@ -20,7 +21,7 @@ LimitChanges = Mapping[str, int | bool | None]
 
 
 @attrs.frozen
-class AppliedLimits:
+class AppliedLimits(Value):
     """The limits of a hybrid connection."""
 
     #: The edition that is set for the hybrid connection, and the limits that are set for it directly.
@@ -64,7 +65,7 @@ def change_limits(
 
 
 @attrs.frozen
-class EditionInUse:
+class EditionInUse(Value):
     """The edition of a relay, after `use_edition`."""
 
     #: The edition; None if the relay uses none.

@@ -15,6 +15,7 @@ from typing import Protocol, Self
 
 import attrs
 
+from .._value import Value
 from ..relay.claims import Claim, ClaimState
 from ..relay.model import HybridConnection, RelayRecord
 from ..relay.quotas import NO_QUOTA, Edition, Editions, Limits, Quota
@@ -50,7 +51,7 @@ _NONE: Mapping[tuple[str, KeySlot], int] = {}
 
 
 @attrs.frozen
-class RelayDescription:
+class RelayDescription(Value):
     """The data in connection strings about a relay, besides its host."""
 
     #: The pin; None if no relay has run with this state directory yet.
@@ -60,7 +61,7 @@ class RelayDescription:
 
 
 @attrs.frozen
-class KeyInfo:
+class KeyInfo(Value):
     """Information about a slot of a rule, without the key."""
 
     #: Changes with the key; 0 if the key is revoked.
@@ -72,7 +73,7 @@ class KeyInfo:
 
 
 @attrs.frozen
-class RuleInfo:
+class RuleInfo(Value):
     """Information about a rule, without its keys."""
 
     name: str
@@ -105,7 +106,7 @@ class RuleInfo:
 
 
 @attrs.frozen
-class ConnectionInfo:
+class ConnectionInfo(Value):
     """Information about a hybrid connection, without its keys."""
 
     name: str
@@ -169,7 +170,7 @@ class ConnectionInfo:
 
 
 @attrs.frozen
-class TokenInfo:
+class TokenInfo(Value):
     """Information about a token of the management API, without its text. Times are seconds since 1970."""
 
     id: str
@@ -191,7 +192,7 @@ class TokenInfo:
 
 
 @attrs.frozen
-class ClaimInfo:
+class ClaimInfo(Value):
     """Information about a claim, without its content. Times are seconds since 1970."""
 
     id: str
@@ -227,7 +228,7 @@ class ClaimInfo:
 
 
 @attrs.frozen
-class HolderInfo:
+class HolderInfo(Value):
     """A program that does not have the new key of a rule; see `HolderSnapshot`."""
 
     instance: str
@@ -239,7 +240,7 @@ class HolderInfo:
 
 
 @attrs.frozen
-class RecipientInfo:
+class RecipientInfo(Value):
     """A program that does not have an update; see `RecipientSnapshot`."""
 
     instance: str
@@ -251,7 +252,7 @@ class RecipientInfo:
 
 
 @attrs.frozen
-class UpdateInfo:
+class UpdateInfo(Value):
     """Information about an update, without its document. Times are seconds since 1970."""
 
     #: ``connector`` or ``application``, and the serial number of a single identity; empty for all of this side.
@@ -274,7 +275,7 @@ class UpdateInfo:
 
 
 @attrs.frozen
-class RollInfo:
+class RollInfo(Value):
     """The roll of a rule's key. Times are seconds since 1970."""
 
     #: The slot of the new key.

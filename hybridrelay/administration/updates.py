@@ -21,6 +21,7 @@ from typing import Any
 import attrs
 
 from .._replace_file import replace_file
+from .._value import Value
 from ..errors import ConfigurationError, HybridRelayError
 from ..relay.updates import StoredUpdate
 from ..security import (
@@ -51,7 +52,7 @@ _NONCE_SIZE = 12
 
 
 @attrs.frozen
-class WhatIsPushed:
+class WhatIsPushed(Value):
     """What an update states. None means that it does not change this."""
 
     endpoints: tuple[Endpoint, ...] | None = None
@@ -77,7 +78,7 @@ class WhatIsPushed:
 
 
 @attrs.frozen
-class Wanted:
+class Wanted(Value):
     """What is to be pushed, and to whom."""
 
     #: The hosts of all relays, in order of preference; None: they are not changed.
@@ -100,7 +101,7 @@ class Wanted:
 
 
 @attrs.frozen
-class _Pushed:
+class _Pushed(Value):
     """What an authority file records."""
 
     sequence: int = 0
@@ -111,7 +112,7 @@ class _Pushed:
 
 
 @attrs.frozen
-class PushedUpdates:
+class PushedUpdates(Value):
     """What `push_updates` did."""
 
     updates: tuple[StoredUpdate, ...]

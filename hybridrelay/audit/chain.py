@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from .._value import Value
 from .keys import SigningKey, VerifyingKey
 
 __all__ = [
@@ -58,7 +59,7 @@ _FILE_NAME = re.compile(r"audit-([0-9]{20})\.jsonl(?:\.gz)?")
 
 
 @attrs.frozen
-class Position:
+class Position(Value):
     """The end of a chain: its last record.
 
     A record is a line; its number is that in the log, not that in its file.
@@ -71,7 +72,7 @@ class Position:
 
 
 @attrs.frozen
-class Checkpoint:
+class Checkpoint(Value):
     """A signature over all lines up to one, as other sinks and relays keep it."""
 
     #: The id of the log: 16 hexadecimal digits.

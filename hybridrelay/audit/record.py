@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from .._value import Value
 from ..events.base import Event
 from ..events.plain_log import event_fields, event_text
 from .chain import FieldValue
@@ -63,7 +64,7 @@ _LEFT_OUT = frozenset(
 
 
 @attrs.frozen
-class Record:
+class Record(Value):
     """One event, for the audit log."""
 
     #: Seconds since 1970.
@@ -91,7 +92,7 @@ _CONFIRM: Final = (
 
 
 @attrs.frozen
-class SinkProblem:
+class SinkProblem(Value):
     """What is wrong with an audit log. There are three kinds: a sink cannot be written at the moment; a required sink
     does not exist (`missing`); or a required relay has not confirmed that it keeps checkpoints (`not_confirmed`)."""
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import attrs
 import msgspec
 
+from .._value import Value
 from .chain import (
     FORMAT,
     MAX_LINE,
@@ -52,7 +53,7 @@ class BadLine(Exception):
 
 
 @attrs.frozen
-class FileReport:
+class FileReport(Value):
     """One file that was checked."""
 
     name: str
@@ -63,7 +64,7 @@ class FileReport:
 
 
 @attrs.frozen
-class Verdict:
+class Verdict(Value):
     """What is known of files in which no line is wrong."""
 
     files: tuple[FileReport, ...]

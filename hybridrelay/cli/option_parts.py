@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from .._value import Value
 from ..errors import ConfigurationError
 from .config_file import changed_options
 from .option_places import placed
@@ -23,7 +24,7 @@ __all__ = ["Changes", "OptionParts", "Part", "audit_part", "log_level_part", "st
 
 
 @attrs.frozen
-class Part:
+class Part(Value):
     """Options that are changed together: either all of them, or none."""
 
     #: Their names in the parsed arguments.
@@ -34,7 +35,7 @@ class Part:
 
 
 @attrs.frozen
-class Changes:
+class Changes(Value):
     """What `OptionParts.change` has changed."""
 
     #: The keys in the configuration file whose values have changed and are used.

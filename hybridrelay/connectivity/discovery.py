@@ -9,6 +9,7 @@ from typing import Protocol
 
 import attrs
 
+from .._value import Value
 from ..abc import Port, Purpose, Route, Transport
 from ..errors import ConfigurationError
 from ..events.connectivity import TransportUnusable
@@ -30,7 +31,7 @@ class EntryPoint(Protocol):
 
 
 @attrs.frozen
-class BrokenTransport:
+class BrokenTransport(Value):
     """An entry point that does not lead to a usable transport."""
 
     name: str
@@ -41,7 +42,7 @@ class BrokenTransport:
 
 
 @attrs.frozen
-class Candidate:
+class Candidate(Value):
     """One way to reach a relay: a route and the transport that implements it."""
 
     route: Route

@@ -14,6 +14,7 @@ from functools import partial
 import attrs
 import trio
 
+from .._value import Value
 from ..abc import Dialer, Purpose
 from ..failure import Failure, Step
 from ..protocol.preamble import PROBE_SIZE
@@ -34,7 +35,7 @@ _EXPECTED = {
 
 
 @attrs.frozen
-class CheckTiming:
+class CheckTiming(Value):
     """The deadline of each step, in seconds."""
 
     #: TCP, including name resolution: enough for one lost SYN packet, which is sent again after 1 s.
@@ -54,7 +55,7 @@ class CheckTiming:
 
 
 @attrs.frozen
-class PortResult:
+class PortResult(Value):
     """The result of trying a port."""
 
     #: Why it is not usable; None if it is.
@@ -74,7 +75,7 @@ class _AddressFailed(Exception):
 
 
 @attrs.frozen
-class PortCheck:
+class PortCheck(Value):
     """Tries ports of one relay.
 
     Args:

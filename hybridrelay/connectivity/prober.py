@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery
+from .._value import Value
 from ..abc import Dialer, Purpose, Transport
 from ..errors import HybridRelayError, RelayIdentityError
 from ..protocol import control
@@ -53,7 +54,7 @@ _NOTES = {
 
 
 @attrs.frozen
-class ProbeTiming:
+class ProbeTiming(Value):
     """When routes are tried, and how long each step may take."""
 
     check: CheckTiming = attrs.field(factory=CheckTiming)
@@ -63,7 +64,7 @@ class ProbeTiming:
 
 
 @attrs.frozen
-class RouteChoice:
+class RouteChoice(Value):
     """The route to use, and how it was found."""
 
     candidate: Candidate

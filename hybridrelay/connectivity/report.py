@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import attrs
 
 from .._printable import printable
+from .._value import Value
 from ..errors import RelayUnreachable
 from ..failure import Failure, FailureKind
 from ..protocol.reasons import Reason
@@ -26,7 +27,7 @@ class Outcome(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Attempt:
+class Attempt(Value):
     """One port of one route, and the result of trying it."""
 
     route: str
@@ -94,7 +95,7 @@ class Attempt:
 
 
 @attrs.frozen(kw_only=True)
-class Report:
+class Report(Value):
     """All attempts of one run of the prober."""
 
     host: str

@@ -24,6 +24,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
+from .._value import Value
 from ..protocol.preamble import Purpose
 
 __all__ = [
@@ -85,7 +86,7 @@ _UNDECIDED = frozenset({StepState.WAITING, StepState.RUNNING})
 
 
 @attrs.frozen
-class StepId:
+class StepId(Value):
     """Identifies a step: trying one port of one route. `route` is the index of the route, best first."""
 
     route: int
@@ -93,21 +94,21 @@ class StepId:
 
 
 @attrs.frozen
-class Start:
+class Start(Value):
     """Command: try this port, and report the result with `passed` or `failed`."""
 
     step: StepId
 
 
 @attrs.frozen
-class Stop:
+class Stop(Value):
     """Command: stop trying this port; its result is not needed."""
 
     step: StepId
 
 
 @attrs.frozen
-class Decide:
+class Decide(Value):
     """Command: use this route, by index; None: no route is usable."""
 
     route: int | None
@@ -117,7 +118,7 @@ Command = Start | Stop | Decide
 
 
 @attrs.frozen
-class SelectionRules:
+class SelectionRules(Value):
     """When routes start, and how long to wait for a better one. Times are in seconds."""
 
     #: The next route starts when the previous one has failed, or after this time. RFC 8305 recommends 250 ms: most

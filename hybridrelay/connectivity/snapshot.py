@@ -13,6 +13,7 @@ from typing import Literal
 
 import attrs
 
+from .._value import Value
 from ..audit.record import SinkProblem
 from ..errors import HybridRelayError
 from ..protocol.control_states import TargetHealth
@@ -41,7 +42,7 @@ MAX_LISTED = 1000
 
 
 @attrs.frozen(kw_only=True)
-class RouteSnapshot:
+class RouteSnapshot(Value):
     """How a channel leads to its relay."""
 
     #: ``tcp``, ``wss``, ``ws``, ``exec``.
@@ -55,7 +56,7 @@ class RouteSnapshot:
 
 
 @attrs.frozen(kw_only=True)
-class FailureSnapshot:
+class FailureSnapshot(Value):
     """Why something failed."""
 
     #: The slug of a `Reason`.
@@ -86,7 +87,7 @@ class RelayState(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class RelaySnapshot:
+class RelaySnapshot(Value):
     """A hybrid connection at one of its relays."""
 
     #: The host as written in the connection string.
@@ -103,7 +104,7 @@ class RelaySnapshot:
 
 
 @attrs.frozen(kw_only=True)
-class UpdateStatus:
+class UpdateStatus(Value):
     """The last update of a connection string."""
 
     sequence: int
@@ -114,7 +115,7 @@ class UpdateStatus:
 
 
 @attrs.frozen(kw_only=True)
-class UnappliedSnapshot:
+class UnappliedSnapshot(Value):
     """Something in the files of a program that is not in use: it could not be reloaded, or it needs a restart."""
 
     #: ``reload-failed`` or ``restart-needed``.
@@ -124,7 +125,7 @@ class UnappliedSnapshot:
 
 
 @attrs.frozen(kw_only=True)
-class UnkeptSnapshot:
+class UnkeptSnapshot(Value):
     """What a program has received for a connection string, and could not store: it is only in memory."""
 
     #: ``key``, ``identity``, ``update``.
@@ -135,7 +136,7 @@ class UnkeptSnapshot:
 
 
 @attrs.frozen(kw_only=True)
-class CredentialSnapshot:
+class CredentialSnapshot(Value):
     """An identity or an issuer in a connection string."""
 
     #: ``identity``, ``renewable-identity`` (an issuer has signed it) or ``issuer``.
@@ -152,7 +153,7 @@ class CredentialSnapshot:
 
 
 @attrs.frozen(kw_only=True)
-class ConnectionSnapshot:
+class ConnectionSnapshot(Value):
     """One hybrid connection of a connector or client."""
 
     name: str
@@ -203,7 +204,7 @@ class SessionState(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class SessionSnapshot:
+class SessionSnapshot(Value):
     """A session between client and connector."""
 
     #: ``activity_id`` in events, the same on both sides.
@@ -250,7 +251,7 @@ class StreamState(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class StreamSnapshot:
+class StreamSnapshot(Value):
     """One connection of an application."""
 
     #: ``activity_id`` in events of the connector, and ``stream_id`` in those of the client; empty without a session.
@@ -271,7 +272,7 @@ class StreamSnapshot:
 
 
 @attrs.frozen
-class TargetCheck:
+class TargetCheck(Value):
     """Whether the target of a hybrid connection could be reached."""
 
     connection: str
@@ -289,7 +290,7 @@ class TargetCheck:
 
 
 @attrs.frozen(kw_only=True)
-class EndpointSnapshot:
+class EndpointSnapshot(Value):
     """The state of a connector, of a client, or of several clients of one program."""
 
     connections: tuple[ConnectionSnapshot, ...]

@@ -24,6 +24,7 @@ from typing import TypeAlias
 
 import attrs
 
+from .._value import Value
 from ..errors import UpdateError
 from ..protocol.control import UpdateState
 from ..security import ConnectionString, Update, open_update_untrusted
@@ -84,7 +85,7 @@ TRANSITIONS: Mapping[tuple[MachineState, MachineInput], MachineState] = {
 
 
 @attrs.frozen
-class AnswerRelay:
+class AnswerRelay(Value):
     """Answer the relay that has delivered the update."""
 
     state: UpdateState
@@ -92,14 +93,14 @@ class AnswerRelay:
 
 
 @attrs.frozen
-class TryRelays:
+class TryRelays(Value):
     """Find out whether a relay of this connection string can be reached. Continue with `UpdateMachine.tried`."""
 
     string: ConnectionString
 
 
 @attrs.frozen
-class StoreString:
+class StoreString(Value):
     """Store the changed connection string. Continue with `UpdateMachine.stored`."""
 
     before: ConnectionString
@@ -107,7 +108,7 @@ class StoreString:
 
 
 @attrs.frozen
-class UseUpdate:
+class UseUpdate(Value):
     """Use the changed connection string from now on. `changed` names what has changed. `why_not_kept`: why it could
     not be stored; empty if it was."""
 
@@ -117,7 +118,7 @@ class UseUpdate:
 
 
 @attrs.frozen
-class ReportNotUsed:
+class ReportNotUsed(Value):
     """Report that the update is not used (now), unless this was reported before."""
 
     state: UpdateState

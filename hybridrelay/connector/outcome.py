@@ -6,6 +6,7 @@ import enum
 
 import attrs
 
+from .._value import Value
 from ..mux import Bridged, FlowEnd, Party
 from ..protocol.reasons import Reason
 from .flow_bridge import FlowCarried
@@ -30,7 +31,7 @@ class Ending(enum.StrEnum):
 
 
 @attrs.frozen
-class NotConnected:
+class NotConnected(Value):
     """The target never accepted a connection for the stream: the stream was refused or cancelled, or the
     connector stopped."""
 
@@ -42,7 +43,7 @@ class NotConnected:
 
 
 @attrs.frozen
-class Disconnected:
+class Disconnected(Value):
     """The stream was connected to the target, and has ended."""
 
     #: ``closed``, ``closed-with-reset``, ``unconfirmed`` or ``broken``.

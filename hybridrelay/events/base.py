@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import attrs
 
+from .._value import Value
+
 __all__ = ["Event", "Level"]
 
 
@@ -20,7 +22,7 @@ class Level(enum.IntEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Event:
+class Event(Value):
     """Something that happened in this process.
 
     Every event is a frozen attrs class with the class variables below. Its fields are strings, numbers and

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 import attrs
 import h11
 
+from .._value import Value
 from .failure import Failure, RequestError
 from .limits import Limits
 from .target import Authority, Target, parse_authority_untrusted, parse_target_untrusted
@@ -69,7 +70,7 @@ class Headers:
 
 
 @attrs.frozen
-class Framing:
+class Framing(Value):
     """How the end of the body is found."""
 
     #: The length of the body (bytes); None if it is chunked.
@@ -82,7 +83,7 @@ class Framing:
 
 
 @attrs.frozen
-class Head:
+class Head(Value):
     """The head of a request."""
 
     method: str

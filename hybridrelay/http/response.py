@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
+from .._value import Value
+
 __all__ = ["Fields", "Response", "Send", "StreamedResponse", "SwitchProtocols", "has_no_body", "text_response"]
 
 #: Header fields in the order in which they are sent. Printable ASCII, without line breaks.
@@ -40,7 +42,7 @@ def _check_headers(_instance: object, _attribute: object, headers: Fields) -> No
 
 
 @attrs.frozen
-class Response:
+class Response(Value):
     """A response with a complete body.
 
     Raises:
@@ -59,7 +61,7 @@ class Response:
 
 
 @attrs.frozen
-class StreamedResponse:
+class StreamedResponse(Value):
     """A response whose body is produced while it is sent.
 
     After the head was sent, `write` is called with a `Send`; the body ends when it returns. It is not called for
@@ -80,7 +82,7 @@ class StreamedResponse:
 
 
 @attrs.frozen
-class SwitchProtocols:
+class SwitchProtocols(Value):
     """Status 101: another protocol, which the client has requested in ``Upgrade``, takes over the connection.
 
     `serve_connection` sends it and returns an `Upgraded` with the stream. Only for a GET request without a body.

@@ -12,6 +12,7 @@ import urllib.parse
 
 import attrs
 
+from .._value import Value
 from .failure import Failure, RequestError
 
 __all__ = ["Authority", "Form", "Target", "decode_segment", "parse_authority_untrusted", "parse_target_untrusted"]
@@ -31,7 +32,7 @@ class Form(enum.Enum):
 
 
 @attrs.frozen
-class Authority:
+class Authority(Value):
     """Host and port."""
 
     #: The host in lower case; an IPv6 address without brackets. Empty if Host was empty.
@@ -44,7 +45,7 @@ class Authority:
 
 
 @attrs.frozen
-class Target:
+class Target(Value):
     """The target of a request."""
 
     form: Form

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from .._shortage import remedy_or, text_or
+from .._value import Value
 from ..errors import ManagementError, RelayIdentityError, StateError, TLSHandshakeError
 from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket
 from ..security import Secret, management_client_context, spki_pin
@@ -48,7 +49,7 @@ class Address(Protocol):
 
 
 @attrs.frozen
-class LocalAddress:
+class LocalAddress(Value):
     """The relay that uses a state directory on this machine. The socket identifies the caller."""
 
     state_dir: Path
@@ -99,7 +100,7 @@ class LocalAddress:
 
 
 @attrs.frozen(kw_only=True)
-class UrlAddress:
+class UrlAddress(Value):
     """A relay that serves its management API over TCP."""
 
     url: ManagementUrl

@@ -17,6 +17,7 @@ import attrs
 import msgspec
 
 from .._shortage import remedy_or
+from .._value import Value
 from .audit_files import AuditFiles, Line
 
 __all__ = [
@@ -95,7 +96,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 @attrs.frozen
-class AuditFilter:
+class AuditFilter(Value):
     """Selects entries. Empty strings and None accept all."""
 
     #: Callers that begin with this, such as ``token`` or ``token ci``.
@@ -118,7 +119,7 @@ class AuditFilter:
 
 
 @attrs.frozen
-class AuditPage:
+class AuditPage(Value):
     """A page of entries, the latest first."""
 
     entries: tuple[AuditEntry, ...]

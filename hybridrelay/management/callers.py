@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from .._value import Value
 from ..security import ManagementRole
 from .logins import KeyCredential, TokenCredential
 
@@ -11,7 +12,7 @@ __all__ = ["EVERYTHING", "Caller", "Scope", "tenant_of"]
 
 
 @attrs.frozen
-class Scope:
+class Scope(Value):
     """The hybrid connections that a caller may see and change."""
 
     #: Hybrid connections whose names begin with this. Empty means all, and also what concerns the whole relay.
@@ -49,7 +50,7 @@ def tenant_of(connection: str, scope: str) -> str:
 
 
 @attrs.frozen
-class Caller:
+class Caller(Value):
     """The one identity of a request. Everything that is decided about a request is decided from it."""
 
     #: How the caller was identified: ``local`` (the user at the other end of the Unix socket), ``token`` (a token of

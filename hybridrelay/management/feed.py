@@ -16,6 +16,7 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from .._value import Value
 from ..events.base import Event, Level
 from ..events.plain_log import FieldValue, event_fields
 
@@ -36,7 +37,7 @@ _AT_A_TIME = 100
 
 
 @attrs.frozen
-class NumberedEvent:
+class NumberedEvent(Value):
     """An event with its number, formatted for the API."""
 
     number: int
@@ -53,7 +54,7 @@ class NumberedEvent:
 
 
 @attrs.frozen
-class _Kept:
+class _Kept(Value):
     """An event as it was published. It is formatted only when a client reads it, because most are never read."""
 
     number: int
@@ -72,7 +73,7 @@ class _Kept:
 
 
 @attrs.frozen
-class FeedPage:
+class FeedPage(Value):
     """Consecutive events, as `Feed.read` returns them."""
 
     events: tuple[NumberedEvent, ...]

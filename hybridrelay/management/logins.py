@@ -14,6 +14,7 @@ from typing import Final
 
 import attrs
 
+from .._value import Value
 from ..security import KeySlot
 
 __all__ = [
@@ -39,7 +40,7 @@ _MAX_CODES = 64
 
 
 @attrs.frozen
-class TokenCredential:
+class TokenCredential(Value):
     """A management token."""
 
     id: str
@@ -51,7 +52,7 @@ class TokenCredential:
 
 
 @attrs.frozen
-class KeyCredential:
+class KeyCredential(Value):
     """A key of a hybrid connection's rule, by which a signature was made."""
 
     connection: str
@@ -68,7 +69,7 @@ class KeyCredential:
 
 
 @attrs.frozen
-class Login:
+class Login(Value):
     """A browser that has logged in."""
 
     credential: TokenCredential | KeyCredential
@@ -77,7 +78,7 @@ class Login:
 
 
 @attrs.frozen
-class _Code:
+class _Code(Value):
     credential: TokenCredential
     expires_at: float
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from .._value import Value
 from ..security import NO_NETWORKS, ManagementRole, Networks
 from .callers import Caller
 
@@ -18,7 +19,7 @@ _MAX_SHOWN = 64
 
 
 @attrs.frozen
-class CertificateRefusal:
+class CertificateRefusal(Value):
     """Why a verified client certificate identifies no caller, and what to do."""
 
     detail: str
@@ -26,7 +27,7 @@ class CertificateRefusal:
 
 
 @attrs.frozen
-class Peer:
+class Peer(Value):
     """The other side of a connection."""
 
     #: The network address; empty on the Unix socket.

@@ -8,6 +8,7 @@ import attrs
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
+from .._value import Value
 from ..protocol.datagrams import Dropped
 from ..protocol.reasons import Reason
 from ..protocol.states import Opening, Sending
@@ -19,7 +20,7 @@ __all__ = ["DatagramFlow", "FlowEnd", "FlowProgress"]
 
 
 @attrs.frozen
-class FlowProgress:
+class FlowProgress(Value):
     """What a flow has carried. Datagrams that were sent may not have arrived."""
 
     #: How many datagrams were written to a channel, and how many have arrived over one.
@@ -33,7 +34,7 @@ class FlowProgress:
 
 
 @attrs.frozen
-class FlowEnd:
+class FlowEnd(Value):
     """How a flow has ended."""
 
     #: LOCAL if this side closed or reset the flow, PEER if the peer did, and SESSION if the flow was lost with its

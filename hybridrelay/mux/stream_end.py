@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from .._value import Value
 from ..protocol.reasons import Reason
 from .bridging import Party
 
@@ -11,7 +12,7 @@ __all__ = ["LocalEnd", "StreamEnd", "StreamProgress"]
 
 
 @attrs.frozen
-class StreamProgress:
+class StreamProgress(Value):
     """The progress of a stream."""
 
     #: Bytes that were written to a channel.
@@ -23,7 +24,7 @@ class StreamProgress:
 
 
 @attrs.frozen(kw_only=True)
-class StreamEnd:
+class StreamEnd(Value):
     """How a stream ended, as far as this side can tell."""
 
     #: NOBODY if both directions finished, or if this side closed the stream and it is not known whether the peer has
@@ -52,7 +53,7 @@ class StreamEnd:
 
 
 @attrs.frozen
-class LocalEnd:
+class LocalEnd(Value):
     """How a stream has ended on this side."""
 
     ended_by: Party

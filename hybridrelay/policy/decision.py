@@ -32,6 +32,7 @@ from typing import Any
 
 import attrs
 
+from .._value import Value
 from ..protocol.reasons import Reason
 from ..security import HostPort, HostPorts, NamedInstance, PeerIdentity, StreamTarget, Target, UnixSocket
 from .document import EntryList, Restrictions
@@ -62,7 +63,7 @@ class Action(enum.Enum):
 
 
 @attrs.frozen
-class Resource:
+class Resource(Value):
     """The hybrid connection to which a request applies, and the circumstances of the request."""
 
     #: The name of the hybrid connection.
@@ -89,7 +90,7 @@ class Resource:
 
 
 @attrs.frozen
-class Decision:
+class Decision(Value):
     """Whether a request is allowed, and if not, which rule denies it."""
 
     #: Why the request is not allowed; None if it is.
@@ -104,7 +105,7 @@ ALLOWED = Decision()
 
 
 @attrs.frozen
-class Policy:
+class Policy(Value):
     """The rules that are in force."""
 
     #: Labels and serials (upper case hexadecimal) of identities that are denied: for programs that embed a

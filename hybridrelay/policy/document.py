@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from .._printable import printable
+from .._value import Value
 from ..errors import ConfigurationError
 from .deny_list import parse_deny_list
 from .index import LocalIndex, RelayIndex, TargetIndex
@@ -40,7 +41,7 @@ _MAX_COUNT = 1_000_000
 
 
 @attrs.frozen
-class Place:
+class Place(Value):
     """Where a rule is written."""
 
     #: The file, or the registry key.
@@ -57,7 +58,7 @@ class Place:
 
 
 @attrs.frozen
-class Setting:
+class Setting(Value):
     """A key and its value, as a source states it."""
 
     key: str
@@ -173,7 +174,7 @@ class SinkList(EntryList[str]):
 
 
 @attrs.frozen(kw_only=True)
-class Restrictions:
+class Restrictions(Value):
     """The content of one source. A field is None if the source does not have the key."""
 
     file: str

@@ -14,6 +14,7 @@ from typing import Protocol
 import attrs
 
 from .._text_files import read_bytes
+from .._value import Value
 from ..errors import ConfigurationError
 from .decision import Policy
 from .directory import PolicyDirectory, Stamp, check_owner
@@ -66,7 +67,7 @@ class PolicySource(Protocol):
 
 
 @attrs.frozen
-class ManagedPreferences:
+class ManagedPreferences(Value):
     """The managed preferences of macOS: a property list that device management writes."""
 
     path: Path
@@ -115,7 +116,7 @@ class RegistryReader(Protocol):
 
 
 @attrs.frozen
-class RegistrySource:
+class RegistrySource(Value):
     """The policy in the registry of Windows. Only administrators can write below SOFTWARE\\Policies."""
 
     reader: RegistryReader

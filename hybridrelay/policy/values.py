@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import attrs
 
+from .._value import Value
 from ..security import HostPort, check_pin
 from ..security.names import (
     bracketed,
@@ -77,7 +78,7 @@ def meanings(address: Address) -> tuple[Address, ...]:
 
 
 @attrs.frozen
-class HostPattern:
+class HostPattern(Value):
     """Which hosts an entry of a policy is about. Exactly one of the fields is set, or none of them for every host."""
 
     #: A name, in the form of `normal_host`.
@@ -126,7 +127,7 @@ class HostPattern:
 
 
 @attrs.frozen
-class TargetPattern:
+class TargetPattern(Value):
     """An entry such as ``db.corp.example:5432``, ``*.corp.example:*``, ``10.1.0.0/16:8000-8999``,
     ``unix:/run/db.sock`` or ``unix:/run/postgresql/*``."""
 
@@ -172,7 +173,7 @@ class TargetPattern:
 
 
 @attrs.frozen
-class LocalPattern:
+class LocalPattern(Value):
     """An entry such as ``127.0.0.1:5432``, ``unix:/run/orders.sock`` or ``unix:*``."""
 
     text: str
@@ -191,7 +192,7 @@ class LocalPattern:
 
 
 @attrs.frozen
-class RelayPattern:
+class RelayPattern(Value):
     """An entry such as ``relay.example.com``, ``*.example.com``, or a pin."""
 
     text: str
@@ -201,7 +202,7 @@ class RelayPattern:
 
 
 @attrs.frozen
-class Hours:
+class Hours(Value):
     """An entry such as ``Mon-Fri 08:00-18:00``."""
 
     text: str

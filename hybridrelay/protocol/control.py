@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from .._value import Value
 from . import control_fields
 from .control_fields import cut as _cut
 from .control_fields import hex_of as _hex
@@ -140,7 +141,7 @@ _reason = attrs.validators.instance_of(Reason)
 
 
 @attrs.frozen
-class Hello:
+class Hello(Value):
     """The dialing side's first message, once per control channel."""
 
     role: PeerRole = attrs.field(converter=PeerRole)
@@ -157,7 +158,7 @@ class Hello:
 
 
 @attrs.frozen
-class Welcome:
+class Welcome(Value):
     """The relay's answer to `Hello`. If `relay_instance` has changed since the last time, the relay was restarted."""
 
     relay_instance: Instance = attrs.field(validator=_one_instance)
@@ -168,7 +169,7 @@ class Welcome:
 
 
 @attrs.frozen
-class Register:
+class Register(Value):
     """A connector registers as listener of a hybrid connection. The same message with a fresh token renews."""
 
     id: int = attrs.field(validator=_integer)
@@ -179,7 +180,7 @@ class Register:
 
 
 @attrs.frozen
-class Registered:
+class Registered(Value):
     """Answer to `Register`: the registration lasts until `expires_at`, unless it is renewed before."""
 
     id: int = attrs.field(validator=_integer)
@@ -189,7 +190,7 @@ class Registered:
 
 
 @attrs.frozen
-class Unregister:
+class Unregister(Value):
     """A connector stops listening. Answered only on failure."""
 
     id: int = attrs.field(validator=_integer)
@@ -197,7 +198,7 @@ class Unregister:
 
 
 @attrs.frozen
-class Join:
+class Join(Value):
     """A client asks for a rendezvous with a listener."""
 
     id: int = attrs.field(validator=_integer)
@@ -211,7 +212,7 @@ class Join:
 
 
 @attrs.frozen
-class Joined:
+class Joined(Value):
     """Answer to `Join`: the ticket for the data channel. It can be used once, within its lifetime."""
 
     id: int = attrs.field(validator=_integer)
@@ -223,7 +224,7 @@ class Joined:
 
 
 @attrs.frozen
-class Offer:
+class Offer(Value):
     """The relay asks a listener to open a data channel for a rendezvous. Answered by `Accept` or `Failed`."""
 
     id: int = attrs.field(validator=_integer)
@@ -240,14 +241,14 @@ class Offer:
 
 
 @attrs.frozen
-class Accept:
+class Accept(Value):
     """The listener accepts an offer, and is going to dial its data channel."""
 
     id: int = attrs.field(validator=_integer)
 
 
 @attrs.frozen
-class Proved:
+class Proved(Value):
     """The listener reports that the client at the other end of its data channel has proved its identity.
 
     Until then, the relay may close the data channel to make room for others of the same key. Not answered.
@@ -258,7 +259,7 @@ class Proved:
 
 
 @attrs.frozen
-class Health:
+class Health(Value):
     """A connector reports whether it can connect to the target of a hybrid connection that it has registered.
 
     It does so when that changes, and after each registration. Not answered.
@@ -269,7 +270,7 @@ class Health:
 
 
 @attrs.frozen
-class Take:
+class Take(Value):
     """A taker asks for the content of a claim. Answered by `Taken`, once for each part, or by `Failed`.
 
     One is allowed on each control channel.
@@ -283,7 +284,7 @@ class Take:
 
 
 @attrs.frozen
-class Taken:
+class Taken(Value):
     """A part of the content of a claim, which the relay has deleted. The parts arrive in order."""
 
     id: int = attrs.field(validator=_integer)
@@ -298,7 +299,7 @@ class Taken:
 
 
 @attrs.frozen
-class Key:
+class Key(Value):
     """The relay gives a peer the new key of a rule, in place of one that the peer has used. Answered by `KeyKept`.
 
     The relay repeats it to peers that do not have the key yet.
@@ -311,7 +312,7 @@ class Key:
 
 
 @attrs.frozen
-class KeyKept:
+class KeyKept(Value):
     """What a peer has done with a `Key`."""
 
     connection: str = attrs.field(validator=_connection)
@@ -322,7 +323,7 @@ class KeyKept:
 
 
 @attrs.frozen
-class Update:
+class Update(Value):
     """The relay gives a peer an update of its connection string, which it cannot read. Answered by `UpdateKept`.
 
     The relay repeats it to peers that have not kept it.
@@ -336,7 +337,7 @@ class Update:
 
 
 @attrs.frozen
-class UpdateKept:
+class UpdateKept(Value):
     """What a peer has done with an `Update`."""
 
     connection: str = attrs.field(validator=_connection)
@@ -348,7 +349,7 @@ class UpdateKept:
 
 
 @attrs.frozen
-class Check:
+class Check(Value):
     """A peer asks whether the relay accepts a token. Answered by `Checked` or `Failed`."""
 
     id: int = attrs.field(validator=_integer)
@@ -357,14 +358,14 @@ class Check:
 
 
 @attrs.frozen
-class Checked:
+class Checked(Value):
     """Answer to `Check`: the relay accepts the token."""
 
     id: int = attrs.field(validator=_integer)
 
 
 @attrs.frozen
-class Witness:
+class Witness(Value):
     """A peer asks the relay to keep a checkpoint of its audit log. Answered by `Witnessed` or `Failed`.
 
     The relay checks that it is signed with this key. The relay does not know whose key it is.
@@ -385,14 +386,14 @@ class Witness:
 
 
 @attrs.frozen
-class Witnessed:
+class Witnessed(Value):
     """Answer to `Witness`: the relay has stored the checkpoint."""
 
     id: int = attrs.field(validator=_integer)
 
 
 @attrs.frozen
-class Failed:
+class Failed(Value):
     """The answer to any request that fails."""
 
     id: int = attrs.field(validator=_integer)
@@ -402,7 +403,7 @@ class Failed:
 
 
 @attrs.frozen
-class Ended:
+class Ended(Value):
     """The relay has ended what a token had authorized: a registration, or the right to join."""
 
     connection: str = attrs.field(validator=_connection)
@@ -410,7 +411,7 @@ class Ended:
 
 
 @attrs.frozen
-class Draining:
+class Draining(Value):
     """The relay accepts no new registrations and joins, because an administrator drains it or it is about to stop.
 
     It asks its peers to come back after this time.
@@ -421,7 +422,7 @@ class Draining:
 
 
 @attrs.frozen
-class Unknown:
+class Unknown(Value):
     """A message of a type that we do not know, from a newer peer. Not answered."""
 
     type: str

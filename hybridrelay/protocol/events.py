@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import attrs
 
+from .._value import Value
 from .reasons import Reason
 from .stream import Stream
 
 
 @attrs.frozen
-class Established:
+class Established(Value):
     """HELLO has been exchanged on the current channel. `resumed`: whether streams continue from an earlier
     channel."""
 
@@ -17,14 +18,14 @@ class Established:
 
 
 @attrs.frozen
-class StreamOffered:
+class StreamOffered(Value):
     """The peer opened a stream. Call `accept` or `refuse`."""
 
     stream: Stream
 
 
 @attrs.frozen
-class OpenRefused:
+class OpenRefused(Value):
     """The peer opened a stream, and the session itself refused it. Nothing else is reported about that stream."""
 
     #: The stream's id.
@@ -34,35 +35,35 @@ class OpenRefused:
 
 
 @attrs.frozen
-class StreamAnswered:
+class StreamAnswered(Value):
     """The peer accepted a stream of ours."""
 
     stream: Stream
 
 
 @attrs.frozen
-class StreamReadable:
+class StreamReadable(Value):
     """Data or end of file arrived."""
 
     stream: Stream
 
 
 @attrs.frozen
-class StreamWritable:
+class StreamWritable(Value):
     """The send queue has room again (`Stream.wants_room`), or the peer stopped reading (`Stream.stopped_by_peer`)."""
 
     stream: Stream
 
 
 @attrs.frozen
-class StreamAborted:
+class StreamAborted(Value):
     """The stream was refused or reset by the peer, or lost with the session; `Stream.reason` says why."""
 
     stream: Stream
 
 
 @attrs.frozen
-class StreamSettled:
+class StreamSettled(Value):
     """It is known now whether the peer has received everything that was sent on the stream, including the end of
     file: `Stream.is_delivered`. If it has not, the peer stopped reading first, or the session has ended.
 
@@ -75,7 +76,7 @@ class StreamSettled:
 
 
 @attrs.frozen
-class GoingAway:
+class GoingAway(Value):
     """The peer accepts no further streams. Open ones continue."""
 
     reason: Reason
@@ -83,7 +84,7 @@ class GoingAway:
 
 
 @attrs.frozen
-class SessionOutcome:
+class SessionOutcome(Value):
     """How the session ended. This is the last event; all streams have been aborted or were over."""
 
     reason: Reason

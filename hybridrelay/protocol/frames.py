@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import attrs
 
+from .._value import Value
 from .config import MAX_DATA, MAX_DATAGRAM
 from .errors import RemoteProtocolError
 from .features import ALL_FEATURE_BITS
@@ -77,7 +78,7 @@ def clip_text(text: str) -> str:
     return text.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
 
 
-class Frame:
+class Frame(Value):
     """The base class of frames. `counted` frames are numbered, acknowledged, and sent again if necessary."""
 
     __slots__ = ()

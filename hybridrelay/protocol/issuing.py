@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from .._value import Value
 from .reasons import Reason
 
 __all__ = [
@@ -34,7 +35,7 @@ _MAX_DETAIL = 300
 
 
 @attrs.frozen
-class IssueRequest:
+class IssueRequest(Value):
     """Asks for a certificate."""
 
     #: A certification request (PKCS #10, DER).
@@ -46,7 +47,7 @@ class IssueRequest:
 
 
 @attrs.frozen
-class Issued:
+class Issued(Value):
     """The answer with a certificate."""
 
     #: DER.
@@ -60,7 +61,7 @@ class Issued:
 
 
 @attrs.frozen
-class IssueRefused:
+class IssueRefused(Value):
     """The answer that no certificate is issued."""
 
     reason: Reason

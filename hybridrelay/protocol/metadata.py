@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 
 import attrs
 
+from .._value import Value
+
 #: The longest value (bytes): more than a DNS name or an address needs.
 MAX_METADATA_VALUE = 512
 #: The greatest length of all entries of one OPEN, headers included (bytes). A peer can make us keep this much for
@@ -25,7 +27,7 @@ _CRITICAL = 0x8000
 
 
 @attrs.frozen
-class MetadataEntry:
+class MetadataEntry(Value):
     """One typed value.
 
     Raises:
@@ -43,7 +45,7 @@ def _as_tuple(entries: Iterable[MetadataEntry]) -> tuple[MetadataEntry, ...]:
 
 
 @attrs.frozen
-class Metadata:
+class Metadata(Value):
     """The entries of one OPEN, in the order in which they were sent.
 
     Raises:

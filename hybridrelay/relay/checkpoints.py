@@ -38,6 +38,7 @@ from typing import Final
 
 import attrs
 
+from .._value import Value
 from ..protocol.control import Witness
 
 __all__ = [
@@ -141,7 +142,7 @@ def least_needed(received: Sequence[float], now: float) -> int | None:
 
 
 @attrs.frozen
-class KeptCheckpoint:
+class KeptCheckpoint(Value):
     """A checkpoint that the relay keeps."""
 
     #: What the peer has sent.
@@ -189,7 +190,7 @@ class KeptCheckpoint:
 
 
 @attrs.frozen
-class CheckpointQuery:
+class CheckpointQuery(Value):
     """Which checkpoints to read, in the order in which they were stored."""
 
     limit: int

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from .._value import Value
 from ..protocol.reasons import Reason
 from ..security import MAX_SEALED
 
@@ -88,7 +89,7 @@ def _check_hex(digits: int, *, empty: bool = False) -> Callable[[object, attrs.A
 
 
 @attrs.frozen
-class Claim:
+class Claim(Value):
     """A claim as the relay knows it. It cannot open the content. Times are seconds since 1970.
 
     Raises:
@@ -153,7 +154,7 @@ class Claim:
 
 
 @attrs.frozen
-class OpenClaim:
+class OpenClaim(Value):
     """What status, metrics and events tell of an open claim: everything but its content, which may have 16 KiB."""
 
     #: See `Claim`.
@@ -170,7 +171,7 @@ class OpenClaim:
 
 
 @attrs.frozen
-class Take:
+class Take(Value):
     """The decision about an attempt to take a claim."""
 
     #: `Reason.NO_ERROR` if the content is delivered.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from .._value import Value
 from ..abc import Binding
 from ..security import NO_NETWORKS, Networks
 from .client_addresses import ClientAddresses
@@ -22,7 +23,7 @@ _at_least_one = attrs.validators.optional(attrs.validators.ge(1))
 
 
 @attrs.frozen(kw_only=True)
-class RelayConfig:
+class RelayConfig(Value):
     """The configuration of a relay.
 
     Raises:
@@ -75,7 +76,7 @@ def default_workers() -> int:
 
 
 @attrs.frozen
-class RelayInfo:
+class RelayInfo(Value):
     """Information about a relay that is running."""
 
     #: The addresses on which the relay listens, by port name, with the actual port in place of port 0.

@@ -6,6 +6,8 @@ from typing import Final
 
 import attrs
 
+from .._value import Value
+
 __all__ = ["MAX_KEEP", "Batch", "Entry"]
 
 #: The longest time for which a worker keeps pairs without a main process (seconds); see `RelayConfig.keep_pairs`.
@@ -13,7 +15,7 @@ MAX_KEEP: Final = 3600.0
 
 
 @attrs.frozen
-class Entry:
+class Entry(Value):
     """A joined rendezvous."""
 
     id: str
@@ -24,7 +26,7 @@ class Entry:
 
 
 @attrs.frozen
-class Batch:
+class Batch(Value):
     """Changes of the file."""
 
     put: tuple[Entry, ...] = ()

@@ -8,10 +8,11 @@ from __future__ import annotations
 import attrs
 
 from .._defaults import RESUME_DEADLINE
+from .._value import Value
 
 
 @attrs.frozen
-class RateLimit:
+class RateLimit(Value):
     """A limit on the number of outstanding handshakes; see `edge/handshakes.py`."""
 
     #: How many may be outstanding at a time.
@@ -191,7 +192,7 @@ RELAY_RECORD_BYTES = 64 * 1024
 
 
 @attrs.frozen
-class Shares:
+class Shares(Value):
     """How the descriptors of the process are divided among their uses, so that no use can take all of them.
 
     At most a quarter of all is for connections that have not authenticated (`unauthenticated_slots`), and

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import attrs
 
+from .._value import Value
 from ..security import KeySlot, Rule, check_connection_name, check_hosts, check_rules
 from .quotas import NO_QUOTA, Editions, Quota
 
@@ -33,7 +34,7 @@ MAX_METADATA_VALUE = 256
 
 
 @attrs.frozen
-class KeyId:
+class KeyId(Value):
     """Identifies a valid key. Everything that the key has authorized refers to it, and ends with it."""
 
     connection: str
@@ -57,7 +58,7 @@ def _check_hosts(instance: object, attribute: object, value: tuple[str, ...]) ->
 
 
 @attrs.frozen
-class RelayRecord:
+class RelayRecord(Value):
     """Everything that a relay needs to serve one hybrid connection. It does not contain the authority.
 
     Raises:
@@ -85,7 +86,7 @@ def _frozen_text(value: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @attrs.frozen
-class Description:
+class Description(Value):
     """A description of a hybrid connection, for administrators. The relay does not interpret it.
 
     Raises:
@@ -115,7 +116,7 @@ def _frozen_generations(value: Mapping[tuple[str, KeySlot], int]) -> Mapping[tup
 
 
 @attrs.frozen
-class KeyRoll:
+class KeyRoll(Value):
     """The rolling of a rule's key: programs that use the old key get the new one, and then the old one is revoked."""
 
     rule: str
@@ -140,7 +141,7 @@ class KeyRoll:
 
 
 @attrs.frozen
-class HybridConnection:
+class HybridConnection(Value):
     """A hybrid connection in a store."""
 
     name: str
@@ -180,7 +181,7 @@ class HybridConnection:
 
 
 @attrs.frozen
-class StoreChange:
+class StoreChange(Value):
     """The difference between two states of a store."""
 
     #: Keys that have lost a right (see `diff`). Everything that they had authorized has to be ended at once.

@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from .._value import Value
 from .limits import LISTENERS_PER_CONNECTION
 
 __all__ = [
@@ -46,7 +47,7 @@ def _optional(lowest: int, highest: int) -> int | None:
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
+class Limits(Value):
     """The limits of one hybrid connection at one relay. None means that a limit is not set.
 
     Raises:
@@ -79,7 +80,7 @@ _DEFAULTS: Final = Limits(listeners=LISTENERS_PER_CONNECTION, end_at_limit=False
 
 
 @attrs.frozen
-class Quota:
+class Quota(Value):
     """The edition and the limits that an administrator has set for one hybrid connection."""
 
     #: The name of an edition; empty: none.
@@ -91,7 +92,7 @@ NO_QUOTA: Final = Quota()
 
 
 @attrs.frozen(kw_only=True)
-class Edition:
+class Edition(Value):
     """A named set of limits.
 
     Raises:
@@ -131,7 +132,7 @@ def _by_name(editions: Iterable[Edition] | Mapping[str, Edition]) -> Mapping[str
 
 
 @attrs.frozen
-class Editions:
+class Editions(Value):
     """All editions, and the one that the relay uses."""
 
     #: Sorted by the number of hybrid connections that they allow.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 import attrs
 
 from .._histogram import HistogramSnapshot
+from .._value import Value
 from .checkpoints import CheckpointQuery, KeptCheckpoint
 from .history import HistoryQuery, Row
 from .model import KeyId, KeyRoll
@@ -47,7 +48,7 @@ Sees: TypeAlias = Callable[[str | None], bool]
 
 
 @attrs.frozen
-class EndSnapshot:
+class EndSnapshot(Value):
     """A connector or a client: how it has connected, and with which key."""
 
     #: The instance. A connector has proved it; a client may claim any instance.
@@ -108,7 +109,7 @@ class SenderSnapshot(_Peer):
 
 
 @attrs.frozen(kw_only=True)
-class SessionSnapshot:
+class SessionSnapshot(Value):
     """A pair of data channels that are joined. The session over it may have had other pairs before."""
 
     #: ``activity_id`` in events.
@@ -129,7 +130,7 @@ class SessionSnapshot:
 
 
 @attrs.frozen
-class ConnectionSnapshot:
+class ConnectionSnapshot(Value):
     """The current numbers of one hybrid connection, and its traffic since the relay started."""
 
     listeners: int = 0
@@ -152,7 +153,7 @@ class ConnectionSnapshot:
 
 
 @attrs.frozen
-class PlacesSnapshot:
+class PlacesSnapshot(Value):
     """How many places or slots are taken, and how many there are."""
 
     taken: int
@@ -160,7 +161,7 @@ class PlacesSnapshot:
 
 
 @attrs.frozen
-class CertificateSnapshot:
+class CertificateSnapshot(Value):
     """A certificate of the relay that expires. Its self-signed ones do not."""
 
     #: ``public`` for the certificate of ``--tls-certificate``.
@@ -177,7 +178,7 @@ FileProblemCode: TypeAlias = Literal["audit", "checkpoints", "history", "rendezv
 
 
 @attrs.frozen
-class FileProblem:
+class FileProblem(Value):
     """A file that the relay can do without, but cannot write at the moment."""
 
     #: The code of the problem in the management API.
@@ -187,7 +188,7 @@ class FileProblem:
 
 
 @attrs.frozen
-class QuotaSnapshot:
+class QuotaSnapshot(Value):
     """A quota that is at least four fifths used."""
 
     #: The hybrid connection; None for a quota of the relay as a whole.
@@ -205,7 +206,7 @@ class QuotaSnapshot:
 
 
 @attrs.frozen
-class RelaySnapshot:
+class RelaySnapshot(Value):
     """Numbers about the whole relay. Making a snapshot takes constant time."""
 
     listeners: int = 0
@@ -236,7 +237,7 @@ class RelaySnapshot:
 
 
 @attrs.frozen(kw_only=True)
-class HolderSnapshot:
+class HolderSnapshot(Value):
     """A program that does not have the new key of a roll."""
 
     instance: str
@@ -250,7 +251,7 @@ class HolderSnapshot:
 
 
 @attrs.frozen
-class RollSnapshot:
+class RollSnapshot(Value):
     """The progress of the roll of a key at this relay."""
 
     #: How many programs were seen during the roll, and how many of them have kept the new key.
@@ -265,7 +266,7 @@ class RollSnapshot:
 
 
 @attrs.frozen
-class EndedRollSnapshot:
+class EndedRollSnapshot(Value):
     """A roll that is over, although programs have not stored the new key: they would fail after a restart."""
 
     roll: KeyRoll
@@ -279,7 +280,7 @@ class EndedRollSnapshot:
 
 
 @attrs.frozen
-class UnkeptKeySnapshot:
+class UnkeptKeySnapshot(Value):
     """A new key that connected programs have only in memory."""
 
     connection: str
@@ -291,7 +292,7 @@ class UnkeptKeySnapshot:
 
 
 @attrs.frozen(kw_only=True)
-class RecipientSnapshot:
+class RecipientSnapshot(Value):
     """A program that does not have an update."""
 
     instance: str
@@ -306,7 +307,7 @@ class RecipientSnapshot:
 
 
 @attrs.frozen(kw_only=True)
-class UpdateSnapshot:
+class UpdateSnapshot(Value):
     """The progress of an update at this relay."""
 
     #: ``connector`` or ``application``, and the serial of a single identity; empty for all of this side.

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 import attrs
 
+from .._value import Value
 from .model import KeyId
 
 __all__ = ["MAX_USAGE", "NO_USAGE", "TOTAL", "Batch", "PastUsage", "Period", "Usage"]
@@ -58,7 +59,7 @@ class Period:
 
 
 @attrs.frozen
-class Usage:
+class Usage(Value):
     """The usage of a hybrid connection, or of all of them together."""
 
     #: Bytes that were passed on to clients and to connectors.
@@ -84,7 +85,7 @@ NO_USAGE: Final = Usage()
 
 
 @attrs.frozen
-class PastUsage:
+class PastUsage(Value):
     """The usage of a period."""
 
     period: Period
@@ -92,7 +93,7 @@ class PastUsage:
 
 
 @attrs.frozen
-class Batch:
+class Batch(Value):
     """The numbers that have to be saved."""
 
     #: The usage to add, by period and hybrid connection (or `TOTAL`).

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from .._value import Value
 from ..errors import ClaimError, ConnectionStringError
 from .claim_code import ClaimCode
 from .connection_string import ConnectionString, parse_connection_string_untrusted
@@ -47,7 +48,7 @@ _NEW_CLAIM = "the claim is used up: ask the administrator to create a new one"
 
 
 @attrs.frozen
-class ClaimKeys:
+class ClaimKeys(Value):
     """The values that are derived from the secret of a claim."""
 
     #: 32 lower-case hexadecimal digits.
@@ -86,7 +87,7 @@ def _derive(secret: bytes, info: bytes, size: int) -> bytes:
 
 
 @attrs.frozen
-class ClaimBundle:
+class ClaimBundle(Value):
     """The content of a claim without a private key."""
 
     #: An application's connection string without an identity.

@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from .building_certificates import (
     certificate_builder,
@@ -76,7 +77,7 @@ def check_label(label: str) -> str:
 
 
 @attrs.frozen
-class IdentityName:
+class IdentityName(Value):
     """The content of the URI in a certificate."""
 
     connection_name: str = attrs.field(validator=lambda _instance, _attribute, value: check_connection_name(value))
@@ -107,7 +108,7 @@ class IdentityName:
 
 
 @attrs.frozen
-class IdentityDetails:
+class IdentityDetails(Value):
     """The content of a certificate. Times are seconds since 1970."""
 
     name: IdentityName
@@ -190,7 +191,7 @@ class Identity:
 
 
 @attrs.frozen
-class Authority:
+class Authority(Value):
     """The certificate authority of one hybrid connection, with its private key."""
 
     connection_name: str = attrs.field(validator=lambda _instance, _attribute, value: check_connection_name(value))

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 import attrs
 
+from .._value import Value
 from ..errors import AuthorizationError
 from ..protocol.limits import MAX_TOKEN
 from ..protocol.reasons import Reason
@@ -43,7 +44,7 @@ _AUDIENCE = re.compile(
 
 
 @attrs.frozen
-class SasToken:
+class SasToken(Value):
     """A well-formed token, before it was verified."""
 
     #: ``sr`` exactly as in the token, which is what was signed.
@@ -61,7 +62,7 @@ class SasToken:
 
 
 @attrs.frozen
-class Authorization:
+class Authorization(Value):
     """What a verified token authorizes, and with which key. It ends when the key is revoked."""
 
     rule_name: str

@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from .._value import Value
 from .names import HostPort, Protocols, bracketed, check_host, parse_port_untrusted, split_port
 
 __all__ = [
@@ -73,7 +74,7 @@ def _as_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]
 
 
 @attrs.frozen
-class PortSet:
+class PortSet(Value):
     """Different ports, in the order in which they are written. `str()` is ``21,50000-50100``.
 
     Raises:
@@ -129,7 +130,7 @@ class PortSet:
 
 
 @attrs.frozen
-class HostPorts:
+class HostPorts(Value):
     """Several ports of one host, such as those of FTP. `str()` puts IPv6 addresses in brackets.
 
     The port that is written first is the *first port*: the one that is meant where no port is named.
@@ -184,7 +185,7 @@ def check_unix_path(path: str) -> str:
 
 
 @attrs.frozen
-class UnixSocket:
+class UnixSocket(Value):
     """A Unix socket to connect to. `str()` is ``unix:/path``."""
 
     #: Absolute. It may lead over symbolic links, and contain ``..``.
@@ -195,7 +196,7 @@ class UnixSocket:
 
 
 @attrs.frozen
-class NamedInstance:
+class NamedInstance(Value):
     r"""An instance of SQL Server on a host, which has no fixed port. `str()` is ``host\instance``."""
 
     host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))

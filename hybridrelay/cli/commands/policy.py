@@ -11,6 +11,7 @@ from itertools import groupby
 
 import attrs
 
+from ..._value import Value
 from ...errors import ConfigurationError, HybridRelayError
 from ...policy import (
     Action,
@@ -130,7 +131,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 @attrs.frozen
-class _Result:
+class _Result(Value):
     """The decision about one address of a target, or about the target itself."""
 
     target: StreamTarget | None
@@ -165,7 +166,7 @@ def _lines(results: Sequence[_Result], connection: str) -> Iterator[str]:
 
 
 @attrs.frozen
-class _Check:
+class _Check(Value):
     """A request that is decided as a connector does it."""
 
     policy: Policy

@@ -24,6 +24,7 @@ import attrs
 from ..._datagram_address import DatagramAddress
 from ..._name_ports import NamePorts
 from ..._unix_address import UnixAddress
+from ..._value import Value
 from ...connectivity import format_address
 from ...errors import ConfigurationError
 from ...security import ConnectionString, Identity, StringUpdate, update_string
@@ -33,7 +34,7 @@ __all__ = ["Change", "Plan", "Renew", "Replace", "Running", "Start", "Step", "St
 
 
 @attrs.frozen
-class Running:
+class Running(Value):
     """A hybrid connection that is served now."""
 
     entry: Entry
@@ -41,7 +42,7 @@ class Running:
 
 
 @attrs.frozen
-class Wanted:
+class Wanted(Value):
     """An entry of the new configuration."""
 
     entry: Entry
@@ -50,7 +51,7 @@ class Wanted:
 
 
 @attrs.frozen
-class Start:
+class Start(Value):
     """Begin to serve a hybrid connection."""
 
     entry: Entry
@@ -58,14 +59,14 @@ class Start:
 
 
 @attrs.frozen
-class Stop:
+class Stop(Value):
     """Stop serving a hybrid connection."""
 
     key: Key
 
 
 @attrs.frozen
-class Replace:
+class Replace(Value):
     """Serve the same hybrid connection with another identity."""
 
     entry: Entry
@@ -73,7 +74,7 @@ class Replace:
 
 
 @attrs.frozen
-class Renew:
+class Renew(Value):
     """Serve the same hybrid connection with a renewed identity, and otherwise with the connection string that its
     client uses: relays may have given it another key or other relays, which no file has. No file asks for this step,
     so it is in no plan of `make_plan`. A connector's identity is not renewed."""
@@ -83,7 +84,7 @@ class Renew:
 
 
 @attrs.frozen
-class Update:
+class Update(Value):
     """Use a changed connection string in place."""
 
     key: Key
@@ -91,7 +92,7 @@ class Update:
 
 
 @attrs.frozen
-class Change:
+class Change(Value):
     """Use the changed settings of an entry in place."""
 
     entry: Entry
@@ -103,7 +104,7 @@ _ORDER = (Stop, Replace, Renew, Change, Update, Start)
 
 
 @attrs.frozen
-class Plan:
+class Plan(Value):
     """What is to be done, in this order."""
 
     steps: tuple[Step, ...]

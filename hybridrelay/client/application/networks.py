@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from ..._value import Value
 from ...errors import ConfigurationError
 from ...security import HostTarget
 from ...security.names import ip_address, normal_host
@@ -38,7 +39,7 @@ AUTOMATIC = (Network.HOST, Network.INTERCEPT, Network.PRIVATE)
 
 
 @attrs.frozen
-class Refusal:
+class Refusal(Value):
     """A step that this machine does not allow."""
 
     #: What was attempted, such as ``unshare``.
@@ -53,7 +54,7 @@ class Refusal:
 
 
 @attrs.frozen
-class Abilities:
+class Abilities(Value):
     """What this machine allows an ordinary user. None means that it is allowed."""
 
     #: A user namespace with a mount namespace, and mounts in it.
@@ -67,7 +68,7 @@ class Abilities:
 
 
 @attrs.frozen
-class NetworkSetup:
+class NetworkSetup(Value):
     """What has to be set up for an application with one `Network`."""
 
     network: Network

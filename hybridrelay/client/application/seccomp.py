@@ -13,6 +13,8 @@ from typing import Final
 
 import attrs
 
+from ..._value import Value
+
 __all__ = [
     "ADDRESS_BYTES",
     "Notification",
@@ -83,7 +85,7 @@ def _instruction(code: int, if_true: int, if_false: int, value: int) -> bytes:
 
 
 @attrs.frozen
-class Notification:
+class Notification(Value):
     """A call of connect(2) that waits for an answer."""
 
     #: Identifies the call.
@@ -122,7 +124,7 @@ def error_response(identifier: int, number: int) -> bytes:
 
 
 @attrs.frozen
-class SocketAddress:
+class SocketAddress(Value):
     """An address that a program wants to connect to."""
 
     #: The IP address; for an IPv4-mapped IPv6 address, it is the IPv4 address. Empty for a Unix socket.

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import attrs
 
+from ..._value import Value
 from ...protocol.reasons import Category, Reason
 from ...security.names import HostPort, check_host, normal_host, parse_port_untrusted
 
@@ -31,7 +32,7 @@ class FrontRefusal(Exception):
 
 
 @attrs.frozen
-class Step:
+class Step(Value):
     """What follows from some received bytes."""
 
     #: How many of them belong to the handshake. What follows them is for the target.
@@ -68,7 +69,7 @@ class FrontHandshake(Protocol):
 
 
 @attrs.frozen
-class Cause:
+class Cause(Value):
     """Why no stream was opened, as the protocols of fronts can tell it."""
 
     #: The reply of SOCKS5 (RFC 1928, section 6).

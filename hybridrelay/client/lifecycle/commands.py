@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import attrs
 
+from ..._value import Value
 from ...errors import HybridRelayError
 from ...events.base import Event
 from ...protocol.reasons import Reason
@@ -14,14 +15,14 @@ from .inputs import MoveCause
 
 
 @attrs.frozen
-class Search:
+class Search(Value):
     """Open a data channel to any acceptable connector: `ChannelOpened` or `AttemptFailed`."""
 
     attempt: int
 
 
 @attrs.frozen
-class Resume:
+class Resume(Value):
     """Open a data channel to the connector of the session: `ChannelOpened` or `AttemptFailed`."""
 
     attempt: int
@@ -30,7 +31,7 @@ class Resume:
 
 
 @attrs.frozen
-class OpenForMove:
+class OpenForMove(Value):
     """Open a data channel to the session's connector through one of the relays of a move: `ChannelOpened` or
     `AttemptFailed`."""
 
@@ -39,14 +40,14 @@ class OpenForMove:
 
 
 @attrs.frozen
-class Abandon:
+class Abandon(Value):
     """Give up an attempt. If its data channel has already been opened, it is closed. Nothing is reported."""
 
     attempt: int
 
 
 @attrs.frozen
-class RunSession:
+class RunSession(Value):
     """Run a new session over this attempt's data channel: `Greeted` or `Rejected`, and later `ChannelLost` and
     `SessionOver`."""
 
@@ -54,14 +55,14 @@ class RunSession:
 
 
 @attrs.frozen
-class UseChannel:
+class UseChannel(Value):
     """Continue the session over this attempt's data channel: `Greeted` or `ChannelLost`."""
 
     attempt: int
 
 
 @attrs.frozen
-class CloseSession:
+class CloseSession(Value):
     """End the session, because it cannot be resumed: `SessionOver`."""
 
     reason: Reason
@@ -69,7 +70,7 @@ class CloseSession:
 
 
 @attrs.frozen
-class AnswerMove:
+class AnswerMove(Value):
     """The answer to `MoveWanted`."""
 
     #: Why the session has not moved; None if it has.
@@ -77,18 +78,18 @@ class AnswerMove:
 
 
 @attrs.frozen
-class CheckRelay:
+class CheckRelay(Value):
     """The last data channel was lost: probe the routes to its relay again, and check its control channel."""
 
 
 @attrs.frozen
-class TryRelayLater:
+class TryRelayLater(Value):
     """Try the relay of the last data channel after the others for a while, because the connector did not greet over
     it."""
 
 
 @attrs.frozen
-class Fail:
+class Fail(Value):
     """No session was opened: raise this error in the task that asked for one."""
 
     error: HybridRelayError

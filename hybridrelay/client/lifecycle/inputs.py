@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import attrs
 
+from ..._value import Value
 from ...errors import HybridRelayError
 from ...protocol.reasons import Reason
 
@@ -24,7 +25,7 @@ class MoveCause(enum.Enum):
 
 
 @attrs.frozen
-class Channel:
+class Channel(Value):
     """What the machine knows about an open data channel."""
 
     #: For example ``tcp at relay.example.com``.
@@ -38,12 +39,12 @@ class Channel:
 
 
 @attrs.frozen
-class Start:
+class Start(Value):
     """Begin. This is the first input."""
 
 
 @attrs.frozen
-class ChannelOpened:
+class ChannelOpened(Value):
     """A data channel is open, and nothing has been sent on it yet."""
 
     attempt: int
@@ -51,7 +52,7 @@ class ChannelOpened:
 
 
 @attrs.frozen
-class AttemptFailed:
+class AttemptFailed(Value):
     """A data channel could not be opened."""
 
     attempt: int
@@ -61,7 +62,7 @@ class AttemptFailed:
 
 
 @attrs.frozen
-class Greeted:
+class Greeted(Value):
     """The connector has greeted (its HELLO has arrived) on the data channel that the session was given last."""
 
     #: The session's id in events, which is known once the connector has greeted.
@@ -69,31 +70,31 @@ class Greeted:
 
 
 @attrs.frozen
-class Rejected:
+class Rejected(Value):
     """The connector did not greet on the first data channel, or does not accept the session."""
 
     error: HybridRelayError
 
 
 @attrs.frozen
-class ChannelLost:
+class ChannelLost(Value):
     """The session has lost its data channel, and may resume over another one."""
 
 
 @attrs.frozen
-class MoveWanted:
+class MoveWanted(Value):
     """The session should move to another data channel, if it has one now. Answered by `commands.AnswerMove`."""
 
     cause: MoveCause
 
 
 @attrs.frozen
-class MoveWithdrawn:
+class MoveWithdrawn(Value):
     """No caller is waiting for the move any more."""
 
 
 @attrs.frozen
-class SessionOver:
+class SessionOver(Value):
     """The session has ended: one of the sides ended it, or its deadline to resume has passed."""
 
     reason: Reason
@@ -103,12 +104,12 @@ class SessionOver:
 
 
 @attrs.frozen
-class Cancelled:
+class Cancelled(Value):
     """The task that runs the session was cancelled, or has failed."""
 
 
 @attrs.frozen
-class Due:
+class Due(Value):
     """The machine's `deadline` has been reached."""
 
     #: If all relays have announced that they stop: when the first of them may be contacted again, by the clock of the

@@ -13,6 +13,7 @@ from functools import partial
 import attrs
 import trio
 
+from ..._value import Value
 from ...abc import Purpose
 from ...audit.witnessing import Witnessing
 from ...connectivity.control import ControlChannel
@@ -36,7 +37,7 @@ from .searching import Search
 
 
 @attrs.frozen
-class Peer:
+class Peer(Value):
     """The other end of a session, to which every later data channel of the session has to lead."""
 
     #: The instance of the connector.
@@ -64,7 +65,7 @@ class DataChannel:
 
 
 @attrs.frozen
-class _Joined:
+class _Joined(Value):
     """A relay's answer to a join, the control channel over which it came, and the key of the join."""
 
     channel: ControlChannel

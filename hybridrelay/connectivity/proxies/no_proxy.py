@@ -14,13 +14,14 @@ from typing import Self
 
 import attrs
 
+from ..._value import Value
 from ...security.names import ip_address, is_loopback, normal_host, parse_port_untrusted
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @attrs.frozen
-class _Entry:
+class _Entry(Value):
     #: A name in lower case, a network, or None for everything.
     what: str | Network | None
     port: int | None = None
@@ -38,7 +39,7 @@ class _Entry:
 
 
 @attrs.frozen
-class NoProxy:
+class NoProxy(Value):
     """The parsed value of ``NO_PROXY``; see the module's docstring."""
 
     _entries: tuple[_Entry, ...] = ()

@@ -12,6 +12,7 @@ import attrs
 
 from ..._defaults import PROXY_PASSWORD_VARIABLE
 from ..._text_files import strip_value
+from ..._value import Value
 from ...errors import ConfigurationError
 from ...security.names import bracketed, check_host, parse_port_untrusted
 from ...security.secret import Secret
@@ -37,7 +38,7 @@ _URL = re.compile(
 
 
 @attrs.frozen
-class Proxy:
+class Proxy(Value):
     """A proxy: its address, its protocol, and our credentials. `str()` shows no credentials."""
 
     #: ``http``, ``https`` (TLS to the proxy itself), ``socks5`` or ``socks5h``; the last two are equivalent here.
@@ -84,7 +85,7 @@ class Proxy:
 
 
 @attrs.frozen
-class ProxySettings:
+class ProxySettings(Value):
     """The proxy to use, and the addresses for which it is not used."""
 
     proxy: Proxy | None = None

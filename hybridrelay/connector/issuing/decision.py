@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
+from ..._value import Value
 from ...protocol.reasons import Reason
 from ...security import Role
 
@@ -57,7 +58,7 @@ _ISSUER_SECONDS = 86_400.0
 
 
 @attrs.frozen
-class Requester:
+class Requester(Value):
     """The identity that the client has proved."""
 
     connection: str
@@ -70,7 +71,7 @@ class Requester:
 
 
 @attrs.frozen
-class UsedClaim:
+class UsedClaim(Value):
     """A claim certificate that was used. Times are seconds since 1970."""
 
     connection: str
@@ -84,7 +85,7 @@ class UsedClaim:
 
 
 @attrs.frozen
-class UsedClaims:
+class UsedClaims(Value):
     """All claims that were used."""
 
     entries: tuple[UsedClaim, ...] = ()
@@ -100,7 +101,7 @@ class UsedClaims:
 
 
 @attrs.frozen
-class Decision:
+class Decision(Value):
     """What to answer."""
 
     #: `Reason.NO_ERROR` if the identity is issued.

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import attrs
 
+from ..._value import Value
 from ...connectivity.discovery import Candidate
 from ...errors import HybridRelayError
 from ...events.base import Event
@@ -16,7 +17,7 @@ from ...security import ConnectionString, Secret
 
 
 @attrs.frozen
-class OpenChannel:
+class OpenChannel(Value):
     """Open a control channel: `ChannelOpened` and later `ChannelEnded`, or `OpeningFailed`."""
 
     channel: int
@@ -25,28 +26,28 @@ class OpenChannel:
 
 
 @attrs.frozen
-class CloseChannel:
+class CloseChannel(Value):
     """Close an open control channel gracefully: `ChannelEnded`."""
 
     channel: int
 
 
 @attrs.frozen
-class AbandonChannel:
+class AbandonChannel(Value):
     """Cancel the opening or the use of a control channel. Its end may be reported, but that has no effect."""
 
     channel: int
 
 
 @attrs.frozen
-class CheckChannel:
+class CheckChannel(Value):
     """Send a ping to the relay at once. If it does not answer, the channel ends."""
 
     channel: int
 
 
 @attrs.frozen
-class RequestRegistration:
+class RequestRegistration(Value):
     """Ask the relay to register: `RequestGranted`, `RequestRefused`, `RequestFailed` or `SameRelay`."""
 
     channel: int
@@ -57,7 +58,7 @@ class RequestRegistration:
 
 
 @attrs.frozen
-class WithdrawRegistration:
+class WithdrawRegistration(Value):
     """Inform the relay that a registration is no longer needed. Nothing is reported."""
 
     channel: int
@@ -66,7 +67,7 @@ class WithdrawRegistration:
 
 
 @attrs.frozen
-class OpenDataChannel:
+class OpenDataChannel(Value):
     """Accept the offer of a rendezvous and open a data channel, if another one is permitted."""
 
     channel: int
@@ -76,7 +77,7 @@ class OpenDataChannel:
 
 
 @attrs.frozen
-class DeclineOffer:
+class DeclineOffer(Value):
     """Decline the offer of a rendezvous."""
 
     channel: int
@@ -85,14 +86,14 @@ class DeclineOffer:
 
 
 @attrs.frozen
-class UseKey:
+class UseKey(Value):
     """Prove possession of this key whenever a control channel is opened from now on."""
 
     key: Secret
 
 
 @attrs.frozen
-class ForgetRoute:
+class ForgetRoute(Value):
     """Forget the route, so that routes are probed before the next control channel is opened."""
 
     #: Whether the reason is that the network may have changed, and not that the route failed; see `RelayLink.forget`.
@@ -100,14 +101,14 @@ class ForgetRoute:
 
 
 @attrs.frozen
-class MoveSessions:
+class MoveSessions(Value):
     """Move the sessions that go through this relay to this route."""
 
     route: Candidate
 
 
 @attrs.frozen
-class AnswerRoute:
+class AnswerRoute(Value):
     """The answer to `MoveToRoute`."""
 
     #: Why the route is not used; None if it is.
@@ -117,14 +118,14 @@ class AnswerRoute:
 
 
 @attrs.frozen
-class RenewInstance:
+class RenewInstance(Value):
     """Take a new instance if the relay has replaced this control channel with one of another process."""
 
     channel: int
 
 
 @attrs.frozen
-class ReportChange:
+class ReportChange(Value):
     """Tell the connector that a hybrid connection was registered, refused or lost, or that an attempt has failed."""
 
 

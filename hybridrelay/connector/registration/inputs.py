@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import attrs
 
+from ..._value import Value
 from ...connectivity.discovery import Candidate
 from ...errors import HybridRelayError
 from ...protocol import control
@@ -28,12 +29,12 @@ class SessionHealth(enum.Enum):
 
 
 @attrs.frozen
-class Start:
+class Start(Value):
     """Begin. Before this, only `Publish` is useful."""
 
 
 @attrs.frozen
-class Publish:
+class Publish(Value):
     """Register this hybrid connection, too."""
 
     name: str
@@ -41,14 +42,14 @@ class Publish:
 
 
 @attrs.frozen
-class Unpublish:
+class Unpublish(Value):
     """Stop registering this hybrid connection. When the last one is removed, the machine stops."""
 
     name: str
 
 
 @attrs.frozen
-class StringChanged:
+class StringChanged(Value):
     """This hybrid connection has another connection string from now on, perhaps with another key."""
 
     name: str
@@ -56,7 +57,7 @@ class StringChanged:
 
 
 @attrs.frozen
-class ChannelOpened:
+class ChannelOpened(Value):
     """A control channel is open."""
 
     channel: int
@@ -66,7 +67,7 @@ class ChannelOpened:
 
 
 @attrs.frozen
-class OpeningFailed:
+class OpeningFailed(Value):
     """A control channel could not be opened."""
 
     channel: int
@@ -74,14 +75,14 @@ class OpeningFailed:
 
 
 @attrs.frozen
-class ChannelEnded:
+class ChannelEnded(Value):
     """A control channel that was open has ended, for whatever reason."""
 
     channel: int
 
 
 @attrs.frozen
-class RequestGranted:
+class RequestGranted(Value):
     """The relay has registered what a request asked for."""
 
     channel: int
@@ -91,7 +92,7 @@ class RequestGranted:
 
 
 @attrs.frozen
-class RequestRefused:
+class RequestRefused(Value):
     """The relay has refused what a request asked for."""
 
     channel: int
@@ -100,7 +101,7 @@ class RequestRefused:
 
 
 @attrs.frozen
-class RequestFailed:
+class RequestFailed(Value):
     """A request was not answered: the control channel was lost, or the relay is silent."""
 
     channel: int
@@ -109,7 +110,7 @@ class RequestFailed:
 
 
 @attrs.frozen
-class SameRelay:
+class SameRelay(Value):
     """A request was not made: the hybrid connection is already registered at this relay, under another host name."""
 
     channel: int
@@ -119,7 +120,7 @@ class SameRelay:
 
 
 @attrs.frozen
-class Confirmed:
+class Confirmed(Value):
     """The relay has answered a request positively. This input keeps its place among the relay's other messages:
     offers after it are authorized by the key of that request."""
 
@@ -128,7 +129,7 @@ class Confirmed:
 
 
 @attrs.frozen
-class Offered:
+class Offered(Value):
     """The relay offers a rendezvous with an application."""
 
     channel: int
@@ -136,7 +137,7 @@ class Offered:
 
 
 @attrs.frozen
-class EndedByRelay:
+class EndedByRelay(Value):
     """The relay has ended a registration."""
 
     channel: int
@@ -145,7 +146,7 @@ class EndedByRelay:
 
 
 @attrs.frozen
-class RestartAnnounced:
+class RestartAnnounced(Value):
     """The relay has announced that it is draining, or about to stop."""
 
     channel: int
@@ -154,36 +155,36 @@ class RestartAnnounced:
 
 
 @attrs.frozen
-class MoveToRoute:
+class MoveToRoute(Value):
     """The prober has found a better route than the one in use, and it works. Answered by `commands.AnswerRoute`."""
 
     route: Candidate
 
 
 @attrs.frozen
-class RoutesUncertain:
+class RoutesUncertain(Value):
     """The known routes may be outdated, because this machine slept or is in another network."""
 
 
 @attrs.frozen
-class CheckChannels:
+class CheckChannels(Value):
     """A data channel was lost, so the control channels may be lost, too, without this having been detected yet."""
 
 
 @attrs.frozen
-class CheckRefusals:
+class CheckRefusals(Value):
     """No other relay accepts this connector: repeat requests whose refusal is not recent."""
 
 
 @attrs.frozen
-class SessionsChanged:
+class SessionsChanged(Value):
     """The state of the sessions through this relay has changed."""
 
     sessions: SessionHealth
 
 
 @attrs.frozen
-class ReplacementExpected:
+class ReplacementExpected(Value):
     """Whether another registration machine is about to register everything at the same relay, because the connection
     strings now describe that relay differently. The relay then ends this machine's control channel, which must not be
     treated as a loss."""
@@ -192,12 +193,12 @@ class ReplacementExpected:
 
 
 @attrs.frozen
-class Due:
+class Due(Value):
     """The time `Machine.deadline` has been reached."""
 
 
 @attrs.frozen
-class Stop:
+class Stop(Value):
     """Close everything. Later inputs have no effect."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from ..._value import Value
 from ...relay.history import RECENT, WRITTEN
 from ..history import HistoryValue, IntervalValue
 from ..sizes import bytes_of
@@ -35,7 +36,7 @@ CHART_FILES = ("uplot.css", "uplot.js", "monitor.js")
 
 
 @attrs.frozen
-class Range:
+class Range(Value):
     label: str
     seconds: int
     #: The length of the intervals in the chart (seconds).
@@ -51,7 +52,7 @@ RANGES = {
 
 
 @attrs.frozen
-class Chart:
+class Chart(Value):
     id: str
     title: str
     #: For each series: the name of the API's field, that of the attribute of `IntervalValue`, and the label.
@@ -80,7 +81,7 @@ CHARTS = (
 
 
 @attrs.frozen(kw_only=True)
-class Drawn:
+class Drawn(Value):
     """The content of charts that show the same period."""
 
     #: The path of the API for the history of the relay, or of a hybrid connection.

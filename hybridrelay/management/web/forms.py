@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 import attrs
 
+from ..._value import Value
 from ...http import Failure, RequestError
 from ..problem_kinds import Problem
 from ..problems import problem
@@ -23,7 +24,7 @@ _CAN_BE_SENT_AGAIN = frozenset(
 
 
 @attrs.frozen
-class Entered:
+class Entered(Value):
     """The values that were entered in a form, and the errors, by the names of the fields."""
 
     values: Mapping[str, str] | None = None
@@ -43,7 +44,7 @@ _NOT_EXPLAINED: Mapping[str, str] = {}
 
 
 @attrs.frozen
-class _Refusal:
+class _Refusal(Value):
     """A refusal of a form that can be sent again."""
 
     failure: Failure

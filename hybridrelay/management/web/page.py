@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import attrs
 import trio
 
+from ..._value import Value
 from ...http import Failure, Handler, Reply, Request, RequestError, Response, Route
 from ...security import ManagementRole
 from ..auditing import Effect, audit_event
@@ -25,7 +26,7 @@ __all__ = ["Page", "PublicPage", "routes_of"]
 
 
 @attrs.frozen(kw_only=True)
-class Page:
+class Page(Value):
     """A page that only identified callers may see."""
 
     #: The unique id. The audit log contains it if a request was refused before it called an operation.
@@ -39,7 +40,7 @@ class Page:
 
 
 @attrs.frozen(kw_only=True)
-class PublicPage:
+class PublicPage(Value):
     """A page or file that needs no credentials."""
 
     id: str

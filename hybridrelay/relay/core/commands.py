@@ -6,6 +6,7 @@ from typing import Generic, TypeAlias
 
 import attrs
 
+from ..._value import Value
 from ...protocol.reasons import Reason
 from .join import Join
 from .listener import HandleT, Listener
@@ -48,7 +49,7 @@ class EndControlChannel(Generic[HandleT]):
 
 
 @attrs.frozen
-class RefuseDataChannel:
+class RefuseDataChannel(Value):
     """Refuse the data channel that is waiting for this rendezvous, if there is one, with this reason."""
 
     rendezvous_id: str
@@ -56,7 +57,7 @@ class RefuseDataChannel:
 
 
 @attrs.frozen
-class StopMoving:
+class StopMoving(Value):
     """Abort both data channels of this rendezvous, and report the end with `Broker.moving_ended`."""
 
     rendezvous_id: str
@@ -83,7 +84,7 @@ class AskListener(Generic[HandleT]):
 
 
 @attrs.frozen
-class JoinMade:
+class JoinMade(Value):
     """A listener has accepted."""
 
     ticket: bytes = attrs.field(repr=False)
@@ -93,7 +94,7 @@ class JoinMade:
 
 
 @attrs.frozen
-class JoinFailed:
+class JoinFailed(Value):
     """No listener has accepted."""
 
     reason: Reason

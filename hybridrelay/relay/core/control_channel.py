@@ -14,6 +14,7 @@ from typing import Generic, TypeAlias
 
 import attrs
 
+from ..._value import Value
 from ...errors import AuthorizationError, RendezvousError
 from ...events.base import Event
 from ...events.relay import ListenerRefused, SenderRefused, TokenInvalid, TokenRefused
@@ -89,14 +90,14 @@ MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
 
 
 @attrs.frozen
-class Say:
+class Say(Value):
     """Send a message to the peer."""
 
     message: control.Message
 
 
 @attrs.frozen
-class Authorize:
+class Authorize(Value):
     """Verify the token of a request; then call `ControlChannelCore.authorize`, or `refuse`."""
 
     request: Request
@@ -104,7 +105,7 @@ class Authorize:
 
 
 @attrs.frozen
-class StartJoin:
+class StartJoin(Value):
     """Find a listener (`Broker.join`), and call `ControlChannelCore.join_ended` afterwards."""
 
     request: control.Join
@@ -112,7 +113,7 @@ class StartJoin:
 
 
 @attrs.frozen
-class OfferAnswered:
+class OfferAnswered(Value):
     """A listener has answered an offer."""
 
     id: int
@@ -120,42 +121,42 @@ class OfferAnswered:
 
 
 @attrs.frozen
-class SenderProved:
+class SenderProved(Value):
     """A listener has reported that the sender of an offer that it had accepted has proved its identity."""
 
     id: int
 
 
 @attrs.frozen
-class TakeClaim:
+class TakeClaim(Value):
     """Answer a request for the content of a claim, which needs no token."""
 
     request: control.Take
 
 
 @attrs.frozen
-class KeyAnswered:
+class KeyAnswered(Value):
     """The peer has said what it has done with a new key."""
 
     answer: control.KeyKept
 
 
 @attrs.frozen
-class UpdateAnswered:
+class UpdateAnswered(Value):
     """The peer has said what it has done with an update."""
 
     answer: control.UpdateKept
 
 
 @attrs.frozen
-class KeepCheckpoint:
+class KeepCheckpoint(Value):
     """Store a checkpoint of the peer's audit log, and answer."""
 
     request: control.Witness
 
 
 @attrs.frozen
-class Close:
+class Close(Value):
     """Close the control channel: at once, or gracefully, so that the peer receives the reason."""
 
     reason: Reason

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import attrs
 
+from ..._value import Value
 from ..model import KeyId
 from .sorted_index import SortedIndex
 
@@ -30,7 +31,7 @@ class Moved(Protocol):
 
 
 @attrs.frozen
-class PairEnd:
+class PairEnd(Value):
     """One end of a pair: a listener, or a sender."""
 
     instance: str
@@ -57,7 +58,7 @@ class Pair:
 
 
 @attrs.frozen
-class Traffic:
+class Traffic(Value):
     """Bytes in each direction, and how many pairs moved them."""
 
     to_client: int = 0

@@ -39,6 +39,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import attrs
 
+from ..._value import Value
 from ...errors import RendezvousError
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import NO_RELAY, RELAY_ID_SIZE, TICKET_SIZE, relay_of_ticket
@@ -66,7 +67,7 @@ EXPIRED_AT_A_TIME = 50
 
 
 @attrs.frozen
-class Rendezvous:
+class Rendezvous(Value):
     """A new rendezvous. The tickets are not printed, and are stored nowhere else."""
 
     #: 32 random hexadecimal digits. Not secret: it may be logged.
@@ -81,7 +82,7 @@ class Rendezvous:
 
 
 @attrs.frozen
-class Arrival:
+class Arrival(Value):
     """A data channel that has presented a valid ticket, which is now used up."""
 
     rendezvous_id: str
@@ -90,14 +91,14 @@ class Arrival:
 
 
 @attrs.frozen
-class Stopping:
+class Stopping(Value):
     """A rendezvous whose bytes the relay has to stop moving. `Ended` follows when it has stopped."""
 
     rendezvous_id: str
 
 
 @attrs.frozen
-class Ended:
+class Ended(Value):
     """A rendezvous that has ended."""
 
     rendezvous_id: str

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from ..._file_thread import thread_of_file
+from ..._value import Value
 from ...events.log import logged_events
 from ...events.program import CertificateRenewed
 from ...events.stream import EventStream
@@ -31,7 +32,7 @@ __all__ = ["CertificateFiles", "RelayCertificates"]
 
 
 @attrs.frozen
-class CertificateFiles:
+class CertificateFiles(Value):
     """The PEM file of the administrator's certificate, and that of its key, if it is separate."""
 
     certificate: Path
@@ -57,7 +58,7 @@ class CertificateFiles:
 
 
 @attrs.frozen
-class _Public:
+class _Public(Value):
     """A certificate with its key, ready for use."""
 
     control: ssl.SSLContext = attrs.field(repr=False)
@@ -68,7 +69,7 @@ class _Public:
 
 
 @attrs.frozen
-class _Made:
+class _Made(Value):
     """The self-signed certificate for port 443, ready for use."""
 
     outer: ssl.SSLContext = attrs.field(repr=False)
@@ -82,7 +83,7 @@ class _Made:
 
 
 @attrs.frozen
-class _Outer:
+class _Outer(Value):
     """Where the outer certificates come from: files of the administrator, or the relay itself."""
 
     files: CertificateFiles | None = None

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from ..._value import Value
 from ...abc import Purpose
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PREAMBLE_SIZE, decode_preamble_untrusted, encode_status
@@ -20,19 +21,19 @@ __all__ = ["ControlRequest", "DataRequest", "ProbeRequest", "Request", "RequestR
 
 
 @attrs.frozen
-class ProbeRequest:
+class ProbeRequest(Value):
     """The peer wants its next bytes to be sent back."""
 
 
 @attrs.frozen
-class DataRequest:
+class DataRequest(Value):
     """The peer has presented a valid ticket, which cannot be used again."""
 
     arrival: Arrival
 
 
 @attrs.frozen
-class ControlRequest:
+class ControlRequest(Value):
     """The peer is going to present a token."""
 
     #: The id of the access key of which it has proved possession; None if it has not.

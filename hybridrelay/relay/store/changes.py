@@ -6,6 +6,7 @@ from typing import Final
 
 import attrs
 
+from ..._value import Value
 from ..model import HybridConnection
 
 __all__ = ["KEPT_DELETIONS", "Changes", "Mark"]
@@ -16,7 +17,7 @@ KEPT_DELETIONS: Final = 1000
 
 
 @attrs.frozen
-class Mark:
+class Mark(Value):
     """How much of a store's changes somebody has read."""
 
     #: All changes of hybrid connections up to this version (`HybridConnection.version`) were read.
@@ -26,7 +27,7 @@ class Mark:
 
 
 @attrs.frozen
-class Changes:
+class Changes(Value):
     """A part of what has changed since a mark, or everything.
 
     When all parts have been applied, the result is the content of the store. The state between two parts is not
