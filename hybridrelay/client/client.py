@@ -47,7 +47,7 @@ from .other_connectors import OtherConnectors
 from .own_identity import OwnIdentity
 from .patience import check_patience
 from .permission import Permission
-from .relays.sender import Sender
+from .relays.relay_connection import RelayConnection
 from .requesting import may_try_again, open_on_any_session
 from .requests import StreamRequests
 from .session import ClientSession
@@ -110,8 +110,8 @@ class Client:
                 transports=transports,
                 events=self._events,
             ),
-            new_sender=partial(
-                Sender,
+            new_relay=partial(
+                RelayConnection,
                 nursery=nursery,
                 clock=clock,
                 on_draining=self._draining,
@@ -125,10 +125,10 @@ class Client:
         )
         #: Stores what is received for the connection string. `StringKeeping.unkept`: what a restart would lose.
         self.keeping = self._string.keeping
-        self._senders = self._string.senders
+        self._relays = self._string.relays
         self._sessions = Sessions(
             self.connection,
-            self._senders,
+            self._relays,
             end_to_end,
             nursery,
             # A connector opens no streams.
@@ -142,8 +142,8 @@ class Client:
             events=self._events,
         )
         self._upgrades = Upgrades(self._sessions, self._events)
-        self._control_channel_keeper = ControlChannelKeeper(self._senders, self._sessions)
-        self._follower = Follower(string, self._senders, self._sessions, self._events)
+        self._control_channel_keeper = ControlChannelKeeper(self._relays, self._sessions)
+        self._follower = Follower(string, self._relays, self._sessions, self._events)
         #: The identity, and its renewal.
         self.identity = OwnIdentity(
             lambda: self._string.current,
@@ -202,8 +202,8 @@ class Client:
 
         It is about the relay in use. If no relay is in use, it is about the relay that is tried first."""
         session = self._opener.open
-        sender = self._senders.in_order()[0] if session is None else session.channel.sender
-        return sender.link.report
+        relay = self._relays.in_order()[0] if session is None else session.channel.relay
+        return relay.link.report
 
     @property
     def route(self) -> str | None:
@@ -215,7 +215,7 @@ class Client:
     def relay(self) -> str | None:
         """The host of the relay in use, or None."""
         session = self._opener.open
-        return None if session is None else session.channel.sender.link.host
+        return None if session is None else session.channel.relay.link.host
 
     @property
     def listening(self) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ class Client:
         """
         return client_snapshot(
             self,
-            self._senders,
+            self._relays,
             self._sessions,
             self._opener,
             self._counters,
@@ -318,7 +318,7 @@ class Client:
         network, renew old data channels and the identity, keep control channels open, and watch the policy. Only
         `open_client` calls this."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._upgrades.run, self._senders.all)
+            nursery.start_soon(self._upgrades.run, self._relays.all)
             nursery.start_soon(report_left_out)
             nursery.start_soon(watch_network, self._network_changed)
             nursery.start_soon(self._sessions.renew)
@@ -353,17 +353,17 @@ class Client:
         """End everything that is open, because the policy of the machine no longer allows it."""
         for one in list(self._sessions):
             one.session.close(Reason.DENIED_BY_POLICY)
-        for sender in self._senders.all:
-            sender.close_control()
+        for relay in self._relays.all:
+            relay.close_control()
 
-    def _draining(self, sender: Sender) -> None:
+    def _draining(self, relay: RelayConnection) -> None:
         for session in self._sessions:
-            self._nursery.start_soon(session.leave, sender)
+            self._nursery.start_soon(session.leave, relay)
 
     def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))
-        for sender in self._senders.all:
-            sender.network_changed()
+        for relay in self._relays.all:
+            relay.network_changed()
         self._sessions.check_alive()
 
     # --- another connection string
@@ -402,7 +402,7 @@ class Client:
         return update
 
     def _string_changed(self, update: StringUpdate) -> None:
-        self._upgrades.replace(self._senders.all)
+        self._upgrades.replace(self._relays.all)
         self._follower.use(update.string, key_changed=update.key_changed)
 
     # --- streams

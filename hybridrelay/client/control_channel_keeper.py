@@ -16,8 +16,8 @@ import trio
 
 from ..connectivity.backoff import Backoff
 from ..errors import HybridRelayError
-from .relays.sender import Sender
-from .relays.senders import Senders
+from .relays.relay_connection import RelayConnection
+from .relays.relays import Relays
 
 __all__ = ["CHECK_SECONDS", "SPREAD_SECONDS", "ControlChannelKeeper"]
 
@@ -31,26 +31,26 @@ _FIRST_SECONDS, _MAX_SECONDS, _MIN_SECONDS = 30.0, 300.0, 5.0
 
 
 class _Session(Protocol):
-    def goes_through(self, sender: Sender) -> bool: ...
+    def goes_through(self, relay: RelayConnection) -> bool: ...
 
 
 class ControlChannelKeeper:
     """Replaces lost control channels; see the module.
 
     Args:
-        senders: the client's relays.
+        relays: the client's relays.
         sessions: the client's sessions that have not ended. They are iterated over again and again.
         draw: returns a random number in [0, 1).
     """
 
     def __init__(
-        self, senders: Senders, sessions: Iterable[_Session], *, draw: Callable[[], float] = random.random
+        self, relays: Relays, sessions: Iterable[_Session], *, draw: Callable[[], float] = random.random
     ) -> None:
-        self._senders = senders
+        self._relays = relays
         self._sessions = sessions
         self._draw = draw
         #: When to open a control channel to a relay that lacks one, on Trio's clock, and the pauses if this fails.
-        self._missing: dict[Sender, tuple[float, Backoff]] = {}
+        self._missing: dict[RelayConnection, tuple[float, Backoff]] = {}
 
     async def run(self) -> None:
         """Replace lost control channels until cancelled."""
@@ -58,27 +58,27 @@ class ControlChannelKeeper:
             await trio.sleep(CHECK_SECONDS)
             due = self._due(trio.current_time())
             async with trio.open_nursery() as nursery:
-                for sender in due:
-                    nursery.start_soon(self._replace, sender)
+                for relay in due:
+                    nursery.start_soon(self._replace, relay)
 
-    def _due(self, now: float) -> list[Sender]:
+    def _due(self, now: float) -> list[RelayConnection]:
         """Return the relays to which a control channel has to be opened now."""
-        used = [one for one in self._senders.all if any(session.goes_through(one) for session in self._sessions)]
+        used = [one for one in self._relays.all if any(session.goes_through(one) for session in self._sessions)]
         missing = [one for one in used if not (one.has_control or one.is_away)]
         self._missing = {
             one: self._missing.get(one) or (now + SPREAD_SECONDS * self._draw(), self._backoff()) for one in missing
         }
-        return [sender for sender, (at, _) in self._missing.items() if at <= now]
+        return [relay for relay, (at, _) in self._missing.items() if at <= now]
 
     def _backoff(self) -> Backoff:
         return Backoff(
             first_seconds=_FIRST_SECONDS, max_seconds=_MAX_SECONDS, min_seconds=_MIN_SECONDS, random=self._draw
         )
 
-    async def _replace(self, sender: Sender) -> None:
-        _, backoff = self._missing[sender]
+    async def _replace(self, relay: RelayConnection) -> None:
+        _, backoff = self._missing[relay]
         try:
-            await sender.ensure_control_channel()
+            await relay.ensure_control_channel()
         except HybridRelayError:
             # The sessions do not depend on it. If they are lost, the attempt to resume them reports what is wrong.
-            self._missing[sender] = trio.current_time() + backoff.next_wait(), backoff
+            self._missing[relay] = trio.current_time() + backoff.next_wait(), backoff

@@ -13,7 +13,7 @@ from ..events.endpoint import KeyInUse
 from ..events.stream import EventStream
 from ..security import ConnectionString, Secret, key_fingerprint
 from .lifecycle.inputs import MoveCause
-from .relays.senders import Senders
+from .relays.relays import Relays
 from .session import ClientSession
 from .sessions import Sessions
 
@@ -31,14 +31,14 @@ class Follower:
 
     Args:
         string: the current connection string.
-        senders: the client's relays.
+        relays: the client's relays.
         sessions: the client's sessions.
         events: the stream to which events are published.
     """
 
-    def __init__(self, string: ConnectionString, senders: Senders, sessions: Sessions, events: EventStream) -> None:
+    def __init__(self, string: ConnectionString, relays: Relays, sessions: Sessions, events: EventStream) -> None:
         self._string = string
-        self._senders = senders
+        self._relays = relays
         self._sessions = sessions
         self._events = events
         #: Set when something may depend on an earlier connection string.
@@ -74,7 +74,7 @@ class Follower:
 
     def _is_stale(self, session: ClientSession) -> bool:
         """Return whether the session uses a key or a relay that is no longer in the connection string."""
-        return session.channel.key != self._string.key or session.channel.sender not in self._senders.all
+        return session.channel.key != self._string.key or session.channel.relay not in self._relays.all
 
     @property
     def _have_all_moved(self) -> bool:
@@ -89,10 +89,10 @@ class Follower:
             backoff = Backoff(first_seconds=1.0, max_seconds=_FOLLOW_MAX_SECONDS, min_seconds=0.1)
             while True:
                 self._updated = trio.Event()
-                await self._sessions.move(MoveCause.STRING_CHANGED, self._is_stale, self._senders.in_order)
+                await self._sessions.move(MoveCause.STRING_CHANGED, self._is_stale, self._relays.in_order)
                 if self._have_all_moved:
                     break
-                refused = any(sender.falls_back for sender in self._senders.all)
+                refused = any(relay.falls_back for relay in self._relays.all)
                 with trio.move_on_after(_REFUSED_SECONDS if refused else backoff.next_wait()):
                     await self._updated.wait()
                     backoff.reset()
@@ -101,6 +101,6 @@ class Follower:
                 self._report_key()
 
     def _report_key(self) -> None:
-        missing = tuple(sender.link.host for sender in self._senders.all if not sender.has_accepted_key)
+        missing = tuple(relay.link.host for relay in self._relays.all if not relay.has_accepted_key)
         name, key = self._string.entity_path, key_fingerprint(self._string.key)
         self._events.publish(KeyInUse(connection=name, key=key, missing=missing))

@@ -28,8 +28,8 @@ from ..streams.sockets import close_forcefully
 from .lifecycle import Machine, State, commands, inputs
 from .lifecycle.inputs import MoveCause
 from .relays.listeners import ListenerSearch
-from .relays.sender import DataChannel, Peer, Sender
-from .relays.senders import Senders
+from .relays.relay_connection import DataChannel, Peer, RelayConnection
+from .relays.relays import Relays
 
 __all__ = ["MAX_CHANNEL_BYTES", "MAX_CHANNEL_SECONDS", "ClientSession"]
 
@@ -50,7 +50,7 @@ class _Move:
     """A move for which a caller waits."""
 
     #: The relays to try, in this order.
-    senders: Sequence[Sender]
+    relays: Sequence[RelayConnection]
     over: trio.Event = attrs.field(factory=trio.Event)
     error: HybridRelayError | None = None
 
@@ -62,7 +62,7 @@ class ClientSession:
         connection: the hybrid connection's name, for events.
         end_to_end: the end-to-end TLS, with the identity of this application. The session can be resumed only with
             this identity.
-        senders: the client's relays.
+        relays: the client's relays.
         search: knows which connectors are avoided.
         new_session: makes a session that does not run yet.
         explain: returns the error to raise if a connector did not accept the session.
@@ -73,7 +73,7 @@ class ClientSession:
         self,
         connection: str,
         end_to_end: EndToEnd,
-        senders: Senders,
+        relays: Relays,
         search: ListenerSearch,
         *,
         new_session: Callable[[], Session],
@@ -82,7 +82,7 @@ class ClientSession:
     ) -> None:
         self._machine = Machine(connection, search, random.random)
         self._end_to_end = end_to_end
-        self._senders = senders
+        self._relays = relays
         self._search = search
         self._new_session = new_session
         self._explain = explain
@@ -133,9 +133,9 @@ class ClientSession:
         assert self._channel is not None
         return self._channel
 
-    def goes_through(self, sender: Sender) -> bool:
+    def goes_through(self, relay: RelayConnection) -> bool:
         """Return whether the session has a data channel now, and it goes through this relay."""
-        return self.session.is_attached and self.channel.sender is sender
+        return self.session.is_attached and self.channel.relay is relay
 
     def needs_renewal(self) -> bool:
         """Return whether the session's data channel is so old, or has carried so much, that it has to be replaced."""
@@ -182,7 +182,7 @@ class ClientSession:
                 return
             deadline = machine.deadline
             if deadline is not None and trio.current_time() >= deadline:
-                self._handle(inputs.Due(self._senders.away_until))
+                self._handle(inputs.Due(self._relays.away_until))
                 continue
             with trio.CancelScope() as scope:
                 if deadline is not None:
@@ -212,16 +212,16 @@ class ClientSession:
     def _execute(self, command: commands.Command) -> None:
         match command:
             case commands.Search(attempt):
-                self._begin(attempt, self._search, self._senders.in_order())
+                self._begin(attempt, self._search, self._relays.in_order())
             case commands.Resume(attempt, same_relay_first):
-                every = self._senders.in_order(self.channel.sender if same_relay_first else None)
-                here = [sender for sender in every if not sender.is_away] or every
+                every = self._relays.in_order(self.channel.relay if same_relay_first else None)
+                here = [relay for relay in every if not relay.is_away] or every
                 self._begin(
-                    attempt, self.channel.peer, here, home=self.channel.sender, tries_every_relay=here == every
+                    attempt, self.channel.peer, here, home=self.channel.relay, tries_every_relay=here == every
                 )
             case commands.OpenForMove(attempt, _):
                 assert self._move is not None
-                self._begin(attempt, self.channel.peer, self._move.senders)
+                self._begin(attempt, self.channel.peer, self._move.relays)
             case commands.Abandon(attempt):
                 self._scopes[attempt].cancel()
             case commands.RunSession(attempt):
@@ -237,9 +237,9 @@ class ClientSession:
                     self._move.error = error
                     self._move.over.set()
             case commands.CheckRelay():
-                self.channel.sender.data_channel_lost()
+                self.channel.relay.data_channel_lost()
             case commands.TryRelayLater():
-                self.channel.sender.failed()
+                self.channel.relay.failed()
             case commands.Fail(error):
                 self._failure = error
 
@@ -253,13 +253,13 @@ class ClientSession:
         self,
         attempt: int,
         to: Peer | ListenerSearch,
-        senders: Sequence[Sender],
+        relays: Sequence[RelayConnection],
         *,
-        home: Sender | None = None,
+        home: RelayConnection | None = None,
         tries_every_relay: bool = True,
     ) -> None:
         scope = self._scopes[attempt] = trio.CancelScope()
-        opening = partial(self._senders.open_data_channel, to, senders, self._end_to_end, home=home)
+        opening = partial(self._relays.open_data_channel, to, relays, self._end_to_end, home=home)
         self._start_soon(self._open_channel, attempt, scope, opening, tries_every_relay)
 
     async def _open_channel(
@@ -326,14 +326,14 @@ class ClientSession:
     # --- moves
 
     async def move(
-        self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
+        self, relays: Sequence[RelayConnection], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
     ) -> HybridRelayError | None:
         """Move to a new data channel through one of these relays; if that fails, keep the current one.
 
         Moves are made one after the other. A move is complete when the connector has greeted on the new data channel.
 
         Args:
-            senders: the relays to try, in this order.
+            relays: the relays to try, in this order.
             cause: for events.
             is_needed: called after waiting for earlier moves, and returns whether there is still a reason to move. By
                 default there is.
@@ -346,9 +346,9 @@ class ClientSession:
         async with self._moving:
             if self._machine.state is not State.CONNECTED or not self.session.is_attached:
                 return None
-            if not senders or not is_needed():
+            if not relays or not is_needed():
                 return None
-            move = self._move = _Move(senders)
+            move = self._move = _Move(relays)
             try:
                 self._handle(inputs.MoveWanted(cause))
                 await move.over.wait()
@@ -358,13 +358,13 @@ class ClientSession:
                     self._handle(inputs.MoveWithdrawn())
             return move.error
 
-    async def leave(self, sender: Sender) -> None:
+    async def leave(self, relay: RelayConnection) -> None:
         """One relay is draining or about to stop: move to another relay, if one leads to the same connector."""
         await trio.sleep(_LEAVE_JITTER * random.random())  # noqa: S311 - spreads load, hides nothing
         backoff = Backoff(first_seconds=_LEAVE_AGAIN_SECONDS, max_seconds=_LEAVE_AGAIN_SECONDS)
-        while self.goes_through(sender):
-            others = [one for one in self._senders.in_order() if not one.is_away]
-            error = await self.move(others, MoveCause.RELAY_DRAINING, is_needed=lambda: self.goes_through(sender))
+        while self.goes_through(relay):
+            others = [one for one in self._relays.in_order() if not one.is_away]
+            error = await self.move(others, MoveCause.RELAY_DRAINING, is_needed=lambda: self.goes_through(relay))
             if error is None or not (error.reason is Reason.LIMIT or error.reason.category is Category.QUOTA):
                 break
             await trio.sleep(backoff.next_wait())

@@ -15,8 +15,8 @@ from ..mux import Budget, Session, SessionConfig, SessionRole
 from ..protocol.reasons import Category, Reason
 from .lifecycle.inputs import MoveCause
 from .relays.listeners import AvoidedListeners, ListenerSearch
-from .relays.sender import Sender
-from .relays.senders import Senders
+from .relays.relay_connection import RelayConnection
+from .relays.relays import Relays
 from .session import ClientSession
 
 __all__ = ["DELIVERY_SECONDS", "Sessions"]
@@ -32,7 +32,7 @@ class Sessions:
 
     Args:
         connection: the hybrid connection's name, for events.
-        senders: the client's relays.
+        relays: the client's relays.
         end_to_end: the end-to-end TLS of new sessions.
         nursery: runs the sessions.
         config: the configuration of each session.
@@ -43,7 +43,7 @@ class Sessions:
     def __init__(
         self,
         connection: str,
-        senders: Senders,
+        relays: Relays,
         end_to_end: EndToEnd,
         nursery: trio.Nursery,
         *,
@@ -52,7 +52,7 @@ class Sessions:
         events: EventStream,
     ) -> None:
         self._connection = connection
-        self._senders = senders
+        self._relays = relays
         self._end_to_end = end_to_end
         self._nursery = nursery
         self._config = config
@@ -104,7 +104,7 @@ class Sessions:
         opened = ClientSession(
             self._connection,
             end_to_end,
-            self._senders,
+            self._relays,
             ListenerSearch(self._avoided, tuple(other_than)),
             new_session=partial(Session, SessionRole.INITIATOR, config=self._config, budget=self._budget),
             explain=partial(_explain, end_to_end),
@@ -136,14 +136,14 @@ class Sessions:
         self,
         cause: MoveCause,
         is_needed: Callable[[ClientSession], bool],
-        senders: Callable[[], Sequence[Sender]],
+        relays: Callable[[], Sequence[RelayConnection]],
     ) -> HybridRelayError | None:
         """Move the sessions for which `is_needed` is true, one after the other.
 
         Args:
             cause: why they are moved, for events.
             is_needed: returns whether a session has to be moved; asked again during its move.
-            senders: returns the relays to try, in order; called once for each session.
+            relays: returns the relays to try, in order; called once for each session.
 
         Returns:
             Why none of them has moved; None if one has, or none needed to.
@@ -151,7 +151,7 @@ class Sessions:
         moved, failure = False, None
         for one in self:
             if is_needed(one):
-                error = await one.move(senders(), cause, is_needed=partial(is_needed, one))
+                error = await one.move(relays(), cause, is_needed=partial(is_needed, one))
                 if error is None:
                     moved = True
                 elif is_needed(one):
@@ -168,7 +168,7 @@ class Sessions:
             for one in self:
                 if one.needs_renewal():
                     await one.move(
-                        self._senders.in_order(one.channel.sender), MoveCause.RENEWAL, is_needed=one.needs_renewal
+                        self._relays.in_order(one.channel.relay), MoveCause.RENEWAL, is_needed=one.needs_renewal
                     )
 
     async def aclose(self) -> None:

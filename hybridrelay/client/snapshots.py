@@ -23,7 +23,7 @@ from ..connectivity.snapshot import (
 )
 from ..mux import FlowProgress, MemoryUse
 from .opening import SessionOpener
-from .relays.senders import Senders
+from .relays.relays import Relays
 from .requests import StreamRequest, StreamRequests
 from .sessions import Sessions
 
@@ -49,7 +49,7 @@ class _Client(Protocol):
 
 def client_snapshot(
     client: _Client,
-    senders: Senders,
+    relays: Relays,
     sessions: Sessions,
     opener: SessionOpener,
     counters: EndpointCounters,
@@ -62,7 +62,7 @@ def client_snapshot(
 
     Args:
         client: the client.
-        senders: its relays.
+        relays: its relays.
         sessions: its sessions.
         opener: opens the sessions.
         counters: its counters. They count a stream only when it ends, so open streams are added here.
@@ -71,16 +71,16 @@ def client_snapshot(
     """
     # The difference between seconds since 1970 and Trio's clock.
     offset = clock() - trio.current_time()
-    name, relays = client.connection, tuple(sender.snapshot() for sender in senders.all)
+    name, relay_snapshots = client.connection, tuple(relay.snapshot() for relay in relays.all)
     live = list(sessions)
     memory = [one.session.memory_use() for one in live]
     total = sum(memory, MemoryUse())
-    in_use = {relay.route.transport for relay in relays if relay.route is not None}
+    in_use = {relay.route.transport for relay in relay_snapshots if relay.route is not None}
     in_use |= {one.channel.candidate.transport.name for one in live if one.session.is_attached}
-    transports = {transport for sender in senders.all for transport in sender.link.transports} | in_use
+    transports = {transport for relay in relays.all for transport in relay.link.transports} | in_use
     connection = ConnectionSnapshot(
         name=name,
-        relays=relays,
+        relays=relay_snapshots,
         sessions=len(live),
         streams=len(client.requests),
         listening=client.listening,
@@ -105,7 +105,7 @@ def client_snapshot(
                 connection=name,
                 peer=one.channel.peer.identity,
                 serial=one.serial,
-                link=one.channel.sender.link,
+                link=one.channel.relay.link,
                 candidate=one.channel.candidate,
                 rendezvous=one.channel.rendezvous,
                 since=offset + one.since,

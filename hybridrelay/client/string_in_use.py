@@ -24,8 +24,8 @@ from ..events.stream import EventStream
 from ..protocol import control
 from ..security import ConnectionString, Identity, StringUpdate, update_string
 from .config import ClientConfig
-from .relays.sender import Sender
-from .relays.senders import Senders
+from .relays.relay_connection import RelayConnection
+from .relays.relays import Relays
 
 __all__ = ["StringInUse"]
 
@@ -37,7 +37,7 @@ class StringInUse:
         config: the client's configuration, with the first connection string.
         check: raises `DeniedByPolicy` if the policy of the machine does not allow using a connection string.
         new_link: makes a link to a relay. `upgrade_interval` is added for a relay that is not only tried out.
-        new_sender: makes the client's connection to a relay. `on_key_or_update` is added.
+        new_relay: makes the client's connection to a relay. `on_key_or_update` is added.
         changed: called with each change that is not one of the identity, when it is in use.
         nursery: runs the handling of what relays send.
         events: the stream to which events are published.
@@ -53,7 +53,7 @@ class StringInUse:
         *,
         check: Callable[[ConnectionString], None],
         new_link: Callable[..., RelayLink],
-        new_sender: Callable[..., Sender],
+        new_relay: Callable[..., RelayConnection],
         changed: Callable[[StringUpdate], None],
         nursery: trio.Nursery,
         events: EventStream,
@@ -63,13 +63,13 @@ class StringInUse:
         self.current = config.string
         self._check = check
         self._new_link = partial(new_link, upgrade_interval=config.upgrade_interval)
-        self._new_sender = partial(new_sender, on_key_or_update=self._key_or_update_arrived)
+        self._new_relay = partial(new_relay, on_key_or_update=self._key_or_update_arrived)
         self._changed = changed
         self._nursery = nursery
         self._events = events
         self._clock = clock
         #: The relays that the connection string names.
-        self.senders = Senders(self._find_senders(config.string, ()))
+        self.relays = Relays(self._find_relays(config.string, ()))
         self._changes = StringChanges(
             lambda: self.current,
             use_key=self._use_key,
@@ -93,13 +93,13 @@ class StringInUse:
         """The last update of the connection string; None if there was none."""
         return self._changes.update_status
 
-    def _find_senders(self, string: ConnectionString, known: Sequence[Sender]) -> list[Sender]:
+    def _find_relays(self, string: ConnectionString, known: Sequence[RelayConnection]) -> list[RelayConnection]:
         """Return the relays that a string names; those in `known` are reused. Changes nothing.
 
         Raises:
             ConfigurationError: none of them can be used.
         """
-        by_link = {sender.link: sender for sender in known}
+        by_link = {relay.link: relay for relay in known}
 
         def link_to(endpoint: RelayEndpoint) -> RelayLink:
             return next((link for link in by_link if link.endpoint == endpoint), None) or self._new_link(endpoint)
@@ -107,7 +107,7 @@ class StringInUse:
         links = usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to, self._events)
         # A relay that is added at the same time as a new key may not know that key yet.
         earlier = self.current if known else None
-        return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
+        return [by_link.get(link) or self._new_relay(link, string, earlier=earlier) for link in links]
 
     def use(self, string: ConnectionString) -> StringUpdate:
         """Use a changed connection string from now on, or the same again.
@@ -139,30 +139,30 @@ class StringInUse:
         Raises:
             ConfigurationError: none of its relays can be used. Nothing was changed.
         """
-        before, senders = self.senders.all, self._find_senders(update.string, self.senders.all)
+        before, relays = self.relays.all, self._find_relays(update.string, self.relays.all)
         # From here on nothing can fail.
         self.current = update.string
-        for sender in senders:
-            sender.use(update.string)
-        self.senders.replace(senders)
-        for sender in before:
-            if sender not in senders:
-                sender.retire_control()
+        for relay in relays:
+            relay.use(update.string)
+        self.relays.replace(relays)
+        for relay in before:
+            if relay not in relays:
+                relay.retire_control()
         self._changed(update)
 
     def _why_not(self, string: ConnectionString) -> str:
         """Return why a changed connection string could not be used; empty if it could."""
         try:
             self._check(string)
-            self._find_senders(string, self.senders.all)
+            self._find_relays(string, self.relays.all)
         except ConfigurationError as exc:
             return str(exc)
         return ""
 
     def _key_or_update_arrived(
-        self, sender: Sender, channel: ControlChannel, message: control.Key | control.Update
+        self, relay: RelayConnection, channel: ControlChannel, message: control.Key | control.Update
     ) -> None:
-        others = [other for other in self.senders.all if other is not sender]
-        handle = self._changes.handler(channel, sender.link.endpoint, message, others)
+        others = [other for other in self.relays.all if other is not relay]
+        handle = self._changes.handler(channel, relay.link.endpoint, message, others)
         if handle is not None:
-            self._nursery.start_soon(sender.answer, channel, handle)
+            self._nursery.start_soon(relay.answer, channel, handle)

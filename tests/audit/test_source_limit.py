@@ -78,7 +78,7 @@ def test_it_recovers_with_time() -> None:
     assert sum(limit.admits(record(), 60.0) for _ in range(BURST)) == 60 * RATE
 
 
-def test_who_causes_none_any_more_is_forgotten() -> None:
+def test_a_source_that_causes_no_more_records_is_forgotten() -> None:
     limit = SourceLimit()
     for number in range(1000):
         limit.admits(record(connection=str(number)), 0.0)

@@ -157,7 +157,7 @@ def _chained_again(lines: list[bytes], start: int) -> None:
 
 
 @pytest.mark.parametrize("change", [_edit, _remove, _repeat])
-def test_who_repairs_the_hashes_lacks_the_signature(change: Callable[[list[bytes], int], None]) -> None:
+def test_repaired_hashes_lack_the_signature(change: Callable[[list[bytes], int], None]) -> None:
     log = WrittenLog.of(8)
     change(log.lines, 5)
     _chained_again(log.lines, 4)
@@ -167,7 +167,7 @@ def test_who_repairs_the_hashes_lacks_the_signature(change: Callable[[list[bytes
     assert caught.value.line == len(log.lines)  # the checkpoint
 
 
-def test_who_repairs_the_hashes_of_several_files_lacks_the_signature() -> None:
+def test_repaired_hashes_of_several_files_lack_the_signature() -> None:
     log = WrittenLog.of(4, 4)
     first, _ = names(log)
     _edit(log.files[first], 3)
@@ -329,7 +329,7 @@ class TestFiles:
 class TestOldKeys:
     """The key of a file signs only the lines of that file."""
 
-    def test_who_has_the_key_of_a_later_file_cannot_change_an_earlier_one(self) -> None:
+    def test_the_key_of_a_later_file_cannot_sign_an_earlier_one(self) -> None:
         log = WrittenLog.of(3)
         name, lines = names(log)[0], log.lines
         stolen = SigningKey.generate()

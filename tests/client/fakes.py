@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from hybridrelay.client.relays.listeners import ListenerSearch
-from hybridrelay.client.relays.sender import DataChannel, Peer, Sender
+from hybridrelay.client.relays.relay_connection import DataChannel, Peer, RelayConnection
 from hybridrelay.connectivity import DIRECTLY, RelayEndpoint, candidates, discover
 from hybridrelay.connectivity.data import EndToEnd
 from hybridrelay.connectivity.instance import new_instance
@@ -23,15 +23,15 @@ from ..stream_pairs import CLIENT
 
 #: What a search for any listener finds.
 ANY = Peer("any", PeerIdentity("db", Role.CONNECTOR, "lab", "01", 4e9, b"hash"))
-#: The end-to-end TLS of a client, which no `FakeSender` uses.
+#: The end-to-end TLS of a client, which no `FakeRelay` uses.
 OURS = EndToEnd("db", Role.APPLICATION, "x-session-1", CLIENT)
 CARRIER = candidates(discover(), "tcp")[0]
 
 
-class FakeSender(Sender):
+class FakeRelay(RelayConnection):
     """A relay that answers as a test wants: after some time, with a channel or an error.
 
-    It has the interface of a `Sender`, and nothing of its state.
+    It has the interface of a `RelayConnection`, and nothing of its state.
     """
 
     def __init__(self, host: str) -> None:
@@ -51,7 +51,7 @@ class FakeSender(Sender):
         self.on_opened: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
-        return f"<FakeSender at {self.link.host}>"
+        return f"<FakeRelay at {self.link.host}>"
 
     async def open_data_channel(self, to: Peer | ListenerSearch, end_to_end: EndToEnd) -> DataChannel:
         self.asked.append(trio.current_time())
@@ -76,7 +76,7 @@ class FakeSender(Sender):
         return await self.open_data_channel(to, end_to_end)
 
 
-def data_channel(sender: Sender, peer: Peer = ANY) -> DataChannel:
+def data_channel(relay: RelayConnection, peer: Peer = ANY) -> DataChannel:
     """A data channel through that relay. Nobody is at its other end."""
     ours, _ = trio.testing.memory_stream_pair()
-    return DataChannel(TLSStream(ours, CLIENT), peer, sender, CARRIER)
+    return DataChannel(TLSStream(ours, CLIENT), peer, relay, CARRIER)

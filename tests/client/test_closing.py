@@ -30,7 +30,7 @@ from hybridrelay.security import (
 )
 from hybridrelay.testing import session_pair
 
-from .relays.test_sender import connection_string
+from .relays.test_relay_connection import connection_string
 
 
 @pytest.mark.parametrize("fails", [False, True])

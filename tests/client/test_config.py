@@ -12,7 +12,7 @@ from hybridrelay import ConfigurationError, ConnectionStringError
 from hybridrelay.client import ClientConfig
 from hybridrelay.security import HostPort
 
-from .relays.test_sender import connection_string
+from .relays.test_relay_connection import connection_string
 
 
 def test_a_connection_string_is_enough_as_text_or_parsed() -> None:

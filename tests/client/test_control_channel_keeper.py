@@ -9,14 +9,14 @@ import trio
 import trio.testing
 
 from hybridrelay.client.control_channel_keeper import CHECK_SECONDS, SPREAD_SECONDS, ControlChannelKeeper
-from hybridrelay.client.relays.sender import Sender
-from hybridrelay.client.relays.senders import Senders
+from hybridrelay.client.relays.relay_connection import RelayConnection
+from hybridrelay.client.relays.relays import Relays
 from hybridrelay.errors import HybridRelayError, RelayUnreachable
 
-from .fakes import FakeSender
+from .fakes import FakeRelay
 
 
-class Relay(FakeSender):
+class Relay(FakeRelay):
     """A relay to which control channels are opened."""
 
     def __init__(self, host: str) -> None:
@@ -39,16 +39,16 @@ class Relay(FakeSender):
 
 @attrs.frozen
 class Session:
-    through: list[Sender]
+    through: list[RelayConnection]
 
-    def goes_through(self, sender: Sender) -> bool:
-        return sender in self.through
+    def goes_through(self, relay: RelayConnection) -> bool:
+        return relay in self.through
 
 
 @attrs.define
 class Scene:
     relays: list[Relay]
-    through: list[Sender]
+    through: list[RelayConnection]
 
     def __iter__(self) -> Iterator[Session]:
         return iter([Session(self.through)])
@@ -57,7 +57,7 @@ class Scene:
 def begin(nursery: trio.Nursery, draw: float = 0.5) -> Scene:
     relays = [Relay("a.example"), Relay("b.example")]
     scene = Scene(relays, [relays[0]])
-    nursery.start_soon(ControlChannelKeeper(Senders(relays), scene, draw=lambda: draw).run)
+    nursery.start_soon(ControlChannelKeeper(Relays(relays), scene, draw=lambda: draw).run)
     return scene
 
 

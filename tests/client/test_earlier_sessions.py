@@ -14,7 +14,7 @@ from hybridrelay.client.client import Client
 from hybridrelay.client.config import ClientConfig
 from hybridrelay.client.lifecycle.inputs import MoveCause
 from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
-from hybridrelay.client.relays.sender import DataChannel, Sender
+from hybridrelay.client.relays.relay_connection import DataChannel, RelayConnection
 from hybridrelay.client.session import ClientSession
 from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connectivity.link import RelayLink
@@ -22,7 +22,7 @@ from hybridrelay.errors import HybridRelayError, RelayUnreachable
 from hybridrelay.events import EventStream
 
 from .fakes import OURS, data_channel
-from .relays.test_sender import connection_string
+from .relays.test_relay_connection import connection_string
 from .test_session import Scene
 
 
@@ -50,19 +50,19 @@ async def test_each_is_checked_after_the_machine_slept(
 class Moved(ClientSession):
     """Notes through which relays it was to move, and moves if it can."""
 
-    def __init__(self, sender: Sender, candidate: Candidate) -> None:
+    def __init__(self, relay: RelayConnection, candidate: Candidate) -> None:
         scene = Scene(count=1)
         super().__init__(
             "db",
             OURS,
-            scene.senders,
+            scene.client_relays,
             ListenerSearch(AvoidedListeners()),
             new_session=lambda: scene.session,
             explain=lambda error: error,
             events=EventStream(),
         )
-        self.present = attrs.evolve(data_channel(sender), candidate=candidate)
-        self.moved_to: list[Sender] = []
+        self.present = attrs.evolve(data_channel(relay), candidate=candidate)
+        self.moved_to: list[RelayConnection] = []
         self.error: HybridRelayError | None = None
 
     @property
@@ -70,12 +70,12 @@ class Moved(ClientSession):
         return self.present
 
     async def move(
-        self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
+        self, relays: Sequence[RelayConnection], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
     ) -> HybridRelayError | None:
         await trio.lowlevel.checkpoint()
         assert cause is MoveCause.BETTER_ROUTE
         assert is_needed()
-        self.moved_to.extend(senders)
+        self.moved_to.extend(relays)
         return self.error
 
 
@@ -107,13 +107,13 @@ async def test_each_follows_to_a_better_route(
     nursery.start_soon(client.watch)
     await trio.sleep(1)
     ((in_use, improved),) = asked
-    (sender,) = client._senders.all
-    present, earlier = Moved(sender, TCP), Moved(sender, WSS)
+    (relay,) = client._relays.all
+    present, earlier = Moved(relay, TCP), Moved(relay, WSS)
     for one in (present, earlier):
         await nursery.start(client._sessions.run, one)
     assert in_use() is WSS
     await improved(TCP)
-    assert earlier.moved_to == [sender]
+    assert earlier.moved_to == [relay]
     assert present.moved_to == []
     nursery.cancel_scope.cancel()
 
@@ -126,8 +126,8 @@ async def test_a_better_route_over_which_no_session_can_move_is_not_used(
     nursery.start_soon(client.watch)
     await trio.sleep(1)
     ((_, improved),) = asked
-    (sender,) = client._senders.all
-    both = Moved(sender, WSS), Moved(sender, WSS)
+    (relay,) = client._relays.all
+    both = Moved(relay, WSS), Moved(relay, WSS)
     for number, one in enumerate(both):
         one.error = RelayUnreachable("lost at once") if number < failing else None
         await nursery.start(client._sessions.run, one)

@@ -12,8 +12,8 @@ import trio.testing
 
 from hybridrelay.client.lifecycle.inputs import MoveCause
 from hybridrelay.client.relays.listeners import MAX_TRIED, AvoidedListeners, ListenerSearch
-from hybridrelay.client.relays.sender import DataChannel
-from hybridrelay.client.relays.senders import Senders
+from hybridrelay.client.relays.relay_connection import DataChannel
+from hybridrelay.client.relays.relays import Relays
 from hybridrelay.client.session import ClientSession
 from hybridrelay.errors import (
     AuthorizationError,
@@ -39,7 +39,7 @@ from hybridrelay.mux import Session
 from hybridrelay.protocol.events import SessionOutcome
 from hybridrelay.protocol.reasons import Reason
 
-from .fakes import ANY, OURS, FakeSender
+from .fakes import ANY, OURS, FakeRelay
 
 DOWN = RelayUnreachable("down")
 ABSENT = RendezvousError("absent", reason=Reason.LISTENER_ABSENT)
@@ -177,19 +177,20 @@ class Scene:
     """A session that goes through the first of three relays."""
 
     def __init__(self, count: int = 3) -> None:
-        self.relays = [FakeSender(f"{letter}.example") for letter in "abc"[:count]]
-        self.senders = Senders(self.relays)
+        self.relays = [FakeRelay(f"{letter}.example") for letter in "abc"[:count]]
+        self.client_relays = Relays(self.relays)
         self.session = FakeSession()
         self.published: list[Event] = []
 
     async def open_any(self) -> DataChannel:
-        return await self.senders.open_data_channel(ListenerSearch(AvoidedListeners()), self.senders.in_order(), OURS)
+        search = ListenerSearch(AvoidedListeners())
+        return await self.client_relays.open_data_channel(search, self.client_relays.in_order(), OURS)
 
     def make(self) -> ClientSession:
         return ClientSession(
             "db",
             OURS,
-            self.senders,
+            self.client_relays,
             ListenerSearch(AvoidedListeners()),
             new_session=lambda: self.session,
             explain=lambda error: error,
@@ -219,7 +220,7 @@ async def test_the_relay_it_was_on_is_tried_first(
     first, second, _ = scene.relays
     scene.session.lost.set()
     await scene.session.resumed()
-    assert opened.channel.sender is first
+    assert opened.channel.relay is first
     assert first.channels_lost == 1
     assert not second.asked
     nursery.cancel_scope.cancel()
@@ -234,7 +235,7 @@ async def test_it_resumes_over_another_with_the_same_connector(
     first.error = DOWN
     scene.session.lost.set()
     await scene.session.resumed()
-    assert opened.channel.sender is second
+    assert opened.channel.relay is second
     assert opened.channel.peer == ANY
     assert scene.session.channels[-1] is opened.channel.stream
     nursery.cancel_scope.cancel()
@@ -253,7 +254,7 @@ async def test_all_are_tried_in_turn_until_one_has_the_connector(
     assert all(len(relay.asked) > 3 for relay in scene.relays)
     scene.relays[2].error = None
     await scene.session.resumed()
-    assert opened.channel.sender is scene.relays[2]
+    assert opened.channel.relay is scene.relays[2]
     nursery.cancel_scope.cancel()
 
 
@@ -279,7 +280,7 @@ async def test_another_relay_cannot_end_it(
     scene = Scene()
     opened = await scene.start(nursery)
     first, *others = scene.relays
-    assert opened.channel.sender is first
+    assert opened.channel.relay is first
     first.error = error
     for relay in others:
         relay.error = GONE
@@ -288,7 +289,7 @@ async def test_another_relay_cannot_end_it(
     assert scene.session.outcome is None
     first.error = None
     await scene.session.resumed()
-    assert opened.channel.sender is first
+    assert opened.channel.relay is first
     nursery.cancel_scope.cancel()
 
 
@@ -304,7 +305,7 @@ async def test_only_what_every_relay_refuses_ends_it(
     scene.session.lost.set()
     await scene.session.resumed()
     assert scene.session.outcome is None
-    assert opened.channel.sender is first
+    assert opened.channel.relay is first
     first.error = REVOKED
     scene.session.lost.set()
     await scene.session.resumed()
@@ -321,9 +322,9 @@ async def test_a_relay_that_lets_no_greeting_pass_is_tried_after_the_others(
     scene.session.dropped = 1
     scene.session.lost.set()
     await scene.session.resumed()
-    assert opened.channel.sender is second
+    assert opened.channel.relay is second
     assert len(first.opened) == 2
-    assert (await scene.open_any()).sender is second
+    assert (await scene.open_any()).relay is second
     nursery.cancel_scope.cancel()
 
 
@@ -333,7 +334,7 @@ async def test_a_relay_that_lets_no_greeting_pass_is_not_the_first_choice_of_the
     scene = Scene()
     scene.session.refuses = 1
     opened = await scene.start(nursery)
-    assert opened.channel.sender is scene.relays[1]
+    assert opened.channel.relay is scene.relays[1]
     assert scene.kinds() == [ConnectorPassedOver, SessionOpened]
     nursery.cancel_scope.cancel()
 
@@ -381,7 +382,7 @@ async def test_it_leaves_a_relay_that_drains(autojump_clock: trio.testing.MockCl
     assert len(scene.session.channels) == 1, "that is not where it is"
     first.away_until = trio.current_time() + 1
     await opened.leave(first)
-    assert opened.channel.sender is third
+    assert opened.channel.relay is third
     assert scene.session.channels[-1] is opened.channel.stream
     assert scene.session.is_open
     nursery.cancel_scope.cancel()
@@ -398,10 +399,10 @@ async def test_of_many_that_leave_at_once_some_try_again(
     second.error = RendezvousError("too many", reason=Reason.LIMIT)
     nursery.start_soon(opened.leave, first)
     await trio.sleep(0.7)
-    assert opened.channel.sender is first
+    assert opened.channel.relay is first
     second.error = None
     await trio.sleep(0.3)
-    assert opened.channel.sender is second
+    assert opened.channel.relay is second
     nursery.cancel_scope.cancel()
 
 
@@ -416,7 +417,7 @@ async def test_it_stays_where_nowhere_else_is_better(
         relay.error = ABSENT
     first.away_until = trio.current_time() + 1
     await opened.leave(first)
-    assert opened.channel.sender is first
+    assert opened.channel.relay is first
     assert len(scene.session.channels) == 1
     nursery.cancel_scope.cancel()
 
@@ -449,7 +450,7 @@ async def test_another_identity_does_not_end_it_where_another_relay_may_lead_to_
     assert scene.session.outcome is None
     second.error = None
     await scene.session.resumed()
-    assert opened.channel.sender is second
+    assert opened.channel.relay is second
     nursery.cancel_scope.cancel()
 
 
@@ -476,7 +477,7 @@ async def test_of_two_moves_for_the_same_reason_one_is_made(
             partial(opened.move, [second], MoveCause.RENEWAL, is_needed=lambda: opened.goes_through(first))
         )
     await trio.sleep(1)
-    assert opened.channel.sender is second
+    assert opened.channel.relay is second
     assert len(second.asked) == 1
     nursery.cancel_scope.cancel()
 
@@ -545,7 +546,7 @@ async def test_a_move_has_failed_if_the_new_channel_is_lost_at_once(
     assert error is not None
     assert SessionMoved not in scene.kinds()
     await scene.session.resumed()
-    assert opened.channel.sender is first
+    assert opened.channel.relay is first
     assert second.failed_at > first.failed_at
     nursery.cancel_scope.cancel()
 
@@ -564,7 +565,7 @@ async def test_a_move_that_is_cancelled_leaves_the_session_as_it_was(
     assert len(scene.session.channels) == 1
     second.ready.set()
     assert await opened.move([second], MoveCause.RENEWAL) is None
-    assert opened.channel.sender is second
+    assert opened.channel.relay is second
     nursery.cancel_scope.cancel()
 
 

@@ -103,7 +103,7 @@ async def test_it_ends_at_once_where_all_have_refused_just_now(
     nursery.cancel_scope.cancel()
 
 
-async def test_who_cannot_be_asked_is_waited_for(
+async def test_a_relay_that_cannot_be_asked_is_waited_for(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery
 ) -> None:
     """There are pauses between the attempts, as for any unreachable relay."""

@@ -146,7 +146,7 @@ async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deploym
     nursery.cancel_scope.cancel()
 
 
-async def test_who_holds_a_regenerated_key_gets_no_new_one(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_a_holder_of_a_regenerated_key_gets_no_new_one(deployment: Deployment, nursery: trio.Nursery) -> None:
     """`regenerate` is the answer to theft: the holder of the old key may be the thief."""
     published = deployment.create("orders", await serve(nursery, echo))
     connector = await trio.to_thread.run_sync(deployment.start_connector, published)

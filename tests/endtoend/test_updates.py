@@ -202,7 +202,7 @@ async def test_a_relay_that_delivers_an_earlier_update_after_a_backup_was_restor
     nursery.cancel_scope.cancel()
 
 
-async def test_who_cannot_write_is_shown_and_who_comes_later_gets_it(
+async def test_a_program_that_cannot_write_is_shown_and_one_that_comes_later_gets_it(
     deployment: Deployment, nursery: trio.Nursery
 ) -> None:
     """A connection string from standard input is used with the update, as long as the program runs."""

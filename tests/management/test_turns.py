@@ -63,7 +63,7 @@ async def test_a_few_callers_of_a_group_have_a_turn_at_a_time(nursery: trio.Nurs
     assert len(turns) == 0
 
 
-async def test_who_gives_up_waiting_leaves_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_caller_that_gives_up_waiting_leaves_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:
     turns, gave_up = Turns(), trio.Event()
 
     async def wait() -> None:
@@ -97,7 +97,7 @@ async def test_requests_of_one_caller_take_turns(api: Api, viewer: Api, nursery:
         await answered.wait()
 
 
-async def test_who_waits_for_events_holds_no_turn(api: Api, viewer: Api, nursery: trio.Nursery) -> None:
+async def test_a_caller_that_waits_for_events_holds_no_turn(api: Api, viewer: Api, nursery: trio.Nursery) -> None:
     other = await serve_api(api, VIEWER, nursery)
     nursery.start_soon(viewer.call, "GET", f"/v1/events?wait=30&since={api.managed.feed.last}")
     with trio.fail_after(60):

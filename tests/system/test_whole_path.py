@@ -223,7 +223,7 @@ async def test_refusals_of_the_relay(deployment: Deployment, nursery: trio.Nurse
     assert await _reason_of(deployment, string, AuthorizationError) is Reason.UNKNOWN_CONNECTION
     late = deployment.client(good)
     async with late as client:
-        client._senders.all[0]._clock = lambda: 1_000_000_000.0
+        client._relays.all[0]._clock = lambda: 1_000_000_000.0
         with pytest.raises(AuthorizationError) as caught:
             await client.open_stream(patience=0)
     assert caught.value.reason is Reason.TOKEN_EXPIRED

@@ -64,7 +64,7 @@ def outcome_of_failure(error: HybridRelayError, *, tried_every_relay: bool) -> O
     """Return the outcome of a session whose attempt to resume failed with this error; None means to try again.
 
     A session ends if its relay, or every relay, has said over the control channel that the connector will never come
-    back (`Senders.open_data_channel` gives that reason in no other case); if every relay has refused the key; or if a
+    back (`Relays.open_data_channel` gives that reason in no other case); if every relay has refused the key; or if a
     connector with another valid certificate of the same authority has taken the place of the session's connector. No
     other failure of a data channel is authenticated: anything in the path can send a status, a TLS alert, or a
     certificate of its own.

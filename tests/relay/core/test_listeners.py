@@ -336,7 +336,7 @@ def test_a_listener_that_nothing_distinguishes_from_the_others_is_admitted_after
     assert listeners.find("sql", "honest") is honest
 
 
-def test_who_asks_often_does_not_win_every_place() -> None:
+def test_asking_often_does_not_win_every_place() -> None:
     """Rogues in more networks than there are places ask without a pause, and a connector now and then."""
     now = 0.0
     listeners = table(lambda: now, max_per_connection=8)

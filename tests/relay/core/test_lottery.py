@@ -56,7 +56,7 @@ def test_without_a_delay_an_applicant_that_is_alone_wins_at_once() -> None:
     assert 30 < wins["a"] < 70
 
 
-def test_who_asks_often_has_no_better_chance() -> None:
+def test_asking_often_does_not_improve_the_chance() -> None:
     wins: Counter[str] = Counter()
     for seed in range(400):
         draws = lottery(seed)

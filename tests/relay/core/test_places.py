@@ -46,7 +46,7 @@ def test_one_hybrid_connection_alone_gets_two_thirds_of_them() -> None:
     assert take_all(make_places("places", 300), *keys) == 200
 
 
-def test_who_comes_later_always_finds_some() -> None:
+def test_a_latecomer_always_finds_some() -> None:
     places = make_places("places", 300)
     take_all(places, *(key("a", generation=number) for number in range(20)))
     taken = [places.take(Holder(key("b")), "owner") for _ in range(50)]

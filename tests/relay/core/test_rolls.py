@@ -141,7 +141,7 @@ def test_all_must_be_well_without_interruption() -> None:
     assert observe(roll, 26.0, A, B) == [RetireKey(has_waited=False)]
 
 
-def test_who_has_not_kept_it_is_asked_again() -> None:
+def test_a_program_that_has_not_kept_it_is_asked_again() -> None:
     roll = begin()
     assert observe(roll, 0.0, A) == [GiveKey("a")]
     kept(roll, A, state=WAITING)

@@ -86,7 +86,7 @@ def test_answers_that_nobody_has_asked_for() -> None:
     assert names(machine) == ["a"]
 
 
-def test_who_has_left() -> None:
+def test_a_program_that_has_left() -> None:
     """Connectors are remembered for the next update. Clients have new instances, and are remembered only if they do
     not have this one."""
     machine = Distribution[Channel](5)

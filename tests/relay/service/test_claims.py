@@ -90,7 +90,7 @@ async def test_the_alarm_is_raised_once(store: MemoryStore, service: ClaimServic
     assert claim.taken_again == 4
 
 
-async def test_a_guess_and_a_refusal_differ_only_for_who_has_the_code(
+async def test_a_guess_and_a_refusal_differ_only_for_a_taker_with_the_code(
     store: MemoryStore, service: ClaimService, events: list[Event]
 ) -> None:
     add(store)

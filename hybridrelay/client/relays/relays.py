@@ -26,7 +26,7 @@ from ...connectivity.refusals import all_failed
 from ...errors import HybridRelayError, RendezvousError
 from ...protocol.reasons import Category, Reason
 from .listeners import ListenerSearch
-from .sender import DataChannel, Peer, Sender
+from .relay_connection import DataChannel, Peer, RelayConnection
 
 #: How long to wait for one relay before the next is tried in parallel (seconds). A probe fails after 2.5 s if all
 #: packets are dropped. A working relay seldom takes longer, and if it does, trying another does no harm.
@@ -37,35 +37,35 @@ NEXT_RELAY_SECONDS = 3.0
 SET_BACK_SECONDS = 60.0
 
 
-class Senders:
+class Relays:
     """The client's connections to its relays.
 
     Args:
-        senders: in the order of the connection string.
+        relays: in the order of the connection string.
     """
 
-    def __init__(self, senders: Sequence[Sender]) -> None:
-        self.all = tuple(senders)
-        #: The sender of the relay that worked last.
+    def __init__(self, relays: Sequence[RelayConnection]) -> None:
+        self.all = tuple(relays)
+        #: The relay that worked last.
         self._preferred = self.all[0]
 
-    def replace(self, senders: Sequence[Sender]) -> None:
+    def replace(self, relays: Sequence[RelayConnection]) -> None:
         """Use these relays from now on, in this order."""
-        self.all = tuple(senders)
+        self.all = tuple(relays)
         if self._preferred not in self.all:
             self._preferred = self.all[0]
 
-    def in_order(self, first: Sender | None = None) -> list[Sender]:
+    def in_order(self, first: RelayConnection | None = None) -> list[RelayConnection]:
         """Return the relays in the order in which to try them. `first` comes first, unless it has announced that it
         drains or stops."""
         set_back_before = trio.current_time() - SET_BACK_SECONDS
 
-        def key(sender: Sender) -> tuple[bool, bool, bool, bool]:
+        def key(relay: RelayConnection) -> tuple[bool, bool, bool, bool]:
             return (
-                sender.is_away,
-                first is not None and sender is not first,
-                sender.failed_at > set_back_before,
-                sender is not self._preferred,
+                relay.is_away,
+                first is not None and relay is not first,
+                relay.failed_at > set_back_before,
+                relay is not self._preferred,
             )
 
         return sorted(self.all, key=key)
@@ -73,16 +73,16 @@ class Senders:
     async def open_data_channel(
         self,
         to: Peer | ListenerSearch,
-        senders: Sequence[Sender],
+        relays: Sequence[RelayConnection],
         end_to_end: EndToEnd,
         *,
-        home: Sender | None = None,
+        home: RelayConnection | None = None,
     ) -> DataChannel:
         """Open a data channel through the first of these relays that leads to an acceptable peer.
 
         Args:
             to: the only acceptable peer, or the search for any.
-            senders: the relays to try, in this order.
+            relays: the relays to try, in this order.
             end_to_end: the end-to-end TLS, with the identity of this application.
             home: the session's own relay, through which its last data channel went; None for a new session.
 
@@ -92,8 +92,8 @@ class Senders:
 
         If cancelled, no data channel stays open.
         """
-        failures: dict[Sender, HybridRelayError] = {}
-        channel = await self._try(senders, to, end_to_end, failures)
+        failures: dict[RelayConnection, HybridRelayError] = {}
+        channel = await self._try(relays, to, end_to_end, failures)
         if channel is None:
             raise self._error(failures, home)
         return channel
@@ -104,41 +104,41 @@ class Senders:
 
         If one of them may be contacted now, the result is a time in the past.
         """
-        return min(sender.away_until for sender in self.all)
+        return min(relay.away_until for relay in self.all)
 
     async def _try(
         self,
-        senders: Sequence[Sender],
+        relays: Sequence[RelayConnection],
         to: Peer | ListenerSearch,
         end_to_end: EndToEnd,
-        failures: dict[Sender, HybridRelayError],
+        failures: dict[RelayConnection, HybridRelayError],
     ) -> DataChannel | None:
         """Try each relay once. Returns None if all have failed, and puts their errors into `failures`."""
         opened: list[DataChannel] = []
 
-        async def attempt(sender: Sender, failed: trio.Event) -> None:
+        async def attempt(relay: RelayConnection, failed: trio.Event) -> None:
             try:
                 if isinstance(to, Peer):
-                    opened.append(await sender.open_data_channel(to, end_to_end))
+                    opened.append(await relay.open_data_channel(to, end_to_end))
                 else:
-                    opened.append(await sender.open_data_channel_probing(to, end_to_end))
+                    opened.append(await relay.open_data_channel_probing(to, end_to_end))
             except HybridRelayError as exc:
-                failures[sender] = exc
+                failures[relay] = exc
                 if isinstance(to, Peer) or not to.other_than:  # that there is no other connector is no failure
-                    sender.note(exc)
+                    relay.note(exc)
                 # A failed rendezvous is not the relay's fault, unless it is draining or a quota is used up.
                 accepts_nothing = exc.reason is Reason.RELAY_DRAINING or exc.reason.category is Category.QUOTA
                 if accepts_nothing or not isinstance(exc, RendezvousError):
-                    sender.failed()
+                    relay.failed()
                 failed.set()
             else:
                 nursery.cancel_scope.cancel()
 
         try:
             async with FlatNursery() as nursery:
-                for sender in senders:
+                for relay in relays:
                     failed = trio.Event()
-                    nursery.start_soon(attempt, sender, failed)
+                    nursery.start_soon(attempt, relay, failed)
                     with trio.move_on_after(NEXT_RELAY_SECONDS):
                         await failed.wait()
         except BaseException:
@@ -150,19 +150,21 @@ class Senders:
             await trio.aclose_forcefully(channel.stream)
         if not opened:
             return None
-        self._preferred = opened[0].sender
+        self._preferred = opened[0].relay
         self._preferred.failed_at = -math.inf
         return opened[0]
 
-    def _error(self, failures: dict[Sender, HybridRelayError], home: Sender | None) -> HybridRelayError:
+    def _error(
+        self, failures: dict[RelayConnection, HybridRelayError], home: RelayConnection | None
+    ) -> HybridRelayError:
         """Make one error of the failures at all relays that were tried; see rule 3."""
-        gone = [sender for sender, error in failures.items() if _says_gone(error)]
+        gone = [relay for relay, error in failures.items() if _says_gone(error)]
         if home in gone:
             return failures[home]
         if len(gone) < len(self.all):
-            for sender in gone:
-                failures[sender] = RendezvousError(str(failures[sender]), reason=Reason.LISTENER_ABSENT)
-        return all_failed({sender.link.host: error for sender, error in failures.items()})
+            for relay in gone:
+                failures[relay] = RendezvousError(str(failures[relay]), reason=Reason.LISTENER_ABSENT)
+        return all_failed({relay.link.host: error for relay, error in failures.items()})
 
 
 def _says_gone(error: HybridRelayError) -> bool:

@@ -52,7 +52,7 @@ class DataChannel:
 
     stream: TLSStream = attrs.field(repr=False)
     peer: Peer
-    sender: Sender
+    relay: RelayConnection
     #: The channel's route, which need not be the one that would be chosen now.
     candidate: Candidate
     #: The key that authorized the channel. If it is revoked, the relay closes the channel.
@@ -61,7 +61,7 @@ class DataChannel:
     rendezvous: str = ""
 
     def __str__(self) -> str:
-        return f"{self.candidate.route.name} at {self.sender.link.host}"
+        return f"{self.candidate.route.name} at {self.relay.link.host}"
 
 
 @attrs.frozen
@@ -81,7 +81,7 @@ async def _discard(channel: DataChannel) -> None:
     await trio.aclose_forcefully(channel.stream)
 
 
-class Sender:
+class RelayConnection:
     """The client's connection to one of its relays.
 
     Args:
@@ -106,8 +106,8 @@ class Sender:
         earlier: ConnectionString | None = None,
         witnessing: Witnessing | None = None,
         clock: Callable[[], float],
-        on_draining: Callable[[Sender], None],
-        on_key_or_update: Callable[[Sender, ControlChannel, control.Key | control.Update], None],
+        on_draining: Callable[[RelayConnection], None],
+        on_key_or_update: Callable[[RelayConnection, ControlChannel, control.Key | control.Update], None],
         events: EventStream,
     ) -> None:
         self.link = link
@@ -144,7 +144,7 @@ class Sender:
         self._retired: set[ControlChannel] = set()
 
     def __repr__(self) -> str:
-        return f"<Sender for {self._connection} at {self.link.host}>"
+        return f"<RelayConnection for {self._connection} at {self.link.host}>"
 
     @property
     def is_away(self) -> bool:
@@ -179,7 +179,7 @@ class Sender:
         )
 
     def failed(self) -> None:
-        """Note that the relay has just failed, so that `Senders` tries it after the others for a while."""
+        """Note that the relay has just failed, so that `Relays` tries it after the others for a while."""
         self.failed_at = trio.current_time()
 
     def close_control(self) -> None:

@@ -11,9 +11,9 @@ import trio
 import trio.testing
 
 from hybridrelay.abc import Dialer
-from hybridrelay.client.relays import sender as sender_module
+from hybridrelay.client.relays import relay_connection as module
 from hybridrelay.client.relays.listeners import AVOID_SECONDS, MAX_TRIED, AvoidedListeners, ListenerSearch
-from hybridrelay.client.relays.sender import Peer, Sender
+from hybridrelay.client.relays.relay_connection import Peer, RelayConnection
 from hybridrelay.connectivity import DIRECTLY, Candidate, RelayEndpoint
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.data import EndToEnd
@@ -110,13 +110,13 @@ def no_key(*_: object) -> None:
     raise AssertionError("the relay gives nobody a key")
 
 
-def make_sender(
+def make_connection(
     link: RelayLink,
     string: ConnectionString,
     nursery: trio.Nursery,
-    on_draining: Callable[[Sender], None] = lambda _: None,
-) -> Sender:
-    return Sender(
+    on_draining: Callable[[RelayConnection], None] = lambda _: None,
+) -> RelayConnection:
+    return RelayConnection(
         link,
         string,
         nursery,
@@ -130,24 +130,24 @@ def make_sender(
 async def test_draining_keeps_a_client_away_for_a_minute_at_most(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    link, string, drained = FakeLink(), connection_string(), list[Sender]()
-    sender = make_sender(link, string, nursery, on_draining=drained.append)
-    await sender._control_channel()
+    link, string, drained = FakeLink(), connection_string(), list[RelayConnection]()
+    connection = make_connection(link, string, nursery, on_draining=drained.append)
+    await connection._control_channel()
     for _ in range(10):
         await link.opened[0].said.send(control.Draining(2**53 - 1))
         await trio.sleep(control.MAX_RETRY_AFTER_SECONDS / 9)
-    assert not sender.is_away, "repeating it extends nothing"
-    assert drained == [sender]
+    assert not connection.is_away, "repeating it extends nothing"
+    assert drained == [connection]
 
 
 async def test_a_control_channel_that_is_given_up_does_not_stay_open(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     link, string = FakeLink(), connection_string()
-    sender = make_sender(link, string, nursery)
+    connection = make_connection(link, string, nursery)
     for count in (1, 2, 3):
         with pytest.raises(RelayUnreachable):
-            await sender.open_data_channel(search(), OURS)
+            await connection.open_data_channel(search(), OURS)
         assert len(link.opened) == count
         assert all(channel.closed for channel in link.opened)
 
@@ -157,17 +157,17 @@ async def test_control_channels_are_opened_with_the_key_that_is_in_use(
 ) -> None:
     """Another one when the connection string changes, and the earlier one where the relay refuses that."""
     relay, string = Relay({ONE: None}), connection_string()
-    sender = sender_at(relay, nursery, monkeypatch, string)
-    await sender.open_data_channel(search(), OURS)
+    connection = connection_at(relay, nursery, monkeypatch, string)
+    await connection.open_data_channel(search(), OURS)
     assert relay.key == string.key
     changed = attrs.evolve(string, key=generate_key())
     relay.valid = string.key
-    sender.use(changed)
+    connection.use(changed)
     assert relay.key == changed.key
-    await sender.open_data_channel(search(), OURS)
+    await connection.open_data_channel(search(), OURS)
     assert relay.key == string.key
     relay.valid = changed.key
-    await sender.open_data_channel(search(), OURS)
+    await connection.open_data_channel(search(), OURS)
     assert relay.key == changed.key
 
 
@@ -176,24 +176,24 @@ async def test_the_earlier_key_is_used_at_a_relay_that_was_never_asked_before_th
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, changes: int
 ) -> None:
     relay, string = Relay({ONE: None}), connection_string()
-    sender = sender_at(relay, nursery, monkeypatch, string)
+    connection = connection_at(relay, nursery, monkeypatch, string)
     relay.valid = string.key
     for _ in range(changes):
         changed = attrs.evolve(string, key=generate_key())
-        sender.use(changed)
-    assert not sender.has_accepted_key
-    channel = await sender.open_data_channel(search(), OURS)
+        connection.use(changed)
+    assert not connection.has_accepted_key
+    channel = await connection.open_data_channel(search(), OURS)
     assert channel.key == string.key
-    found = [(sender.falls_back, sender.has_accepted_key)]
+    found = [(connection.falls_back, connection.has_accepted_key)]
     relay.valid = changed.key
-    channel = await sender.open_data_channel(search(), OURS)
+    channel = await connection.open_data_channel(search(), OURS)
     assert channel.key == changed.key
-    found.append((sender.falls_back, sender.has_accepted_key))
+    found.append((connection.falls_back, connection.has_accepted_key))
     assert found == [(True, False), (False, True)]
     # The earlier key has been replaced: it is not tried any more.
     relay.valid, before = generate_key(), len(relay.joins)
     with pytest.raises(AuthorizationError):
-        await sender.open_data_channel(search(), OURS)
+        await connection.open_data_channel(search(), OURS)
     assert len(relay.joins) == before + 1
 
 
@@ -201,11 +201,11 @@ async def test_where_both_keys_are_refused_the_present_one_is_reported(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay, string = Relay({ONE: None}), connection_string()
-    sender = sender_at(relay, nursery, monkeypatch, string)
+    connection = connection_at(relay, nursery, monkeypatch, string)
     relay.valid = generate_key()
-    sender.use(attrs.evolve(string, key_name="gone", key=generate_key()))
+    connection.use(attrs.evolve(string, key_name="gone", key=generate_key()))
     with pytest.raises(AuthorizationError) as caught:
-        await sender.open_data_channel(search(), OURS)
+        await connection.open_data_channel(search(), OURS)
     assert caught.value.reason is Reason.UNKNOWN_RULE
     assert len(relay.joins) == 2
 
@@ -299,31 +299,31 @@ ROGUE = PeerIdentityError("a certificate of its own", reason=Reason.IDENTITY_WRO
 SILENT = RendezvousError("it did not come", reason=Reason.PEER_ABSENT)
 
 
-def sender_at(
+def connection_at(
     relay: Relay,
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
     string: ConnectionString | None = None,
-) -> Sender:
-    monkeypatch.setattr(sender_module, "open_data_channel", relay.open_data_channel)
-    return make_sender(relay, string or connection_string(), nursery)
+) -> RelayConnection:
+    monkeypatch.setattr(module, "open_data_channel", relay.open_data_channel)
+    return make_connection(relay, string or connection_string(), nursery)
 
 
 async def test_a_listener_of_no_use_is_passed_over_for_the_next(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay = Relay({ONE: ROGUE, TWO: SILENT, THREE: None})
-    sender, avoided = sender_at(relay, nursery, monkeypatch), AvoidedListeners()
-    channel = await sender.open_data_channel(ListenerSearch(avoided), OURS)
+    connection, avoided = connection_at(relay, nursery, monkeypatch), AvoidedListeners()
+    channel = await connection.open_data_channel(ListenerSearch(avoided), OURS)
     assert channel.peer == Peer(THREE, IDENTITY)
     assert [join.avoid for join in relay.joins] == [(), (ONE,), (ONE, TWO)]
     # The next search goes to the good one at once, until some time has passed.
-    await sender.open_data_channel(ListenerSearch(avoided), OURS)
+    await connection.open_data_channel(ListenerSearch(avoided), OURS)
     assert relay.joins[-1].avoid == (ONE, TWO)
     assert len(relay.joins) == 4
     await trio.sleep(AVOID_SECONDS)
     relay.listeners[ONE] = None
-    assert (await sender.open_data_channel(ListenerSearch(avoided), OURS)).peer.instance == ONE
+    assert (await connection.open_data_channel(ListenerSearch(avoided), OURS)).peer.instance == ONE
     nursery.cancel_scope.cancel()
 
 
@@ -331,12 +331,12 @@ async def test_where_all_are_of_no_use_the_error_is_the_last_ones_and_all_are_tr
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay = Relay({ONE: SILENT, TWO: ROGUE})
-    sender, avoided = sender_at(relay, nursery, monkeypatch), AvoidedListeners()
+    connection, avoided = connection_at(relay, nursery, monkeypatch), AvoidedListeners()
     with pytest.raises(PeerIdentityError) as caught:
-        await sender.open_data_channel(ListenerSearch(avoided), OURS)
+        await connection.open_data_channel(ListenerSearch(avoided), OURS)
     assert caught.value is ROGUE
     relay.listeners[ONE] = None
-    assert (await sender.open_data_channel(ListenerSearch(avoided), OURS)).peer.instance == ONE
+    assert (await connection.open_data_channel(ListenerSearch(avoided), OURS)).peer.instance == ONE
     nursery.cancel_scope.cancel()
 
 
@@ -344,10 +344,10 @@ async def test_no_listener_at_all_is_told_as_that(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay, avoided = Relay({}), AvoidedListeners()
-    sender = sender_at(relay, nursery, monkeypatch)
+    connection = connection_at(relay, nursery, monkeypatch)
     avoided.add(ONE, trio.current_time())  # it failed before, and has left
     with pytest.raises(RendezvousError) as caught:
-        await sender.open_data_channel(ListenerSearch(avoided), OURS)
+        await connection.open_data_channel(ListenerSearch(avoided), OURS)
     assert caught.value.reason is Reason.NO_LISTENER
     nursery.cancel_scope.cancel()
 
@@ -357,9 +357,9 @@ async def test_a_relay_that_sends_us_to_the_same_listener_again_is_not_asked_for
 ) -> None:
     relay = Relay({ONE: ROGUE, TWO: None})
     relay.is_old = True
-    sender = sender_at(relay, nursery, monkeypatch)
+    connection = connection_at(relay, nursery, monkeypatch)
     with pytest.raises(PeerIdentityError):
-        await sender.open_data_channel(search(), OURS)
+        await connection.open_data_channel(search(), OURS)
     assert len(relay.joins) == MAX_TRIED
     nursery.cancel_scope.cancel()
 
@@ -368,13 +368,13 @@ async def test_a_session_that_resumes_goes_to_its_own_listener_only(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay = Relay({ONE: ROGUE, TWO: None})
-    sender = sender_at(relay, nursery, monkeypatch)
+    connection = connection_at(relay, nursery, monkeypatch)
     with pytest.raises(PeerIdentityError):
-        await sender.open_data_channel(Peer(ONE, IDENTITY), OURS)
+        await connection.open_data_channel(Peer(ONE, IDENTITY), OURS)
     assert [join.listener for join in relay.joins] == [ONE]
     # A relay that names another listener than the one it was asked for is not believed.
     with pytest.raises(RelayUnreachable):
-        await sender.open_data_channel(Peer(TWO, IDENTITY), OURS)
+        await connection.open_data_channel(Peer(TWO, IDENTITY), OURS)
     nursery.cancel_scope.cancel()
 
 
@@ -382,20 +382,20 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     link, string = FakeLink(), connection_string()
-    sender = make_sender(link, string, nursery)
-    has_control = [sender.has_control]
-    await sender.ensure_control_channel()
-    has_control.append(sender.has_control)
+    connection = make_connection(link, string, nursery)
+    has_control = [connection.has_control]
+    await connection.ensure_control_channel()
+    has_control.append(connection.has_control)
     (token,) = link.opened[0].checked
     rules = [Rule("sender", {Right.SEND}, primary=string.key)]
     verify_token(token, hosts=[HOST], entity="db", right=Right.SEND, rules=rules, now=time.time())
     link.opened[0].said.close()
     await trio.testing.wait_all_tasks_blocked()
-    has_control.append(sender.has_control)
+    has_control.append(connection.has_control)
     assert has_control == [False, True, False]
-    await sender.ensure_control_channel()
-    await sender.ensure_control_channel()
+    await connection.ensure_control_channel()
+    await connection.ensure_control_channel()
     assert [len(one.checked) for one in link.opened] == [1, 2]
     link.opened[1].accepts = False
     with pytest.raises(AuthorizationError):
-        await sender.ensure_control_channel()
+        await connection.ensure_control_channel()
