@@ -76,7 +76,7 @@ class Checkpoint(Value):
     """A signature over all lines up to one, as other sinks and relays keep it."""
 
     #: The id of the log: 16 hexadecimal digits.
-    log: str
+    log_id: str
     #: The number of the last record that is signed, and its hash.
     seq: int
     head: str
@@ -150,12 +150,12 @@ class Chain:
     Args:
         key: signs the lines.
         position: the last record that exists.
-        log: the id of the log.
+        log_id: the id of the log.
     """
 
     key: SigningKey
     position: Position = START
-    log: str = ""
+    log_id: str = ""
     #: The last checkpoint that was made here; None before the first.
     signed: Checkpoint | None = attrs.field(default=None, init=False)
 
@@ -169,7 +169,7 @@ class Chain:
         """
         fields: dict[str, FieldValue] = {
             "format": FORMAT,
-            "log": self.log,
+            "log": self.log_id,
             "key": str(self.key.public),
             "software": software,
             **({} if oldest is None else {"oldest": oldest}),
@@ -194,7 +194,7 @@ class Chain:
         last = self.position
         signature = self.key.sign(checkpoint_message(last.seq, last.head, at))
         covers: dict[str, str | int] = {"seq": last.seq, "head": last.head, "at": at}
-        self.signed = Checkpoint(self.log, last.seq, last.head, at, str(self.key.public), signature)
+        self.signed = Checkpoint(self.log_id, last.seq, last.head, at, str(self.key.public), signature)
         return self.record(at, "log.checkpoint", {"covers": covers, "sig": signature})
 
     def continued(self, at: str, new_key: VerifyingKey) -> bytes:

@@ -164,10 +164,10 @@ class AuditDirectory:
         return self._state.chain.position
 
     @property
-    def log(self) -> str:
+    def log_id(self) -> str:
         """The id of the log. Only while the directory is open."""
         assert self._state is not None
-        return self._state.chain.log
+        return self._state.chain.log_id
 
     @property
     def key(self) -> VerifyingKey:
@@ -246,7 +246,7 @@ class AuditDirectory:
         if key is None:
             key = self._new_key()
             self._keys.write_following(key)
-        self._state = self._begin_file(Chain(key, log=secrets.token_hex(8)), 1)
+        self._state = self._begin_file(Chain(key, log_id=secrets.token_hex(8)), 1)
         self._keys.promote()
         self._good = self._state.name, self._state.size
         return Opened(key.public, True, 0, None)
@@ -271,9 +271,9 @@ class AuditDirectory:
         except ValueError:
             raise damaged(self._disk, f"the first line of {name} is not one of an audit file") from None
         signing = self._settle_key(key)
-        log = str(first.get("log"))
+        log_id = str(first.get("log"))
         position = Position(int(last["seq"]), last["hash"])
-        chain = Chain(signing, position, log)
+        chain = Chain(signing, position, log_id)
         oldest = self._oldest(name, first)
         if last["event"] == "log.continued":
             return self._finish_change(chain, str(last.get("new_key")), oldest), size - end, None
@@ -303,7 +303,7 @@ class AuditDirectory:
         following = self._keys.following()
         if following is None or str(following.public) != new_key:
             raise damaged(self._disk, f"{NEXT_KEY} is missing or is another key than the one for the next file")
-        state = self._begin_file(Chain(following, chain.position, chain.log), oldest)
+        state = self._begin_file(Chain(following, chain.position, chain.log_id), oldest)
         self._state = state
         self._keys.promote()
         return state
@@ -409,7 +409,7 @@ class AuditDirectory:
         self._write([state.chain.continued(self._now(), key.public)], signed=True)
         state.file.close()
         self._state = None
-        self._state = self._begin_file(Chain(key, state.chain.position, state.chain.log), state.oldest)
+        self._state = self._begin_file(Chain(key, state.chain.position, state.chain.log_id), state.oldest)
         self._keys.promote()
         self._ended_bytes = self._ended.size()
         return self._state

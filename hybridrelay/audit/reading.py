@@ -212,9 +212,9 @@ def parse_witness(text: str) -> list[Checkpoint]:
         ValueError: there is none.
     """
     found = [
-        Checkpoint(log, int(number), head, *signed)
+        Checkpoint(log_id, int(number), head, *signed)
         for line in text.split("\n")
-        for log, number, head, *signed in _WITNESS.findall(line)
+        for log_id, number, head, *signed in _WITNESS.findall(line)
     ]
     if not found:
         raise ValueError("it contains no checkpoint: no line has log, last and head of an event audit.checkpoint")

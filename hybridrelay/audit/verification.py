@@ -69,7 +69,7 @@ class Verdict(Value):
 
     files: tuple[FileReport, ...]
     #: The id of the log.
-    log: str
+    log_id: str
     #: The last record.
     end: Position
     #: The time of the first and of the last record; empty if there is none.
@@ -136,7 +136,7 @@ class Verifier:
     #: that this key is for; None if there is no such chain.
     _led_to: tuple[VerifyingKey, str] | None = attrs.field(default=None, init=False)
     #: The id of the log; empty before the first line.
-    _log: str = attrs.field(default="", init=False)
+    _log_id: str = attrs.field(default="", init=False)
     _begun_at: str = attrs.field(default="", init=False)
     _ended_at: str = attrs.field(default="", init=False)
     #: Whether the last line that was read has no line end.
@@ -151,7 +151,7 @@ class Verifier:
     _notes: list[str] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._signed_logs.update(one.log for one in self.witnessed if one.signature)
+        self._signed_logs.update(one.log_id for one in self.witnessed if one.signature)
         for one in self.witnessed:
             self._by_seq.setdefault(one.seq, []).append(one)
 
@@ -282,7 +282,7 @@ class Verifier:
             )
         return Verdict(
             tuple(self._files),
-            self._log,
+            self._log_id,
             self._end,
             self._begun_at,
             self._ended_at,
@@ -330,9 +330,9 @@ class Verifier:
                 self._fail("it is not the beginning of a log")
             self._begin = self._end = Position(seq - 1, content["prev"])
         log = content.get("log")
-        if not isinstance(log, str) or not log or (self._log and log != self._log):
+        if not isinstance(log, str) or not log or (self._log_id and log != self._log_id):
             self._fail("it has a log id other than the one in the files before it")
-        self._log = log
+        self._log_id = log
         self._continued = None
         self._file = _File(self._name, key, seq)
 
@@ -390,7 +390,7 @@ class Verifier:
         """Check the current record against the checkpoints of the witness."""
         assert self._file is not None
         for one in self._by_seq.get(self._end.seq, ()):
-            if one.log != self._log:
+            if one.log_id != self._log_id:
                 continue
             if one.head == self._end.head:
                 self._witnessed_up_to = self._end.seq
@@ -404,12 +404,12 @@ class Verifier:
     def _counts(self, one: Checkpoint, keys: Collection[VerifyingKey]) -> bool:
         """Return whether a checkpoint that contradicts the lines proves something against them."""
         if not one.signature:
-            return one.log not in self._signed_logs
+            return one.log_id not in self._signed_logs
         return any(one.is_signed_with(key) for key in keys)
 
     def _check_witness_as_a_whole(self, first: FileReport, begin: Position) -> None:
         """Check, after the last line, that no record is missing that a checkpoint of the witness covers."""
-        of_this_log = [one for one in self.witnessed if one.log == self._log]
+        of_this_log = [one for one in self.witnessed if one.log_id == self._log_id]
         if self.witnessed and not of_this_log:
             raise BadLine(first.name, 1, "no checkpoint of the witness belongs to this log: this is another log")
         keys = {file.key for file in self._files}

@@ -167,7 +167,7 @@ class ControlChannel:
         message = control.Witness(
             next(self._check_ids),
             connection,
-            checkpoint.log,
+            checkpoint.log_id,
             checkpoint.seq,
             checkpoint.head,
             checkpoint.at,

@@ -60,7 +60,7 @@ class CheckpointValue(Value, frozen=True):
         """Make the value."""
         return cls(
             connection=one.connection,
-            log=one.log,
+            log=one.log_id,
             last=one.seq,
             head=one.head,
             signed_at=one.at,
@@ -88,7 +88,7 @@ async def _list_checkpoints(call: Call) -> CheckpointPage:
         CheckpointQuery(
             limit=query.limit + 1,
             after=0 if query.cursor is None else int(query.cursor),
-            log=query.log or "",
+            log_id=query.log or "",
             connection=query.connection if scope.only is None else scope.only,
             prefix=scope.prefix,
         )

@@ -147,7 +147,7 @@ class KeptCheckpoint(Value):
 
     #: What the peer has sent.
     connection: str
-    log: str
+    log_id: str
     seq: int
     head: str
     at: str
@@ -186,7 +186,7 @@ class KeptCheckpoint(Value):
             key = VerifyingKey.parse(self.key)
         except ValueError:
             return False
-        return Checkpoint(self.log, self.seq, self.head, self.at, self.key, self.signature).is_signed_with(key)
+        return Checkpoint(self.log_id, self.seq, self.head, self.at, self.key, self.signature).is_signed_with(key)
 
 
 @attrs.frozen
@@ -197,7 +197,7 @@ class CheckpointQuery(Value):
     #: Only those with a higher number.
     after: int = 0
     #: Only this log, and only this hybrid connection; empty: all.
-    log: str = ""
+    log_id: str = ""
     connection: str = ""
     #: Only hybrid connections whose names begin with this.
     prefix: str = ""

@@ -19,7 +19,7 @@ class WrittenLog:
 
     files: Files = attrs.field(factory=dict)
     keys: list[SigningKey] = attrs.field(factory=list)
-    log: str = "0123456789abcdef"
+    log_id: str = "0123456789abcdef"
     now: float = 1_700_000_000.0
     #: The chain of the file that is being written.
     chain: Chain = attrs.field(init=False)
@@ -44,7 +44,7 @@ class WrittenLog:
 
     def begin_file(self, position: Position | None = None, key: SigningKey | None = None) -> None:
         self.keys.append(SigningKey.generate() if key is None else key)
-        self.chain = Chain(self.key, START if position is None else position, self.log)
+        self.chain = Chain(self.key, START if position is None else position, self.log_id)
         self.lines = self.files[file_name(self.chain.position.seq + 1)] = []
         self.lines.append(self.chain.opened(self.at(), "hybridrelay"))
 

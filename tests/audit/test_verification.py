@@ -179,7 +179,7 @@ def test_repaired_hashes_of_several_files_lack_the_signature() -> None:
 
 def signed(log: WrittenLog, key: SigningKey | None = None, seq: int = 0, head: str = "") -> Checkpoint:
     """A checkpoint with a signature; by default, that of the last line of the log."""
-    chain = Chain(log.key if key is None else key, log.chain.position, log.log)
+    chain = Chain(log.key if key is None else key, log.chain.position, log.log_id)
     if seq:
         chain.position = Position(seq, head)
     chain.checkpoint(log.at())
@@ -365,7 +365,7 @@ class TestWitnesses:
 
     def test_they_agree(self) -> None:
         log = WrittenLog.of(5)
-        noted = [Checkpoint(log.log, number, hash_of(log.lines[number - 1])) for number in (2, 5)]
+        noted = [Checkpoint(log.log_id, number, hash_of(log.lines[number - 1])) for number in (2, 5)]
         noted.append(Checkpoint("fedcba9876543210", 4, "0" * 64))  # of another log
 
         assert verify(log.files, witnessed=noted).witnessed_up_to == 5
@@ -376,7 +376,7 @@ class TestWitnesses:
         with pytest.raises(
             BadLine, match="the hash of record 4 differs from the one in the checkpoint of the witness"
         ):
-            verify(other.files, witnessed=[Checkpoint(log.log, 4, hash_of(log.lines[3]))])
+            verify(other.files, witnessed=[Checkpoint(log.log_id, 4, hash_of(log.lines[3]))])
 
     def test_a_signed_one_that_agrees(self) -> None:
         log = WrittenLog.of(3, 3)
@@ -403,7 +403,7 @@ class TestWitnesses:
         log = WrittenLog.of(5)
         good, forged = signed(log), signed(log, SigningKey.generate(), seq, "0" * 64)
         broken = attrs.evolve(signed(log, seq=seq, head="0" * 64), signature="A" * 86 + "==")
-        unsigned = Checkpoint(log.log, seq, "0" * 64)  # from a line that somebody has had written, for example
+        unsigned = Checkpoint(log.log_id, seq, "0" * 64)  # from a line that somebody has had written, for example
         verdict = verify(log.files, witnessed=[good, forged, broken, unsigned])
         assert verdict.witnessed_up_to == good.seq
         assert "3 checkpoints of the witness contradict the log" in verdict.notes[0]
@@ -415,15 +415,15 @@ class TestWitnesses:
     def test_without_any_signature_all_of_them_count(self, seq: int) -> None:
         """A sink has cut long lines, for example."""
         log = WrittenLog.of(5)
-        other = attrs.evolve(signed(WrittenLog.of(5)), log="fedcba9876543210")
+        other = attrs.evolve(signed(WrittenLog.of(5)), log_id="fedcba9876543210")
         with pytest.raises(BadLine, match=r"in the checkpoint of the witness|the end was cut off"):
-            verify(log.files, witnessed=[other, Checkpoint(log.log, seq, "0" * 64)])
+            verify(log.files, witnessed=[other, Checkpoint(log.log_id, seq, "0" * 64)])
 
     def test_those_of_deleted_records(self) -> None:
         log = WrittenLog.of(2, 2)
         first, second = names(log)
         end = json.loads(log.files[first][-1])["seq"]
-        old = Checkpoint(log.log, 2, "0" * 64)
+        old = Checkpoint(log.log_id, 2, "0" * 64)
         fields: dict[str, FieldValue] = {"last": end, "head": hash_of(log.files[first][-1]), "reason": "size"}
         log.lines.append(log.chain.record(log.at(), "log.deleted", fields))
         log.checkpoint()
@@ -442,7 +442,7 @@ class TestWitnesses:
         log = WrittenLog.of(2, 2)
         _, second = names(log)
         begin = Position(json.loads(log.lines[0])["seq"] - 1, json.loads(log.lines[0])["prev"])
-        log.log = "fedcba9876543210"
+        log.log_id = "fedcba9876543210"
         log.begin_file(begin, log.keys[1])
         assert names(log)[1] == second
 

@@ -37,7 +37,7 @@ class Scene:
 
 def kept(one: Checkpoint, number: int, connection: str = "orders") -> KeptCheckpoint:
     return KeptCheckpoint(
-        connection, one.log, one.seq, one.head, one.at, one.key, one.signature, "a" * 32, "192.0.2.7", 5.0, number
+        connection, one.log_id, one.seq, one.head, one.at, one.key, one.signature, "a" * 32, "192.0.2.7", 5.0, number
     )
 
 
@@ -54,17 +54,17 @@ def scene(request: pytest.FixtureRequest, created: Created, tmp_path: Path) -> I
         found.append(directory.signed)
     directory.close()
     held = [kept(one, number) for number, one in enumerate(found, 1)]
-    held.append(kept(attrs.evolve(found[0], log="e" * 16), 4, "payroll"))
+    held.append(kept(attrs.evolve(found[0], log_id="e" * 16), 4, "payroll"))
     if request.param == "store":
         with contextlib.closing(CheckpointFile(created.state)) as file:
             for one in held:
                 file.keep(one)
-        yield Scene(Way("store", created.state, ("--state", created.state)), found[0].log, path)
+        yield Scene(Way("store", created.state, ("--state", created.state)), found[0].log_id, path)
         return
     relay = FakeRelay()
     relay.held_checkpoints += held
     with served(created.state, over_tcp=request.param == "https", relay=relay) as way:
-        yield Scene(way, found[0].log, path)
+        yield Scene(way, found[0].log_id, path)
 
 
 def test_they_are_shown_and_deleted(run: Run, scene: Scene) -> None:

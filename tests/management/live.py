@@ -130,7 +130,7 @@ class FakeRelay:
             one
             for one in self.held_checkpoints
             if one.id > query.after
-            and query.log in ("", one.log)
+            and query.log_id in ("", one.log_id)
             and query.connection in ("", one.connection)
             and one.connection.startswith(query.prefix)
         ]
@@ -139,7 +139,7 @@ class FakeRelay:
     async def delete_checkpoints(self, connection: str, log: str) -> int:
         before = len(self.held_checkpoints)
         self.held_checkpoints = [
-            one for one in self.held_checkpoints if (one.connection, one.log) != (connection, log)
+            one for one in self.held_checkpoints if (one.connection, one.log_id) != (connection, log)
         ]
         return before - len(self.held_checkpoints)
 

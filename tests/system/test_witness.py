@@ -49,7 +49,7 @@ async def kept(live: LiveRelay, count: int = 1) -> list[KeptCheckpoint]:
 
 
 def witness(found: list[KeptCheckpoint]) -> list[Checkpoint]:
-    return [Checkpoint(one.log, one.seq, one.head, one.at, one.key, one.signature) for one in found]
+    return [Checkpoint(one.log_id, one.seq, one.head, one.at, one.key, one.signature) for one in found]
 
 
 @asynccontextmanager
@@ -92,11 +92,11 @@ async def test_the_relay_shows_that_the_end_was_cut_off(tmp_path: Path, monkeypa
                         assert await stream.receive_some() == b"x"
             found = await kept(relay.live, 2)
         assert (await relay.live.checkpoints(CheckpointQuery(1)))[0] == first
-        assert await relay.live.checkpoints(CheckpointQuery(1, log="0" * 16)) == []
+        assert await relay.live.checkpoints(CheckpointQuery(1, log_id="0" * 16)) == []
 
     verdict = verify_directory(directory, witnessed=witness(found))
     assert verdict.witnessed_up_to == found[-1].seq > 200
-    assert {one.log for one in found} == {verdict.log}
+    assert {one.log_id for one in found} == {verdict.log_id}
     (path,) = directory.glob("audit-*")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: found[-1].seq - 5]))

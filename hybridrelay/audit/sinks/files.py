@@ -65,7 +65,7 @@ class FileSink:
             return ()
         event = AuditCheckpoint(
             directory=self.name,
-            log=signed.log,
+            log=signed.log_id,
             last=signed.seq,
             head=signed.head,
             signed_at=signed.at,

@@ -171,7 +171,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, object]:
             {"name": file.name, "first": file.first, "last": file.last, "key": str(file.key)}
             for file in verdict.files
         ],
-        "log": verdict.log,
+        "log": verdict.log_id,
         "last": verdict.end.seq,
         "head": verdict.end.head,
         "begunAt": verdict.begun_at,

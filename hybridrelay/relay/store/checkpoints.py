@@ -191,20 +191,20 @@ class CheckpointFile(ExpendableDatabase):
 
     def _keep(self, database: sqlite3.Connection, one: KeptCheckpoint, for_client: bool) -> str:
         """Do what `keep` does, in a transaction. Returns which limit is reached; empty if none is."""
-        if database.execute(_STORED, (one.connection, one.log, one.seq, one.head, one.key)).fetchone():
+        if database.execute(_STORED, (one.connection, one.log_id, one.seq, one.head, one.key)).fetchone():
             return ""
         max_logs, max_rows = (CLIENT_LOGS, CLIENT_ROWS) if for_client else (MAX_LOGS, MAX_ROWS)
         rest = "; the rest is reserved for connectors" if for_client else ""
         known = dict(
             database.execute("SELECT log, rows FROM logs WHERE connection = ?", (one.connection,)).fetchall()
         )
-        if one.log not in known and len(known) >= max_logs:
+        if one.log_id not in known and len(known) >= max_logs:
             return f"checkpoints of {max_logs} audit logs are kept for this hybrid connection already{rest}"
         rows = sum(known.values())
         part, is_short = self._part(database, one.connection, for_client)
         allowed = min(max_rows, part)
         missing = rows - allowed + min(PRESS_ROWS, allowed // 4)
-        if rows <= allowed and missing > 0 and one.log in known:
+        if rows <= allowed and missing > 0 and one.log_id in known:
             rows -= self._press(database, one, missing, for_client)
         if rows >= allowed and not self._make_way(database, one, for_client, any_key=is_short and not for_client):
             if rows >= max_rows:
@@ -240,10 +240,10 @@ class CheckpointFile(ExpendableDatabase):
         Returns:
             Whether there was one.
         """
-        (latest,) = database.execute(_LATEST, (one.connection, one.log, one.key, for_client)).fetchone()
+        (latest,) = database.execute(_LATEST, (one.connection, one.log_id, one.key, for_client)).fetchone()
         if one.seq <= latest:  # anybody who has seen an earlier one can repeat it
             return False
-        values = (one.connection, one.log, for_client, one.key, any_key, one.instance, _MAX_REPLACEABLE)
+        values = (one.connection, one.log_id, for_client, one.key, any_key, one.instance, _MAX_REPLACEABLE)
         found = database.execute(_REPLACEABLE, values).fetchall()
         index = least_needed([received_at for _, received_at in found], one.received_at)
         if index is None:
@@ -253,7 +253,7 @@ class CheckpointFile(ExpendableDatabase):
 
     def _press(self, database: sqlite3.Connection, one: KeptCheckpoint, wanted: int, for_client: bool) -> int:
         """Delete checkpoints of the log to which one is to be added; see `PRESSED`. Returns how many."""
-        log, now = (one.connection, one.log), one.received_at
+        log, now = (one.connection, one.log_id), one.received_at
         if abs(now - self._pressed_at.get(log, -math.inf)) < PRESS_SECONDS:
             return 0
         self._pressed_at[log] = now
@@ -262,7 +262,7 @@ class CheckpointFile(ExpendableDatabase):
             end = (now - age) // seconds * seconds  # only intervals that are over
             values = {
                 "connection": one.connection,
-                "log": one.log,
+                "log": one.log_id,
                 "instance": one.instance,
                 "for_client": for_client,
                 "end": end,
@@ -291,10 +291,10 @@ class CheckpointFile(ExpendableDatabase):
 
 
 def _read(database: sqlite3.Connection, query: CheckpointQuery) -> list[KeptCheckpoint]:
-    values = {"log": query.log, "connection": query.connection, "prefix": query.prefix}
+    values = {"log": query.log_id, "connection": query.connection, "prefix": query.prefix}
     conditions = "".join(_CONDITIONS[name] for name, value in values.items() if value)
     # By itself, SQLite may read all rows in the order of their ids, to save the sorting.
-    index = "INDEXED BY by_connection" if query.prefix and not (query.log or query.connection) else ""
+    index = "INDEXED BY by_connection" if query.prefix and not (query.log_id or query.connection) else ""
     rows = database.execute(_READ.format(index, conditions), {**values, "after": query.after, "limit": query.limit})
     return [_checkpoint(*row) for row in rows]
 

@@ -77,7 +77,7 @@ def test_what_was_kept_is_there_after_reopening(file: CheckpointFile, tmp_path: 
         assert first == attrs.evolve(one(1), id=first.id)
         assert (second.head, third.connection) == ("f" * 64, "other")
         assert again.read(CheckpointQuery(1, after=first.id)) == [second]
-        assert seqs(again, log="1" * 16) == [2]
+        assert seqs(again, log_id="1" * 16) == [2]
         assert seqs(again, connection="orders") == [1, 1]
         assert seqs(again, prefix="ot") == [2]
         assert seqs(again, prefix="o_") == []
@@ -121,7 +121,7 @@ def test_programs_that_are_busy_all_the_time_do_not_use_up_the_room(
         if minute % 60 == 0:
             file.sweep(at)
     for log in range(6):
-        found = file.read(CheckpointQuery(10_000, log=f"{log:016x}"))
+        found = file.read(CheckpointQuery(10_000, log_id=f"{log:016x}"))
         times = [each.received_at - log - NOW for each in found]
         assert times[0] == 0.0
         assert times[-31:] == [36 * HOUR - 120.0 * number for number in range(31, 0, -1)]  # all of the last hour
@@ -139,8 +139,8 @@ def test_a_log_makes_room_only_at_its_own_expense(file: CheckpointFile, monkeypa
         file.keep(attrs.evolve(one(200, log="2" * 16, at=NOW + DAY), key="ed25519:other"))
     assert len(seqs(file)) == 40
     file.keep(one(200, log="1" * 16, at=NOW + DAY))
-    assert seqs(file, log="1" * 16) == [0, 19, 200]
-    assert len(seqs(file, log="2" * 16)) == 20
+    assert seqs(file, log_id="1" * 16) == [0, 19, 200]
+    assert len(seqs(file, log_id="2" * 16)) == 20
 
 
 def test_clients_leave_room_for_connectors(file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +416,7 @@ def used_up(file: CheckpointFile) -> None:
         ({"key": "ed25519:other"}, False, False, False),  # another relay may have the instance's secret
         ({"key": "ed25519:other"}, False, True, True),
         ({"key": "ed25519:other", "instance": "b" * 32}, False, True, False),
-        ({"log": "2" * 16}, False, True, False),
+        ({"log_id": "2" * 16}, False, True, False),
         ({}, True, True, False),  # it may be a client, which has none of these
         ({"connection": "other"}, False, True, True),
     ],
@@ -593,7 +593,7 @@ class FileMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             for name, kept in self.kept.items():
-                found = seqs(self.file, connection=name, log="0f" * 8)
+                found = seqs(self.file, connection=name, log_id="0f" * 8)
                 assert found == kept, "nobody's checkpoints make room for others"
         finally:
             self.file.close()
@@ -629,9 +629,9 @@ def test_what_is_not_signed_with_the_key_that_it_names() -> None:
         {"connection": "nothing"},
         {"prefix": "small-"},
         {"prefix": "nothing"},
-        {"prefix": "small-", "log": "0f" * 8},
-        {"connection": "small-a", "log": "0f" * 8, "prefix": "small-"},
-        {"log": "1" * 16},
+        {"prefix": "small-", "log_id": "0f" * 8},
+        {"connection": "small-a", "log_id": "0f" * 8, "prefix": "small-"},
+        {"log_id": "1" * 16},
     ],
     ids=str,
 )
