@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._version import __version__
+from ..audit.log import AuditLog
 from ..audit.sinks.sink import SinkKind
-from ..audit.trail import AuditTrail
 from ..errors import ConfigurationError
 from ..events.program import ProgramStarted, ProgramStopped
 from ..events.stream import EventStream
@@ -40,7 +40,7 @@ class ProgramAudit:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._sinks = _make_sinks(args, {})
-        self.trail = AuditTrail(list(self._sinks.values()), required=_required(args))
+        self.log = AuditLog(list(self._sinks.values()), required=_required(args))
         self._use_standard_error()
 
     async def change(self, args: argparse.Namespace) -> None:
@@ -50,7 +50,7 @@ class ProgramAudit:
             ConfigurationError, OSError: they cannot be used. Nothing was changed.
         """
         sinks = _make_sinks(args, self._sinks)
-        await self.trail.use(list(sinks.values()), required=_required(args))
+        await self.log.use(list(sinks.values()), required=_required(args))
         self._sinks = sinks
         for origin, sink in sinks.items():
             if isinstance(origin, Path):
@@ -146,11 +146,11 @@ async def audited(audit: ProgramAudit, role: str, events: EventStream) -> AsyncI
     Raises:
         ConfigurationError, OSError: the audit log cannot be written.
     """
-    async with audit.trail.opened(events):
-        if role != "relay" and audit.trail.has_sinks:
+    async with audit.log.opened(events):
+        if role != "relay" and audit.log.has_sinks:
             events.publish(ProgramStarted(role=role, version=__version__))
         try:
             yield
         finally:
-            if audit.trail.has_sinks:
+            if audit.log.has_sinks:
                 events.publish(ProgramStopped(role=role))

@@ -22,7 +22,7 @@ from .patience import check_patience
 from .use_renewed import UseRenewed
 
 if TYPE_CHECKING:  # loaded only by programs that have an audit log
-    from ..audit import AuditTrail
+    from ..audit import AuditLog
 
 __all__ = ["ClientConfig", "to_connection_string"]
 
@@ -105,6 +105,6 @@ class ClientConfig:
     use_renewed: UseRenewed | None = attrs.field(default=None, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of the connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)
-    #: The audit log of the program, which has to be open (`AuditTrail.opened`). The relays are asked to keep its
+    #: The audit log of the program, which has to be open (`AuditLog.opened`). The relays are asked to keep its
     #: checkpoints. None: there is none.
-    audit: AuditTrail | None = attrs.field(default=None, kw_only=True)
+    audit: AuditLog | None = attrs.field(default=None, kw_only=True)

@@ -22,7 +22,7 @@ from ..security import ConnectionString, check_is_connection_string
 from .instance_file import InstanceFile
 
 if TYPE_CHECKING:
-    from ..audit import AuditTrail
+    from ..audit import AuditLog
 
 __all__ = ["ConnectorConfig"]
 
@@ -80,8 +80,8 @@ class ConnectorConfig:
     #: the connector is back. With None, they are reset only after the resume deadline.
     instance_file: InstanceFile | None = attrs.field(default=None, kw_only=True)
     #: The audit log, which has to have the record of a stream before the target is dialed. It has to be open
-    #: (`AuditTrail.opened`) for the events that are passed to `run_connector`.
-    audit: AuditTrail | None = attrs.field(default=None, kw_only=True)
+    #: (`AuditLog.opened`) for the events that are passed to `run_connector`.
+    audit: AuditLog | None = attrs.field(default=None, kw_only=True)
     #: Stores a connection string with another key (while a key is rolled), or with an update, so that the next start
     #: uses it. By default, it is stored in the file that it was read from (`ConnectionString.file`), if there is one.
     #: None: it is kept in memory only, and the relay is told so.

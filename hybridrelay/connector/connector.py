@@ -29,7 +29,7 @@ from ..policy import PolicyFile, denied
 from ..protocol import control, open_metadata
 from ..security import ConnectionString, HostPort, NamedInstance, StreamTarget, StringUpdate
 from .all_registrations import AllRegistrations
-from .audit import AuditLog
+from .audit_logger import AuditLogger
 from .channels import DataChannels
 from .config import ConnectorConfig
 from .counters import ConnectorCounters
@@ -88,7 +88,7 @@ class Connector:
         self._counters = ConnectorCounters()
         # The events of this connector's sessions and streams have a stream of their own, because `events` may be
         # shared with other connectors, and the audit log must not receive an event twice.
-        own_events = EventStream(events.publish, AuditLog(), self._counters)
+        own_events = EventStream(events.publish, AuditLogger(), self._counters)
         self._policies = Policies(config, events, changed=self._policy_changed, time_passed=self._time_passed)
         self._required_audit = RequiredAudit(
             config.audit,

@@ -15,7 +15,7 @@ from ..policy import Policy
 from .recorded import wait_recorded
 
 if TYPE_CHECKING:
-    from ..audit import AuditTrail
+    from ..audit import AuditLog
 
 __all__ = ["RequiredAudit"]
 
@@ -36,7 +36,7 @@ class RequiredAudit:
 
     def __init__(
         self,
-        audit: AuditTrail | None,
+        audit: AuditLog | None,
         policy: Callable[[], Policy],
         hosts: Callable[[], Collection[str]],
         events: EventStream,

@@ -43,7 +43,7 @@ class StreamService:
             policy has decided against it.
         named_instances: finds the ports of named instances.
         recorded: waits until the events so far are in the audit log, before the target is dialed
-            (`AuditTrail.wait_recorded`). None: there is no audit log.
+            (`AuditLog.wait_recorded`). None: there is no audit log.
         clock: returns seconds on a monotonic clock.
         local_time: returns the local time of the machine.
     """

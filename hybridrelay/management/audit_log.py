@@ -42,7 +42,7 @@ from .problem_kinds import Problem
 from .rates import Buckets
 from .request_ids import new_request_id
 
-__all__ = ["AuditLog"]
+__all__ = ["ManagementAuditLog"]
 
 #: The most entries of each kind that may wait to be written. If there are more, because the disk is full, the oldest
 #: of this kind are lost here, but are in the log of the relay.
@@ -67,7 +67,7 @@ class _Waiting:
     line: Line | None = None
 
 
-class AuditLog:
+class ManagementAuditLog:
     """A subscriber of the events of the management API.
 
     Args:

@@ -16,7 +16,7 @@ from .._threads import run_in_thread
 from ..events.stream import EventStream
 from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
-from .audit_log import AuditLog
+from .audit_log import ManagementAuditLog
 from .callers import Caller
 from .feed import Feed
 from .live_values import RelayProblem
@@ -57,7 +57,7 @@ class Managed:
     #: When the relay was started (seconds since 1970).
     started_at: float = attrs.field()
     #: The relay's audit log; None if there is none.
-    audit: AuditLog | None = None
+    audit: ManagementAuditLog | None = None
     #: Returns the problems that are neither the relay's nor those of its audit log.
     problems: Callable[[], Sequence[RelayProblem]] = tuple
     #: Keeps the latest events, once it is subscribed to `events`.

@@ -25,7 +25,7 @@ from ..relay import LiveRelay, RelayInfo, SQLiteStore
 from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket
 from ..security import ManagementRole
 from ..streams.unix_sockets import SocketFile, check_same_user, listen_unix_socket
-from .audit_log import AuditLog
+from .audit_log import ManagementAuditLog
 from .callers import Caller
 from .calls import handler_of
 from .condition import LastReload, management_certificate_problem, reload_problems, sink_problems
@@ -123,7 +123,7 @@ async def serve_management(
             return
         store = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         reader = closing.enter_context(SQLiteStore.open(state_dir, events=events))
-        audit = AuditLog(state_dir, clock=time.time, events=events)
+        audit = ManagementAuditLog(state_dir, clock=time.time, events=events)
 
         def problems() -> Sequence[RelayProblem]:
             last, error = last_reload(), None if tcp is None else tcp.certificate_error

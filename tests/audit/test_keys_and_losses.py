@@ -16,7 +16,7 @@ from hybridrelay.events import EventStream
 
 from ..waiting import async_wait_until
 from .test_directory import Clock, checked, records
-from .test_trail import Recorder
+from .test_log import Recorder
 
 
 def test_the_key_of_a_file_that_has_ended_is_no_longer_on_the_disk(tmp_path: Path) -> None:

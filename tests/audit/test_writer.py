@@ -16,7 +16,7 @@ from hybridrelay.events import Event, EventStream
 from hybridrelay.events.audit import AuditSinkFailed, AuditSinkRestored
 
 from ..waiting import async_wait_until
-from .test_trail import Recorder
+from .test_log import Recorder
 
 
 class Scene:

@@ -62,22 +62,22 @@ def test_what_is_no_sink(text: str) -> None:
 
 
 def test_without_an_option_there_is_none() -> None:
-    assert not ProgramAudit(parsed()).trail.has_sinks
+    assert not ProgramAudit(parsed()).log.has_sinks
 
 
 def test_several_sinks_and_each_once(tmp_path: Path) -> None:
     audit = ProgramAudit(
         parsed("--audit-dir", tmp_path, "--audit-to", "stderr", "--audit-to", "journal", "--audit-to", "journal")
     )
-    assert [sink.kind for sink in audit.trail._sinks] == ["file", "stderr", "journal"]
+    assert [sink.kind for sink in audit.log._sinks] == ["file", "stderr", "journal"]
     assert logging.getLogger("hybridrelay.audit").disabled
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_required_syslog_server_may_have_one_over_udp_beside_it() -> None:
     options = ("--audit-to", "syslog+udp://logs", "--audit-to", "syslog+tls://logs", "--audit-required", "syslog")
-    trail = ProgramAudit(parsed(*options)).trail
-    assert [trail._is_required(sink) for sink in trail._sinks] == [False, True]
+    log = ProgramAudit(parsed(*options)).log
+    assert [log._is_required(sink) for sink in log._sinks] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_options_that_do_not_fit_together(arguments: list[str], says: str) -> No
 )
 def test_the_size_of_a_directory(tmp_path: Path, size: str, max_total: int | None) -> None:
     audit = ProgramAudit(parsed("--audit-dir", tmp_path, "--audit-max-bytes", size))
-    (sink,) = audit.trail._sinks
+    (sink,) = audit.log._sinks
     assert isinstance(sink, FileSink)
     assert sink.directory._max_total == max_total
 

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from hybridrelay.connectivity.counters import EndpointCounters
-from hybridrelay.connector.audit import AuditLog
+from hybridrelay.connector.audit_logger import AuditLogger
 from hybridrelay.connector.serving import StreamService
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.stream_events import Origin
@@ -49,7 +49,7 @@ class ServedSession:
         self.origin = Origin(self.published, PEER, "5e55", "tcp at relay.example", "192.0.2.7")
         self.events: list[Event] = []
         self.counters = EndpointCounters()
-        stream = EventStream(AuditLog(), self.events.append)
+        stream = EventStream(AuditLogger(), self.events.append)
         self.shares = Shares()
         self.service = StreamService(lambda: self.policy, self.shares, stream, self.counters, clock, **options)
         self.scope = trio.CancelScope()

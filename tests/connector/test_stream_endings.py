@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from hybridrelay.connector import served_stream, sessions
-from hybridrelay.connector.audit import AuditLog
+from hybridrelay.connector.audit_logger import AuditLogger
 from hybridrelay.connector.channels import DataChannels
 from hybridrelay.connector.requested import first_target
 from hybridrelay.connector.sessions import ProvenChannel, Sessions
@@ -55,7 +55,7 @@ class Scene:
         address = HostPort("127.0.0.1", target.socket.getsockname()[1])
         self.published.use(attrs.evolve(self.published.string, target=address))
         self.happened: list[Event] = []
-        events = EventStream(self.happened.append, AuditLog())
+        events = EventStream(self.happened.append, AuditLogger())
         self.sessions = Sessions(Policy(), limits, events, lost=lambda _: None, changed=lambda: None)
         self.channels = DataChannels(self.sessions, events)
         #: The connector's tasks.

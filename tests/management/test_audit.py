@@ -17,7 +17,7 @@ from hybridrelay.events import ClaimTaken, Event, EventStream, ManagementCalled,
 from hybridrelay.management import Caller
 from hybridrelay.management.audit_entries import AuditFilter, Kind
 from hybridrelay.management.audit_files import AuditFiles, Line
-from hybridrelay.management.audit_log import AuditLog
+from hybridrelay.management.audit_log import ManagementAuditLog
 from hybridrelay.management.callers import Scope
 from hybridrelay.security import ManagementRole
 
@@ -56,8 +56,8 @@ def events() -> list[Event]:
 
 
 @pytest.fixture
-def log(tmp_path: Path, events: list[Event]) -> AuditLog:
-    return AuditLog(tmp_path, clock=Clock(), events=EventStream(events.append))
+def log(tmp_path: Path, events: list[Event]) -> ManagementAuditLog:
+    return ManagementAuditLog(tmp_path, clock=Clock(), events=EventStream(events.append))
 
 
 def line(number: int, text: str = "x" * 50) -> Line:
@@ -116,7 +116,7 @@ def test_damaged_lines_are_left_out(tmp_path: Path) -> None:
 # --- the log
 
 
-async def test_calls_are_written_and_read_back(log: AuditLog, tmp_path: Path) -> None:
+async def test_calls_are_written_and_read_back(log: ManagementAuditLog, tmp_path: Path) -> None:
     log(called("putHybridConnection"))
     log(refused())
     log(called("deleteToken", connection="", token="a" * 8, caller="token ci 12345678", status=403))
@@ -130,12 +130,12 @@ async def test_calls_are_written_and_read_back(log: AuditLog, tmp_path: Path) ->
     assert page.entries[0].time > page.entries[1].time
     kinds = {path.name.rpartition("-")[0] for path in (tmp_path / "audit").iterdir()}
     assert kinds == {"calls", "without-effect", "refused"}
-    later = AuditLog(tmp_path, clock=Clock(2000), events=EventStream())
+    later = ManagementAuditLog(tmp_path, clock=Clock(2000), events=EventStream())
     later(called("later"))
     assert [one.operation for one in (await later.read(ALL, 2)).entries] == ["later", "deleteToken"]
 
 
-async def test_pages_and_filters(log: AuditLog) -> None:
+async def test_pages_and_filters(log: ManagementAuditLog) -> None:
     for number in range(25):
         log(
             called("even" if number % 2 == 0 else "odd", connection=f"c{number % 3}", caller=f"token t{number % 5} x")
@@ -159,7 +159,9 @@ async def test_pages_and_filters(log: AuditLog) -> None:
         assert len((await log.read(wanted, 100)).entries) == count, wanted
 
 
-async def test_a_request_looks_at_a_limited_number_of_lines(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_looks_at_a_limited_number_of_lines(
+    log: ManagementAuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hybridrelay.management.audit_entries._MAX_SCANNED", 10)
     for number in range(35):
         log(called("rare" if number == 0 else "frequent"))
@@ -172,7 +174,9 @@ async def test_a_request_looks_at_a_limited_number_of_lines(log: AuditLog, monke
     assert pages == [0, 0, 0, 1]
 
 
-async def test_strangers_do_not_displace_known_callers(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_strangers_do_not_displace_known_callers(
+    log: ManagementAuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     def small(directory: Path, kind: Kind) -> AuditFiles:
         return AuditFiles(directory, kind.value[0], *((2000, 2) if kind is Kind.REFUSED else kind.value[1:]))
@@ -189,7 +193,7 @@ async def test_strangers_do_not_displace_known_callers(log: AuditLog, monkeypatc
 
 @pytest.mark.parametrize("has_scope", [False, True])
 async def test_logins_of_one_caller_do_not_displace_those_of_another(
-    log: AuditLog, monkeypatch: pytest.MonkeyPatch, has_scope: bool
+    log: ManagementAuditLog, monkeypatch: pytest.MonkeyPatch, has_scope: bool
 ) -> None:
     def small(directory: Path, kind: Kind) -> AuditFiles:
         return AuditFiles(directory, kind.value[0], 5000, 2)
@@ -221,7 +225,7 @@ async def test_logins_of_one_caller_do_not_displace_those_of_another(
     ],
 )
 async def test_only_what_may_change_the_whole_relay_displaces_such_calls(
-    log: AuditLog, monkeypatch: pytest.MonkeyPatch, flood: Event, remains: bool
+    log: ManagementAuditLog, monkeypatch: pytest.MonkeyPatch, flood: Event, remains: bool
 ) -> None:
     def small(directory: Path, kind: Kind) -> AuditFiles:
         return AuditFiles(directory, kind.value[0], 2000, 2)
@@ -237,7 +241,7 @@ async def test_only_what_may_change_the_whole_relay_displaces_such_calls(
 
 
 async def test_what_had_no_effect_displaces_no_call_with_a_scope(
-    log: AuditLog, monkeypatch: pytest.MonkeyPatch
+    log: ManagementAuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "hybridrelay.management.audit_log.files_of",
@@ -251,7 +255,7 @@ async def test_what_had_no_effect_displaces_no_call_with_a_scope(
 
 
 async def test_a_disk_that_is_full(
-    log: AuditLog,
+    log: ManagementAuditLog,
     events: list[Event],
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
@@ -302,7 +306,7 @@ async def test_what_waits_for_the_disk_displaces_only_its_own_kind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hybridrelay.management.audit_log._MAX_WAITING", 5)
-    log = AuditLog(tmp_path, clock=Clock(), events=EventStream())
+    log = ManagementAuditLog(tmp_path, clock=Clock(), events=EventStream())
     with monkeypatch.context() as full:
         full.setattr(AuditFiles, "append", append)
         log(called("before"))
@@ -323,7 +327,7 @@ async def test_what_waits_for_the_disk_displaces_only_its_own_kind(
 
 
 @pytest.fixture
-async def audited(api: Api, log: AuditLog, nursery: trio.Nursery) -> Api:
+async def audited(api: Api, log: ManagementAuditLog, nursery: trio.Nursery) -> Api:
     """The same API, with an audit log."""
     managed = attrs.evolve(api.managed, audit=log)
     managed.events.subscribe(log)
@@ -359,7 +363,7 @@ async def test_the_api_shows_its_own_log(audited: Api, nursery: trio.Nursery) ->
         assert (await viewer.call("GET", f"/v1/audit?{query}"))[0].status == 400
 
 
-async def test_what_changes_nothing_is_recorded_as_such(audited: Api, log: AuditLog) -> None:
+async def test_what_changes_nothing_is_recorded_as_such(audited: Api, log: ManagementAuditLog) -> None:
     orders = "/v1/hybridConnections/orders"
     rule = f"{orders}/authorizationRules/r"
     edition: dict[str, object] = {"connections": 7, "limits": {}}
@@ -417,7 +421,7 @@ async def test_an_audit_log_that_cannot_be_read(audited: Api, monkeypatch: pytes
 
 
 async def test_an_entry_that_was_written_by_a_failed_attempt_is_shown_once(
-    log: AuditLog, monkeypatch: pytest.MonkeyPatch
+    log: ManagementAuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = AuditFiles.append
 
@@ -455,7 +459,7 @@ async def test_that_nothing_is_recorded_is_a_problem_of_the_relay(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such links by default")
-async def test_a_symbolic_link_is_not_followed(log: AuditLog, tmp_path: Path) -> None:
+async def test_a_symbolic_link_is_not_followed(log: ManagementAuditLog, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"")
     (tmp_path / "audit").mkdir()
@@ -469,7 +473,7 @@ async def test_a_symbolic_link_is_not_followed(log: AuditLog, tmp_path: Path) ->
 async def test_a_clock_that_is_behind_the_last_entry_loses_none(tmp_path: Path) -> None:
     """The machine has restarted, and its clock is or was wrong."""
     for now in (5_000_000.0, 1000.0, 2_000_000.0):
-        log = AuditLog(tmp_path, clock=Clock(now), events=EventStream(list[Event]().append))
+        log = ManagementAuditLog(tmp_path, clock=Clock(now), events=EventStream(list[Event]().append))
         log(called(f"at {now:.0f}"))
         log(refused(f"refused at {now:.0f}"))
         await log.flush()
@@ -483,7 +487,7 @@ async def test_a_clock_that_is_behind_the_last_entry_loses_none(tmp_path: Path) 
     assert [entry.operation for entry in page.entries] == ["refused at 5000000", "at 5000000"]
 
 
-async def test_a_line_with_an_impossible_number_is_ignored(log: AuditLog, tmp_path: Path) -> None:
+async def test_a_line_with_an_impossible_number_is_ignored(log: ManagementAuditLog, tmp_path: Path) -> None:
     log(called("before"))
     await log.flush()
     (file,) = (tmp_path / "audit").iterdir()

@@ -16,7 +16,7 @@ from hybridrelay.administration import RelayDescription, StoreRegistry, revoke_t
 from hybridrelay.events import Event, EventStream, ManagementCalled
 from hybridrelay.management.audit_entries import DIRECTORY, AuditEntry, AuditFilter, read_audit
 from hybridrelay.management.audit_files import AuditFiles
-from hybridrelay.management.audit_log import AuditLog
+from hybridrelay.management.audit_log import ManagementAuditLog
 from hybridrelay.management.audited_registry import AuditedRegistry
 from hybridrelay.management.handlers import OPERATIONS
 from hybridrelay.relay import RelayRecord, SQLiteStore
@@ -173,7 +173,7 @@ async def test_a_relay_that_runs_meanwhile_loses_nothing(registry: AuditedRegist
         )  # fmt: skip
 
     registry.import_(RECORD)
-    log = AuditLog(tmp_path / "state", clock=lambda: 1000.0, events=EventStream(list[Event]().append))
+    log = ManagementAuditLog(tmp_path / "state", clock=lambda: 1000.0, events=EventStream(list[Event]().append))
     log(called("first"))
     await log.flush()
     await trio.to_thread.run_sync(registry.use_edition, "free")
@@ -184,7 +184,7 @@ async def test_a_relay_that_runs_meanwhile_loses_nothing(registry: AuditedRegist
         "first", "putEditionOfRelay", "putHybridConnection", "second",
     ]  # fmt: skip
     assert page.entries[-1].operation == "putHybridConnection"
-    again = AuditLog(tmp_path / "state", clock=lambda: 1000.0, events=EventStream(list[Event]().append))
+    again = ManagementAuditLog(tmp_path / "state", clock=lambda: 1000.0, events=EventStream(list[Event]().append))
     again(called("after a restart"))
     await again.flush()
     assert (await again.read(AuditFilter(), 1)).entries[0].operation == "after a restart"

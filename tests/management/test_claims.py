@@ -13,7 +13,7 @@ import trio
 from hybridrelay.events import EventStream, ManagementCalled
 from hybridrelay.events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
 from hybridrelay.management.audit_entries import AuditFilter
-from hybridrelay.management.audit_log import AuditLog
+from hybridrelay.management.audit_log import ManagementAuditLog
 from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.claims import Claim
@@ -111,7 +111,7 @@ async def test_a_viewer_sees_claims_and_makes_none(timed: Api, nursery: trio.Nur
 
 
 async def test_the_audit_log_has_every_attempt_to_take_one(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path, clock=lambda: 1000.0, events=EventStream())
+    log = ManagementAuditLog(tmp_path, clock=lambda: 1000.0, events=EventStream())
     log(ClaimTaken(connection="orders", claim=ID, peer="192.0.2.1"))
     log(ClaimTakenAgain(connection="orders", claim=ID, peer="192.0.2.2", taken_at=5.0, taken_by="192.0.2.1"))
     log(ClaimRefused(connection="orders", claim=ID, peer="192.0.2.3", reason=Reason.CLAIM_EXPIRED))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from hybridrelay.audit import AuditTrail
+from hybridrelay.audit import AuditLog
 from hybridrelay.audit import writer as writer_module
 from hybridrelay.audit.directory import AuditDirectory
 from hybridrelay.audit.disk import Disk
@@ -33,7 +33,7 @@ class Scene:
     def __init__(self, path: Path, deployment: Deployment, nursery: trio.Nursery) -> None:
         self.path = path
         self.directory = AuditDirectory(Disk(path), clock=time.time)
-        self.trail = AuditTrail([FileSink(self.directory, str(path))], required=[SinkKind.FILE])
+        self.log = AuditLog([FileSink(self.directory, str(path))], required=[SinkKind.FILE])
         self.published = deployment.publish()
         self.deployment = deployment
         self.nursery = nursery
@@ -46,11 +46,11 @@ class Scene:
             await stream.send_all(await stream.receive_some())
 
         target = await serve_target(self.nursery, echo)
-        config = ConnectorConfig([self.deployment.string(self.published, Role.CONNECTOR, target)], audit=self.trail)
+        config = ConnectorConfig([self.deployment.string(self.published, Role.CONNECTOR, target)], audit=self.log)
 
         async def connector(*, task_status: trio.TaskStatus[object]) -> None:
             events = EventStream()
-            async with self.trail.opened(events):
+            async with self.log.opened(events):
                 await run_connector(config, events=events, task_status=task_status)
 
         await self.nursery.start(connector)
@@ -115,7 +115,7 @@ async def test_without_its_files_it_opens_no_stream_and_recovers(
 
         monkeypatch.setattr(scene.directory, "append", append)
         with trio.fail_after(10):
-            while scene.trail.problems:
+            while scene.log.problems:
                 await trio.sleep(0.05)
         async with await client.open_stream() as stream:
             await stream.send_all(b"x")

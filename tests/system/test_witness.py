@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from hybridrelay.audit import AuditTrail
+from hybridrelay.audit import AuditLog
 from hybridrelay.audit import witnesses as witnesses_module
 from hybridrelay.audit import witnessing as witnessing_module
 from hybridrelay.audit.chain import Checkpoint
@@ -37,8 +37,8 @@ from .live_scene import relay_and_connector
 HOST = "127.0.0.1"
 
 
-def trail_in(directory: Path) -> AuditTrail:
-    return AuditTrail([FileSink(AuditDirectory(Disk(directory), clock=time.time), str(directory))])
+def audit_log_in(directory: Path) -> AuditLog:
+    return AuditLog([FileSink(AuditDirectory(Disk(directory), clock=time.time), str(directory))])
 
 
 async def kept(live: LiveRelay, count: int = 1) -> list[KeptCheckpoint]:
@@ -54,7 +54,7 @@ def witness(found: list[KeptCheckpoint]) -> list[Checkpoint]:
 
 @asynccontextmanager
 async def audited_connector(
-    deployment: Deployment, published: Published, trail: AuditTrail, policy: Path | None = None
+    deployment: Deployment, published: Published, log: AuditLog, policy: Path | None = None
 ) -> AsyncIterator[tuple[Connector, list[Event]]]:
     published_events: list[Event] = []
     events = EventStream(published_events.append)
@@ -62,13 +62,13 @@ async def audited_connector(
         target = await serve_target(nursery, echo)
         config = ConnectorConfig(
             [deployment.string(published, Role.CONNECTOR, target)],
-            audit=trail,
+            audit=log,
             policy_directories=() if policy is None else (policy,),
         )
         connector = Connector(config, events=events)
 
         async def run(*, task_status: trio.TaskStatus[object]) -> None:
-            async with trail.opened(events):
+            async with log.opened(events):
                 await connector.run(task_status=task_status)
 
         await nursery.start(run)
@@ -79,10 +79,10 @@ async def audited_connector(
 async def test_the_relay_shows_that_the_end_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(witnessing_module, "PACE_SECONDS", 0.01)
     directory = tmp_path / "audit"
-    trail = trail_in(directory)
+    log = audit_log_in(directory)
     async with relay_and_connector(tmp_path / "state") as (relay, deployment, _, _events):
         published = deployment.publish("payroll")
-        async with audited_connector(deployment, published, trail):
+        async with audited_connector(deployment, published, log):
             (first,) = await kept(relay.live)
             assert (first.connection, first.address) == ("payroll", HOST)
             async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
@@ -106,11 +106,11 @@ async def test_the_relay_shows_that_the_end_was_cut_off(tmp_path: Path, monkeypa
 
 
 async def test_a_client_sends_its_checkpoints_too(tmp_path: Path) -> None:
-    trail = trail_in(tmp_path / "audit")
+    log = audit_log_in(tmp_path / "audit")
     async with relay_and_connector(tmp_path / "state") as (relay, deployment, published, _):
-        config = ClientConfig(deployment.string(published, Role.APPLICATION), audit=trail)
+        config = ClientConfig(deployment.string(published, Role.APPLICATION), audit=log)
         events = EventStream()
-        async with trail.opened(events), open_client(config, events=events) as client:
+        async with log.opened(events), open_client(config, events=events) as client:
             async with await client.open_stream() as stream:
                 await stream.send_all(b"x")
                 assert await stream.receive_some() == b"x"
@@ -140,10 +140,10 @@ async def test_a_required_witness_that_does_not_confirm_refuses_streams_and_reco
 
     monkeypatch.setattr(service_module.CheckpointService, "keep", keep)
     monkeypatch.setattr("hybridrelay.relay.checkpoints.PACE_BURST", 10**9)
-    trail = trail_in(tmp_path / "audit")
+    log = audit_log_in(tmp_path / "audit")
     async with relay_and_connector(tmp_path / "state") as (_relay, deployment, _, _events):
         published = deployment.publish("payroll")
-        async with audited_connector(deployment, published, trail, policy) as (connector, events):
+        async with audited_connector(deployment, published, log, policy) as (connector, events):
 
             async def until(done: object) -> None:
                 assert callable(done)
@@ -180,10 +180,10 @@ async def test_witnesses_that_cannot_be_are_refused_at_once(tmp_path: Path) -> N
     policy = tmp_path / "policy"
     policy.mkdir(mode=0o755)
     (policy / "witness.toml").write_text('AuditWitness = ["elsewhere.example.com"]\n')
-    trail = trail_in(tmp_path / "audit")
+    log = audit_log_in(tmp_path / "audit")
     async with relay_and_connector(tmp_path / "state") as (_relay, deployment, _, _events):
         published = deployment.publish("payroll")
-        async with audited_connector(deployment, published, trail, policy) as (connector, _):
+        async with audited_connector(deployment, published, log, policy) as (connector, _):
             (problem,) = connector.snapshot().audit
             assert "this program uses none of them" in problem.detail
             async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         keep_string=keeper_of(configuration.files, marks, configuration.copies),
         update_floor=marks.floor,
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),
-        audit=audit.trail,
+        audit=audit.log,
         used_claims=_used_claims(args.used_claims),
     )
     connector = Connector(config, events=events)

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     def make_config(string: ConnectionString) -> ClientConfig:
         return client_config(
-            string, args, configuration, marks, dialer=dialer.dialer, audit=audit.trail, reloads=reloads
+            string, args, configuration, marks, dialer=dialer.dialer, audit=audit.log, reloads=reloads
         )
 
     service = ForwardService(make_config, events, stop)

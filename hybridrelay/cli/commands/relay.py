@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
                 partial(
                     manage,
                     last_reload=lambda: configuration.last_reload,
-                    failed_sinks=lambda: audit.trail.problems,
+                    failed_sinks=lambda: audit.log.problems,
                 )
             )
             await stop.say_ready("relay", _fields(info))

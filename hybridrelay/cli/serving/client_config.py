@@ -14,7 +14,7 @@ from .configuration import Configuration
 from .reloads import Reloads
 
 if TYPE_CHECKING:
-    from ...audit import AuditTrail
+    from ...audit import AuditLog
 
 __all__ = ["client_config"]
 
@@ -26,7 +26,7 @@ def client_config(
     marks: UpdateMarks,
     *,
     dialer: Dialer | None,
-    audit: AuditTrail | None,
+    audit: AuditLog | None,
     reloads: Reloads,
     runs_application: bool = False,
 ) -> ClientConfig:

@@ -227,7 +227,7 @@ async def _serve(
             configuration,
             marks,
             dialer=dialer.dialer,
-            audit=audit.trail,
+            audit=audit.log,
             reloads=reloads,
             runs_application=True,
         )

@@ -18,7 +18,7 @@ import trio
 
 from hybridrelay.administration import StoreRegistry
 from hybridrelay.events import ListenerRegistered, ManagementCalled
-from hybridrelay.management.audit_log import AuditLog
+from hybridrelay.management.audit_log import ManagementAuditLog
 from hybridrelay.management.audited_registry import AuditedRegistry
 from hybridrelay.management.peers import Peer
 from hybridrelay.management.web.paths import path_of
@@ -658,7 +658,7 @@ async def test_the_audit_log_is_shown(relay: Relay, tmp_path: Path, monkeypatch:
     earlier = AuditedRegistry(StoreRegistry(relay.store), tmp_path, clock=lambda: relay.now - 60)
     for _ in range(100):
         earlier.rule_with_keys("other", "all")
-    log = AuditLog(tmp_path, clock=lambda: relay.now, events=relay.managed.events)
+    log = ManagementAuditLog(tmp_path, clock=lambda: relay.now, events=relay.managed.events)
     relay.managed.events.subscribe(log)
     relay.managed = attrs.evolve(relay.managed, audit=log)
     admin = browser_of(relay)

@@ -26,7 +26,7 @@ from .writer import SinkWriter
 if TYPE_CHECKING:  # loaded only by programs that have such a sink
     from .sinks.files import FileSink
 
-__all__ = ["AuditTrail"]
+__all__ = ["AuditLog"]
 
 #: How long the program waits at its end until everything is written (seconds).
 _FINISH_SECONDS = 5.0
@@ -36,7 +36,7 @@ _COMPRESS_SECONDS = 30.0
 _LEFT_OUT_SECONDS = 60.0
 
 
-class AuditTrail:
+class AuditLog:
     """The audit log of a program: its sinks.
 
     Args:
@@ -171,7 +171,7 @@ class AuditTrail:
 
         Args:
             sinks: may contain sinks that are in use.
-            required: see `AuditTrail`.
+            required: see `AuditLog`.
 
         Raises:
             ConfigurationError, OSError: a sink cannot be used, or there is none of a required kind. Nothing was

@@ -14,8 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.audit import AuditTrail, NotRecordedError
-from hybridrelay.audit import trail as trail_module
+from hybridrelay.audit import AuditLog, NotRecordedError
+from hybridrelay.audit import log as log_module
 from hybridrelay.audit import writer as writer_module
 from hybridrelay.audit.directory import AuditDirectory
 from hybridrelay.audit.disk import Disk
@@ -88,11 +88,11 @@ class Scene:
     def __init__(self, *sinks: Recorder | FileSink, required: Sequence[SinkKind] = ()) -> None:
         self.published: list[Event] = []
         self.events = EventStream(self.published.append)
-        self.trail = AuditTrail(sinks, required=required)
+        self.log = AuditLog(sinks, required=required)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        async with self.trail.opened(self.events):
+        async with self.log.opened(self.events):
             yield
 
     def of(self, kind: type[Event]) -> list[Event]:
@@ -207,7 +207,7 @@ class TestSinks:
         assert counts["listener.registered"] + told == 5 * BURST
 
     async def test_one_that_hangs_delays_no_other_and_not_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(trail_module, "_FINISH_SECONDS", 1.0)
+        monkeypatch.setattr(log_module, "_FINISH_SECONDS", 1.0)
         hanging, other = Recorder(), Recorder(SinkKind.SYSLOG)
         hanging.goes_on.clear()
         scene = Scene(hanging, other)
@@ -219,7 +219,7 @@ class TestSinks:
 
     async def test_a_required_kind_has_to_be_there(self) -> None:
         with pytest.raises(ConfigurationError, match="an audit log in file and syslog is required"):
-            AuditTrail([Recorder()], required=[SinkKind.FILE, SinkKind.JOURNAL, SinkKind.SYSLOG])
+            AuditLog([Recorder()], required=[SinkKind.FILE, SinkKind.JOURNAL, SinkKind.SYSLOG])
 
 
 class TestWaiting:
@@ -230,7 +230,7 @@ class TestWaiting:
         scene = Scene(sink, required=[SinkKind.JOURNAL])
         async with scene.open():
             scene.events.publish(opened())
-            await scene.trail.wait_recorded()
+            await scene.log.wait_recorded()
             assert sink.events == ["stream.opened"]
 
     async def test_the_policy_may_require_further_sinks(self) -> None:
@@ -239,26 +239,26 @@ class TestWaiting:
         scene = Scene(sink, loses)
         async with scene.open():
             scene.events.publish(opened())
-            scene.trail.require(["journal"])
-            await scene.trail.wait_recorded()
+            scene.log.require(["journal"])
+            await scene.log.wait_recorded()
             assert sink.events == ["stream.opened"]
             for kind in ("file", "syslog"):
-                scene.trail.require([kind, "journal"])
-                (problem,) = scene.trail.problems
+                scene.log.require([kind, "journal"])
+                (problem,) = scene.log.problems
                 assert problem == SinkProblem.missing(kind)
                 assert problem.text.startswith(f"the audit log lacks the required sink {kind}: ")
                 assert "--audit-dir for file, --audit-to for the others" in problem.remedy
                 with pytest.raises(NotRecordedError, match=f"the policy requires an audit log in {kind}"):
-                    await scene.trail.wait_recorded()
-            scene.trail.require(["journal"])
+                    await scene.log.wait_recorded()
+            scene.log.require(["journal"])
             sink.error = OSError(errno.EIO, "Input/output error")
             scene.events.publish(opened())
             with pytest.raises(NotRecordedError, match="Input/output error"):
-                await scene.trail.wait_recorded()
-            assert scene.trail.problems == (SinkProblem("journal", "Input/output error", True),)
-            scene.trail.require([])  # the policy has changed: the status shows it before the next stream
-            assert scene.trail.problems == (SinkProblem("journal", "Input/output error", False),)
-            await scene.trail.wait_recorded()
+                await scene.log.wait_recorded()
+            assert scene.log.problems == (SinkProblem("journal", "Input/output error", True),)
+            scene.log.require([])  # the policy has changed: the status shows it before the next stream
+            assert scene.log.problems == (SinkProblem("journal", "Input/output error", False),)
+            await scene.log.wait_recorded()
             sink.error = None
 
     async def test_others_are_not_waited_for(self) -> None:
@@ -267,7 +267,7 @@ class TestWaiting:
         scene = Scene(sink)
         async with scene.open():
             scene.events.publish(opened())
-            await scene.trail.wait_recorded()
+            await scene.log.wait_recorded()
             assert sink.events == []
             sink.goes_on.set()
 
@@ -279,7 +279,7 @@ class TestWaiting:
 
         async def open_stream(number: int) -> None:
             scene.events.publish(opened(number))
-            await scene.trail.wait_recorded()
+            await scene.log.wait_recorded()
             done.append(number)
 
         async with scene.open(), trio.open_nursery() as nursery:
@@ -304,20 +304,20 @@ class TestWaiting:
             for number in range(3):
                 scene.events.publish(opened(number))
                 with pytest.raises(NotRecordedError, match="journal: No space left on device: /var/audit"):
-                    await scene.trail.wait_recorded()
+                    await scene.log.wait_recorded()
             attempts = sink.attempts
             await eventually(lambda: sink.attempts > attempts + 3)
             (failed,) = scene.of(AuditSinkFailed)
             assert isinstance(failed, AuditSinkFailed)
             assert failed.required
             problem = SinkProblem("journal", "No space left on device: /var/audit", is_required=True)
-            assert list(scene.trail.problems) == [problem]
+            assert list(scene.log.problems) == [problem]
 
             sink.error = None
             await eventually(lambda: bool(scene.of(AuditSinkRestored)))
             scene.events.publish(opened(3))
-            await scene.trail.wait_recorded()
-            assert not scene.trail.problems
+            await scene.log.wait_recorded()
+            assert not scene.log.problems
         assert [one for one in sink.events if one == "stream.opened"] == ["stream.opened"] * 4
         assert {"audit.sink-failed", "audit.sink-restored"} <= set(sink.events)
 
@@ -330,16 +330,16 @@ class TestWaiting:
 
             async def wait() -> None:
                 with pytest.raises(NotRecordedError, match="has not answered for 5 s"):
-                    await scene.trail.wait_recorded()
+                    await scene.log.wait_recorded()
 
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked(0.05)
             mock_clock.jump(WAIT_SECONDS)
             await trio.testing.wait_all_tasks_blocked(0.05)
-            assert scene.trail.problems
+            assert scene.log.problems
             await wait_refused(scene)
             sink.goes_on.set()
-            while scene.trail.problems:
+            while scene.log.problems:
                 await trio.testing.wait_all_tasks_blocked(0.01)
 
     async def test_too_many_records_are_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +351,7 @@ class TestWaiting:
         async with scene.open():
             for number in range(30):
                 scene.events.publish(opened(number))
-            await eventually(lambda: bool(scene.trail.problems))
+            await eventually(lambda: bool(scene.log.problems))
             sink.error = None
             await eventually(lambda: "audit.records-lost" in sink.events)
         (lost,) = [record for batch in sink.batches for record in batch if record.event == "audit.records-lost"]
@@ -359,7 +359,7 @@ class TestWaiting:
 
     async def test_nothing_is_recorded_before_it_is_open(self) -> None:
         with pytest.raises(NotRecordedError, match="not open"):
-            await Scene(Recorder(), required=[SinkKind.JOURNAL]).trail.wait_recorded()
+            await Scene(Recorder(), required=[SinkKind.JOURNAL]).log.wait_recorded()
 
 
 class TestOtherSinksWhileTheProgramRuns:
@@ -368,11 +368,11 @@ class TestOtherSinksWhileTheProgramRuns:
         scene = Scene(stays, ends)
         async with scene.open():
             scene.events.publish(opened(1))
-            await scene.trail.use([stays, begins], required=[SinkKind.EVENT_LOG])
+            await scene.log.use([stays, begins], required=[SinkKind.EVENT_LOG])
             assert ends.events == ["stream.opened", "audit.sink-removed"]
             assert ends.is_closed
             scene.events.publish(opened(2))
-            await scene.trail.wait_recorded()
+            await scene.log.wait_recorded()
             assert begins.events == ["stream.opened"]
         assert stays.events == ["stream.opened", "audit.sink-removed", "stream.opened"]
         assert ends.events == ["stream.opened", "audit.sink-removed"]
@@ -381,14 +381,14 @@ class TestOtherSinksWhileTheProgramRuns:
         first = Recorder()
         scene = Scene()
         async with scene.open():
-            assert not scene.trail.has_sinks
+            assert not scene.log.has_sinks
             scene.events.publish(opened(1))
-            await scene.trail.wait_recorded()
-            await scene.trail.use([first])
+            await scene.log.wait_recorded()
+            await scene.log.use([first])
             scene.events.publish(opened(2))
-            await scene.trail.use([])
+            await scene.log.use([])
             scene.events.publish(opened(3))
-            await scene.trail.wait_recorded()
+            await scene.log.wait_recorded()
         assert first.events == ["stream.opened", "audit.sink-removed"]
 
     async def test_one_that_cannot_be_used_changes_nothing(self) -> None:
@@ -400,19 +400,19 @@ class TestOtherSinksWhileTheProgramRuns:
         scene = Scene(before, required=[SinkKind.JOURNAL])
         async with scene.open():
             with pytest.raises(ConfigurationError, match="this is unusable"):
-                await scene.trail.use([good, bad])
+                await scene.log.use([good, bad])
             with pytest.raises(ConfigurationError, match="an audit log in file is required"):
-                await scene.trail.use([good], required=[SinkKind.FILE])
+                await scene.log.use([good], required=[SinkKind.FILE])
             assert good.is_closed
             scene.events.publish(opened())
-            await scene.trail.wait_recorded()
+            await scene.log.wait_recorded()
         assert before.events == ["stream.opened"]
         assert good.events == []
 
     async def test_before_it_is_open(self) -> None:
         one = Recorder()
         scene = Scene()
-        await scene.trail.use([one])
+        await scene.log.use([one])
         async with scene.open():
             scene.events.publish(opened())
         assert one.events == ["stream.opened"]
@@ -422,7 +422,7 @@ async def wait_refused(scene: Scene) -> None:
     """A stream that comes while the sink is known to hang is refused at once."""
     scene.events.publish(opened(2))
     with pytest.raises(NotRecordedError):
-        await scene.trail.wait_recorded()
+        await scene.log.wait_recorded()
 
 
 class TestFiles:
@@ -435,7 +435,7 @@ class TestFiles:
         scene = Scene(self.make(tmp_path, Clock()))
         async with scene.open():
             scene.events.publish(opened())
-            await scene.trail.wait_recorded()
+            await scene.log.wait_recorded()
             names = [path for path in tmp_path.iterdir() if path.name.startswith("audit-")]
             assert b'"stream.opened","connection":"orders","activity_id":"ab-1"' in names[0].read_bytes()
         assert checked(tmp_path).notes == ()
@@ -446,7 +446,7 @@ class TestFiles:
         async def open_streams(worker: int) -> None:
             for number in range(20):
                 scene.events.publish(opened(worker * 100 + number))
-                await scene.trail.wait_recorded()
+                await scene.log.wait_recorded()
 
         async with scene.open(), trio.open_nursery() as nursery:
             for worker in range(20):
@@ -462,7 +462,7 @@ class TestFiles:
         async with scene.open():
             for number in range(300):
                 scene.events.publish(opened(number))
-            await scene.trail.wait_recorded()
+            await scene.log.wait_recorded()
         *_, checkpoint = scene.of(AuditCheckpoint)
         assert isinstance(checkpoint, AuditCheckpoint)
         assert checkpoint.last >= 255
@@ -484,10 +484,10 @@ class TestFiles:
 
             monkeypatch.setattr(sink.directory, "append", fails)
             scene.events.publish(opened(1))
-            await scene.trail.wait_recorded()
-            assert scene.trail.problems
+            await scene.log.wait_recorded()
+            assert scene.log.problems
             monkeypatch.setattr(sink.directory, "append", real)
-            await eventually(lambda: not scene.trail.problems)
+            await eventually(lambda: not scene.log.problems)
         assert len(numbers_of_streams(tmp_path)) == 1
 
 

@@ -9,7 +9,7 @@ from typing import TypedDict
 import pytest
 
 from hybridrelay import events
-from hybridrelay.connector.audit import AuditLog
+from hybridrelay.connector.audit_logger import AuditLogger
 from hybridrelay.protocol.reasons import Reason
 
 
@@ -100,14 +100,14 @@ def lines() -> Iterator[list[dict[str, object]]]:
     ids=["open", "refused", "closed", "still-open"],
 )
 def test_a_line_has_the_facts(event: events.Event, fields: dict[str, object], lines: list[dict[str, object]]) -> None:
-    AuditLog()(event)
+    AuditLogger()(event)
 
     kind = fields.pop("event")
     assert lines == [{"event": kind, **SHOWN, **fields}]
 
 
 def test_a_refusal_without_a_detail_has_none(lines: list[dict[str, object]]) -> None:
-    AuditLog()(events.StreamNotConnected(**STREAM, reason=Reason.LIMIT))
+    AuditLogger()(events.StreamNotConnected(**STREAM, reason=Reason.LIMIT))
 
     assert "detail" not in lines[0]
 
@@ -115,7 +115,7 @@ def test_a_refusal_without_a_detail_has_none(lines: list[dict[str, object]]) -> 
 def test_the_text_has_all_fields(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "hybridrelay.audit")
 
-    AuditLog()(OPENED)
+    AuditLogger()(OPENED)
 
     assert caplog.text.endswith(
         "event='open' id='ab-17' connection='orders' label='web shop' serial='0A' target='db:5432' "
@@ -124,6 +124,6 @@ def test_the_text_has_all_fields(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_other_events_are_not_logged(lines: list[dict[str, object]]) -> None:
-    AuditLog()(events.SessionEnded(connection="orders", activity_id="ab", reason=Reason.NO_ERROR))
+    AuditLogger()(events.SessionEnded(connection="orders", activity_id="ab", reason=Reason.NO_ERROR))
 
     assert lines == []

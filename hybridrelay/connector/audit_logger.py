@@ -1,4 +1,4 @@
-"""The audit log: which application reached which target, when, over which route, how many bytes, and how it ended.
+"""Writes the audit log of a connector as lines of its log: which application reached which target, and how it ended.
 
 It subscribes to the connector's events. Each stream that an application requests has one line when it is requested,
 before the target is dialed, and exactly one when it has ended, for whatever reason. Both lines have the same id. A
@@ -11,18 +11,18 @@ from __future__ import annotations
 import logging
 from typing import TypeAlias
 
-from ...events.base import Event
-from ...events.endpoint import StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
+from ..events.base import Event
+from ..events.endpoint import StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
 
-__all__ = ["AuditLog"]
+__all__ = ["AuditLogger"]
 
 _StreamEvent: TypeAlias = StreamOpened | StreamNotConnected | StreamClosed | StreamStillOpen
 
 logger = logging.getLogger("hybridrelay.audit")
 
 
-class AuditLog:
-    """Writes a line for each event about a stream."""
+class AuditLogger:
+    """A subscriber that writes a line for each event about a stream, to the logger ``hybridrelay.audit``."""
 
     def __call__(self, event: Event) -> None:
         """Log an event, if it is about a stream."""

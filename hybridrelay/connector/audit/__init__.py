@@ -1,3 +1,0 @@
-"""The audit log: a subscriber of the connector's events."""
-
-from .log import AuditLog as AuditLog
