@@ -22,12 +22,12 @@ from .._nursery import FlatNursery
 from ..abc import Transport
 from ..connectivity.data import EndToEnd
 from ..connectivity.instance import new_instance
-from ..connectivity.keeping import keep_trying
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, CredentialSnapshot, EndpointSnapshot, UpdateStatus
 from ..connectivity.string_files import keep_in_own_file
+from ..connectivity.string_keeper import keep_trying
 from ..errors import DeniedByPolicy, StreamRefused
 from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
@@ -123,8 +123,8 @@ class Client:
             events=self._events,
             clock=clock,
         )
-        #: Stores what is received for the connection string. `StringKeeping.unkept`: what a restart would lose.
-        self.keeping = self._string.keeping
+        #: Stores what is received for the connection string. `StringKeeper.unkept`: what a restart would lose.
+        self.keeper = self._string.keeper
         self._relays = self._string.relays
         self._sessions = Sessions(
             self.connection,
@@ -148,7 +148,7 @@ class Client:
         self.identity = OwnIdentity(
             lambda: self._string.current,
             self._use_identity,
-            keep_string=self.keeping,
+            keep_string=self.keeper,
             shares_file=config.keep_string is keep_in_own_file,
             use_renewed=config.use_renewed,
             renews_identity=config.renews_identity,
@@ -327,7 +327,7 @@ class Client:
             nursery.start_soon(self._permission.watch, lambda: self._string.current, lambda: self._listening)
             nursery.start_soon(self.identity.watch_expiry)
             nursery.start_soon(self.identity.renew, self)
-            nursery.start_soon(keep_trying, lambda: [self.keeping])
+            nursery.start_soon(keep_trying, lambda: [self.keeper])
 
     def credentials(self) -> tuple[CredentialSnapshot, ...]:
         """Return what expires in the connection string."""
@@ -398,7 +398,7 @@ class Client:
         """
         string = to_connection_string(connection_string)
         update = self._string.use(string)
-        self.keeping.given(string)
+        self.keeper.given(string)
         return update
 
     def _string_changed(self, update: StringUpdate) -> None:

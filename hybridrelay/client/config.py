@@ -96,7 +96,7 @@ class ClientConfig:
     #: (`ConnectionString.file`), if there is one. None: it is kept in memory only, and the relay is told so.
     keep_string: KeepString | None = attrs.field(default=keep_in_own_file, kw_only=True)
     #: What the program would use after a restart, if that differs from `string`, because a client before this one has
-    #: received something that could not be stored (`StringKeeping.origin`).
+    #: received something that could not be stored (`StringKeeper.origin`).
     origin: ConnectionString | None = attrs.field(default=None, kw_only=True, repr=False)
     #: Whether an identity that an issuer has signed is renewed at two thirds of its life.
     renews_identity: bool = attrs.field(default=True, kw_only=True)

@@ -10,7 +10,6 @@ import trio
 
 from ..connectivity.activity import session_activity_id, stream_activity_id
 from ..connectivity.counters import EndpointCounters
-from ..connectivity.keeping import StringKeeping
 from ..connectivity.session_snapshot import session_snapshot
 from ..connectivity.snapshot import (
     ConnectionSnapshot,
@@ -21,6 +20,7 @@ from ..connectivity.snapshot import (
     StreamState,
     UpdateStatus,
 )
+from ..connectivity.string_keeper import StringKeeper
 from ..mux import FlowProgress, MemoryUse
 from .opening import SessionOpener
 from .relays.relays import Relays
@@ -33,7 +33,7 @@ __all__ = ["client_snapshot"]
 class _Client(Protocol):
     listening: tuple[str, ...]
     left_out: tuple[str, ...]
-    keeping: StringKeeping
+    keeper: StringKeeper
 
     @property
     def connection(self) -> str: ...
@@ -90,7 +90,7 @@ def client_snapshot(
         failure=None if opener.failure is None else FailureSnapshot.of(opener.failure[0], offset + opener.failure[1]),
         update=client.update_status,
         credentials=client.credentials(),
-        unkept=client.keeping.unkept,
+        unkept=client.keeper.unkept,
     )
     counted = counters.copy()
     for request in client.requests:

@@ -15,10 +15,10 @@ import trio
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.keeping import StringKeeping
 from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.snapshot import UpdateStatus
 from ..connectivity.string_changes import StringChanges
+from ..connectivity.string_keeper import StringKeeper
 from ..errors import ConfigurationError
 from ..events.stream import EventStream
 from ..protocol import control
@@ -84,9 +84,9 @@ class StringInUse:
         )
 
     @property
-    def keeping(self) -> StringKeeping:
+    def keeper(self) -> StringKeeper:
         """Stores what is received for the connection string."""
-        return self._changes.keeping
+        return self._changes.keeper
 
     @property
     def update_status(self) -> UpdateStatus | None:

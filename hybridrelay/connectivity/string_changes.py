@@ -1,6 +1,6 @@
 """What the relays of a connection string send to change it while a program runs: new keys, and updates.
 
-`new_keys.py` and `updates.py` say what is done with each of them, and `keeping.py` stores the result.
+`new_keys.py` and `updates.py` say what is done with each of them, and `string_keeper.py` stores the result.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..protocol import control
 from ..security import ConnectionString
 from .control import ControlChannel
 from .endpoint import RelayEndpoint
-from .keeping import StringKeeping
 from .link import RelayLink
 from .new_keys import KeepString, NewKeys, OtherRelay
 from .snapshot import UpdateStatus
+from .string_keeper import StringKeeper
 from .updates import FloorOf, Updates
 
 __all__ = ["StringChanges"]
@@ -34,7 +34,7 @@ class StringChanges:
         use_update: uses a connection string with an update from now on; see `Updates`.
         why_not, new_link, floor: see `Updates`.
         keep: stores a connection string; None means that it is kept in memory only.
-        origin: see `StringKeeping`.
+        origin: see `StringKeeper`.
         clock: returns seconds since 1970.
         events: the stream to which events are published.
     """
@@ -55,14 +55,14 @@ class StringChanges:
     ) -> None:
         changing = trio.Lock()
         #: Stores what is received, and knows what is only in memory.
-        self.keeping = StringKeeping(string, keep, events, changing=changing, origin=origin)
-        self._new_keys = NewKeys(string, use_key, self.keeping, events, changing=changing)
+        self.keeper = StringKeeper(string, keep, events, changing=changing, origin=origin)
+        self._new_keys = NewKeys(string, use_key, self.keeper, events, changing=changing)
         self._updates = Updates(
             string,
             use=use_update,
             why_not=why_not,
             new_link=new_link,
-            keep=self.keeping,
+            keep=self.keeper,
             floor=floor,
             clock=clock,
             events=events,

@@ -17,7 +17,6 @@ from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
 from ..connectivity.expiry import Credential, ExpiryNotices, watch_expiry
-from ..connectivity.keeping import StringKeeping, keep_trying
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
@@ -309,7 +308,7 @@ class Connector:
                 nursery.start_soon(watch_network, self._network_changed)
                 nursery.start_soon(self._sessions.streams.keep_reporting)
                 nursery.start_soon(watch_expiry, self._credentials, ExpiryNotices(), self._events, self._clock)
-                nursery.start_soon(keep_trying, self._keepings)
+                nursery.start_soon(keep_trying, self._keepers)
                 nursery.start_soon(self._policies.watch)
                 nursery.start_soon(self._monitor.run)
                 nursery.start_soon(self._required_audit.watch, self._monitor.refuse)
@@ -322,8 +321,8 @@ class Connector:
                 await self._drain(grace)
                 nursery.cancel_scope.cancel()
 
-    def _keepings(self) -> list[StringKeeping]:
-        return [one.changes.keeping for one in self._published.values() if one.changes is not None]
+    def _keepers(self) -> list[StringKeeper]:
+        return [one.changes.keeper for one in self._published.values() if one.changes is not None]
 
     def _credentials(self) -> list[Credential]:
         """Return what expires in the connection strings."""

@@ -153,7 +153,7 @@ class Publishing:
         published = self.published[number]
         update = self._use(published, string)
         if published.changes is not None:
-            published.changes.keeping.given(string)
+            published.changes.keeper.given(string)
         return update
 
     def refresh(self, number: int) -> None:

@@ -55,7 +55,7 @@ class Serving:
     events: EventStream
     #: Counts the streams that are opened, and those that are not.
     counters: EndpointCounters
-    #: Waits until the events so far are in the audit log, before the target is dialed (`AuditTrail.wait_recorded`).
+    #: Waits until the events so far are in the audit log, before the target is dialed (`AuditLog.wait_recorded`).
     #: None: there is no audit log.
     recorded: Callable[[], Awaitable[None]] | None
     #: Is told how each attempt to connect to a target has ended, unless it was withdrawn or the policy has decided

@@ -71,7 +71,7 @@ def connector_snapshot(
             target_failure=monitor.failure(one.target),
             update=None if one.changes is None else one.changes.update_status,
             credentials=tuple(credential.snapshot(now) for credential in one.credentials),
-            unkept=None if one.changes is None else one.changes.keeping.unkept,
+            unkept=None if one.changes is None else one.changes.keeper.unkept,
             denial="" if (denial := one.why_denied(policies.policy)) is None else denial.rule,
             denial_remedy="" if denial is None else remedy_of(denial),
         )

@@ -16,7 +16,7 @@ __all__ = [
     "DrainEnded",
     "DrainStarted",
     "KeyChanged",
-    "KeyNotStored",
+    "KeyNotKept",
     "KeyRevoked",
     "KeyRollAnswered",
     "KeyRollEnded",
@@ -82,11 +82,11 @@ class KeyRollAnswered(Event):
 
 
 @attrs.frozen(kw_only=True)
-class KeyNotStored(Event):
+class KeyNotKept(Event):
     """A program uses a new key and cannot store it: after a restart, it would use the old one, which is revoked by
     then. The relay gives it the key again until it has stored it."""
 
-    name: ClassVar = "key.not-stored"
+    name: ClassVar = "key.not-kept"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A program has a new key only in memory, and would fail after a restart"
 

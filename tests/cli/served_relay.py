@@ -25,7 +25,7 @@ AUTHORITY = CertificateAuthority()
 
 
 @attrs.frozen
-class Way:
+class Access:
     """How a command reaches a relay."""
 
     #: ``store``, ``socket`` or ``https``.
@@ -60,7 +60,7 @@ class Way:
 
 
 @contextmanager
-def served(state: Path, *, over_tcp: bool, relay: FakeRelay | None = None) -> Iterator[Way]:
+def served(state: Path, *, over_tcp: bool, relay: FakeRelay | None = None) -> Iterator[Access]:
     """Serve the management API of a relay, on its socket and optionally over TLS."""
     events: list[Event] = []
     stream = EventStream(events.append)
@@ -98,15 +98,15 @@ def served(state: Path, *, over_tcp: bool, relay: FakeRelay | None = None) -> It
     if isinstance(token, BaseException):
         raise token
     try:
-        way = Way("socket", state, ("--state", state), events, pin)
+        access = Access("socket", state, ("--state", state), events, pin)
         if over_tcp:
             (listening,) = (event for event in events if isinstance(event, ManagementListening))
             url = f"https://{listening.address}"
-            token_file = way.token_file(ManagementRole.ADMIN)
+            token_file = access.token_file(ManagementRole.ADMIN)
             ca = directory / "ca.pem"
             remote = ("--management", url, "--token-file", token_file, "--management-ca", ca)
-            way = attrs.evolve(way, name="https", options=remote)
-        yield way
+            access = attrs.evolve(access, name="https", options=remote)
+        yield access
     finally:
         token.run_sync_soon(stop.set)
         thread.join(30)

@@ -21,7 +21,7 @@ from hybridrelay.relay.store.checkpoints import CheckpointFile
 
 from ..management.live import FakeRelay
 from .conftest import Created, Run
-from .served_relay import Way, served
+from .served_relay import Access, served
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 class Scene:
     """A relay that keeps checkpoints of the log in a directory."""
 
-    way: Way
+    access: Access
     log: str
     directory: Path
 
@@ -59,16 +59,16 @@ def scene(request: pytest.FixtureRequest, created: Created, tmp_path: Path) -> I
         with contextlib.closing(CheckpointFile(created.state)) as file:
             for one in held:
                 file.keep(one)
-        yield Scene(Way("store", created.state, ("--state", created.state)), found[0].log_id, path)
+        yield Scene(Access("store", created.state, ("--state", created.state)), found[0].log_id, path)
         return
     relay = FakeRelay()
     relay.held_checkpoints += held
-    with served(created.state, over_tcp=request.param == "https", relay=relay) as way:
-        yield Scene(way, found[0].log_id, path)
+    with served(created.state, over_tcp=request.param == "https", relay=relay) as access:
+        yield Scene(access, found[0].log_id, path)
 
 
 def test_they_are_shown_and_deleted(run: Run, scene: Scene) -> None:
-    options = scene.way.options
+    options = scene.access.options
     shown = run("audit", "checkpoints", *options)
     header, *rows = shown.out.splitlines()
     assert (shown.code, header.split()[:2], len(rows)) == (0, ["CONNECTION", "LOG"], 4)
@@ -80,21 +80,21 @@ def test_they_are_shown_and_deleted(run: Run, scene: Scene) -> None:
     assert run("audit", "checkpoints", "--delete", *options).code == 2
     assert run("audit", "checkpoints", "--log", "nonsense", *options).code == 2
     deleted = run("audit", "checkpoints", "--delete", "--connection", "payroll", "--log", "e" * 16, *options)
-    if scene.way.name == "store":
+    if scene.access.name == "store":
         assert (deleted.code, "start the relay" in deleted.err) == (2, True)
         return
     assert (deleted.code, deleted.err) == (0, "")
-    assert ("deleteAuditCheckpoints", 204) in [(operation, status) for operation, _, status in scene.way.audited]
+    assert ("deleteAuditCheckpoints", 204) in [(operation, status) for operation, _, status in scene.access.audited]
     assert run("audit", "checkpoints", "--log", "e" * 16, *options).out == "no checkpoints match\n"
 
 
 def test_the_relay_is_the_witness(run: Run, scene: Scene, tmp_path: Path) -> None:
-    verify = ("audit", "verify", scene.directory, "--witness", "relay", *scene.way.options)
+    verify = ("audit", "verify", scene.directory, "--witness", "relay", *scene.access.options)
     good = run(*verify)
     assert (good.code, "witnessed up to record 7" in good.out) == (0, True)
     assert json.loads(run(*verify, "--json").out)["witnessedUpTo"] == 7
     exported = tmp_path / "checkpoints"
-    exported.write_text(run("audit", "checkpoints", "--json", *scene.way.options).out)
+    exported.write_text(run("audit", "checkpoints", "--json", *scene.access.options).out)
     assert run("audit", "verify", scene.directory, "--witness", exported).code == 0
 
     (path,) = scene.directory.glob("audit-*")
@@ -109,14 +109,14 @@ def test_the_relay_is_the_witness(run: Run, scene: Scene, tmp_path: Path) -> Non
     directory = AuditDirectory(Disk(other), clock=time.time)
     directory.open()
     directory.close()
-    replaced = run("audit", "verify", other, "--witness", "relay", *scene.way.options)
+    replaced = run("audit", "verify", other, "--witness", "relay", *scene.access.options)
     assert (replaced.code, "keeps no checkpoint of this log" in replaced.out) == (4, True)
 
 
 def test_options_that_do_not_fit_together(run: Run, scene: Scene) -> None:
     missing = run("audit", "verify", scene.directory, "--witness", "relay")
     assert (missing.code, "--state or --management" in missing.err) == (2, True)
-    surplus = run("audit", "verify", scene.directory, *scene.way.options)
+    surplus = run("audit", "verify", scene.directory, *scene.access.options)
     assert (surplus.code, "--witness relay" in surplus.err) == (2, True)
 
 

@@ -14,56 +14,56 @@ from hybridrelay.security import ManagementRole
 
 from ..deployments import Deployment
 from .conftest import Created, Run
-from .served_relay import Way, served
+from .served_relay import Access, served
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
 
 @pytest.fixture(params=["socket", "https"])
-def way(request: pytest.FixtureRequest, created: Created) -> Iterator[Way]:
+def access(request: pytest.FixtureRequest, created: Created) -> Iterator[Access]:
     """A relay with the hybrid connection ``orders``."""
-    with served(created.state, over_tcp=request.param == "https") as way:
-        yield way
+    with served(created.state, over_tcp=request.param == "https") as access:
+        yield access
 
 
-def test_events_are_listed(run: Run, way: Way) -> None:
+def test_events_are_listed(run: Run, access: Access) -> None:
     for number in range(3):
-        assert run("rules", "set", "orders", "--rule", f"r{number}", "--rights", "send", *way.options).code == 0
-    listed = run("events", *way.options)
+        assert run("rules", "set", "orders", "--rule", f"r{number}", "--rights", "send", *access.options).code == 0
+    listed = run("events", *access.options)
     assert (listed.code, listed.err) == (0, "")
     lines = [line for line in listed.out.splitlines() if "management.called" in line]
     assert ["rule=r0" in lines[0], "rule=r1" in lines[1], "rule=r2" in lines[2]] == [True] * 3
-    found = [json.loads(line) for line in run("events", "--json", "--limit", "2", *way.options).out.splitlines()]
+    found = [json.loads(line) for line in run("events", "--json", "--limit", "2", *access.options).out.splitlines()]
     assert [one["fields"]["rule"] for one in found] == ["r1", "r2"]
-    later = run("events", "--json", "--since", str(found[0]["number"]), *way.options)
+    later = run("events", "--json", "--since", str(found[0]["number"]), *access.options)
     assert [json.loads(line)["number"] for line in later.out.splitlines()] == [found[1]["number"]]
-    unknown = run("events", "--since", "1", *way.options)
+    unknown = run("events", "--since", "1", *access.options)
     assert unknown.code == 0
     assert "no longer has all events since number 1" in unknown.err
 
 
-def test_the_audit_log_is_shown(run: Run, way: Way, tmp_path: Path) -> None:
+def test_the_audit_log_is_shown(run: Run, access: Access, tmp_path: Path) -> None:
     rule = ("orders", "--rule", "r")
     for rights in ("send", "listen"):
-        assert run("rules", "set", *rule, "--rights", rights, *way.options).code == 0
-    viewer = way.token_file(ManagementRole.VIEWER)
-    if way.name == "https":
-        _, url, _, _, *trust = way.options
+        assert run("rules", "set", *rule, "--rights", rights, *access.options).code == 0
+    viewer = access.token_file(ManagementRole.VIEWER)
+    if access.name == "https":
+        _, url, _, _, *trust = access.options
         remote = ("--management", url, "--token-file", viewer, *trust)
         assert run("rules", "delete", *rule, *remote).code == 2
-    assert run("rules", "delete", *rule, *way.options).code == 0
-    kind = "token" if way.name == "https" else "local"
+    assert run("rules", "delete", *rule, *access.options).code == 0
+    kind = "token" if access.name == "https" else "local"
     # The hybrid connection was created before the relay was started, by a command that used the store.
     expected = [("putHybridConnection", 201), ("putAuthorizationRule", 201), ("putAuthorizationRule", 200)]
-    expected += [("deleteAuthorizationRule", 403)] if way.name == "https" else []
+    expected += [("deleteAuthorizationRule", 403)] if access.name == "https" else []
     expected += [("deleteAuthorizationRule", 204)]
-    shown = run("audit", "calls", "--json", *way.options)
+    shown = run("audit", "calls", "--json", *access.options)
     assert (shown.code, shown.err) == (0, "")
     found = json.loads(shown.out)
     assert [(one["operation"], one["status"]) for one in found] == expected
     assert found[0]["caller"].startswith("local ")
     assert {one["caller"].split()[0] for one in found[1:]} == {kind}
-    table = run("audit", "calls", "--limit", "1", *way.options).out.splitlines()
+    table = run("audit", "calls", "--limit", "1", *access.options).out.splitlines()
     assert len(table) == 2
     assert table[1].split()[-4:] == ["deleteAuthorizationRule", "204", "connection=orders", "rule=r"]
     for more, count in (
@@ -75,17 +75,18 @@ def test_the_audit_log_is_shown(run: Run, way: Way, tmp_path: Path) -> None:
         (("--since", "2000-01-01"), len(expected)),
         (("--since", "9000-01-01"), 0),
     ):
-        assert len(json.loads(run("audit", "calls", "--json", *more, *way.options).out)) == count, more
-    assert run("audit", "calls", "--caller", "nobody", *way.options).out == "no entries match\n"
-    assert run("drain", "--undo", *way.options).code == 0
-    table = run("audit", "calls", "--limit", "1", *way.options).out.splitlines()
+        assert len(json.loads(run("audit", "calls", "--json", *more, *access.options).out)) == count, more
+    assert run("audit", "calls", "--caller", "nobody", *access.options).out == "no entries match\n"
+    assert run("drain", "--undo", *access.options).code == 0
+    table = run("audit", "calls", "--limit", "1", *access.options).out.splitlines()
     assert table[1].split()[-3:] == ["undoDrainRelay", "200,", "unchanged"]
 
 
 def test_the_audit_log_of_a_relay_that_does_not_run(run: Run, created: Created, tmp_path: Path) -> None:
-    with served(created.state, over_tcp=False) as way:
+    with served(created.state, over_tcp=False) as access:
         for number in range(5):
-            assert run("rules", "set", "orders", "--rule", f"r{number}", "--rights", "send", *way.options).code == 0
+            done = run("rules", "set", "orders", "--rule", f"r{number}", "--rights", "send", *access.options)
+            assert done.code == 0
     found = json.loads(run("audit", "calls", "--json", "--limit", "3", "--state", created.state).out)
     assert [one["rule"] for one in found] == ["r2", "r3", "r4"]
     nowhere = run("audit", "calls", "--state", tmp_path / "nowhere")

@@ -24,7 +24,7 @@ from hybridrelay.streams.unix_sockets import short_path
 from ..deployments import HYBRIDRELAY, Program
 from ..management.live import FakeRelay, listener
 from .conftest import Created, Run
-from .served_relay import Way, served
+from .served_relay import Access, served
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -36,24 +36,24 @@ def relay() -> FakeRelay:
 
 
 @pytest.fixture
-def way(created: Created, relay: FakeRelay) -> Iterator[Way]:
+def access(created: Created, relay: FakeRelay) -> Iterator[Access]:
     """A relay with the hybrid connection ``orders``, over TLS."""
-    with served(created.state, over_tcp=True, relay=relay) as way:
-        yield way
+    with served(created.state, over_tcp=True, relay=relay) as access:
+        yield access
 
 
-def as_caller(way: Way, token_file: str | Path) -> tuple[str | Path, ...]:
-    """The options of `way`, with another token."""
-    _, url, _, _, *trust = way.options
+def as_caller(access: Access, token_file: str | Path) -> tuple[str | Path, ...]:
+    """The options of `access`, with another token."""
+    _, url, _, _, *trust = access.options
     return ("--management", url, "--token-file", token_file, *trust)
 
 
-def test_a_viewer_sees_connections_but_no_keys_and_changes_nothing(run: Run, way: Way, tmp_path: Path) -> None:
-    viewer = as_caller(way, way.token_file(ManagementRole.VIEWER))
+def test_a_viewer_sees_connections_but_no_keys_and_changes_nothing(run: Run, access: Access, tmp_path: Path) -> None:
+    viewer = as_caller(access, access.token_file(ManagementRole.VIEWER))
     for command in (["connections", "list"], ["connections", "show", "orders"], ["keys", "list", "orders"]):
         assert run(*command, *viewer).code == 0, command
     rule = ("orders", "--rule", "application")
-    with SQLiteStore.open(way.state) as store:
+    with SQLiteStore.open(access.state) as store:
         before = store.list(), store.tokens()
     files = {path: path.read_bytes() for path in tmp_path.glob("orders.*")}
     for command in (
@@ -75,16 +75,16 @@ def test_a_viewer_sees_connections_but_no_keys_and_changes_nothing(run: Run, way
         assert (refused.code, refused.out) == (2, ""), command
         assert "this needs the role" in refused.err
         assert "ask an administrator of the relay" in refused.err
-    with SQLiteStore.open(way.state) as store:
+    with SQLiteStore.open(access.state) as store:
         assert before[0] == store.list()
         assert [one.id for one in before[1]] == [one.id for one in store.tokens()]
     assert files == {path: path.read_bytes() for path in files}
     assert not (tmp_path / "mine").exists()
-    assert ("deleteHybridConnection", "token", 403) in way.audited
+    assert ("deleteHybridConnection", "token", 403) in access.audited
 
 
-def test_a_scope_hides_other_hybrid_connections(run: Run, way: Way, tmp_path: Path) -> None:
-    scoped = as_caller(way, way.token_file(ManagementRole.ADMIN, scope="team/"))
+def test_a_scope_hides_other_hybrid_connections(run: Run, access: Access, tmp_path: Path) -> None:
+    scoped = as_caller(access, access.token_file(ManagementRole.ADMIN, scope="team/"))
     assert run("connections", "list", *scoped).out.startswith("there are no hybrid connections yet")
     outside = run("connections", "show", "orders", *scoped)
     assert (outside.code, "outside of the caller's scope" in outside.err) == (2, True)
@@ -101,12 +101,12 @@ def test_a_scope_hides_other_hybrid_connections(run: Run, way: Way, tmp_path: Pa
     assert "50" in limits.out
 
 
-def test_the_status_shows_a_caller_with_a_scope_nothing_of_others(run: Run, way: Way, relay: FakeRelay) -> None:
-    with SQLiteStore.open(way.state) as store:
+def test_the_status_shows_a_caller_with_a_scope_nothing_of_others(run: Run, access: Access, relay: FakeRelay) -> None:
+    with SQLiteStore.open(access.state) as store:
         for name in ("team/a", "team/b"):
             store.create(name, ["relay.example.com"], [])
     relay.held_listeners.append(listener("team/a", "5" * 32))
-    scoped = as_caller(way, way.token_file(ManagementRole.VIEWER, scope="team/"))
+    scoped = as_caller(access, access.token_file(ManagementRole.VIEWER, scope="team/"))
     shown = run("status", *scoped)
     assert (shown.code, shown.err) == (1, "")
     assert "! no connector listens for team/b\n" in shown.out
@@ -120,14 +120,16 @@ def test_the_status_shows_a_caller_with_a_scope_nothing_of_others(run: Run, way:
     assert (found["relay"]["connectionCount"], found["relay"]["ports"]) == (2, None)
 
 
-def test_refused_tokens_are_never_shown(run: Run, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_tokens_are_never_shown(
+    run: Run, access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ("connections", "list")
-    revoked = way.token_file(ManagementRole.VIEWER)
-    assert run("tokens", "revoke", revoked.stem, *way.options).code == 0
-    refused = run(*command, *as_caller(way, revoked))
+    revoked = access.token_file(ManagementRole.VIEWER)
+    assert run("tokens", "revoke", revoked.stem, *access.options).code == 0
+    refused = run(*command, *as_caller(access, revoked))
     assert (refused.code, "does not accept the token" in refused.err) == (2, True)
     secret = revoked.read_text().strip()
-    given = run(*command, *as_caller(way, secret))
+    given = run(*command, *as_caller(access, secret))
     assert (given.code, given.out) == (2, "")
     assert "not the token itself" in given.err
     for name, content, says in (
@@ -139,30 +141,30 @@ def test_refused_tokens_are_never_shown(run: Run, way: Way, tmp_path: Path, monk
         if content is not None:
             (tmp_path / name).write_text(content)
             (tmp_path / name).chmod(0o600)
-        result = run(*command, *as_caller(way, tmp_path / name))
+        result = run(*command, *as_caller(access, tmp_path / name))
         assert (result.code, says in result.err) == (2, True), name
     for text in (given.err, refused.err):
         assert secret not in text
-    without = ("--management", way.options[1])
+    without = ("--management", access.options[1])
     assert "HYBRIDRELAY_MANAGEMENT_TOKEN_FILE" in run(*command, *without).err
-    good = way.options[3]
+    good = access.options[3]
     monkeypatch.setenv("HYBRIDRELAY_MANAGEMENT_TOKEN_FILE", str(good))
-    assert run(*command, *without, "--management-ca", way.options[5]).code == 0
+    assert run(*command, *without, "--management-ca", access.options[5]).code == 0
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(good).read_bytes())))
-    assert run(*command, *as_caller(way, "-")).code == 0
+    assert run(*command, *as_caller(access, "-")).code == 0
 
 
-def test_a_relay_whose_certificate_is_not_trusted_is_not_used(run: Run, way: Way) -> None:
-    url, token = way.options[1], ("--token-file", way.options[3])
+def test_a_relay_whose_certificate_is_not_trusted_is_not_used(run: Run, access: Access) -> None:
+    url, token = access.options[1], ("--token-file", access.options[3])
     command = ("connections", "list", "--management", url, *token)
     unknown = run(*command)
     assert (unknown.code, unknown.out) == (1, "")
     assert "is not trusted" in unknown.err
     assert "--management-ca" in unknown.err
-    assert run(*command, "--management-pin", way.pin).code == 0
+    assert run(*command, "--management-pin", access.pin).code == 0
     wrong = run(*command, "--management-pin", "sha256:" + "A" * 43 + "=")
-    assert (wrong.code, f"has the pin {way.pin}" in wrong.err) == (1, True)
-    both = run(*command, "--management-pin", way.pin, "--management-ca", way.options[5])
+    assert (wrong.code, f"has the pin {access.pin}" in wrong.err) == (1, True)
+    both = run(*command, "--management-pin", access.pin, "--management-ca", access.options[5])
     assert (both.code, "cannot be used together" in both.err) == (2, True)
     plain = run("connections", "list", "--management", str(url).replace("https", "http"), *token)
     assert (plain.code, plain.out) == (1, "")
@@ -193,36 +195,37 @@ def test_wrong_options_are_explained_without_their_secrets(run: Run, options: tu
     assert "secret" not in result.err
 
 
-def test_a_relay_that_cannot_be_reached_is_named(run: Run, way: Way) -> None:
-    way_options = ("--token-file", way.options[3])
+def test_a_relay_that_cannot_be_reached_is_named(run: Run, access: Access) -> None:
+    options_without_trust = ("--token-file", access.options[3])
     for url in ("http://127.0.0.1:1", "https://relay.invalid"):
-        result = run("connections", "list", "--management", url, *way_options)
+        result = run("connections", "list", "--management", url, *options_without_trust)
         assert (result.code, result.out) == (1, "")
         assert url in result.err
 
 
-def test_drain_and_drop_work_over_the_network(run: Run, way: Way, relay: FakeRelay) -> None:
-    shown = json.loads(run("status", "--json", *way.options).out)
+def test_drain_and_drop_work_over_the_network(run: Run, access: Access, relay: FakeRelay) -> None:
+    shown = json.loads(run("status", "--json", *access.options).out)
     (listener,) = shown["listeners"]
-    drain = ("drain", "orders", listener["instance"], *way.options)
+    drain = ("drain", "orders", listener["instance"], *access.options)
     assert run(*drain).out == f"The connector {listener['instance']} is offered no new sessions of orders.\n"
-    assert json.loads(run("status", "--json", *way.options).out)["listeners"][0]["draining"] is True
+    assert json.loads(run("status", "--json", *access.options).out)["listeners"][0]["draining"] is True
     again = run(*drain)
     assert (again.code, "nothing was changed" in again.err) == (1, True)
     assert run(*drain, "--undo").out == (
         f"The connector {listener['instance']} is offered new sessions of orders again.\n"
     )
-    alone = run("drain", "orders", *way.options)
+    alone = run("drain", "orders", *access.options)
     assert (alone.code, "the instance of the connector is missing" in alone.err) == (2, True)
-    dropped = run("drop", "listener", "orders", listener["instance"], *way.options)
+    dropped = run("drop", "listener", "orders", listener["instance"], *access.options)
     assert dropped.out == f"The listener {listener['instance']} of orders has ended.\n"
-    again = run("drop", "listener", "orders", listener["instance"], *way.options)
+    again = run("drop", "listener", "orders", listener["instance"], *access.options)
     assert (again.code, f"there is no listener {listener['instance']} of orders" in again.err) == (1, True)
     for command in (("drop", "listener"), ("drop", "sender"), ("drop", "session"), ("drain",)):
-        shortened = run(*command, "orders", "1234abcd", *way.options)
+        shortened = run(*command, "orders", "1234abcd", *access.options)
         assert (shortened.code, "give the whole id" in shortened.err) == (1, True)
-    assert run("drain", *way.options).out == "The relay accepts no new registrations and joins. Sessions left: 1.\n"
-    assert run("drain", "--undo", *way.options).code == 0
+    drained = run("drain", *access.options).out
+    assert drained == "The relay accepts no new registrations and joins. Sessions left: 1.\n"
+    assert run("drain", "--undo", *access.options).code == 0
 
 
 class _Broken(http.server.BaseHTTPRequestHandler):

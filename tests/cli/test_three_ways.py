@@ -20,7 +20,7 @@ from hybridrelay.security import KeySlot, Secret, key_fingerprint, load_connecti
 from hybridrelay.streams.unix_sockets import short_path
 
 from .conftest import Result, Run
-from .served_relay import Way, served
+from .served_relay import Access, served
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -40,70 +40,70 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, state: Path) -> Iterator[Way]:
+def access(request: pytest.FixtureRequest, state: Path) -> Iterator[Access]:
     """How commands reach that relay."""
     if request.param == "store":
-        yield Way("store", state, ("--state", state))
+        yield Access("store", state, ("--state", state))
     else:
-        with served(state, over_tcp=request.param == "https") as way:
-            yield way
+        with served(state, over_tcp=request.param == "https") as access:
+            yield access
 
 
-def create(run: Run, way: Way, name: str = "orders") -> Result:
-    directory = way.state.parent
+def create(run: Run, access: Access, name: str = "orders") -> Result:
+    directory = access.state.parent
     return run(
         "connections", "create", name, "--target", "db.internal:5432", "--endpoint", "relay.example.com",
         "--connector-file", directory / f"{name}.connector", "--application-file", directory / f"{name}.application",
-        *way.options,
+        *access.options,
     )  # fmt: skip
 
 
 @pytest.fixture
-def orders(run: Run, way: Way) -> Way:
+def orders(run: Run, access: Access) -> Access:
     """The same, with the hybrid connection ``orders``."""
-    assert create(run, way).code == 0
-    return way
+    assert create(run, access).code == 0
+    return access
 
 
-def stored(way: Way, name: str = "orders") -> HybridConnection:
-    with SQLiteStore.open(way.state, create=False) as store:
+def stored(access: Access, name: str = "orders") -> HybridConnection:
+    with SQLiteStore.open(access.state, create=False) as store:
         return store.get(name)
 
 
-def key(way: Way, rule: str, slot: KeySlot = PRIMARY) -> Secret | None:
-    found = stored(way).rule(rule)
+def key(access: Access, rule: str, slot: KeySlot = PRIMARY) -> Secret | None:
+    found = stored(access).rule(rule)
     assert found is not None
     return found.key(slot)
 
 
-def is_audited(way: Way, operation: str, status: int = 200) -> bool:
+def is_audited(access: Access, operation: str, status: int = 200) -> bool:
     """Whether the change is in the audit log."""
-    if way.name == "store":
-        entries = read_audit(way.state, AuditFilter(), 100).entries
+    if access.name == "store":
+        entries = read_audit(access.state, AuditFilter(), 100).entries
         assert {(entry.caller, entry.peer) for entry in entries} == {(f"local uid {os.getuid()}", "local")}
         return (operation, status) in [(entry.operation, entry.status) for entry in entries]
-    caller = "token" if way.name == "https" else "local"
-    return (operation, caller, status) in way.audited
+    caller = "token" if access.name == "https" else "local"
+    return (operation, caller, status) in access.audited
 
 
-def test_a_hybrid_connection_is_created_and_audited(run: Run, way: Way) -> None:
-    done = create(run, way)
+def test_a_hybrid_connection_is_created_and_audited(run: Run, access: Access) -> None:
+    done = create(run, access)
     assert (done.code, done.err) == (0, "")
-    directory = way.state.parent
+    directory = access.state.parent
     connector, application = (load_connection_string(directory / name) for name in FILES[:2])
     for string in (connector, application):
-        assert string.relay_pins == (relay_pin(way.state / "relay.pem"),)
+        assert string.relay_pins == (relay_pin(access.state / "relay.pem"),)
         assert string.endpoints[0].ports == {"http": 8080}
-        assert string.key == key(way, string.key_name)
-    assert is_audited(way, "putHybridConnection", 201)
-    assert ("Trust: " in done.out) == (way.name != "https")
+        assert string.key == key(access, string.key_name)
+    assert is_audited(access, "putHybridConnection", 201)
+    assert ("Trust: " in done.out) == (access.name != "https")
     private = re.findall(r'"private_key": "([^"]+)"', (directory / "orders.authority").read_text())
     assert private
-    assert private[0].encode() not in (way.state / "registry.db").read_bytes()
+    assert private[0].encode() not in (access.state / "registry.db").read_bytes()
 
 
 @pytest.mark.parametrize("has_files", [True, False])
-def test_a_name_that_is_taken(run: Run, orders: Way, has_files: bool) -> None:
+def test_a_name_that_is_taken(run: Run, orders: Access, has_files: bool) -> None:
     paths = [orders.state.parent / name for name in FILES]
     for path in () if has_files else paths:
         path.unlink()
@@ -115,29 +115,29 @@ def test_a_name_that_is_taken(run: Run, orders: Way, has_files: bool) -> None:
     assert is_audited(orders, "putHybridConnection", 409 if orders.name == "store" else 412)
 
 
-def test_a_hybrid_connection_is_imported_and_audited(run: Run, way: Way, tmp_path: Path) -> None:
+def test_a_hybrid_connection_is_imported_and_audited(run: Run, access: Access, tmp_path: Path) -> None:
     record = tmp_path / "elsewhere.relay"
     made = run(
         "connections", "create", "elsewhere", "--target", "db:1", "--endpoint", "a.example", "--relay-file", record,
         "--connector-file", tmp_path / "c", "--application-file", tmp_path / "a",
     )  # fmt: skip
     assert made.code == 0
-    done = run("connections", "import", record, *way.options)
+    done = run("connections", "import", record, *access.options)
     assert (done.code, done.err) == (0, "")
     assert "imported elsewhere (endpoint a.example)" in done.out
-    assert f"relay pin {relay_pin(way.state / 'relay.pem')}, ports http=8080" in done.out
-    assert set(stored(way, "elsewhere").rules) == set(read_relay_record(record).rules)
-    again = run("connections", "import", record, *way.options)
+    assert f"relay pin {relay_pin(access.state / 'relay.pem')}, ports http=8080" in done.out
+    assert set(stored(access, "elsewhere").rules) == set(read_relay_record(record).rules)
+    again = run("connections", "import", record, *access.options)
     assert (again.code, "nothing was changed" in again.out) == (0, True)
-    assert run("keys", "revoke", "elsewhere", "--rule", "application", "--key", "primary", *way.options).code == 0
-    other = run("connections", "import", record, *way.options)
+    assert run("keys", "revoke", "elsewhere", "--rule", "application", "--key", "primary", *access.options).code == 0
+    other = run("connections", "import", record, *access.options)
     assert other.code == 2
     assert "not the same as in" in other.err
     assert "(keys)" in other.err
-    assert is_audited(way, "putHybridConnection", 409 if way.name == "store" else 412)
+    assert is_audited(access, "putHybridConnection", 409 if access.name == "store" else 412)
 
 
-def test_imported_without_a_key(run: Run, orders: Way, tmp_path: Path) -> None:
+def test_imported_without_a_key(run: Run, orders: Access, tmp_path: Path) -> None:
     """A slot that is empty in the file is empty at the relay, and gets no key that nobody knows."""
     for slot in KeySlot:
         assert run("keys", "revoke", "orders", "--rule", "application", "--key", slot, *orders.options).code == 0
@@ -151,7 +151,7 @@ def test_imported_without_a_key(run: Run, orders: Way, tmp_path: Path) -> None:
     assert [key(orders, "application", slot) for slot in KeySlot] == [None, None]
 
 
-def test_listed_and_shown(run: Run, orders: Way) -> None:
+def test_listed_and_shown(run: Run, orders: Access) -> None:
     listed = run("connections", "list", *orders.options)
     assert (listed.code, listed.out.split()[4:7]) == (0, ["orders", "relay.example.com", "application,"])
     (found,) = json.loads(run("connections", "list", "--json", *orders.options).out)
@@ -170,15 +170,15 @@ def test_listed_and_shown(run: Run, orders: Way) -> None:
     assert "orders" in unknown.err
 
 
-def test_more_than_a_page_is_listed(run: Run, way: Way) -> None:
-    with SQLiteStore.open(way.state) as store:
+def test_more_than_a_page_is_listed(run: Run, access: Access) -> None:
+    with SQLiteStore.open(access.state) as store:
         for number in range(3):
             store.create(f"n{number}", ["relay.example.com"], [])
-    found = json.loads(run("connections", "list", "--json", *way.options).out)
+    found = json.loads(run("connections", "list", "--json", *access.options).out)
     assert [one["name"] for one in found] == ["n0", "n1", "n2"]
 
 
-def test_disabled_and_enabled(run: Run, orders: Way) -> None:
+def test_disabled_and_enabled(run: Run, orders: Access) -> None:
     for command, disabled in (("disable", True), ("enable", False)):
         done = run("connections", command, "orders", *orders.options)
         assert (done.code, done.err) == (0, "")
@@ -187,7 +187,7 @@ def test_disabled_and_enabled(run: Run, orders: Way) -> None:
         assert is_audited(orders, "patchHybridConnection")
 
 
-def test_a_hybrid_connection_is_deleted_and_audited(run: Run, orders: Way) -> None:
+def test_a_hybrid_connection_is_deleted_and_audited(run: Run, orders: Access) -> None:
     done = run("connections", "delete", "orders", *orders.options)
     assert (done.code, done.out) == (0, "deleted orders: its connection strings no longer work\n")
     assert is_audited(orders, "deleteHybridConnection", 204)
@@ -216,7 +216,7 @@ def test_a_hybrid_connection_is_deleted_and_audited(run: Run, orders: Way) -> No
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_an_attempt_to_change_what_does_not_exist_is_audited(
-    run: Run, orders: Way, command: tuple[str, ...], operation: str
+    run: Run, orders: Access, command: tuple[str, ...], operation: str
 ) -> None:
     before = stored(orders)
     done = run(*command, *orders.options)
@@ -227,13 +227,13 @@ def test_an_attempt_to_change_what_does_not_exist_is_audited(
     assert stored(orders) == before
 
 
-def test_a_failure_to_show_limits_is_not_recorded_as_a_change(run: Run, orders: Way) -> None:
+def test_a_failure_to_show_limits_is_not_recorded_as_a_change(run: Run, orders: Access) -> None:
     done = run("connections", "limits", "nothing", *orders.options)
     assert (done.code, "there is no hybrid connection 'nothing'" in done.err) == (2, True)
     assert not any(is_audited(orders, "patchHybridConnection", status) for status in (404, 412))
 
 
-def test_endpoints_keep_the_description(run: Run, orders: Way) -> None:
+def test_endpoints_keep_the_description(run: Run, orders: Access) -> None:
     with SQLiteStore.open(orders.state) as store:
         from hybridrelay.relay.model import Description
 
@@ -247,7 +247,7 @@ def test_endpoints_keep_the_description(run: Run, orders: Way) -> None:
     assert load_connection_string(update[1]).hosts == ("b.example",)
 
 
-def test_issued_with_a_key_of_the_relay(run: Run, orders: Way, tmp_path: Path) -> None:
+def test_issued_with_a_key_of_the_relay(run: Run, orders: Access, tmp_path: Path) -> None:
     rule = ("--rule", "reporting")
     assert run("rules", "set", "orders", *rule, "--rights", "send", *orders.options).code == 0
     out = tmp_path / "reporting.application"
@@ -262,7 +262,7 @@ def test_issued_with_a_key_of_the_relay(run: Run, orders: Way, tmp_path: Path) -
 
 
 def test_an_attempt_to_use_the_key_of_a_rule_that_does_not_exist_is_audited(
-    run: Run, orders: Way, tmp_path: Path
+    run: Run, orders: Access, tmp_path: Path
 ) -> None:
     out = tmp_path / "key"
     done = run("keys", "use", "orders", "--rule", "others", "--key", "primary", "--out", out, *orders.options)
@@ -270,7 +270,7 @@ def test_an_attempt_to_use_the_key_of_a_rule_that_does_not_exist_is_audited(
     assert is_audited(orders, "listKeys", 404)
 
 
-def test_rules_are_changed_and_audited(run: Run, orders: Way) -> None:
+def test_rules_are_changed_and_audited(run: Run, orders: Access) -> None:
     where = ("orders", "--rule", "reporting")
     added = run("rules", "set", *where, "--rights", "send", *orders.options)
     assert added.out == "added rule reporting of orders, with two new keys: Send\n"
@@ -291,7 +291,7 @@ def test_rules_are_changed_and_audited(run: Run, orders: Way) -> None:
     assert (gone.code, "has no rule 'reporting'" in gone.err) == (2, True)
 
 
-def test_keys_are_changed_and_audited(run: Run, orders: Way, tmp_path: Path) -> None:
+def test_keys_are_changed_and_audited(run: Run, orders: Access, tmp_path: Path) -> None:
     rule = ("orders", "--rule", "application")
     old, application = key(orders, "application"), tmp_path / "orders.application"
     used = run("keys", "use", *rule, "--key", "secondary", "--update", application, *orders.options)
@@ -330,22 +330,22 @@ def test_keys_are_changed_and_audited(run: Run, orders: Way, tmp_path: Path) -> 
     assert (gone.code, "is revoked" in gone.err) == (2, True)
 
 
-def test_tokens_are_created_and_revoked(run: Run, way: Way, tmp_path: Path) -> None:
+def test_tokens_are_created_and_revoked(run: Run, access: Access, tmp_path: Path) -> None:
     out = tmp_path / "ci.secret"
-    made = run("tokens", "create", "ci", "--role", "viewer", "--expires", "12h", "--out", out, *way.options)
+    made = run("tokens", "create", "ci", "--role", "viewer", "--expires", "12h", "--out", out, *access.options)
     assert (made.code, made.err) == (0, "")
     assert out.read_text().strip() not in made.out
-    with SQLiteStore.open(way.state) as store:
+    with SQLiteStore.open(access.state) as store:
         (token,) = (one for one in store.tokens() if one.name == "ci")
     assert token.matches(out.read_text().strip())
     assert round(token.expires_at - token.created_at) == 12 * 3600
-    listed = json.loads(run("tokens", "list", "--json", *way.options).out)
+    listed = json.loads(run("tokens", "list", "--json", *access.options).out)
     assert [(one["id"], one["role"]) for one in listed if one["name"] == "ci"] == [(token.id, "viewer")]
-    taken = run("tokens", "create", "ci", "--role", "admin", "--out", tmp_path / "x", *way.options)
+    taken = run("tokens", "create", "ci", "--role", "admin", "--out", tmp_path / "x", *access.options)
     assert (taken.code, "there is already a token 'ci'" in taken.err) == (2, True)
     assert not (tmp_path / "x").exists()
-    assert run("tokens", "revoke", "ci", *way.options).out == f"revoked token ci ({token.id})\n"
-    gone = run("tokens", "revoke", "ci", *way.options)
+    assert run("tokens", "revoke", "ci", *access.options).out == f"revoked token ci ({token.id})\n"
+    gone = run("tokens", "revoke", "ci", *access.options)
     assert (gone.code, "there is no token ci" in gone.err) == (2, True)
 
 
@@ -353,4 +353,4 @@ def test_a_socket_on_which_nothing_listens(run: Run, state: Path) -> None:
     """A relay that was killed leaves its socket behind."""
     with socket.socket(socket.AF_UNIX) as left, short_path(state / "management.sock") as name:
         left.bind(name)
-    assert create(run, Way("store", state, ("--state", state))).code == 0
+    assert create(run, Access("store", state, ("--state", state))).code == 0

@@ -135,7 +135,7 @@ async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deploym
             deployment.programs,
         )
         await all_move(talkers)
-        for line in ("key.roll-ended.*has_waited=True missing=1", "key.not-stored: ", "key.roll-incomplete: "):
+        for line in ("key.roll-ended.*has_waited=True missing=1", "key.not-kept: ", "key.roll-incomplete: "):
             await trio.to_thread.run_sync(partial(deployment.programs[0].wait_for_line, line, where="err"))
         # It is still shown: it would fail after a restart.
         shown = await run(deployment, "keys", "list", "orders", "--state", deployment.state)

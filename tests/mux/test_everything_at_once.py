@@ -44,7 +44,7 @@ _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @attrs.define(eq=False)
-class Way:
+class Direction:
     """One direction of one connection, as its two users see it."""
 
     offset: int
@@ -126,37 +126,37 @@ async def pause(rng: random.Random) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def say(rng: random.Random, user: User, way: Way) -> None:
+async def say(rng: random.Random, user: User, direction: Direction) -> None:
     try:
-        while way.sent < way.size:
-            size = min(rng.choice([1, 100, 20_000, 300_000]), way.size - way.sent)
-            at = way.offset + way.sent
+        while direction.sent < direction.size:
+            size = min(rng.choice([1, 100, 20_000, 300_000]), direction.size - direction.sent)
+            at = direction.offset + direction.sent
             piece = PATTERN[at : at + size]
             await user.stream.send_all(piece)
-            way.sent += len(piece)
+            direction.sent += len(piece)
             await pause(rng)
-        way.ended = True
+        direction.ended = True
         await user.stream.send_eof()
     except _BROKEN:
         user.was_told = True
 
 
-async def hear(rng: random.Random, user: User, way: Way) -> None:
+async def hear(rng: random.Random, user: User, direction: Direction) -> None:
     slow = rng.random() < 0.3
     try:
         while data := await user.stream.receive_some(rng.choice([10, 1000, 70_000, 1_000_000])):
-            at = way.offset + way.received
-            assert data == PATTERN[at : at + len(data)], f"other bytes at {way.received}"
-            way.received += len(data)
+            at = direction.offset + direction.received
+            assert data == PATTERN[at : at + len(data)], f"other bytes at {direction.received}"
+            direction.received += len(data)
             if slow:
                 await pause(rng)
         for _ in range(5):
             await trio.lowlevel.checkpoint()  # trio lets others run before it raises what `send_all` met
         if user.was_told:
             return
-        assert way.ended, "an end of file that nobody sent"
-        assert way.received == way.size, "an end of file before the last byte"
-        way.complete = True
+        assert direction.ended, "an end of file that nobody sent"
+        assert direction.received == direction.size, "an end of file before the last byte"
+        direction.complete = True
     except _BROKEN:
         pass
 
@@ -172,9 +172,8 @@ async def connection(rng: random.Random, client: Session, outcomes: list[Bridged
     """One connection of an application to a target, and what both do."""
     local, application = await tcp_pair()
     towards, target = await tcp_pair()
-    ways = [
-        Way(rng.randrange(1_000_000), rng.choice([0, 1, 16_384, 150_000, 1_500_000, 1_500_000])) for _ in range(2)
-    ]
+    sizes = [0, 1, 16_384, 150_000, 1_500_000, 1_500_000]
+    directions = [Direction(rng.randrange(1_000_000), rng.choice(sizes)) for _ in range(2)]
     broken = trio.Event()
     opened: list[MuxStream] = []
     delivered: list[Bridged] = []
@@ -200,17 +199,17 @@ async def connection(rng: random.Random, client: Session, outcomes: list[Bridged
     one, other = User(application), User(target)
     async with trio.open_nursery() as users:
         users.start_soon(join)
-        users.start_soon(say, rng, one, ways[0])
-        users.start_soon(hear, rng, other, ways[0])
-        users.start_soon(say, rng, other, ways[1])
-        users.start_soon(hear, rng, one, ways[1])
+        users.start_soon(say, rng, one, directions[0])
+        users.start_soon(hear, rng, other, directions[0])
+        users.start_soon(say, rng, other, directions[1])
+        users.start_soon(hear, rng, one, directions[1])
         if rng.random() < 0.25:
             users.start_soon(interrupt, rng, rng.choice([application, target]), broken)
     for stream in (application, target, local, towards):
         await trio.aclose_forcefully(stream)
     if not broken.is_set():
-        assert all(way.complete for way in ways), "bytes were lost, or an end of file"
-        expected = Bridged(ways[0].size, ways[1].size, Reason.NO_ERROR, sent_all=True, received_all=True)
+        assert all(direction.complete for direction in directions), "bytes were lost, or an end of file"
+        expected = Bridged(directions[0].size, directions[1].size, Reason.NO_ERROR, sent_all=True, received_all=True)
         assert delivered == [expected], "the outcome says what was delivered"
 
 

@@ -153,7 +153,7 @@ class ApplicationService:
                         # `Served.string` stays what was read, with which the next reload compares what it reads.
                         read = attrs.evolve(served.string, identity=identity)
                         used = attrs.evolve(served.client.connection_string, identity=identity)
-                        await self._replace(key, read, used, served.client.keeping.origin)
+                        await self._replace(key, read, used, served.client.keeper.origin)
                 case _:
                     _publish_too_late()
                     return False

@@ -366,7 +366,7 @@ class ForwardService:
                     # `Served.string` stays what was read, with which the next reload compares what it reads.
                     read = attrs.evolve(earlier.string, identity=identity)
                     used = attrs.evolve(earlier.client.connection_string, identity=identity)
-                    origin = earlier.client.keeping.origin
+                    origin = earlier.client.keeper.origin
                     await self._replace(Served(earlier.entry, read, fronts=self._fronts, origin=origin), used)
                 case Change(entry):
                     served = self._still_served(entry.key)

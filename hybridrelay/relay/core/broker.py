@@ -113,8 +113,8 @@ class Broker(Generic[HandleT]):
         self.quotas = Quotas(authorization.connections) if quotas is None else quotas
         #: Control channels of clients, by hybrid connection.
         self.senders: Counter[str] = Counter()
-        #: How many rendezvous each listener has.
-        self._sessions = SessionCounts()
+        #: How many sessions each listener has at this relay.
+        self._session_counts = SessionCounts()
         self._outputs: list[Command[HandleT] | Event] = []
         #: Finds listeners for senders.
         self.joins: Joins[HandleT] = Joins(
@@ -122,7 +122,7 @@ class Broker(Generic[HandleT]):
             listeners,
             rendezvous,
             self.quotas,
-            self._sessions,
+            self._session_counts,
             holder_secret=holder_secret,
             max_asked=max_asked,
             output=self._output,
@@ -414,7 +414,7 @@ class Broker(Generic[HandleT]):
             is_established: whether its place is established.
         """
         has_room = self.rendezvous.take_over(note, joined_at, is_established=is_established)
-        self._sessions.began(note.id, note.connection, note.listener.instance)
+        self._session_counts.began(note.id, note.connection, note.listener.instance)
         self._outputs.append(RendezvousTakenOver(connection=note.connection, activity_id=note.id))
         why_not = self._why_not(note) or (None if has_room else Input.DISPLACED)
         if why_not is not None:
@@ -461,7 +461,7 @@ class Broker(Generic[HandleT]):
         if isinstance(ended, Stopping):
             self._outputs.append(StopMoving(ended.rendezvous_id))
             return
-        self._sessions.ended(ended.rendezvous_id)
+        self._session_counts.ended(ended.rendezvous_id)
         self._outputs.append(RefuseDataChannel(ended.rendezvous_id, ended.status))
         if ended.outcome is Outcome.KEPT:
             self._outputs.append(RendezvousKept(connection=ended.connection, activity_id=ended.rendezvous_id))

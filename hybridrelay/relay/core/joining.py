@@ -34,7 +34,7 @@ class Joins(Generic[HandleT]):
         listeners: the registered listeners.
         rendezvous: the rendezvous, with their tickets and data channels.
         quotas: the limits that administrators have set.
-        sessions: how many rendezvous each listener has.
+        session_counts: how many rendezvous each listener has.
         holder_secret: 32 random bytes, from which the names of holders are computed.
         max_asked: how many listeners are asked for one join at most.
         output: called with each command and event.
@@ -48,7 +48,7 @@ class Joins(Generic[HandleT]):
         listeners: ListenerTable[HandleT],
         rendezvous: RendezvousTable,
         quotas: Quotas,
-        sessions: SessionCounts,
+        session_counts: SessionCounts,
         *,
         holder_secret: bytes,
         max_asked: int,
@@ -60,7 +60,7 @@ class Joins(Generic[HandleT]):
         self._listeners = listeners
         self._rendezvous = rendezvous
         self._quotas = quotas
-        self._sessions = sessions
+        self._session_counts = session_counts
         self._holder_secret = holder_secret
         self._max_asked = max_asked
         self._output = output
@@ -143,7 +143,7 @@ class Joins(Generic[HandleT]):
         choice: Choice[HandleT] | None = None
         if join.wanted is None:
             passed_over = join.passed_over.union(join.avoid)
-            choice = self._listeners.choose(name, passed_over=passed_over, sessions=self._sessions.of)
+            choice = self._listeners.choose(name, passed_over=passed_over, sessions=self._session_counts.of)
             listener = None if choice is None else choice.listener
         else:
             listener = None if join.passed_over else self._listeners.find(name, join.wanted)
@@ -157,7 +157,7 @@ class Joins(Generic[HandleT]):
             return self._fail(join, exc.reason, str(exc))
         for ended in made.displaced:
             self._ended(ended)
-        self._sessions.began(made.id, name, listener.instance)
+        self._session_counts.began(made.id, name, listener.instance)
         if choice is not None:
             self._listeners.count_choice(choice)
         if choice is not None and choice.candidates > 1:

@@ -179,9 +179,13 @@ class ControlPeers:
         finally:
             peer.lost()
 
-    async def drain(self, retry_after: float, seconds: float) -> None:
-        """Notify all peers that the relay is about to stop, and wait for `seconds`, so that sessions can move
-        elsewhere."""
+    async def announce_stop(self, retry_after: float, seconds: float) -> None:
+        """Notify all peers that the relay is about to stop, and wait, so that sessions can move to other relays.
+
+        Args:
+            retry_after: for how long peers should prefer other relays (seconds).
+            seconds: how long to wait. Peers that do not read the message within this time are not waited for.
+        """
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
                 for peer in self:

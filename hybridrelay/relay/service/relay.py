@@ -393,7 +393,7 @@ class Relay:
             task_status.started(info)
             await wait_stop(stop)
             self._events.publish(ProgramStopping(role="relay", open=len(parts.peers)))
-            await parts.peers.drain(RETRY_AFTER_SECONDS, STOP_GRACE_SECONDS)
+            await parts.peers.announce_stop(RETRY_AFTER_SECONDS, STOP_GRACE_SECONDS)
             accepting.cancel_scope.cancel()
         taking_over.cancel()
         if self._workers is not None:

@@ -21,7 +21,7 @@ import trio
 from ..._shortage import remedy_or, text_or
 from ..._threads import run_in_thread
 from ...errors import ConfigurationError
-from ...events.relay_changes import KeyNotStored, KeyRollAnswered, KeyRollEnded, KeyRollIncomplete, KeyRollStarted
+from ...events.relay_changes import KeyNotKept, KeyRollAnswered, KeyRollEnded, KeyRollIncomplete, KeyRollStarted
 from ...events.relay_resources import StateFileNotWritten, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
@@ -389,7 +389,7 @@ class RollService:
         )
         if answer.state is KeptState.MEMORY:
             self._events.publish(
-                KeyNotStored(connection=name, rule=rule, peer=address, instance=instance, detail=answer.detail)
+                KeyNotKept(connection=name, rule=rule, peer=address, instance=instance, detail=answer.detail)
             )
 
     def snapshot(self, name: str, rule: str) -> RollSnapshot | None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from hybridrelay.events.base import Event
-from hybridrelay.events.relay_changes import KeyNotStored, KeyRollEnded, KeyRollIncomplete
+from hybridrelay.events.relay_changes import KeyNotKept, KeyRollEnded, KeyRollIncomplete
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
@@ -114,8 +114,8 @@ async def ended(scene: Scene) -> RollService:
 
 async def test_a_program_that_cannot_store_the_key_is_reported_before_the_old_one_ends(scene: Scene) -> None:
     relay = await rolled(scene)
-    (event,) = scene.of(KeyNotStored)
-    assert isinstance(event, KeyNotStored)
+    (event,) = scene.of(KeyNotKept)
+    assert isinstance(event, KeyNotKept)
     assert (event.connection, event.rule, event.instance, event.detail) == ("db", RULE, "2" * 32, "read-only")
     (unkept,) = relay.unkept()
     assert (unkept.connection, unkept.rule, unkept.programs, unkept.ended_at) == ("db", RULE, 1, None)

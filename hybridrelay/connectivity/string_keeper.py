@@ -19,7 +19,7 @@ from ..security import ConnectionString
 from .new_keys import NO_FILE, KeepString
 from .snapshot import UnkeptSnapshot
 
-__all__ = ["AGAIN_SECONDS", "StringKeeping", "keep_trying"]
+__all__ = ["AGAIN_SECONDS", "StringKeeper", "keep_trying"]
 
 #: How often to try again to store something (seconds).
 AGAIN_SECONDS = 60.0
@@ -36,7 +36,7 @@ REMEDY = (
 )
 
 
-class StringKeeping:
+class StringKeeper:
     """Stores what is received for the connection string of one client, or of one hybrid connection of a connector.
 
     It is a `KeepString` itself.
@@ -109,7 +109,7 @@ class StringKeeping:
             self._events.publish(StringNotKept(connection=connection, parts=parts, detail=why, remedy=REMEDY))
 
 
-async def keep_trying(unkept: Callable[[], Iterable[StringKeeping]]) -> None:
+async def keep_trying(unkept: Callable[[], Iterable[StringKeeper]]) -> None:
     """Try again once a minute to store what could not be stored, until cancelled.
 
     Args:

@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connectivity.keeping import AGAIN_SECONDS, StringKeeping, keep_trying
 from hybridrelay.connectivity.new_keys import NO_FILE
+from hybridrelay.connectivity.string_keeper import AGAIN_SECONDS, StringKeeper, keep_trying
 from hybridrelay.events.base import Event
 from hybridrelay.events.endpoint import StringKept, StringNotKept
 from hybridrelay.events.stream import EventStream
@@ -44,14 +44,14 @@ class Scene:
         self.file = after
         return ""
 
-    def keeping(self, origin: ConnectionString | None = None) -> StringKeeping:
-        return StringKeeping(
+    def keeper(self, origin: ConnectionString | None = None) -> StringKeeper:
+        return StringKeeper(
             lambda: self.string, self.keep, EventStream(self.events.append), changing=trio.Lock(), origin=origin
         )
 
-    async def receive(self, keeping: StringKeeping, change: Callable[[ConnectionString], ConnectionString]) -> str:
+    async def receive(self, keeper: StringKeeper, change: Callable[[ConnectionString], ConnectionString]) -> str:
         before, self.string = self.string, change(self.string)
-        return await keeping(before, self.string)
+        return await keeper(before, self.string)
 
     def take_events(self) -> list[Event]:
         taken, self.events[:] = list(self.events), []
@@ -62,45 +62,45 @@ async def test_what_is_only_in_memory_is_reported_until_it_is_stored(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene()
-    keeping = scene.keeping()
-    nursery.start_soon(keep_trying, lambda: [keeping])
-    assert await scene.receive(keeping, rolled) == "read-only"
+    keeper = scene.keeper()
+    nursery.start_soon(keep_trying, lambda: [keeper])
+    assert await scene.receive(keeper, rolled) == "read-only"
     (event,) = scene.take_events()
     assert isinstance(event, StringNotKept)
     assert (event.connection, event.parts, event.detail) == ("orders", ("key",), "read-only")
-    assert keeping.unkept is not None
+    assert keeper.unkept is not None
     await trio.sleep(3 * AGAIN_SECONDS)
     assert scene.take_events() == []  # not again for the same reason
     scene.why = ""
     await trio.sleep(AGAIN_SECONDS)
     assert scene.take_events() == [StringKept(connection="orders", parts=("key",))]
-    assert not keeping.unkept
-    assert not keeping.origin
+    assert not keeper.unkept
+    assert not keeper.origin
     assert scene.file == rolled(BEFORE)
     nursery.cancel_scope.cancel()
 
 
 async def test_what_was_not_stored_is_stored_with_what_comes_later() -> None:
     scene = Scene()
-    keeping = scene.keeping()
-    await scene.receive(keeping, rolled)
-    await scene.receive(keeping, updated)
+    keeper = scene.keeper()
+    await scene.receive(keeper, rolled)
+    await scene.receive(keeper, updated)
     assert [event.parts for event in scene.take_events() if isinstance(event, StringNotKept)] == [
         ("key",),
         ("key", "update"),
     ]
     scene.why = ""
-    assert await scene.receive(keeping, lambda string: rolled(string, "newer")) == ""
+    assert await scene.receive(keeper, lambda string: rolled(string, "newer")) == ""
     assert scene.file == rolled(updated(BEFORE), "newer")
     assert scene.take_events() == [StringKept(connection="orders", parts=("key", "update"))]
 
 
 async def test_another_reason_is_reported() -> None:
     scene = Scene()
-    keeping = scene.keeping()
-    await scene.receive(keeping, rolled)
+    keeper = scene.keeper()
+    await scene.receive(keeper, rolled)
     scene.why = "the disk is full"
-    await keeping.try_again()
+    await keeper.try_again()
     assert [event.detail for event in scene.take_events() if isinstance(event, StringNotKept)] == [
         "read-only",
         "the disk is full",
@@ -110,39 +110,39 @@ async def test_another_reason_is_reported() -> None:
 async def test_somebody_writes_the_key_into_the_source() -> None:
     """The file is read again, or a program passes another text."""
     scene = Scene()
-    keeping = scene.keeping()
-    await scene.receive(keeping, lambda string: updated(rolled(string)))
+    keeper = scene.keeper()
+    await scene.receive(keeper, lambda string: updated(rolled(string)))
     scene.take_events()
     scene.string = updated(rolled(BEFORE))
-    keeping.given(scene.string)
+    keeper.given(scene.string)
     assert scene.take_events() == [StringKept(connection="orders", parts=("key", "update"))]
-    keeping.given(rolled(BEFORE, "third"))
+    keeper.given(rolled(BEFORE, "third"))
     assert scene.take_events() == []
 
 
 async def test_a_program_without_a_file() -> None:
     scene = Scene()
-    keeping = StringKeeping(lambda: scene.string, None, EventStream(scene.events.append), changing=trio.Lock())
-    assert await scene.receive(keeping, rolled) == NO_FILE
-    assert keeping.unkept is not None
-    assert keeping.unkept.detail == NO_FILE
+    keeper = StringKeeper(lambda: scene.string, None, EventStream(scene.events.append), changing=trio.Lock())
+    assert await scene.receive(keeper, rolled) == NO_FILE
+    assert keeper.unkept is not None
+    assert keeper.unkept.detail == NO_FILE
 
 
 async def test_a_client_that_takes_the_place_of_another_one_knows_what_is_not_stored() -> None:
     scene = Scene(string=updated(rolled(BEFORE)))
-    keeping = scene.keeping(origin=BEFORE)
-    assert keeping.unkept is not None
-    assert keeping.unkept.parts == ("key", "update")
+    keeper = scene.keeper(origin=BEFORE)
+    assert keeper.unkept is not None
+    assert keeper.unkept.parts == ("key", "update")
     scene.why = ""
-    await keeping.try_again()
-    assert not keeping.unkept
+    await keeper.try_again()
+    assert not keeper.unkept
     assert scene.file == scene.string
 
 
 @pytest.mark.parametrize("origin", [None, BEFORE])
 async def test_nothing_is_reported_if_nothing_differs(origin: ConnectionString | None) -> None:
     scene = Scene()
-    keeping = scene.keeping(origin=origin)
-    await keeping.try_again()
-    assert keeping.unkept is None
+    keeper = scene.keeper(origin=origin)
+    await keeper.try_again()
+    assert keeper.unkept is None
     assert scene.events == []
