@@ -1,4 +1,4 @@
-"""The arguments, which ``hybridrelay bench`` also uses. This module imports nothing that takes long to import."""
+"""The arguments, which ``hybridrelay bench`` also uses. This module imports nothing that is slow to import."""
 
 from __future__ import annotations
 

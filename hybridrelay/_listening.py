@@ -72,7 +72,7 @@ async def open_listeners(host: str | None, port: int, *, events: EventStream) ->
 
 
 async def _look_up(host: str | None, port: int, kind: int, flags: int = 0) -> Sequence[tuple[Any, ...]]:
-    """Return the addresses of a name, as `socket.getaddrinfo` does. Raises OSError, also if that takes too long."""
+    """Return the addresses of a name, as `socket.getaddrinfo` does. Raises OSError, even for a timeout."""
     with trio.move_on_after(_LOOKUP_SECONDS), thread_errors():
         return await trio.socket.getaddrinfo(host, port, type=kind, flags=flags)
     raise OSError(errno.ETIMEDOUT, f"the name service did not answer within {_LOOKUP_SECONDS:g} s")

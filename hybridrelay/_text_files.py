@@ -48,7 +48,7 @@ def read_text(
 
     Raises:
         ConfigurationError: it cannot be read.
-        TextError: it is too long, or is not text. The message names file and line, and quotes nothing of the content.
+        TextError: it is too long, or is not text. The message names file and line, and does not quote the content.
     """
     data = read_bytes(path, what=what, limit=limit, secret=secret, regular=regular)
     return decode_text(data, source=str(path), limit=limit)

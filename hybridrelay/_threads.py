@@ -43,9 +43,9 @@ async def run_in_thread(
 ) -> T:
     """Call a function in a thread, or if no thread can be started, in the calling thread.
 
-    For short work on local files, which may take long on a slow disk. Without a thread, it is better that everything
-    waits for this work than that a revoked key or a deny list has no effect. Trio's own limit of threads does not
-    apply: name resolution shares it, and a name server that does not answer could use it up.
+    For short work on local files, which may take a long time on a slow disk. Without a thread, it is better that
+    everything waits for this work than that a revoked key or a deny list has no effect. Trio's own limit of threads
+    does not apply: name resolution shares it, and a name server that does not answer could use it up.
 
     Args:
         function: called with `arguments`.

@@ -58,7 +58,7 @@ class ClaimError(ConfigurationError):
 
 
 class UpdateError(ConfigurationError):
-    """An update of connection strings is not authentic, or cannot be used. The message contains nothing of it."""
+    """An update of connection strings is not authentic, or cannot be used. The message contains no part of it."""
 
 
 class StateError(ConfigurationError):

@@ -174,7 +174,7 @@ class GiveIssuer(Value):
     """Give the connector an issuer, or a new one. Identities that an earlier one has made stay valid."""
 
     name: str
-    #: Whether this is because its present issuer expires soon.
+    #: Whether this is because its current issuer expires soon.
     expires_soon: bool = False
 
     def __str__(self) -> str:

@@ -51,7 +51,7 @@ __all__ = ["advice_after", "find_state", "make_change", "update_config"]
 
 
 def find_state(declared: Sequence[Declared], directory: Path, registry: Registry, *, now: float) -> dict[str, Found]:
-    """Read the present state of every hybrid connection that is declared, or that the relay has and whose authority
+    """Read the current state of every hybrid connection that is declared, or that the relay has and whose authority
     file is in the directory.
 
     Args:

@@ -4,9 +4,9 @@ The newest file is the one that is appended to. When it is large, or another day
 that names the next file and the public key of that file. The steps of this change, in this order:
 
 1. ``next.key`` is written: the private key of the next file.
-2. The last line of the file is appended, signed with the present key.
+2. The last line of the file is appended, signed with the current key.
 3. The next file is written, with its first line.
-4. ``signing.key``, the present private key, is overwritten, and ``next.key`` takes its place.
+4. ``signing.key``, the current private key, is overwritten, and ``next.key`` takes its place.
 
 `AuditDirectory.open` continues after any of them. It also removes a line that was not written completely. Afterwards,
 only records that were never reported as written may be missing.
@@ -148,7 +148,7 @@ class AuditDirectory:
         self.signed: Checkpoint | None = None
         #: When to look for old files again, on `clock`.
         self._deletion_due = 0.0
-        #: When each file was begun (seconds since 1970), by its name, for the files that were looked at.
+        #: When each file was begun (seconds since 1970), by its name, for the files that were read.
         self._begun_at: dict[str, float] = {}
 
     def limit(self, *, keep_days: float, max_total: int | None) -> None:

@@ -46,7 +46,7 @@ class AppendedFile:
             getattr(os, "fdatasync", os.fsync)(self._descriptor)
 
     def truncate(self, size: int) -> None:
-        """Cut the file off after so many bytes."""
+        """Cut the file off after this many bytes."""
         with naming(self.path):
             os.ftruncate(self._descriptor, size)
 

@@ -21,11 +21,11 @@ class KeyFiles:
         self._disk = disk
 
     def has_present(self) -> bool:
-        """Return whether there is a file for the present key, whatever its content."""
+        """Return whether there is a file for the current key, whatever its content."""
         return self._has(SIGNING_KEY)
 
     def present(self) -> SigningKey | None:
-        """Return the present key; None if it does not exist, or was not written or overwritten completely."""
+        """Return the current key; None if it does not exist, or was not written or overwritten completely."""
         return self._read(SIGNING_KEY)
 
     def following(self) -> SigningKey | None:
@@ -45,7 +45,7 @@ class KeyFiles:
             self._disk.sync_names()
 
     def promote(self) -> None:
-        """Overwrite the present key. The next one takes its place."""
+        """Overwrite the current key. The next one takes its place."""
         if self._has(SIGNING_KEY):
             self._disk.overwrite(SIGNING_KEY)
         self._disk.rename(NEXT_KEY, SIGNING_KEY)

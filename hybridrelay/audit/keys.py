@@ -87,7 +87,7 @@ class SigningKey:
         """Read what `to_file` returns.
 
         Raises:
-            ValueError: it is not a complete key. The message quotes nothing of it.
+            ValueError: it is not a complete key. The message does not quote it.
         """
         encoded, _, check = data.decode("ascii", "replace").strip().partition(" ")
         seed = _decoded(encoded)

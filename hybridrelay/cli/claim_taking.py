@@ -293,11 +293,11 @@ def _may_pass(error: HybridRelayError) -> bool:
 
 def _not_complete(error: HybridRelayError, pending: Path, until: str) -> HybridRelayError:
     if error.reason in _LOST:
-        kept = f"{pending} is of no use any more: remove it"
+        kept = f"{pending} is no longer needed: remove it"
         remedy = error.remedy
     else:
         kept = f"what the relay has delivered is kept in {pending}, and can be used until {until}"
-        again = "run the same command again, which needs no code any more"
+        again = "run the same command again, which no longer needs the code"
         if error.reason is Reason.NO_LISTENER:
             remedy = f"start the connector of the hybrid connection, then {again}"
         else:

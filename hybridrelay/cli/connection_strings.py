@@ -27,7 +27,9 @@ def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionS
 
 
 def load_again(file: str, role: Role) -> ConnectionString:
-    """Read a connection string again while the program runs. This may take long if the file system does not answer.
+    """Read a connection string again while the program runs.
+
+    This may take a long time if the file system does not answer.
 
     Raises:
         ConfigurationError: see `load_all`; or this is not a regular file.

@@ -91,7 +91,7 @@ def _value(args: argparse.Namespace, option: str) -> object:
 
 
 async def _use(part: Part, trial: argparse.Namespace, names: Sequence[str]) -> None:
-    """Use the options of a part. Raises ConfigurationError, also in place of OSError."""
+    """Use the options of a part. Raises ConfigurationError, including in place of OSError."""
     try:
         await part.use(trial)
     except OSError as exc:

@@ -53,7 +53,7 @@ def open_client(args: argparse.Namespace) -> Iterator[BlockingClient | None]:
         if not os.path.lexists(local_socket(args.state, MANAGEMENT_SOCKET)):
             yield None
             return
-    from ..management import ManagementClient, blocking_client  # imported here because they take long to import
+    from ..management import ManagementClient, blocking_client  # imported here because they are slow to import
 
     with blocking_client(ManagementClient(address_of(args))) as client:
         if args.management is not None or client.run(ManagementClient.connect_if_it_runs):

@@ -32,7 +32,7 @@ class RelayConfiguration:
     Args:
         args: the options of the command line. Those in the configuration file are added to them.
         clock: returns seconds since 1970.
-        look: returns the present stamp of a file. It is called in a thread.
+        look: returns the current stamp of a file. It is called in a thread.
 
     Raises:
         ConfigurationError: the file cannot be used. The message says where.

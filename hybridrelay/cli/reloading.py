@@ -1,6 +1,6 @@
 """Handles SIGHUP in relay, connector and forward: it makes them reload their files, and never ends them.
 
-This module is imported before anything that takes long to import, so that an early signal does not end the program.
+This module is imported before anything that is slow to import, so that an early signal does not end the program.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 4. When only output is left to be written, a signal ends the process at once.
 5. SIGUSR1 never ends a command: it requests statistics from a service.
 
-This module is imported before anything that takes long to import, and imports nothing of that kind.
+This module is imported before anything that is slow to import, and imports nothing of that kind.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class StatusServer:
         return served
 
     async def _serve(self, where: _Where, *, task_status: trio.TaskStatus[_Served]) -> None:
-        from ..monitoring import StatusAddress, serve_status  # imported here because it takes long to load
+        from ..monitoring import StatusAddress, serve_status  # imported here because it is slow to import
 
         ended = trio.Event()
         try:

@@ -7,8 +7,8 @@ the next start uses.
 A copy has three parts: the key, the identity, and what updates change. It contains only those that differ from the
 file, and notes what the file had there. The rules:
 
-1. A part of the copy is used as long as the file has what it had when the copy was written. Who changes the file thus
-   decides, even if the content is older.
+1. A part of the copy is used as long as the file has what it had when the copy was written. So whoever changes
+   the file decides, even if the content is older.
 2. When no part is used any more, because the file has caught up or was changed, the copy is removed.
 3. A copy that is damaged is reported and not used.
 
@@ -96,7 +96,7 @@ class StringCopies:
     """The copies of one program.
 
     Args:
-        directory: for state; None: there are no copies.
+        directory: the state directory; None: there are no copies.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -116,7 +116,7 @@ class StringCopies:
 
     def newest(self, string: ConnectionString) -> ConnectionString:
         """Return a connection string that was read from a file, with what the copy of this file has in addition, and
-        publish, only to the log, which parts that are. A copy of no use is removed. Blocks."""
+        publish, only to the log, which parts that are. A copy that is no longer needed is removed. Blocks."""
         copy = None if string.file is None else self._read(string.file)
         if copy is None:
             return string
@@ -181,7 +181,7 @@ class StringCopies:
         return ""
 
     def tidy(self, stored: ConnectionString) -> None:
-        """Remove the copy of a file that has this content now, if the copy is of no use any more. Blocks."""
+        """Remove the copy of a file that has this content now, if the copy is no longer needed. Blocks."""
         copy = None if stored.file is None else self._read(stored.file)
         if copy is not None and not copy.applied_to(stored)[1]:
             assert stored.file is not None
@@ -226,7 +226,7 @@ class StringCopies:
                 file=str(file),
                 copy=str(copy),
                 detail=detail,
-                remedy="if the program cannot connect, write the present key into the file; then remove the copy",
+                remedy="if the program cannot connect, write the current key into the file; then remove the copy",
             )
         )
 
@@ -275,7 +275,7 @@ def _format(file: str, copy: _Copy) -> str:
 
 
 def _parse_untrusted(data: bytes) -> _Copy:
-    """Raises ValueError: it is not a copy. The text contains nothing of the content."""
+    """Raises ValueError: it is not a copy. The text contains no part of the content."""
     if len(data) > _MAX_BYTES:
         raise ValueError("it is too large")
     try:

@@ -65,9 +65,17 @@ _CLOSE_SECONDS = DELIVERY_SECONDS + 3.0
 
 
 class Client:
-    """Opens streams to the target of one hybrid connection. Made by `open_client`, which describes the arguments.
+    """Opens streams to the target of one hybrid connection. Made by `open_client`.
 
-    `nursery` runs the tasks of the client, and `clock` returns seconds since 1970.
+    Args:
+        config: see `ClientConfig`.
+        nursery: runs the tasks of the client.
+        transports: by name; None means those that are installed.
+        events: the stream to which events are published; None means one that writes them to the log.
+        clock: returns seconds since 1970.
+
+    Raises:
+        ConfigurationError, DeniedByPolicy: see `open_client`.
     """
 
     #: The ports of the local name on which a forward that uses this client could not listen.

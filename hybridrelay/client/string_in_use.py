@@ -129,8 +129,8 @@ class StringInUse:
         self.current = attrs.evolve(self.current, identity=identity)
 
     def _use_key(self, string: ConnectionString) -> None:
-        """Use a connection string that differs only in its key. The policy and the relays have nothing to do with
-        that, so this cannot fail: the relay already has the answer that this program has the key."""
+        """Use a connection string that differs only in its key. Neither the policy nor the set of relays depends on
+        the key, so this cannot fail. (It must not: the relay was already told that this program has the key.)"""
         self._use(update_string(self.current, string))
 
     def _use(self, update: StringUpdate) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import attrs
 
-#: The longest wait after attempts that took long (seconds); see `Backoff.next_wait`.
+#: The longest wait after attempts that took a long time (seconds); see `Backoff.next_wait`.
 LONGEST_SECONDS = 30.0
 
 

@@ -9,7 +9,7 @@ The rules:
    and shown to the other relays.
 4. The relay repeats the key until the answer is *kept*, so nothing is tried again here.
 5. If several messages of a relay wait, only the latest is handled, and there are pauses between the messages of a
-   relay, also if they contain the key that is in use. A relay that an attacker controls can thus neither fill the
+   relay, even if they contain the key that is in use. So a relay that an attacker controls can neither fill the
    memory, nor make the program write, register and ask other relays without end.
 """
 

@@ -37,8 +37,8 @@ MAX_GREETING_CHANNELS = 16
 HELLO_SECONDS = 10.0
 
 
-#: How long the report to the relay that an identity was proved may take (seconds). It takes long only if the relay
-#: does not read.
+#: How long the report to the relay that an identity was proved may take (seconds). It takes a long time only if the
+#: relay does not read.
 REPORT_SECONDS = 1.0
 
 

@@ -20,6 +20,7 @@ from ..connectivity.expiry import Credential, ExpiryNotices, watch_expiry
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
+from ..connectivity.string_keeper import StringKeeper, keep_trying
 from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream

@@ -13,7 +13,7 @@ from ..mux import DatagramFlow
 from ..protocol.config import MAX_DATAGRAM
 from ..protocol.datagrams import MAX_QUEUED_DATAGRAMS
 from ..protocol.reasons import Reason
-from ..streams.datagrams import TOO_LONG, has_no_room, lost_in_buffer
+from ..streams.datagrams import TOO_LONG_ERRNOS, has_no_room, lost_in_buffer
 from .idle import IdleRule
 
 __all__ = ["FlowBridge", "FlowCarried"]
@@ -142,7 +142,7 @@ class FlowBridge:
         try:
             self._socket.send(data)
         except OSError as exc:
-            if exc.errno in TOO_LONG:
+            if exc.errno in TOO_LONG_ERRNOS:
                 self.flow.dropped.size += 1
             elif has_no_room(exc):
                 self.flow.dropped.queue += 1

@@ -194,9 +194,9 @@ class Publishing:
         return ""
 
     def _use_key(self, published: Published, string: ConnectionString) -> None:
-        """Use a connection string that differs only in its key, unless it is not published any longer. The policy and
-        the relays have nothing to do with that, so this cannot fail: the relay already has the answer that this
-        program has the key."""
+        """Use a connection string that differs only in its key, unless it is no longer published. Neither the policy
+        nor the set of relays depends on the key, so this cannot fail. (It must not: the relay was already told that
+        this program has the key.)"""
         if published not in self.published.values():
             return
         update = update_string(published.string, string)
@@ -206,7 +206,7 @@ class Publishing:
             published.use(update.string)  # it is registered with this key as soon as the policy allows it
 
     def _use_update(self, published: Published, string: ConnectionString) -> None:
-        """Use a connection string with an update, unless it is not published any longer.
+        """Use a connection string with an update, unless it is no longer published.
 
         Raises:
             ConfigurationError: see `Connector.update`.

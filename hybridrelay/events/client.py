@@ -436,8 +436,8 @@ class StreamFailed(_Requested):
 
 @attrs.frozen(kw_only=True)
 class StreamNotOpened(_Requested):
-    """`Client.open_stream` has opened no stream: its caller gets an exception. With ``wait_opened=False``, the stream
-    that it has returned breaks."""
+    """`Client.open_stream` or `Client.open_flow` has opened no stream or flow: its caller gets an exception. With
+    ``wait_opened=False``, the stream or flow that it has returned breaks."""
 
     name: ClassVar = "stream.not-opened"
     level: ClassVar = Level.DEBUG

@@ -108,7 +108,7 @@ class IdentityNotRenewed(Event):
 
     connection: str
     label: str
-    #: Until when the present identity is valid (seconds since 1970).
+    #: Until when the current identity is valid (seconds since 1970).
     not_after: float
     reason: Reason
     detail: str

@@ -49,8 +49,8 @@ __all__ = ["ManagementAuditLog"]
 _MAX_WAITING = 5000
 #: How long to wait before a failed write is tried again (seconds).
 _RETRY_SECONDS = 60.0
-#: Logins and logouts can be repeated without limit, and have an effect each time. So many of one caller count as
-#: calls with an effect: the sustained rate per second, and the burst.
+#: Logins and logouts can be repeated without limit, and each has an effect. Those of one caller count as calls with
+#: an effect only up to this rate per second and this burst.
 _LOGIN_PAGES = frozenset({"logIn", "logOut"})
 _LOGINS_PER_SECOND, _LOGINS_BURST = 1 / 60, 20
 

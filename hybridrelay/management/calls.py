@@ -110,7 +110,7 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
         # 0 means that there is no response, because the client has disconnected or the relay is stopping.
         status = 0
         try:
-            # The caller is known from here on, also to the audit log if the request is refused.
+            # The caller is known from here on, so the audit log has it even if the request is refused.
             caller = await gate.identify(request)
             body = await gate.receive_body(request, caller)
             async with _turn(operation, managed, caller):

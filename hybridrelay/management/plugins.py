@@ -15,6 +15,8 @@ __all__ = ["GROUP", "Authenticator", "Credentials", "load_authenticators"]
 
 #: The group of entry points. Each one names a function without parameters that returns an `Authenticator`.
 GROUP = "hybridrelay.management_auth"
+#: The values of `Caller.kind` that the relay itself uses, which no entry point may have as its name.
+_OWN_KINDS = frozenset({"certificate", "local", "sas", "token", "unknown"})
 
 
 @attrs.frozen
@@ -64,9 +66,6 @@ def load_authenticators(points: Iterable[EntryPoint] | None = None) -> tuple[tup
     return tuple((point.name, _load(point)) for point in found)
 
 
-_OWN_KINDS = frozenset({"certificate", "local", "sas", "token", "unknown"})
-
-
 def _load(point: EntryPoint) -> Authenticator:
     try:
         # This runs code of another package, which may raise any exception.
@@ -81,5 +80,5 @@ def _load(point: EntryPoint) -> Authenticator:
 def _unusable(name: str, problem: str) -> ConfigurationError:
     return ConfigurationError(
         f"the entry point {name!r} of the group {GROUP} cannot be used: {problem}",
-        remedy="correct the package that has it, or uninstall that",
+        remedy="correct the package that has it, or uninstall it",
     )

@@ -68,7 +68,7 @@ def _load_tls(certificate: Path, key: Path | None, client_ca: Path | None) -> _S
 
 
 def _names(certificate: Path) -> frozenset[str]:
-    from cryptography import x509  # imported here because loading it takes long
+    from cryptography import x509  # imported here because loading it takes a long time
 
     text = read_pem(certificate, what="the certificate file")
     try:
@@ -373,7 +373,7 @@ class ManagementTcp:
         return stated or address
 
     async def _pace(self) -> None:
-        """Wait so long that many handshakes do not delay the data that the relay moves."""
+        """Wait long enough that many handshakes do not delay the data that the relay moves."""
         assert self._pacing is not None
         async with self._pacing:
             await trio.sleep(_HANDSHAKE_INTERVAL)

@@ -27,7 +27,7 @@ class NewUpdate(Body, frozen=True):
     sequence: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCE)]
     #: The document, in Base64.
     document: Annotated[str, msgspec.Meta(min_length=4, max_length=MAX_UPDATE // 3 * 4, pattern=_BASE64)]
-    #: When it is given to nobody any more (seconds since 1970).
+    #: When the relay stops giving it to programs (seconds since 1970).
     expires_at: Annotated[float, msgspec.Meta(ge=0, le=MAX_SEQUENCE)]
     #: The serial number of the only identity that it is for. By default, it is for all of its side.
     serial: Annotated[str, msgspec.Meta(pattern=r"^([0-9A-F]{1,40})?$")] = ""

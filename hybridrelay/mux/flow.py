@@ -53,7 +53,7 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
     """One flow of a `Session`: datagrams between one address of the application and the target.
 
     Datagrams can be lost, as with UDP: those for which there is no room, those that have waited for more than half a
-    second on either side, and those that are on the way while the session loses its channel. Nothing waits for room.
+    second on either side, and those that are in flight while the session loses its channel. Nothing waits for room.
     """
 
     __slots__ = ("_end", "_end_callback", "_watcher")

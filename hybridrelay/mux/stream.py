@@ -137,7 +137,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
             await cancel_shielded_checkpoint()
 
     async def send_whole(self, data: bytes) -> None:
-        """Like `send_all`, but if it is cancelled, nothing of `data` was queued. This is for messages, because a
+        """Like `send_all`, but if it is cancelled, no part of `data` was queued. This is for messages, because a
         partial message would make all later ones unreadable. The queue may exceed its limit by the length of
         `data`."""
         await self.wait_send_all_might_not_block()

@@ -1,10 +1,10 @@
-"""How many bytes of datagrams may be on the way to the peer. SPEC.md, section 6.
+"""Limits how many bytes of datagrams are in flight to the peer. SPEC.md, section 6.
 
-What was written to the channel arrives, however late: in the buffers of the sockets on the way, nothing is dropped
-for its age, and what streams write later has to wait behind it. Datagrams have no windows that limit this. So after
+What was written to the channel arrives, however late: the buffers of the sockets between both sides drop nothing
+because of its age, and what streams write later waits behind it. Datagrams have no windows that limit this. So after
 some bytes of datagrams, a PING is written. Its PONG shows that the peer has processed the datagrams before it. While
-too much is on the way, datagrams stay in the queues of their flows (`datagrams.py`), which drop what has waited too
-long.
+too much is in flight, datagrams stay in the queues of their flows (`datagrams.py`), which drop those that have waited
+too long.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import struct
 
 from .config import KIB
 
-__all__ = ["MAX_ON_THE_WAY", "OVERHEAD", "PROBE_AFTER", "DatagramPace"]
+__all__ = ["MAX_IN_FLIGHT", "OVERHEAD", "PROBE_AFTER", "DatagramPace"]
 
-#: How much may be on the way (bytes): 680 datagrams of 64 bytes, or two of the longest. At a round-trip time of
+#: How much may be in flight (bytes): 680 datagrams of 64 bytes, or two of the longest. At a round-trip time of
 #: 60 ms, this is 2 MB/s.
-MAX_ON_THE_WAY = 128 * KIB
+MAX_IN_FLIGHT = 128 * KIB
 #: After this much, a PING is written (bytes). Flows with few datagrams thus cause none.
 PROBE_AFTER = 16 * KIB
 #: What a datagram costs in addition to its bytes, because processing it takes time, too (bytes).
@@ -27,7 +27,7 @@ _FIRST_TOKEN = 1 << 63
 
 
 class DatagramPace:
-    """The datagrams of one session that are on the way over the present channel."""
+    """The datagrams of one session that are in flight on the current channel."""
 
     __slots__ = ("_before", "_since", "_token", "is_due", "is_full")
 
@@ -42,7 +42,7 @@ class DatagramPace:
         self.is_full = False
 
     def restart(self) -> None:
-        """Begin again: there is another channel, or none. What was on the way is lost, and so are the answers."""
+        """Begin again: there is another channel, or none. What was in flight is lost, and so are the answers."""
         self._before = self._since = 0
         self._update()
 
@@ -66,4 +66,4 @@ class DatagramPace:
 
     def _update(self) -> None:
         self.is_due = not self._before and self._since >= PROBE_AFTER
-        self.is_full = self._before + self._since >= MAX_ON_THE_WAY
+        self.is_full = self._before + self._since >= MAX_IN_FLIGHT

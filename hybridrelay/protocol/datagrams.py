@@ -35,8 +35,9 @@ MAX_QUEUED_BYTES = 256 * KIB
 #: How long a datagram may wait in a queue (seconds). Shorter than the time after which programs send a request again.
 MAX_WAIT_SECONDS = 0.5
 #: The same for datagrams that arrive before their flow was accepted (seconds). A connector first resolves the name of
-#: the target, decides, and writes its audit log. If that takes long, because the name server or the machine is slow,
-#: every flow would lose its first datagrams, and a program that sends only once (syslog, SNMP traps) would lose all.
+#: the target, decides, and writes its audit log. If that takes a long time, because the name server or the machine
+#: is slow, every flow would lose its first datagrams, and a program that sends only once (syslog, SNMP traps) would
+#: lose all.
 MAX_OPENING_SECONDS = 2.0
 #: The memory that a queued datagram takes in addition to its bytes, as measured (bytes).
 _OVERHEAD = 128

@@ -96,9 +96,9 @@ MAX_BYTES: Final = 256 << 20
 REPLACING_PART: Final = 1.0
 #: How many checkpoints of a hybrid connection are kept whatever others have used up.
 LEAST_ROWS: Final = 16
-#: Of the file, how much is reserved for hybrid connections with few checkpoints; see rule 6.
+#: The part of the file that is reserved for hybrid connections with few checkpoints; see rule 6.
 RESERVED_PART: Final = 0.5
-#: Of the other part, as far as it is free, how much a hybrid connection may have used up itself.
+#: How much of the rest, as far as it is free, one hybrid connection may use.
 FREE_PART: Final = 0.25
 #: How many checkpoints are few, and how much of the room that is free in the whole file they may use.
 FEW_ROWS: Final = 400
@@ -179,7 +179,7 @@ class KeptCheckpoint(Value):
 
     def is_signed(self) -> bool:
         """Return whether it is signed with the key that it names."""
-        from ..audit.chain import Checkpoint  # imported here, because it takes long
+        from ..audit.chain import Checkpoint  # imported here, because it is slow to import
         from ..audit.keys import VerifyingKey
 
         try:

@@ -58,7 +58,7 @@ class StoredUpdate:
     sequence: int = attrs.field(validator=_between(1, MAX_SEQUENCE))
     document: bytes = attrs.field(repr=False)
     created_at: float
-    #: When it is given to nobody any more.
+    #: When the relay stops giving it to programs.
     expires_at: float = attrs.field(validator=_between(0, MAX_SEQUENCE))
     #: A text of the administrator that says what it changes. Anyone who may read the hybrid connection sees it.
     note: str = attrs.field(default="")

@@ -134,7 +134,7 @@ def open_claim_untrusted(keys: ClaimKeys, sealed: bytes) -> ClaimContent:
 
     Raises:
         ClaimError: it was not sealed for this claim, or its content is of another version. The message contains
-            nothing of it.
+            no part of it.
     """
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305

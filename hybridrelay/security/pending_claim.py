@@ -102,7 +102,7 @@ class PendingClaim:
         """Parse the text of the file.
 
         Raises:
-            ClaimError: it is not such a file, or is damaged. The message contains nothing of it.
+            ClaimError: it is not such a file, or is damaged. The message contains no part of it.
         """
         if len(text) > MAX_PENDING_CLAIM:
             raise ClaimError("the file is too long for a claim", remedy=_REMEDY)

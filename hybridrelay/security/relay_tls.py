@@ -93,7 +93,7 @@ def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
     Raises:
         ConfigurationError: there is no such file, or no certificate in it.
     """
-    from cryptography import x509  # which takes long to load
+    from cryptography import x509  # imported here because it is slow to import
 
     text = read_pem(certificate_file, what="the certificate file")
     try:

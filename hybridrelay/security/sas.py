@@ -105,8 +105,8 @@ def parse_token_untrusted(text: str) -> SasToken:
     """Parse a token without verifying anything.
 
     Raises:
-        AuthorizationError: it is malformed (`Reason.TOKEN_MALFORMED`). The message names the part, and repeats
-            nothing of the token.
+        AuthorizationError: it is malformed (`Reason.TOKEN_MALFORMED`). The message names the part, and does not
+            quote the token.
     """
     if len(text) > MAX_TOKEN:
         raise _malformed("it is too long")

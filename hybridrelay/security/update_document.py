@@ -254,7 +254,7 @@ def open_update_untrusted(string: ConnectionString, document: bytes) -> Update:
     The caller compares sequence and times, and asks `Update.is_for`.
 
     Raises:
-        UpdateError: it is not such an update. The message contains nothing of it.
+        UpdateError: it is not such an update. The message contains no part of it.
     """
     from cryptography.exceptions import InvalidSignature, InvalidTag
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 
-__all__ = ["TOO_LONG", "enlarge_buffer", "has_no_room", "lost_in_buffer"]
+__all__ = ["BUFFER_BYTES", "TOO_LONG_ERRNOS", "enlarge_buffer", "has_no_room", "lost_in_buffer"]
 
 #: The receive buffer of a socket at which many programs send (bytes). Linux counts at least 768 bytes for each
 #: datagram, and uses twice what it is told. By default, its buffer holds about 280 datagrams, which is fewer than a
@@ -20,13 +20,13 @@ _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=32xI")
 
 #: The numbers of the error that a datagram is too long for the socket or the network.
-TOO_LONG = frozenset({errno.EMSGSIZE, getattr(errno, "WSAEMSGSIZE", errno.EMSGSIZE)})
-_NO_ROOM = frozenset({errno.ENOBUFS, errno.ENOMEM, getattr(errno, "WSAENOBUFS", errno.ENOBUFS)})
+TOO_LONG_ERRNOS = frozenset({errno.EMSGSIZE, getattr(errno, "WSAEMSGSIZE", errno.EMSGSIZE)})
+_NO_ROOM_ERRNOS = frozenset({errno.ENOBUFS, errno.ENOMEM, getattr(errno, "WSAENOBUFS", errno.ENOBUFS)})
 
 
 def has_no_room(error: OSError) -> bool:
     """Return whether the system has no room for a datagram now."""
-    return isinstance(error, BlockingIOError) or error.errno in _NO_ROOM
+    return isinstance(error, BlockingIOError) or error.errno in _NO_ROOM_ERRNOS
 
 
 def enlarge_buffer(sock: socket.socket) -> None:

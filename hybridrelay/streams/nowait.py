@@ -235,7 +235,7 @@ class SocketPort(NowaitStream):
 
     @property
     def port(self) -> SocketPort:
-        """This socket."""
+        """The socket whose readiness is awaited."""
         return self
 
     @property

@@ -155,7 +155,7 @@ class SharedTurns:
         self._counted_until = self._clock()
 
     async def _next_of_group(self, group: SharedTurns) -> None:
-        """Wait for a turn of the group, unless its present one is not over and nobody waits."""
+        """Wait for a turn of the group, unless its current one is not over and nobody waits."""
         while group.begin():
             if self._has_asked is not None:
                 await self._has_asked.wait()

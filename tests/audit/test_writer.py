@@ -1,4 +1,4 @@
-"""Who waits for records of a sink learns at once whether they were written, even if the sink is being closed."""
+"""A caller that waits for records learns at once whether they were written, even if the sink is being closed."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def test_an_option_of_the_command_line_replaces_the_whole_list(tmp_path: Path) -
     args = _parsed("forward", tmp_path, FORWARD, "--connection-string-file", "other", "--resume-deadline=25")
 
     assert args.files == ["other"]
-    assert args.resume_deadline == 25, "also where it is the default"
+    assert args.resume_deadline == 25, "even if it is the default"
     assert len(args.listen) == 2
 
 

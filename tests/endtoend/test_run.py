@@ -416,7 +416,7 @@ class Terminal:
         self._pid, self._descriptor = pty.fork()
         if self._pid == 0:
             try:
-                signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run below nohup
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)  # even if the tests run below nohup
                 os.chdir(runner.directory)
                 os.execvpe(
                     "bash",
@@ -565,7 +565,7 @@ def test_a_stopped_client_does_not_keep_them(runner: Runner) -> None:
 
 
 def test_programs_stay_when_the_application_ends(runner: Runner, network: str) -> None:
-    """As without `run`, also if the application was killed."""
+    """As without `run`, even if the application was killed."""
     for end in ("exit 3", "kill -9 $$"):
         runner.run("--network", network, "--grace", "0", "--", "bash", "-c", f"{LEAVE_A_PROGRAM}; {end}")
         (left,) = runner.processes()

@@ -132,7 +132,7 @@ def with_key(connection: str, tenant: str) -> Caller:
 
 
 async def test_all_keys_of_a_tenant_have_one_limit_besides_their_own(mock_clock: trio.testing.MockClock) -> None:
-    """Who may create hybrid connections makes keys for each of them."""
+    """A caller that may create hybrid connections makes keys for each of them."""
     changes = ScopedChanges()
     for number in range(KEYS_BURST):
         changes.admit(with_key(f"team/{number % 10}", "team/"))

@@ -1,4 +1,4 @@
-"""How many bytes of datagrams may be on the way: the pace by itself, and in sessions."""
+"""How many bytes of datagrams may be in flight: the pace by itself, and in sessions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from hybridrelay.protocol import Feature, Kind, Reason, SessionConfig, frames
 from hybridrelay.protocol.config import MAX_DATAGRAM
-from hybridrelay.protocol.datagram_pace import MAX_ON_THE_WAY, OVERHEAD, PROBE_AFTER, DatagramPace
+from hybridrelay.protocol.datagram_pace import MAX_IN_FLIGHT, OVERHEAD, PROBE_AFTER, DatagramPace
 from hybridrelay.protocol.datagrams import MAX_WAIT_SECONDS
 from hybridrelay.protocol.stream import Stream
 from hybridrelay.testing.cores import CorePair
 
 DATAGRAMS = SessionConfig(features=Feature.DATAGRAMS, resume_deadline=30)
-#: How many datagrams of this size are on the way when no more may be written.
-SIZE, MOST = 872, MAX_ON_THE_WAY // (872 + OVERHEAD) + 1
+#: How many datagrams of this size are in flight when no more may be written.
+SIZE, MOST = 872, MAX_IN_FLIGHT // (872 + OVERHEAD) + 1
 
 
 def state(pace: DatagramPace) -> tuple[bool, bool]:
@@ -37,7 +37,7 @@ def test_the_pong_says_that_what_was_before_the_ping_has_arrived() -> None:
     pace.written(PROBE_AFTER)
     token = pace.probe()
     assert state(pace) == (False, False)
-    pace.written(MAX_ON_THE_WAY - PROBE_AFTER - 3 * OVERHEAD)
+    pace.written(MAX_IN_FLIGHT - PROBE_AFTER - 3 * OVERHEAD)
     assert state(pace) == (False, False)
     pace.written(0)
     assert state(pace) == (True, False), "one PING at a time"
@@ -53,9 +53,9 @@ def test_the_pong_says_that_what_was_before_the_ping_has_arrived() -> None:
 
 
 @pytest.mark.parametrize("has_asked", [True, False])
-def test_another_channel_begins_with_nothing_on_the_way(has_asked: bool) -> None:
+def test_another_channel_begins_with_nothing_in_flight(has_asked: bool) -> None:
     pace = DatagramPace()
-    pace.written(MAX_ON_THE_WAY)
+    pace.written(MAX_IN_FLIGHT)
     token = pace.probe() if has_asked else b""
     assert state(pace)[0]
     pace.restart()
@@ -67,26 +67,26 @@ def test_another_channel_begins_with_nothing_on_the_way(has_asked: bool) -> None
 
 @given(st.lists(st.one_of(st.integers(0, MAX_DATAGRAM), st.sampled_from(["answer", "lose"])), max_size=200))
 def test_it_never_stops_for_good_and_never_exceeds_the_limit(steps: list[int | str]) -> None:
-    """Against a model: the datagrams that are on the way, in order, with the PINGs among them."""
-    pace, way = DatagramPace(), list[int | bytes]()
+    """Against a model: the datagrams that are in flight, in order, with the PINGs among them."""
+    pace, in_flight = DatagramPace(), list[int | bytes]()
     for step in steps:
         if step == "lose":
             pace.restart()
-            way.clear()
+            in_flight.clear()
         elif step == "answer":
-            at = next((index for index, one in enumerate(way) if isinstance(one, bytes)), None)
+            at = next((index for index, one in enumerate(in_flight) if isinstance(one, bytes)), None)
             if at is not None:
-                token = way[at]
+                token = in_flight[at]
                 assert isinstance(token, bytes)
-                del way[: at + 1]
+                del in_flight[: at + 1]
                 pace.answered(token)
         elif isinstance(step, int) and not pace.is_full:
-            assert sum(one for one in way if isinstance(one, int)) < MAX_ON_THE_WAY
+            assert sum(one for one in in_flight if isinstance(one, int)) < MAX_IN_FLIGHT
             pace.written(step)
-            way.append(step + OVERHEAD)
+            in_flight.append(step + OVERHEAD)
         if pace.is_due:
-            way.append(pace.probe())
-        assert not pace.is_full or any(isinstance(one, bytes) for one in way), "a PONG will come"
+            in_flight.append(pace.probe())
+        assert not pace.is_full or any(isinstance(one, bytes) for one in in_flight), "a PONG will come"
 
 
 def opened(pair: CorePair) -> tuple[Stream, Stream]:

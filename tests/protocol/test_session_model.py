@@ -296,7 +296,7 @@ class SessionModel(RuleBasedStateMachine):
 
     @rule()
     def recover(self) -> None:
-        """Deliver everything that is on the way, and everything that is sent in response."""
+        """Deliver everything that is in flight, and everything that is sent in response."""
         self.pair.pump()
         self.take_events()
 
@@ -416,7 +416,7 @@ class SessionModel(RuleBasedStateMachine):
 
 
 class ResumedSessionModel(SessionModel):
-    """The same, on channels that break anywhere, and lose what is on the way."""
+    """The same, on channels that break anywhere, and lose what is in flight."""
 
     resume_deadline = 1e9
     ping_interval = 10.0

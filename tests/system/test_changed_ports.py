@@ -157,7 +157,7 @@ async def test_a_port_that_is_in_use_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_two_ports_with_the_same_number(tmp_path: Path) -> None:
-    """The message names the other port, also if the address of one of them is a wildcard."""
+    """The message names the other port, even if the address of one of them is a wildcard."""
     async with running(tmp_path / "state", probe=PROBE) as relay:
         number = relay.number("probe")
         probe = Binding(HOST, number)

@@ -179,7 +179,7 @@ async def test_the_other_key_at_two_relays(
 async def test_a_wrong_pin_ends_no_registration_that_worked(
     scene: Scene, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture, with_another_relay: bool
 ) -> None:
-    """The earlier registration stays, also if another relay accepts the changed string, until the pin is right."""
+    """The earlier registration stays until the pin is right, even if another relay accepts the changed string."""
     caplog.set_level("INFO")
     published, string, pins = scene.published, scene.string, (scene.deployment.info.pin,)
     wrong: tuple[str, ...] = (f"sha256:{'A' * 43}=",)

@@ -73,7 +73,7 @@ def _of_relay(args: argparse.Namespace) -> list[Checkpoint]:
             "--witness relay needs the relay: --state or --management",
             remedy="add one of them; for a file with the name relay, give --witness ./relay",
         )
-    from .audit_checkpoints import read_checkpoints, witness_of  # imported here, because it takes long
+    from .audit_checkpoints import read_checkpoints, witness_of  # imported here, because it is slow to import
 
     log = log_id(args.directory)
     found = witness_of(read_checkpoints(args, log=log))

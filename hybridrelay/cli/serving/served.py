@@ -28,7 +28,7 @@ class LocalPort:
     service: PortService | None = None
 
     async def release(self, grace: float) -> None:
-        """Accept no more connections for the present client. The listeners stay open, for another one."""
+        """Accept no more connections for the current client. The listeners stay open, for another one."""
         service, self.service = self.service, None
         if service is not None:
             service.stop(grace)

@@ -4,8 +4,8 @@ The files are polled, because that also notices what notifications of the system
 a symbolic link in a directory above that leads elsewhere now (``..data`` of Kubernetes), and a file that systemd
 replaces among the credentials of a service.
 
-All files are looked at in one thread, one after the other. If one of them is on a file system that does not answer,
-it and those after it are looked at in a thread each, so that it holds up none of the others.
+All files are checked in one thread, one after the other. If one of them is on a file system that does not answer,
+it and those after it are checked in a thread each, so that it holds up none of the others.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Changes:
             self._noted.setdefault(path, stamp)
 
     def look(self, stamps: Mapping[Path, Stamp], *, silent: Iterable[Path] = ()) -> frozenset[Path]:
-        """Take the present stamps of all files.
+        """Take the current stamps of all files.
 
-        Files that are missing in `stamps` are forgotten, except those in `silent`: these could not be looked at, and
+        Files that are missing in `stamps` are forgotten, except those in `silent`: these could not be checked, and
         count as they were.
 
         Returns:
@@ -78,7 +78,7 @@ class _Round:
 
 @attrs.define(eq=False)
 class _Apart:
-    """A file that is looked at in a thread of its own."""
+    """A file that is checked in a thread of its own."""
 
     thread: FileThread
     #: What the last look has found; None while the file system does not answer.
@@ -104,7 +104,7 @@ class FileWatch:
     def note(self, paths: Iterable[Path]) -> None:
         """Note the state of files that are about to be read for the first time.
 
-        This may take long if a file system does not answer.
+        This may take a long time if a file system does not answer.
         """
         self._changes.note({path: stamp_of(path) for path in paths if not self._changes.knows(path)})
 
@@ -119,7 +119,7 @@ class FileWatch:
                     await changed()
 
     async def _look(self, paths: tuple[Path, ...], nursery: trio.Nursery) -> Mapping[Path, Stamp]:
-        """Return the present stamps of the files that can be looked at without waiting for a file that hangs."""
+        """Return the current stamps of the files that can be checked without waiting for a file that hangs."""
         together = _Round(tuple(path for path in paths if path not in self._apart))
         try:
             await self._thread.run(together.look)

@@ -6,7 +6,7 @@ a listener of its own, and lets the call return the result. Because it is the sa
 its registrations with epoll stay as they are. All other calls are executed as the application has made them.
 
 This works for programs that know nothing of it. It is no sandbox: a program that changes the address in its memory
-after it was looked at, or that connects by another system call (io_uring), can connect to any address.
+after it was checked, or that connects by another system call (io_uring), can connect to any address.
 
 The listeners are on loopback addresses of the machine, where any local user could connect to them. So they admit only
 connections that were made here: those whose two addresses were noted (`Redirected.admits`). The local address alone

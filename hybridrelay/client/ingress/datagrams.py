@@ -18,7 +18,7 @@ from ...events.client import DatagramsDropped, FlowNotOpened, FlowsUsedUp
 from ...mux import DatagramFlow
 from ...protocol.config import KIB, MAX_DATAGRAM
 from ...protocol.datagrams import MAX_QUEUED_DATAGRAMS, MAX_WAIT_SECONDS, DatagramQueue, Dropped
-from ...streams.datagrams import TOO_LONG, enlarge_buffer, lost_in_buffer
+from ...streams.datagrams import TOO_LONG_ERRNOS, enlarge_buffer, lost_in_buffer
 from ...streams.turns import SharedTurns
 from ..client import Client
 
@@ -324,7 +324,7 @@ class _LocalFlow:
             try:
                 self._port.socket.send(data, self.source)
             except OSError as exc:  # the program is gone, or the system has no room: UDP loses datagrams
-                if exc.errno in TOO_LONG:
+                if exc.errno in TOO_LONG_ERRNOS:
                     flow.dropped.size += 1
                 else:
                     flow.dropped.queue += 1

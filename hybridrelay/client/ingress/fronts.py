@@ -48,7 +48,7 @@ HANDSHAKE_SECONDS: Final = 10.0
 #: How many handshakes may be in progress, together with connections that were refused and are not closed yet. If
 #: there are more, the oldest refused one is reset; if there is none, the oldest handshake is cancelled.
 MAX_HANDSHAKES: Final = 256
-#: How many bytes of a handshake are looked at, at once.
+#: How many bytes of a handshake are parsed at a time.
 _PEEK_BYTES: Final = 4096
 
 

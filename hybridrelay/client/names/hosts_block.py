@@ -44,7 +44,7 @@ def with_lines(content: bytes, lines: Sequence[HostsLine]) -> bytes:
     """Return the content of a hosts file with these lines, instead of those that belonged to this program before.
 
     Args:
-        content: the present content.
+        content: the current content.
         lines: if there are none, the result has no block.
     """
     content = without_lines(content)

@@ -62,7 +62,7 @@ class Proxy(Value):
         """Parse ``scheme://user:password@host:port``; only the host is required. Credentials are %-encoded.
 
         Raises:
-            ValueError: the text is invalid; the message says why, and quotes nothing of the text.
+            ValueError: the text is invalid; the message says why, and does not quote the text.
         """
         text = strip_value(text)
         match = _URL.fullmatch(text)

@@ -1,6 +1,6 @@
 """Deciding who gets an identity. Pure.
 
-A client that requests an identity proves its present one: a claim certificate, or an application's identity.
+A client that requests an identity proves its current one: a claim certificate, or an application's identity.
 
 | client's identity | condition | answer |
 |---|---|---|

@@ -246,7 +246,7 @@ class Machine:
         """Wait for the next attempt, because the last open control channel has ended."""
         self.phase = PHASES[self.phase, PhaseCause.NO_CHANNEL_LEFT]
         self._attempts.lost(last.retry_after or 0.0, now)
-        self._give_up_successor(now)  # opening it may take long: a new attempt does not wait for it
+        self._give_up_successor(now)  # opening it may take a while: a new attempt does not wait for it
         self._out.append(commands.ReportChange())
 
     def _attempt_failed(self, cause: PhaseCause, error: HybridRelayError, retry_after: float, now: float) -> None:

@@ -36,7 +36,8 @@ def roll_path(name: str, rule: str) -> str:
 
 
 def _old_and_new(rule: AuthorizationRule) -> tuple[KeyValue, KeyValue]:
-    """Return the key that programs use now, the one that was used last, and the one that is replaced by the new one.
+    """Return two keys of a rule: the old one, which programs use now (the one that was used last), and the one in the
+    other slot, which the new key replaces.
 
     Raises:
         RequestError: the rule has no key.
@@ -106,7 +107,7 @@ async def _show(visit: Visit) -> View:
                 h("p", "The relay makes a new key, and gives it to the programs that use the old one. They write it "
                   "into their files, and nothing is interrupted. The page of the hybrid connection then shows which "
                   "programs do not have it yet."),
-                h("p", "Who has stolen the old key gets the new one, too. If it may have been stolen, ",
+                h("p", "Whoever has stolen the old key gets the new one, too. If it may have been stolen, ",
                   h("a", "regenerate it", href=f"{path_of(name)}/rules/{segment(rule.name)}/regenerate?"
                     f"slot={old.slot}"), " instead."),
                 _form(name, rule.name, new.slot, new.generation),

@@ -101,7 +101,7 @@ def choose_listener(
         sessions: returns how many sessions a listener has at this relay.
         is_unhealthy: returns whether a listener reports that it cannot connect to its target.
         has_passed_over: whether other listeners were passed over for this rendezvous, and are not in `candidates`.
-        randbelow: returns a random number from 0 up to its argument, exclusively.
+        randbelow: returns a random number that is at least 0 and less than its argument.
 
     Returns:
         The choice; None if there are no candidates.
@@ -128,7 +128,7 @@ def choose_listener(
 
 
 class SessionCounts:
-    """How many sessions each listener has at this relay. A rendezvous counts as one from its creation on."""
+    """How many sessions each listener has at this relay. A rendezvous counts as one as soon as it is created."""
 
     def __init__(self) -> None:
         self._of: Counter[tuple[str, str]] = Counter()
@@ -141,7 +141,7 @@ class SessionCounts:
         self._of[connection, instance] += 1
 
     def ended(self, rendezvous_id: str) -> None:
-        """Count a rendezvous no longer. Does nothing if its id is not known."""
+        """Stop counting a rendezvous. Does nothing if its id is not known."""
         at = self._by_rendezvous.pop(rendezvous_id, None)
         if at is None:
             return

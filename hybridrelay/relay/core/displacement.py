@@ -51,7 +51,7 @@ def choose_displaced(
         newcomer: the listener that wants a place; not one of `listeners`.
         newcomer_since: when the newcomer's instance registered first.
         is_drawn: whether the newcomer was drawn by lot.
-        randbelow: returns a random number from 0 up to its argument, exclusively.
+        randbelow: returns a random number that is at least 0 and less than its argument.
     """
 
     def newest(among: Sequence[ListenerT]) -> ListenerT:

@@ -34,7 +34,7 @@ class Joins(Generic[HandleT]):
         listeners: the registered listeners.
         rendezvous: the rendezvous, with their tickets and data channels.
         quotas: the limits that administrators have set.
-        session_counts: how many rendezvous each listener has.
+        session_counts: how many sessions each listener has at this relay.
         holder_secret: 32 random bytes, from which the names of holders are computed.
         max_asked: how many listeners are asked for one join at most.
         output: called with each command and event.

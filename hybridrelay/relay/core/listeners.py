@@ -112,7 +112,7 @@ class ListenerTable(Generic[HandleT]):
         """Make an empty table.
 
         Args:
-            randbelow: returns a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
+            randbelow: returns a random number that is at least 0 and less than its argument, as `secrets.randbelow`.
             clock: returns the seconds of a monotonic clock.
             max_per_connection: the maximum number of instances that are registered for one hybrid connection.
             max_departed_per_connection: how many departed instances of one hybrid connection are remembered.

@@ -139,7 +139,7 @@ class Places(Generic[OwnerT]):
         what: the plural name of the owners of places, for messages.
         total: how many places there are, at least 1.
         clock: returns seconds of a monotonic clock.
-        randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
+        randbelow: returns a random number that is at least 0 and less than its argument, as `secrets.randbelow`.
         per_connection: how many places one hybrid connection may have at most; None: only rule 1 applies.
         per_key: how many places one key may have at most; None: only rule 1 applies.
         spares_established: whether to avoid displacing established places, because that does harm; see rules 4 and 5.
@@ -245,7 +245,7 @@ class Places(Generic[OwnerT]):
         return displaced
 
     def _reached_limit(self, key: KeyId, free: float) -> _Limit | None:
-        """Return which limit a newcomer has reached if so many places are free; None if none."""
+        """Return which limit a newcomer has reached if this many places are free; None if none."""
         if self.held(key) >= min(free, self._per_key):
             return _Limit.KEY
         if self.held_by_connection(key.connection) >= min(2 * free, self._per_connection):

@@ -138,7 +138,7 @@ class Roll(Generic[HandleT]):
 
     @property
     def missing(self) -> tuple[Holder, ...]:
-        """Those of them that have not kept the new key."""
+        """The programs that were seen and have not kept the new key."""
         return tuple(one for one in self._holders.values() if one.state is not KeptState.KEPT)
 
     def observe(

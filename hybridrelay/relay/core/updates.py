@@ -149,7 +149,7 @@ class Distribution(Generic[ChannelT]):
 
     @property
     def missing(self) -> tuple[Recipient, ...]:
-        """Those of them that have not kept the update."""
+        """The recipients that have not kept the update."""
         return tuple(one for one in self._recipients.values() if not one.has_settled)
 
     def observe(

@@ -36,7 +36,7 @@ class _Ended:
 
 
 class EndedRolls:
-    """Those of one relay, at most one for each rule.
+    """The rolls of one relay that are over, at most one for each rule.
 
     Args:
         room: how many programs may be remembered.

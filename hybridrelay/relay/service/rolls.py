@@ -1,6 +1,6 @@
 """Rolls keys: carries out what `core.rolls` decides, over the control channels of this relay and in its store.
 
-There may be thousands of rolls, and thousands of control channels. All of them are looked at once a second, and other
+There may be thousands of rolls, and thousands of control channels. All of them are examined every second, and other
 tasks run in between.
 """
 
@@ -50,7 +50,7 @@ __all__ = ["RollService"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: How often control channels, registrations and pairs are looked at while a key is rolled (seconds).
+#: How often control channels, registrations and pairs are examined while a key is rolled (seconds).
 _LOOK_SECONDS = 1.0
 #: How many programs without the new key a snapshot lists.
 _MAX_LISTED = 100
@@ -272,9 +272,9 @@ class RollService:
         self._changes += self._ended.drop_outdated(connections.get, self._clock())
         seen = await self._seen()
         for name, roll, peers in self._ended.observe(seen, trio.current_time()):
-            if (ended_of := connections.get(name)) is not None:
+            if (connection := connections.get(name)) is not None:
                 for peer in peers:
-                    self._give(peer, ended_of, roll)
+                    self._give(peer, connection, roll)
             await trio.lowlevel.checkpoint()
         for number, connection in enumerate(tuple(self._rolling.values()), 1):
             if await self._look_at(connection, seen) or number % _AT_A_TIME == 0:
@@ -366,8 +366,8 @@ class RollService:
             known = self._rolls.get((name, roll.rule))
             if known is not None and roll.new_generation == answer.generation:
                 self._note_answer(known.machine, address, instance, answer)
-        known_as = self._broker.authorization.connections.get(name)
-        machine = None if known_as is None else self._ended.find(known_as, answer.generation)
+        current = self._broker.authorization.connections.get(name)
+        machine = None if current is None else self._ended.find(current, answer.generation)
         if machine is not None:
             self._note_answer(machine, address, instance, answer)
             self._ended.forget_kept(name, machine)

@@ -27,9 +27,9 @@ from .control import ControlPeer
 
 __all__ = ["UpdateService"]
 
-#: How often control channels are looked at while there are updates (seconds).
+#: How often control channels are examined while there are updates (seconds).
 _LOOK_SECONDS = 2.0
-#: How many control channels are looked at before other tasks run.
+#: How many control channels are examined before other tasks run.
 _AT_ONCE = 200
 #: How many programs without the update a snapshot lists.
 _MAX_LISTED = 100

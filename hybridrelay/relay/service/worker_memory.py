@@ -139,7 +139,7 @@ class PairCounts:
         return self._read(1)
 
     def keep(self) -> None:
-        """Keep the present numbers, because the memory will be used for another pair."""
+        """Keep the current numbers, because the memory will be used for another pair."""
         self._read(0)
         self._read(1)
         self._is_final = True

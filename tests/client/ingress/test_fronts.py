@@ -58,7 +58,7 @@ class Scene:
 
 
 async def ends(stream: trio.SocketStream) -> bytes:
-    """Everything until the end of the connection, also if it is reset."""
+    """Everything until the end of the connection, even if it is reset."""
     received = b""
     try:
         async for data in stream:

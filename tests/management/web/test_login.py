@@ -214,7 +214,7 @@ async def test_a_login_that_has_ended_cannot_be_used(relay: Relay, browser: Brow
     assert (answer.status, answer.headers["location"]) == (303, "/login?done=logged-out")
     assert browser.cookies == {}
     assert "You have logged out" in page_of(await browser.get("/login?done=logged-out")).text
-    assert (await copy.get("/")).status == 303, "also where the cookie is still there"
+    assert (await copy.get("/")).status == 303, "even if the cookie is still there"
     assert (await browser.post("/logout")).status == 303
     assert "logOut" in [event.operation_id for event in relay.events if isinstance(event, ManagementCalled)]
 

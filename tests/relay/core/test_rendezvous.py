@@ -286,7 +286,7 @@ def test_every_rendezvous_has_a_place_until_it_ends() -> None:
     assert rendezvous.open == 2, "nothing was made"
     rendezvous.use(made[0].sender_ticket, 0.0)
     rendezvous.use(made[0].listener_ticket, 0.0)
-    assert len(places) == 2, "also when it is joined"
+    assert len(places) == 2, "even when it is joined"
     for side in Side:
         rendezvous.ready(Arrival(made[0].id, "sql", side), 0.0)
     (stopping,) = [one for one in rendezvous.revoke({SENDER_KEY}, 0.0) if isinstance(one, Stopping)]

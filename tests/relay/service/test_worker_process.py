@@ -240,7 +240,7 @@ async def test_sockets_that_were_returned_are_ready_for_use_here() -> None:
         send(theirs, Kind.RETURNED, pair.slot, 2, message.descriptors)
         for descriptor in message.descriptors:
             with socket.socket(fileno=descriptor) as sock:
-                assert resets_on_close(sock), "also if the worker is killed before it has them"
+                assert resets_on_close(sock), "even if the worker is killed before it has them"
         await pair.over.wait()
         assert pair.returned is not None
         assert pair.ended == (False, True)
