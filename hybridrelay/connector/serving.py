@@ -54,6 +54,7 @@ class StreamService:
         shares: Shares,
         events: EventStream,
         counters: EndpointCounters,
+        *,
         clock: Callable[[], float] = time.monotonic,
         recorded: Callable[[], Awaitable[None]] | None = None,
         named_instances: NamedInstances | None = None,

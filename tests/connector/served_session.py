@@ -51,7 +51,7 @@ class ServedSession:
         self.counters = EndpointCounters()
         stream = EventStream(AuditLogger(), self.events.append)
         self.shares = Shares()
-        self.service = StreamService(lambda: self.policy, self.shares, stream, self.counters, clock, **options)
+        self.service = StreamService(lambda: self.policy, self.shares, stream, self.counters, clock=clock, **options)
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 

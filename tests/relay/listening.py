@@ -35,6 +35,7 @@ class FakeListener:
         connection: str,
         ticket: bytes,
         lifetime_seconds: float,
+        *,
         withdraw: Callable[[], None],
         proved: Callable[[], None],
         holder: str = "",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
 from ..._collector import short_collections
@@ -84,9 +85,8 @@ def run_client_process(args: argparse.Namespace, messages: Messages, mask: set[s
     raise_descriptor_limit()
     try:
         with log_python_messages(), short_collections():
-            trio.run(
-                partial(_serve, args, configuration, wanted, marks, process, listening, ports, setup, first, messages)
-            )
+            application = _Application(process, listening, ports, first, messages)
+            trio.run(_serve, args, configuration, wanted, marks, application)
     finally:
         process.close()
 
@@ -203,18 +203,28 @@ def leave_standard_streams() -> None:
                     os.close(number)
 
 
+@attrs.frozen
+class _Application:
+    """What was set up for the application before Trio runs."""
+
+    process: Prepared
+    listening: Listening
+    #: The listeners of each entry.
+    ports: Mapping[Key, Sequence[OpenPort]]
+    #: The id of the first process.
+    first: int
+    #: Tells the first process what the application does.
+    messages: Messages
+
+
 async def _serve(
     args: argparse.Namespace,
     configuration: Configuration,
     wanted: Sequence[Wanted],
     marks: UpdateMarks,
-    process: Prepared,
-    listening: Listening,
-    ports: Mapping[Key, Sequence[OpenPort]],
-    setup: NetworkSetup,
-    first: int,
-    messages: Messages,
+    application: _Application,
 ) -> None:
+    process, messages = application.process, application.messages
     commands = make_commands(args)
     dialer = ChangingDialer(configuration.dial_options(), commands)
     events = logged_events()
@@ -232,7 +242,7 @@ async def _serve(
             runs_application=True,
         )
 
-    service = ApplicationService(make_config, events, ports)
+    service = ApplicationService(make_config, events, application.ports)
     stop = GracefulStop(args.grace)
 
     def source() -> StatusSource:
@@ -251,14 +261,16 @@ async def _serve(
             server.serving(args.status),
             FlatNursery() as background,
         ):
-            outlive_first(first)
+            outlive_first(application.first)
             watching.start_soon(end_with_first, messages)
             background.start_soon(reloads.watch)
-            _start_helpers(background, process, listening, events)
+            _start_helpers(background, process, application.listening, events)
             async with FlatNursery() as serving:
                 await serving.start(service.run, wanted)
                 messages.started(process.pid, process.descriptor)
-                status = await _run_application(args.application, process, first, messages, commands.reaps)
+                status = await _run_application(
+                    args.application, process, application.first, messages, commands.reaps
+                )
                 messages.ended(status)
                 stop.event.set()
                 service.stop(args.grace)

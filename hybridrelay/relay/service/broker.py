@@ -285,10 +285,19 @@ class BrokerService:
             self._channels.establish(ask.rendezvous_id)
 
         listener = ask.listener
-        offer = partial(listener.handle.offer, listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS)
-        asks = partial(offer, withdraw, proved, ask.holder, ask.rendezvous_id, client_address=client_address)
+        offer = partial(
+            listener.handle.offer,
+            listener.connection,
+            ask.ticket,
+            TICKET_LIFETIME_SECONDS,
+            withdraw=withdraw,
+            proved=proved,
+            holder=ask.holder,
+            rendezvous=ask.rendezvous_id,
+            client_address=client_address,
+        )
         try:
-            answer = await in_time(asks, OFFER_SECONDS)
+            answer = await in_time(offer, OFFER_SECONDS)
         except trio.BrokenResourceError:
             return Answer.LOST, Reason.LISTENER_SILENT
         if answer is None:

@@ -386,6 +386,7 @@ class ControlPeer:
         connection: str,
         ticket: bytes,
         lifetime_seconds: float,
+        *,
         withdraw: Callable[[], None],
         proved: Callable[[], None],
         holder: str = "",

@@ -23,6 +23,7 @@ class ListenerHandle(Protocol):
         connection: str,
         ticket: bytes,
         lifetime_seconds: float,
+        *,
         withdraw: Callable[[], None],
         proved: Callable[[], None],
         holder: str = "",
