@@ -185,7 +185,7 @@ class Connector:
         """
         return self._publishing.publish(string, instead_of=instead_of)
 
-    def use_proxy_protocol(self, number: int, on: bool) -> None:
+    def use_proxy_protocol(self, number: int, *, on: bool) -> None:
         """Set whether connections to the target that are opened from now on begin with a PROXY header (version 2).
 
         The header has the address of the client, as the relay has stated it, and the label of its identity. The
@@ -193,7 +193,7 @@ class Connector:
         """
         self._published[number].sends_proxy_header = on
 
-    def connect_in_parallel(self, number: int, on: bool) -> None:
+    def connect_in_parallel(self, number: int, *, on: bool) -> None:
         """Set whether all addresses of a target are connected to at once from now on (`ConnectorConfig`)."""
         self._published[number].connects_in_parallel = on
 

@@ -94,7 +94,7 @@ class TargetChecks:
             if isinstance(stream, socket.socket):  # nothing can be found out without sending something
                 stream.close()
             else:
-                reset_on_close(stream, False)
+                reset_on_close(stream, on=False)
                 await trio.aclose_forcefully(stream)
         self._attempted(target, began, failure)
         return failure

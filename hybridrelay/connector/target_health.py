@@ -97,7 +97,7 @@ class TargetMachine:
         """Note that the check is over."""
         self._is_checking = False
 
-    def attempt_ended(self, succeeded: bool, *, began: float, now: float) -> bool:
+    def attempt_ended(self, *, succeeded: bool, began: float, now: float) -> bool:
         """Take the result of an attempt to connect to the target, whether of a check or of a stream.
 
         Args:

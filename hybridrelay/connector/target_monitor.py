@@ -121,7 +121,7 @@ class TargetMonitor:
             return
         watched.failure = failure or watched.failure
         before, due = watched.machine.health, watched.machine.due
-        if watched.machine.attempt_ended(failure is None, began=began, now=trio.current_time()):
+        if watched.machine.attempt_ended(succeeded=failure is None, began=began, now=trio.current_time()):
             self._publish(target, before, watched)
             self.wake()
         elif watched.machine.due is not None and (due is None or watched.machine.due < due):

@@ -191,7 +191,7 @@ async def _open_unix(target: UnixSocket, permit: Callable[[str], Decision]) -> t
         if decision.reason is not None:
             raise TargetDenied(decision)
         stream = await found.connect()
-    reset_on_close(stream, True)  # as for TCP; see `Bridges.start`
+    reset_on_close(stream, on=True)  # as for TCP; see `Bridges.start`
     return stream
 
 

@@ -198,7 +198,7 @@ class Wire:
             while (inner := getattr(below, "transport_stream", None)) is not None:
                 below = inner
             if isinstance(below, trio.SocketStream):
-                reset_on_close(below, True)
+                reset_on_close(below, on=True)
             assert isinstance(below, trio.abc.AsyncResource)
             await close_forcefully(below, self.stream)
         else:

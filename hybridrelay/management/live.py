@@ -122,19 +122,19 @@ async def _drop_listener(call: Call) -> Dropped:
     return await _drop(call, call.managed.relay.drop_listener, "instance")
 
 
-async def _set_draining(call: Call, on: bool) -> ListenerDrain:
+async def _set_draining(call: Call, *, on: bool) -> ListenerDrain:
     await call.managed.read_store(lambda store: store.get(call.name))
-    changed = call.managed.relay.drain_listener(call.name, call.params["instance"], on)
+    changed = call.managed.relay.drain_listener(call.name, call.params["instance"], on=on)
     call.effect.is_unchanged = not changed
     return ListenerDrain(changed=changed)
 
 
 async def _drain_listener(call: Call) -> ListenerDrain:
-    return await _set_draining(call, True)
+    return await _set_draining(call, on=True)
 
 
 async def _undo_drain_listener(call: Call) -> ListenerDrain:
-    return await _set_draining(call, False)
+    return await _set_draining(call, on=False)
 
 
 async def _drop_sender(call: Call) -> Dropped:

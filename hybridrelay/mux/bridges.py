@@ -191,7 +191,7 @@ class RunningBridge:
 
     def begin(self, stream: MuxStream, early: list[bytes]) -> None:
         """Use this stream, and send on it what was sent on a refused one."""
-        reset_on_close(self._local, True)
+        reset_on_close(self._local, on=True)
         self._bridge = bridge = Bridge(stream, self._local, early, self._stopped)
         self._progress.follow(bridge)
         self._bridges.begin(bridge)
@@ -273,7 +273,7 @@ class RunningBridge:
         if bridge.machine.has_finished and bridge.bug is None:
             bridge.stream.close_nowait()
             if not bridge.outcome().program_ended:
-                reset_on_close(self._local, False)  # nothing is discarded: both ends of file were passed on
+                reset_on_close(self._local, on=False)  # nothing is discarded: both ends of file were passed on
         else:
             bridge.stream.reset(bridge.cut_off(self._cut_off_reason))
 

@@ -447,7 +447,7 @@ class LiveRelay(Protocol):
     def drop_listener(self, connection: str, instance: str) -> bool:
         """End a registration. Returns False if there is none. The connector may register again after a while."""
 
-    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+    def drain_listener(self, connection: str, instance: str, *, on: bool) -> bool:
         """Offer no new sessions to a registered connector, or offer them again. Returns whether this has changed
         anything."""
 

@@ -131,7 +131,7 @@ async def open_tcp(
             sock = await _race(addresses, f"{host}:{port}", _all_at_once if in_parallel else _staggered, places)
     stream = trio.SocketStream(sock)
     if not keep_reset:
-        reset_on_close(stream, False)
+        reset_on_close(stream, on=False)
     return stream
 
 
@@ -181,7 +181,7 @@ async def _connect(address: AddressInfo) -> trio.socket.SocketType:
     family, kind, proto, _, sockaddr = address
     sock = trio.socket.socket(family, kind, proto)
     try:
-        reset_on_close(sock, True)
+        reset_on_close(sock, on=True)
         await sock.connect(sockaddr)
     except BaseException:
         sock.close()

@@ -76,7 +76,7 @@ def tune_stream(stream: trio.abc.AsyncResource) -> None:
         tune_socket(stream.socket)
 
 
-def reset_on_close(stream: trio.SocketStream | trio.socket.SocketType, on: bool) -> None:
+def reset_on_close(stream: trio.SocketStream | trio.socket.SocketType, *, on: bool) -> None:
     """Set whether closing the socket resets the connection instead of ending it.
 
     The kernel then also resets the connection when the process dies. A program that forwards bytes therefore sets
@@ -96,13 +96,13 @@ async def abort_stream(stream: trio.abc.AsyncResource) -> None:
     The stream is closed even if this is cancelled.
     """
     if isinstance(stream, trio.SocketStream):
-        reset_on_close(stream, True)
+        reset_on_close(stream, on=True)
     await trio.aclose_forcefully(stream)
 
 
 def abort_socket(stream: trio.SocketStream) -> None:
     """Like `abort_stream`, for a socket, and without a checkpoint."""
-    reset_on_close(stream, True)
+    reset_on_close(stream, on=True)
     stream.socket.close()
 
 

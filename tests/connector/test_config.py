@@ -88,7 +88,7 @@ async def test_checks_connect_as_streams_do(changed: bool, mock_clock: trio.test
         string = published("orders", target=HostPort("db.example", port)).string
         connector = Connector(ConnectorConfig([string], connect_in_parallel=not changed))
         if changed:
-            connector.connect_in_parallel(0, True)
+            connector.connect_in_parallel(0, on=True)
         with silent_listener(silent, port):
             (check,) = await connector.check_targets()
     assert check.ok

@@ -39,7 +39,7 @@ def test_the_table(results: str, healths: list[TargetHealth], waits: list[float 
     assert (FALL, RISE, CONFIRM_SECONDS, RECHECK_SECONDS) == (3, 2, 1.0, 5.0)
     one, before = machine(), UNKNOWN
     for now, (result, health, wait) in enumerate(zip(results, healths, waits, strict=True)):
-        changed = one.attempt_ended(result == "+", began=now, now=now)
+        changed = one.attempt_ended(succeeded=result == "+", began=now, now=now)
         assert (changed, one.health) == (health is not before, health)
         assert one.due == (None if wait is None else now + wait)
         before = health
@@ -51,31 +51,31 @@ def test_with_an_interval_a_target_is_checked_while_nobody_connects() -> None:
     one.check_begins()
     dues.append(one.due)
     assert dues == [0.5, None], "soon after the start, and not again during the check"
-    one.attempt_ended(True, began=0.5, now=0.6)
+    one.attempt_ended(succeeded=True, began=0.5, now=0.6)
     one.check_ends()
     assert one.due == 0.6 + INTERVAL
-    one.attempt_ended(True, began=20.0, now=20.0)
+    one.attempt_ended(succeeded=True, began=20.0, now=20.0)
     assert one.due == 20.0 + INTERVAL, "a stream that is opened takes the place of a check"
     for _ in range(FALL):
-        one.attempt_ended(False, began=50.0, now=50.0)
+        one.attempt_ended(succeeded=False, began=50.0, now=50.0)
     assert one.due == 50.0 + RECHECK_SECONDS
     for _ in range(RISE):
-        one.attempt_ended(True, began=60.0, now=60.0)
+        one.attempt_ended(succeeded=True, began=60.0, now=60.0)
     assert one.due == 60.0 + INTERVAL
 
 
 def test_attempts_that_began_while_the_target_was_away_do_not_count_after_it_is_back() -> None:
     one = machine()
     for _ in range(FALL):
-        one.attempt_ended(False, began=0.0, now=10.0)
+        one.attempt_ended(succeeded=False, began=0.0, now=10.0)
     for began in (11.0, 12.0):
-        one.attempt_ended(True, began=began, now=12.0)
+        one.attempt_ended(succeeded=True, began=began, now=12.0)
     assert one.health is HEALTHY
     for _ in range(100):  # streams that have waited for their deadline
-        assert not one.attempt_ended(False, began=5.0, now=15.0)
+        assert not one.attempt_ended(succeeded=False, began=5.0, now=15.0)
     assert (one.health, one.due) == (HEALTHY, None)
     for _ in range(FALL):
-        one.attempt_ended(False, began=12.5, now=16.0)
+        one.attempt_ended(succeeded=False, began=12.5, now=16.0)
     assert one.health is UNHEALTHY
 
 
@@ -83,7 +83,7 @@ def test_attempts_that_began_while_the_target_was_away_do_not_count_after_it_is_
 def test_waits_differ(random: float, wait: float) -> None:
     one = machine(random=random)
     for _ in range(FALL):
-        one.attempt_ended(False, began=0.0, now=0.0)
+        one.attempt_ended(succeeded=False, began=0.0, now=0.0)
     assert one.due == pytest.approx(wait, abs=0.001)
 
 
@@ -91,7 +91,7 @@ def test_waits_differ(random: float, wait: float) -> None:
 def test_whatever_happens_it_follows_the_latest_results(results: list[bool], interval: float | None) -> None:
     one, changes = machine(interval), 0
     for now, result in enumerate(results):
-        changes += one.attempt_ended(result, began=now, now=now)
+        changes += one.attempt_ended(succeeded=result, began=now, now=now)
         assert one.due is None or one.due > now
         assert one.due is not None or (interval is None and one.health is HEALTHY and result)
         if set(results[max(0, now - 2) : now + 1]) == {False} and now >= FALL - 1:

@@ -202,7 +202,7 @@ class FakeRelay:
     def drop_listener(self, connection: str, instance: str) -> bool:
         return _drop(self.held_listeners, connection, instance)
 
-    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+    def drain_listener(self, connection: str, instance: str, *, on: bool) -> bool:
         for number, one in enumerate(self.held_listeners):
             if (one.connection, one.instance) == (connection, instance) and one.draining is not on:
                 self.held_listeners[number] = attrs.evolve(one, draining=on)

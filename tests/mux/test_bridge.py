@@ -142,7 +142,7 @@ async def test_a_reset_that_is_met_while_delivering_is_no_end_of_file(attempt: i
     nursery.start_soon(join)
     await stream.wait_opened()
     await trio.testing.wait_all_tasks_blocked()
-    reset_on_close(target, True)
+    reset_on_close(target, on=True)
     target.socket.close()
     # Delivered before the reset is reported: the kernel reports it to one system call only.
     client.core.send_data(client.core.streams[stream.stream_id], b"x")
@@ -271,7 +271,7 @@ async def test_a_connection_that_broke_is_not_opened_again_only_to_end_in_good_o
     nursery.start_soon(application.join)
     offer = await application.offer()
     await trio.testing.wait_all_tasks_blocked()
-    reset_on_close(application.application, True)
+    reset_on_close(application.application, on=True)
     application.application.socket.close()
     # Both reach the bridge at once: the refusal, and the reset of the connection.
     application.server.core.refuse(application.server.core.streams[offer.stream_id], Reason.GOING_AWAY)

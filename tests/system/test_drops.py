@@ -59,10 +59,10 @@ async def test_the_sessions_of_a_listener_that_is_drained_go_on(tmp_path: Path) 
     async with running(tmp_path) as scene:
         (listener,) = scene.live.listeners(9)
         await scene.echoes(b"before")
-        assert scene.live.drain_listener("db", listener.instance, True)
+        assert scene.live.drain_listener("db", listener.instance, on=True)
         assert [one.draining for one in scene.live.listeners(9)] == [True]
         await scene.echoes(b"still there")
-        assert scene.live.drain_listener("db", listener.instance, False)
+        assert scene.live.drain_listener("db", listener.instance, on=False)
         assert [one.draining for one in scene.live.listeners(9)] == [False]
 
 

@@ -34,8 +34,8 @@ class ConnectorService:
             assert one.string is not None
             self._running[one.entry.key] = Running(one.entry, one.string)
             self._numbers[one.entry.key] = number
-            connector.use_proxy_protocol(number, one.entry.proxy_protocol)
-            connector.connect_in_parallel(number, one.entry.connect_in_parallel)
+            connector.use_proxy_protocol(number, on=one.entry.proxy_protocol)
+            connector.connect_in_parallel(number, on=one.entry.connect_in_parallel)
             connector.use_deny_list(number, _deny_list_of(one.entry))
 
     @property
@@ -86,8 +86,8 @@ class ConnectorService:
                     self._running[entry.key] = Running(entry, self._running[entry.key].string)
             if entry is not None and entry.key in deny_lists:
                 number = self._numbers[entry.key]
-                self._connector.use_proxy_protocol(number, entry.proxy_protocol)
-                self._connector.connect_in_parallel(number, entry.connect_in_parallel)
+                self._connector.use_proxy_protocol(number, on=entry.proxy_protocol)
+                self._connector.connect_in_parallel(number, on=entry.connect_in_parallel)
                 self._connector.use_deny_list(number, deny_lists[entry.key])
         except ConfigurationError as exc:
             assert entry is not None

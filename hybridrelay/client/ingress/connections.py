@@ -292,7 +292,7 @@ class _Connection:
         about = self._client.requests.about(self._request)
         self._client.events.publish(StreamRequested(activity_id=self._request.id, **about))
         tune_socket(self._local.socket, user_timeout=False)
-        reset_on_close(self._local, True)
+        reset_on_close(self._local, on=True)
 
     # --- the end; exactly one of these is called
 

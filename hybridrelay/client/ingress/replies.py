@@ -38,7 +38,7 @@ async def close_after(local: trio.SocketStream, reply: bytes) -> None:
         is_sent = False  # the application has gone
     finally:
         if is_sent:
-            reset_on_close(local, False)
+            reset_on_close(local, on=False)
             local.socket.close()
         else:
             abort_socket(local)

@@ -280,10 +280,10 @@ class Broker(Generic[HandleT]):
             self._end_registration(listener, Reason.ADMINISTRATOR_DROPPED)
         return listener is not None
 
-    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+    def drain_listener(self, connection: str, instance: str, *, on: bool) -> bool:
         """Offer no new sessions to a listener, or offer them again, for an administrator. Returns whether this has
         changed anything."""
-        has_changed = self.listeners.set_draining(connection, instance, on)
+        has_changed = self.listeners.set_draining(connection, instance, on=on)
         if has_changed:
             event = ListenerDrainStarted if on else ListenerDrainEnded
             self._outputs.append(event(connection=connection, instance=instance))

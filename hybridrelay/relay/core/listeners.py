@@ -195,7 +195,7 @@ class ListenerTable(Generic[HandleT]):
             self._depart(known, connection, instance, kept_out_until=self._clock() + DROPPED_SECONDS)
         return listener
 
-    def set_draining(self, connection: str, instance: str, on: bool) -> bool:
+    def set_draining(self, connection: str, instance: str, *, on: bool) -> bool:
         """Stop choosing a registered instance for new sessions, or begin again. `find` still returns it, so that its
         sessions can resume.
 

@@ -363,7 +363,7 @@ class BrokerService:
 
     # --- requests of administrators
 
-    def set_draining(self, on: bool) -> bool:
+    def set_draining(self, *, on: bool) -> bool:
         """Stop accepting registrations and joins, or accept them again. Returns whether this changes anything."""
         if on is self.core.is_draining:
             return False
@@ -381,9 +381,9 @@ class BrokerService:
         self.carry_out()
         return is_dropped
 
-    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+    def drain_listener(self, connection: str, instance: str, *, on: bool) -> bool:
         """Offer no new sessions to a listener, or offer them again. See `ListenerTable.set_draining`."""
-        has_changed = self.core.drain_listener(connection, instance, on)
+        has_changed = self.core.drain_listener(connection, instance, on=on)
         self.carry_out()
         return has_changed
 

@@ -174,9 +174,9 @@ class RunningRelay:
         """See `LiveRelay.drop_listener`."""
         return self.broker.drop_listener(connection, instance)
 
-    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+    def drain_listener(self, connection: str, instance: str, *, on: bool) -> bool:
         """See `LiveRelay.drain_listener`."""
-        return self.broker.drain_listener(connection, instance, on)
+        return self.broker.drain_listener(connection, instance, on=on)
 
     def drop_sender(self, connection: str, sender: str) -> bool:
         """See `LiveRelay.drop_sender`."""
@@ -353,25 +353,25 @@ class MaybeRunningRelay:
 
     def drain(self) -> bool:
         """See `LiveRelay.drain`."""
-        return self._set_draining(True)
+        return self._set_draining(on=True)
 
     def undo_drain(self) -> bool:
         """See `LiveRelay.undo_drain`."""
-        return self._set_draining(False)
+        return self._set_draining(on=False)
 
-    def _set_draining(self, on: bool) -> bool:
+    def _set_draining(self, *, on: bool) -> bool:
         if self.running is None:
             return False
-        self.running.broker.set_draining(on)
+        self.running.broker.set_draining(on=on)
         return True
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """See `LiveRelay.drop_listener`."""
         return self.running is not None and self.running.drop_listener(connection, instance)
 
-    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+    def drain_listener(self, connection: str, instance: str, *, on: bool) -> bool:
         """See `LiveRelay.drain_listener`."""
-        return self.running is not None and self.running.drain_listener(connection, instance, on)
+        return self.running is not None and self.running.drain_listener(connection, instance, on=on)
 
     def drop_sender(self, connection: str, sender: str) -> bool:
         """See `LiveRelay.drop_sender`."""

@@ -250,16 +250,16 @@ class WorkerProcess:
         # All pairs of a holder have the same `SharedTurns` object, which exists while the holder has pairs.
         holder = id(pace.turns)
         # The connections are then also reset if the worker is killed before it has received the sockets.
-        reset_on_close(a, True)
-        reset_on_close(b, True)
+        reset_on_close(a, on=True)
+        reset_on_close(b, on=True)
         try:
             send(self._control, Kind.MOVE, slot, holder, (a.socket.fileno(), b.socket.fileno()))
         except OSError:
             self._free.append(slot)
             if handover is not None:
                 handover.forget_worker()
-            reset_on_close(a, False)
-            reset_on_close(b, False)
+            reset_on_close(a, on=False)
+            reset_on_close(b, on=False)
             return None
         for stream in (a, b):
             stream.socket.close()  # the worker has a descriptor of its own
@@ -431,7 +431,7 @@ def _streams(descriptors: Sequence[int]) -> tuple[trio.SocketStream, trio.Socket
         after_an_error.pop_all()
     for stream in (a, b):
         tune_stream(stream)
-        reset_on_close(stream, False)
+        reset_on_close(stream, on=False)
     return a, b
 
 

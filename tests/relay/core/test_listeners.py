@@ -89,29 +89,29 @@ def test_a_listener_that_is_drained_is_found_and_not_chosen() -> None:
     a, b = listener("a"), listener("b")
     for one in (a, b):
         listeners.register(one)
-    assert listeners.set_draining("sql", "a", True)
-    assert not listeners.set_draining("sql", "a", True)
+    assert listeners.set_draining("sql", "a", on=True)
+    assert not listeners.set_draining("sql", "a", on=True)
     offered = [listeners.choose("sql") for _ in range(20)]
     assert {one.listener for one in offered if one is not None} == {b}
     assert listeners.find("sql", "a") is a
     assert (listeners.is_draining(a), listeners.is_draining(b)) == (True, False)
     # It stays so while its control channel is replaced, and until it is undone.
     listeners.remove(a)
-    assert not listeners.set_draining("sql", "a", True)
+    assert not listeners.set_draining("sql", "a", on=True)
     again = listener("a", generation=2)
     listeners.register(again)
     assert listeners.is_draining(again)
-    listeners.set_draining("sql", "b", True)
+    listeners.set_draining("sql", "b", on=True)
     assert listeners.choose("sql") is None
-    assert listeners.set_draining("sql", "a", False)
+    assert listeners.set_draining("sql", "a", on=False)
     chosen = listeners.choose("sql")
     assert chosen is not None
     assert chosen.listener is again
-    assert not listeners.set_draining("elsewhere", "a", True)
+    assert not listeners.set_draining("elsewhere", "a", on=True)
     # An administrator can also undo it while the connector is away.
     listeners.remove(b)
-    assert listeners.set_draining("sql", "b", False)
-    assert not listeners.set_draining("sql", "b", False)
+    assert listeners.set_draining("sql", "b", on=False)
+    assert not listeners.set_draining("sql", "b", on=False)
     back = listener("b", generation=3)
     listeners.register(back)
     assert not listeners.is_draining(back)
@@ -595,7 +595,7 @@ def test_what_a_listener_reports_about_its_target_lasts_as_long_as_its_registrat
     listeners.register(renewed)
     assert listeners.target_of(renewed) is TargetHealth.UNHEALTHY, "over its next control channel"
     assert listeners.report_target(a, TargetHealth.HEALTHY) is None, "it was replaced"
-    listeners.set_draining("sql", "b", True)
+    listeners.set_draining("sql", "b", on=True)
     choice = listeners.choose("sql")
     assert choice is not None
     assert (choice.listener, choice.why, choice.healthy) == (renewed, Why.ONLY, 0), "the other one is drained"

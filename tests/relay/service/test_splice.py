@@ -134,7 +134,7 @@ async def test_a_connection_that_ends_for_an_unusual_reason_never_looks_like_an_
     breaks, other = (far_a, far_b) if call == 1 else (far_b, far_a)
 
     def end() -> None:
-        reset_on_close(breaks, True)
+        reset_on_close(breaks, on=True)
         breaks.socket.close()
 
     splice_that_finds_an_end(monkeypatch, call=call, end=end, number=number)
