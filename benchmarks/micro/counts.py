@@ -95,8 +95,8 @@ async def _main(case: Callable[[_Tunnel, int], Awaitable[None]], count: int) -> 
     channels = await tls()
     # The sessions have a budget and an account, as in the connector, because accounting for memory is a part of the
     # cost.
-    client = Session(SessionRole.INITIATOR, config=DATA_CONFIG, budget=Budget(1 << 30))
-    server = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG, budget=Budget(1 << 30), account=Account())
+    client = Session.create(SessionRole.INITIATOR, config=DATA_CONFIG, budget=Budget(1 << 30))
+    server = Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG, budget=Budget(1 << 30), account=Account())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run, channels[0])
         nursery.start_soon(server.run, channels[1])

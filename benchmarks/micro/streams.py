@@ -105,7 +105,7 @@ def _measure_bridges(loops: int, size: int) -> float:
     async def main() -> float:
         (application, local), (remote, target) = await sockets(), await sockets()
         channels = await tls()
-        client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR)
+        client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR)
         async with application, target, trio.open_nursery() as nursery:
             nursery.start_soon(client.run, channels[0])
             nursery.start_soon(server.run, channels[1])

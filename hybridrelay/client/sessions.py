@@ -106,7 +106,7 @@ class Sessions:
             end_to_end,
             self._relays,
             ListenerSearch(self._avoided, tuple(other_than)),
-            new_session=partial(Session, SessionRole.INITIATOR, config=self._config, budget=self._budget),
+            new_session=partial(Session.create, SessionRole.INITIATOR, config=self._config, budget=self._budget),
             explain=partial(_explain, end_to_end),
             events=self._events,
         )

@@ -334,7 +334,7 @@ async def run_control_channel(
     certificates: list[bytes] = []
     tls = await open_control_stream(endpoint, candidate, dialer=dialer, on_outer_certificate=certificates.append)
     certificate = OuterCertificate.from_der_untrusted(certificates[-1]) if certificates else None
-    session = Session(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
+    session = Session.create(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
     started = False
     try:
         async with FlatNursery() as nursery:

@@ -382,7 +382,7 @@ class Sessions:
         def refused(stream: int, reason: Reason) -> None:
             self.streams.session_refused(stream, reason, served.origin)
 
-        session = Session(
+        session = Session.create(
             SessionRole.ACCEPTOR,
             # Issuing is offered only where it is possible. Whether datagrams are possible can change with the target.
             config=attrs.evolve(

@@ -41,44 +41,28 @@ GREETING_TIMEOUT = 15.0
 
 
 class Session:
-    """A session: many streams, over one channel at a time.
+    """A session: many streams, over one channel at a time. `create` makes a new one.
 
     Args:
-        role: `SessionRole.INITIATOR` for the side that dialed.
-        config: limits and timers.
-        budget: the process's memory budget, shared among sessions.
-        account: shared by all sessions with the same peer; see `protocol.sending`.
+        core: the state machine, for use by this object alone.
         refused: called with the id of each stream that the session itself refuses (because of a limit, its kind or
             its metadata, or because the session is going away), and with the reason. Such a stream is not in
             `offers`. Must not raise or wait.
         turns: shared by all sessions with the same peer; see `SharedTurns`. None: the session has turns of its own.
-        core: see `take_over`. If it is given, `role`, `config`, `budget` and `account` have no effect.
     """
 
     def __init__(
         self,
-        role: SessionRole,
+        core: SessionCore,
         *,
-        config: SessionConfig | None = None,
-        budget: Budget | None = None,
-        account: Account | None = None,
         refused: Callable[[int, Reason], None] = lambda _stream, _reason: None,
         turns: SharedTurns | None = None,
-        core: SessionCore | None = None,
     ) -> None:
         self._refused = refused
         #: The turns of this session, or of all sessions with the same peer.
         self.turns = SharedTurns() if turns is None else turns
         self._ends = StreamEnds(turns)
-        initiator = role is SessionRole.INITIATOR
-        self.core = core or SessionCore(
-            role,
-            config=config,
-            budget=budget,
-            account=account,
-            session_id=secrets.token_bytes(SESSION_ID_SIZE) if initiator else bytes(SESSION_ID_SIZE),
-            secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
-        )
+        self.core = core
         self._offers: OfferQueue[Offer] = OfferQueue(self.core.config.max_backlog)
         #: Set when the peer has greeted (sent HELLO) on a channel, and at the end of the session. If that channel was
         #: lost, `wait_attached` replaces it by a new event.
@@ -99,6 +83,38 @@ class Session:
         self._on_greeting: Callable[[], None] | None = None
 
     @classmethod
+    def create(
+        cls,
+        role: SessionRole,
+        *,
+        config: SessionConfig | None = None,
+        budget: Budget | None = None,
+        account: Account | None = None,
+        refused: Callable[[int, Reason], None] = lambda _stream, _reason: None,
+        turns: SharedTurns | None = None,
+    ) -> Self:
+        """Make a new session, which begins when `run` is called.
+
+        Args:
+            role: `SessionRole.INITIATOR` for the side that dialed.
+            config: limits and timers.
+            budget: the process's memory budget, shared among sessions.
+            account: shared by all sessions with the same peer; see `protocol.sending`.
+            refused, turns: see `Session`.
+        """
+        initiator = role is SessionRole.INITIATOR
+        core = SessionCore(
+            role,
+            config=config,
+            budget=budget,
+            account=account,
+            # An acceptor learns both from the peer's HELLO.
+            session_id=secrets.token_bytes(SESSION_ID_SIZE) if initiator else bytes(SESSION_ID_SIZE),
+            secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
+        )
+        return cls(core, refused=refused, turns=turns)
+
+    @classmethod
     def take_over(cls, core: SessionCore, stream: Stream, turns: SharedTurns | None = None) -> tuple[Self, MuxStream]:
         """Continue with a core that `EarlySession` has used until now. Pass its current channel to `run`.
 
@@ -110,7 +126,7 @@ class Session:
         Returns:
             The session, and the stream.
         """
-        session = cls(core.role, core=core, turns=turns)
+        session = cls(core, turns=turns)
         mux_stream = MuxStream(session, stream)
         mux_stream.on_answered()
         return session, mux_stream

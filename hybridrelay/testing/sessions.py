@@ -28,8 +28,8 @@ async def session_pair(
         budgets: the budgets of the initiator and the acceptor; None for a budget that is not shared.
     """
     client_channel, server_channel = channels()
-    client = Session(SessionRole.INITIATOR, config=config, budget=budgets[0])
-    server = Session(SessionRole.ACCEPTOR, config=config, budget=budgets[1])
+    client = Session.create(SessionRole.INITIATOR, config=config, budget=budgets[0])
+    server = Session.create(SessionRole.ACCEPTOR, config=config, budget=budgets[1])
     async with trio.open_nursery() as starting:
         starting.start_soon(nursery.start, client.run, client_channel)
         starting.start_soon(nursery.start, server.run, server_channel)

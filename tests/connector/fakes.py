@@ -23,7 +23,7 @@ from hybridrelay.errors import RelayUnreachable
 from hybridrelay.events import Event, EventStream, LogSubscriber, logged_events
 from hybridrelay.mux import DATA_CONFIG, Session, SessionRole
 from hybridrelay.policy import Policy
-from hybridrelay.protocol import control
+from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import (
     ConnectionString,
@@ -174,7 +174,7 @@ class FakeSession(Session):
     """A session without a peer, which says of itself that it is open, or not."""
 
     def __init__(self, *, is_open: bool) -> None:
-        super().__init__(SessionRole.ACCEPTOR)
+        super().__init__(SessionCore(SessionRole.ACCEPTOR))
         self._says_open = is_open
 
     @property

@@ -32,7 +32,7 @@ from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.events import Event, EventStream, PolicyRefused, SessionEnded, SessionOpened, SessionResumed
-from hybridrelay.mux import DATA_CONFIG, Account, Budget, Session, SessionConfig, SessionRole
+from hybridrelay.mux import DATA_CONFIG, Account, Session, SessionRole
 from hybridrelay.policy import Policy
 from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
@@ -100,7 +100,7 @@ class Scene:
         Raises:
             SessionError: it was refused.
         """
-        session = Session(SessionRole.INITIATOR, config=DATA_CONFIG, core=core)
+        session = Session.create(SessionRole.INITIATOR, config=DATA_CONFIG) if core is None else Session(core)
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
             try:
@@ -297,17 +297,10 @@ async def test_the_sessions_of_one_identity_share_turns_and_memory(
 
     class Recorded(Session):
         def __init__(
-            self,
-            role: SessionRole,
-            *,
-            config: SessionConfig,
-            budget: Budget,
-            account: Account,
-            turns: SharedTurns,
-            refused: Callable[[int, Reason], None],
+            self, core: SessionCore, *, refused: Callable[[int, Reason], None], turns: SharedTurns | None
         ) -> None:
-            super().__init__(role, config=config, budget=budget, account=account, turns=turns, refused=refused)
-            made.append((turns, account))
+            super().__init__(core, refused=refused, turns=turns)
+            made.append((turns, core.sending.account))
 
     monkeypatch.setattr(sessions_module, "Session", Recorded)
     own = [(scene.one, one) for one in (PEER, PEER, RENEWABLE, RENEWED, ANOTHER)]
@@ -428,7 +421,7 @@ async def test_an_identity_that_is_denied_at_any_time_has_no_session(
         channel = scene.channel()
         await trio.testing.wait_all_tasks_blocked()
         scene.sessions.set_policy(denied)
-        late = Session(SessionRole.INITIATOR, config=DATA_CONFIG)
+        late = Session.create(SessionRole.INITIATOR, config=DATA_CONFIG)
         with pytest.raises(SessionError) as refused:
             await late.run(channel)
         assert refused.value.reason is Reason.IDENTITY_DENIED

@@ -127,7 +127,7 @@ class Place(RelayLink):
             raise self.error
         generation = len(self.opened) + 1
         ours, theirs = trio.testing.memory_stream_pair()
-        session = Session(SessionRole.INITIATOR, config=CONTROL_CONFIG)
+        session = Session.create(SessionRole.INITIATOR, config=CONTROL_CONFIG)
         opened = Opened(session)
         self._relay.start_soon(self._serve_peer, theirs, opened)
         await nursery.start(session.run, ours)

@@ -62,7 +62,7 @@ class Scene:
         self.scope = trio.CancelScope()
         #: The target's connections.
         self.accepted: list[trio.SocketStream] = []
-        self.client = Session(SessionRole.INITIATOR, config=attrs.evolve(DATA_CONFIG, resume_deadline=100.0))
+        self.client = Session.create(SessionRole.INITIATOR, config=attrs.evolve(DATA_CONFIG, resume_deadline=100.0))
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         ours, theirs = trio.testing.memory_stream_pair()

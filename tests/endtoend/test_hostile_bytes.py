@@ -211,7 +211,7 @@ async def attack_session(site: Site, candidate: Candidate, data: bytes) -> None:
 @asynccontextmanager
 async def control_session(site: Site, candidate: Candidate) -> AsyncIterator[Session]:
     tls = await open_control_stream(site.endpoint, candidate)
-    session = Session(SessionRole.INITIATOR, config=CONTROL_CONFIG)
+    session = Session.create(SessionRole.INITIATOR, config=CONTROL_CONFIG)
     async with trio.open_nursery() as nursery:
         await nursery.start(session.run, tls)
         yield session

@@ -40,8 +40,8 @@ async def _started(
     """Two sessions that can resume; the client reconnects by `reconnect`."""
     ours, theirs = trio.testing.memory_stream_pair()
     client, server = (
-        Session(SessionRole.INITIATOR, config=DATA_CONFIG),
-        Session(SessionRole.ACCEPTOR, config=DATA_CONFIG),
+        Session.create(SessionRole.INITIATOR, config=DATA_CONFIG),
+        Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG),
     )
     nursery.start_soon(server.run, theirs)
     await nursery.start(partial(client.run, ours, reconnect=reconnect))

@@ -25,7 +25,7 @@ OPEN = frames.Open(1, 65536).encode()
 async def _pair() -> AsyncIterator[tuple[MuxStream, EarlySession, trio.abc.Stream, trio.Nursery]]:
     """The initiator's stream, and the acceptor with its channel."""
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
+    session = Session.create(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
     early = EarlySession(theirs)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run, ours)

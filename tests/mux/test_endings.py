@@ -75,7 +75,7 @@ async def test_no_stream_opens_on_a_session_that_drains(nursery: trio.Nursery) -
 
 async def test_cancelled_run_tells_the_peer(nursery: trio.Nursery) -> None:
     client_channel, server_channel = trio.testing.memory_stream_pair()
-    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR)
+    client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR)
     nursery.start_soon(server.run, server_channel)
     async with trio.open_nursery() as inner:
         await inner.start(client.run, client_channel)
@@ -88,7 +88,7 @@ async def test_cancelled_run_tells_the_peer(nursery: trio.Nursery) -> None:
 
 async def test_a_refused_session_names_the_reason() -> None:
     client_channel, server_channel = trio.testing.memory_stream_pair()
-    client = Session(SessionRole.INITIATOR)
+    client = Session.create(SessionRole.INITIATOR)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(refuse_session, server_channel, Reason.IDENTITY_DENIED)
         with pytest.raises(SessionError) as caught:
@@ -99,7 +99,7 @@ async def test_a_refused_session_names_the_reason() -> None:
 async def test_a_peer_that_never_greets_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     ours, _theirs = trio.testing.memory_stream_pair()
     with pytest.raises(SessionError) as caught:
-        await Session(SessionRole.ACCEPTOR).run(ours)
+        await Session.create(SessionRole.ACCEPTOR).run(ours)
     assert caught.value.reason is Reason.PEER_SILENT
 
 
@@ -108,7 +108,7 @@ async def test_garbage_ends_the_session_and_nothing_else(
     role: SessionRole, autojump_clock: trio.testing.MockClock
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(role)
+    session = Session.create(role)
     async with trio.open_nursery() as nursery:
 
         async def talk() -> None:

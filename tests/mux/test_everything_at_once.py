@@ -99,7 +99,7 @@ class Link:
                 return  # cut already
             raise
         if self.server is None:
-            self.server = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
+            self.server = Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG)
             await self.server.run(channel, initial=initial)
         else:
             assert self.server.attach_refusal(hello) is None
@@ -239,7 +239,7 @@ async def test_bytes_arrive_whatever_happens(seed: int) -> None:
     with trio.fail_after(120):
         async with trio.open_nursery() as nursery:
             link = Link(nursery)
-            client = Session(SessionRole.INITIATOR, config=DATA_CONFIG)
+            client = Session.create(SessionRole.INITIATOR, config=DATA_CONFIG)
             await nursery.start(partial(client.run, await link.connect(), reconnect=link.reconnect))
             assert link.server is not None
             nursery.start_soon(serve_targets, link.server, nursery, theirs)

@@ -254,7 +254,10 @@ async def test_flows_continue_over_another_channel(
         await trio.sleep(3)
         return second[0]
 
-    client, server = Session(SessionRole.INITIATOR, config=CONFIG), Session(SessionRole.ACCEPTOR, config=CONFIG)
+    client, server = (
+        Session.create(SessionRole.INITIATOR, config=CONFIG),
+        Session.create(SessionRole.ACCEPTOR, config=CONFIG),
+    )
     nursery.start_soon(server.run, first[1])
     await nursery.start(partial(client.run, first[0], reconnect=reconnect))
     ours, theirs = await open_flow(client, server)

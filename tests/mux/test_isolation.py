@@ -80,8 +80,8 @@ async def test_a_dead_peer_is_noticed_although_a_write_is_blocked(
     client_channel, server_channel = _valved_pair(closed)()
     # The server is patient: it must be the client that notices.
     client, server = (
-        Session(SessionRole.INITIATOR),
-        Session(SessionRole.ACCEPTOR, config=SessionConfig(ping_timeout=1000)),
+        Session.create(SessionRole.INITIATOR),
+        Session.create(SessionRole.ACCEPTOR, config=SessionConfig(ping_timeout=1000)),
     )
     nursery.start_soon(server.run, server_channel)
     await nursery.start(client.run, client_channel)
@@ -152,7 +152,7 @@ async def test_a_clogged_channel_does_not_hold_up_the_end(
 
 
 async def test_role_of_a_session_is_visible() -> None:
-    assert "initiator" in repr(Session(SessionRole.INITIATOR))
+    assert "initiator" in repr(Session.create(SessionRole.INITIATOR))
 
 
 async def test_a_message_is_queued_whole_or_not_at_all(nursery: trio.Nursery) -> None:

@@ -83,7 +83,7 @@ async def test_a_cancelled_receive_takes_nothing() -> None:
 async def test_streams_that_are_opened_and_reset_in_one_read_do_the_session_no_harm() -> None:
     """Far more than the queue of offers holds, and all in one read: none can be taken out of it in between."""
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
+    session = Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG)
     flood = b"".join(
         frames.Open(1 + 2 * number, 1 << 20).encode() + frames.Reset(1 + 2 * number, Reason.CANCELLED).encode()
         for number in range(5000)
@@ -103,7 +103,7 @@ async def test_streams_that_are_opened_and_reset_in_one_read_do_the_session_no_h
 
 async def test_what_is_opened_beyond_the_queue_is_refused_and_the_session_goes_on() -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(SessionRole.ACCEPTOR, config=attrs.evolve(DATA_CONFIG, max_backlog=3))
+    session = Session.create(SessionRole.ACCEPTOR, config=attrs.evolve(DATA_CONFIG, max_backlog=3))
     opens = b"".join(frames.Open(1 + 2 * number, 1 << 20).encode() for number in range(5))
     decoder = frames.FrameDecoder()
     refused: list[int] = []

@@ -43,7 +43,7 @@ async def test_a_flood_on_a_control_channel_is_read_with_pauses(
     autojump_clock: trio.testing.MockClock, config: SessionConfig
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(SessionRole.ACCEPTOR, config=config)
+    session = Session.create(SessionRole.ACCEPTOR, config=config)
     count = int(BURST) + 10 * int(PER_SECOND)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run, theirs)
@@ -64,7 +64,7 @@ async def test_a_flood_on_a_data_channel_lets_others_run_between_a_few_frames(
 ) -> None:
     """What a frame costs does not depend on its size: an application may have hundreds of sessions."""
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
+    session = Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG)
     count, counts = 4096, [0]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run, theirs)

@@ -170,7 +170,7 @@ async def _most_frames_in_a_pass(
         for _ in range(SESSIONS):
             far, near = trio.testing.memory_stream_pair()
             await far.send_all(HELLO)
-            session = Session(SessionRole.ACCEPTOR, config=config, turns=turns)
+            session = Session.create(SessionRole.ACCEPTOR, config=config, turns=turns)
             nursery.start_soon(session.run, near)
             sessions.append(session)
             ends.append(near.receive_stream)
@@ -233,7 +233,7 @@ async def test_a_session_that_received_much_at_once_comes_after_the_others() -> 
         for _ in range(10):
             far, near = trio.testing.memory_stream_pair()
             await far.send_all(HELLO)
-            session = Session(SessionRole.ACCEPTOR, turns=turns)
+            session = Session.create(SessionRole.ACCEPTOR, turns=turns)
             nursery.start_soon(session.run, near)
             sessions.append(session)
             ends.append(near.receive_stream)
@@ -301,7 +301,7 @@ async def test_reads_without_data_share_turns_too() -> None:
     with trio.fail_after(60), instrument(Passes(look)):
         async with trio.open_nursery() as nursery:
             for channel in channels:
-                nursery.start_soon(Session(SessionRole.ACCEPTOR, turns=turns).run, channel)
+                nursery.start_soon(Session.create(SessionRole.ACCEPTOR, turns=turns).run, channel)
             while before < 30 * SESSIONS:
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
@@ -313,7 +313,7 @@ async def test_reads_without_data_share_turns_too() -> None:
 async def test_other_tasks_run_while_channels_always_have_more(portion: int, sessions: int) -> None:
     """Whether the frames arrive one by one or all at once, and however fast this machine is."""
     turns = SharedTurns(lambda: 0.0)
-    running = [Session(SessionRole.ACCEPTOR, turns=turns) for _ in range(sessions)]
+    running = [Session.create(SessionRole.ACCEPTOR, turns=turns) for _ in range(sessions)]
     most = before = 0
 
     def look() -> None:
@@ -343,7 +343,7 @@ async def test_other_tasks_run_while_the_streams_of_many_sessions_end(
         held: list[MuxStream] = []
         for _ in range(sessions):
             ours, theirs = trio.testing.memory_stream_pair()
-            client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR, turns=turns)
+            client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR, turns=turns)
             async with trio.open_nursery() as starting:
                 starting.start_soon(nursery.start, client.run, ours)
                 starting.start_soon(nursery.start, server.run, theirs)
@@ -437,7 +437,7 @@ async def test_what_targets_send_to_one_peer_shares_turns(pauses: bool) -> None:
 
     async with using_reactor() as reactor, trio.open_nursery() as nursery:
         far, near = trio.testing.memory_stream_pair()
-        peer, session = Session(SessionRole.ACCEPTOR), Session(SessionRole.INITIATOR, turns=turns)
+        peer, session = Session.create(SessionRole.ACCEPTOR), Session.create(SessionRole.INITIATOR, turns=turns)
         nursery.start_soon(peer.run, far)
         await nursery.start(partial(session.run, near, reconnect=trio.sleep_forever))
         with trio.fail_after(60), instrument(Passes(look)):
@@ -468,7 +468,7 @@ async def test_the_time_for_which_a_channel_takes_nothing_is_no_part_of_a_turn(n
     now = 0.0
     turns = SharedTurns(lambda: now)
     far, near = trio.testing.memory_stream_pair()
-    peer, session = Session(SessionRole.ACCEPTOR), Session(SessionRole.INITIATOR, turns=turns)
+    peer, session = Session.create(SessionRole.ACCEPTOR), Session.create(SessionRole.INITIATOR, turns=turns)
     nursery.start_soon(peer.run, far)
     await nursery.start(partial(session.run, near, reconnect=trio.sleep_forever))
     ours = session.open_stream_nowait()

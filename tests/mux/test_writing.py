@@ -91,7 +91,7 @@ class Pair:
 @pytest.fixture
 async def pair(nursery: trio.Nursery) -> Pair:
     channel = Channel()
-    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR)
+    client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR)
     async with trio.open_nursery() as starting:
         starting.start_soon(nursery.start, client.run, channel)
         starting.start_soon(nursery.start, server.run, channel.far_end)
@@ -281,7 +281,7 @@ async def test_a_session_that_is_cancelled_within_a_write_tells_the_peer_after_i
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, in_time: bool
 ) -> None:
     channel = Channel()
-    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
+    client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG)
     ending = trio.CancelScope()
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
@@ -321,7 +321,7 @@ async def test_a_session_that_is_cancelled_during_a_long_write_sends_goaway_last
     port = nowait(far)
     server = SessionCore(SessionRole.ACCEPTOR, config=SessionConfig(initial_window=BUSY_BYTES))
     server.channel_opened(trio.current_time())
-    client = Session(SessionRole.INITIATOR)
+    client = Session.create(SessionRole.INITIATOR)
 
     async def read_on() -> None:
         while server.ended is None:
@@ -370,7 +370,7 @@ async def test_a_flood_of_small_frames_lets_others_run(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     channel = Flooding()
-    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR)
+    client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR)
     async with trio.open_nursery() as starting:
         starting.start_soon(nursery.start, client.run, channel)
         starting.start_soon(nursery.start, server.run, channel.far_end)
@@ -402,7 +402,7 @@ async def test_a_flood_of_small_frames_lets_others_run(
 async def test_a_write_fails_between_the_end_of_the_channels_tasks_and_its_closing(nursery: trio.Nursery) -> None:
     """Other tasks may write in the pass of the event loop in which the last of these tasks ends."""
     channel = Channel()
-    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
+    client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG)
     ending = trio.CancelScope()
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:

@@ -610,7 +610,7 @@ async def _admitted(
     """A control channel whose peer has sent these messages, the last of them with a valid token; and the peer's end
     of its stream."""
     ours, theirs = trio.testing.memory_stream_pair()
-    far_end = Session(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
+    far_end = Session.create(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
     nursery.start_soon(far_end.run, ours)
     early = EarlySession(theirs)
     stream = far_end.open_stream_nowait()
