@@ -35,7 +35,7 @@ class ConfigChange:
 
     #: The connection string files for which a table was added.
     added: tuple[str, ...] = ()
-    #: Those whose table was removed.
+    #: The files whose table was removed.
     removed: tuple[str, ...] = ()
 
 

@@ -141,7 +141,7 @@ def push_updates(
         authority_path: its authority file. It records what was pushed. Its own relays and target, with which further
             connection strings are issued, change as well, unless this is for a single identity.
         seconds: for how long the relay may deliver the updates.
-        not_before: when programs may use them at the earliest (seconds since 1970).
+        not_before: programs may not use them before this time (seconds since 1970).
         now: seconds since 1970.
         before_change: called before anything is changed; see `change_with_files`.
 

@@ -49,7 +49,7 @@ TRIAL_SECONDS = 30.0
 #: that one that sends without end does not keep out the updates of others.
 MAX_AT_ONCE = 8
 SECONDS_EACH = 5.0
-#: The same reason for not using an update is reported again after this time at the earliest (seconds).
+#: The same reason for not using an update is not reported again before this time has passed (seconds).
 _REPORT_SECONDS = 3600.0
 #: Reports with changing reasons: the shortest time between two (seconds).
 _REPORT_MIN_SECONDS = 20.0

@@ -101,7 +101,7 @@ class SessionConfig:
     #: `BASE_WINDOW`, with some left for larger windows.
     budget: int = attrs.field(default=320 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
     #: A PING is sent at this interval (seconds), however much is sent and received. It keeps the connection in the
-    #: tables of middleboxes, which forget idle connections after 30 s at the earliest, and measures the round trip
+    #: tables of middleboxes, which do not forget idle connections within 30 s, and measures the round trip
     #: time from which window sizes are computed.
     ping_interval: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     #: The shortest time in which a silent peer has to answer (seconds). It is longer if the measured round trip time

@@ -9,8 +9,8 @@ order on the wire:
    is due; then counted frames other than OPEN, DATA and FIN, in the order in which they were queued. ACK precedes
    RESET and STOP, so that the peer knows whether its own FIN had arrived. ACK also precedes OPEN, so that a stream
    that has ended no longer counts when its successor is opened.
-4. OPEN; DATAGRAM, round robin among flows, up to a quarter of each write, and not while too much of it is on the
-   way (`datagram_pace.py`), with a PING after it when one is due; FIN of streams without data; DATA, round
+4. OPEN; DATAGRAM, round robin among flows, up to a quarter of each write, and not while too much of it is in
+   flight (`datagram_pace.py`), with a PING after it when one is due; FIN of streams without data; DATA, round
    robin among streams, each stream's FIN after its last DATA. OPEN and DATA wait while the unacknowledged frames are
    at their limit. DATAGRAM precedes DATA, because a datagram that had to wait for its turn among thousands of streams
    would be useless, and because the streams have three quarters of each write anyway.

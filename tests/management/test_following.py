@@ -149,7 +149,7 @@ async def test_a_wait_does_not_hide_that_events_are_missing(
     assert (len(page["value"]), page["hasAll"]) == (1, False)
 
 
-async def test_what_a_scope_hides_is_not_missing(
+async def test_events_that_a_scope_hides_do_not_count_as_missing(
     autojump_clock: trio.testing.MockClock, api: Api, nursery: trio.Nursery
 ) -> None:
     scoped = await serve_api(api, Caller("test", "team", ManagementRole.VIEWER, Scope("team/")), nursery)
@@ -165,7 +165,7 @@ async def test_what_a_scope_hides_is_not_missing(
     assert b"event: reset" not in received
 
 
-async def test_a_stream_has_what_is_kept_and_then_what_happens(viewer: Api) -> None:
+async def test_a_stream_begins_with_kept_events_and_continues_with_new_ones(viewer: Api) -> None:
     viewer.managed.events.publish(left("a"))
     await follow(viewer)
     received = await receive_until(viewer, b'"a"')

@@ -29,7 +29,7 @@ _OF_RELAY = frozenset(
     {"host", "ports", "public_ports", "websocket_path_prefix", "tls_certificate", "tls_key"}
     | {"proxy_protocol_from", "trusted_proxies", "client_addresses"}
 )
-#: Those of the management API over TCP.
+#: The options of the management API over TCP.
 _OF_MANAGEMENT = frozenset(
     {"management", "management_tls_certificate", "management_tls_key", "management_client_ca", "management_host"}
 )

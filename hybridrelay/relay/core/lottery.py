@@ -4,7 +4,7 @@ Without a draw, the applicant that asks most often would get the place. The rule
 
 1. All applicants that were refused since the last draw take part, each once, no matter how often it has asked. All
    groups of applicants have the same chance.
-2. A draw takes place at the earliest `delay` seconds after the first refusal, and `period` seconds after the previous
+2. A draw takes place no sooner than `delay` seconds after the first refusal, and `period` seconds after the previous
    winner took its place.
 3. The right to the place is kept for the winner for `kept_seconds`, which is longer than an honest program waits
    between two attempts. After that, there is another draw.

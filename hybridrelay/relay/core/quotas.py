@@ -31,7 +31,7 @@ from .known import KnownConnections
 
 __all__ = ["REPEAT_SECONDS", "TRANSITIONS", "Level", "QuotaKind", "Quotas", "Use", "classify"]
 
-#: The same event about the same quota is published again after this time at the earliest (seconds).
+#: The same event about the same quota is not published again before this time has passed (seconds).
 REPEAT_SECONDS = 3600.0
 
 

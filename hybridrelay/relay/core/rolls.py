@@ -48,7 +48,7 @@ LATER_REPEAT_SECONDS = 60.0
 #: For how long the condition of rule 3 must hold before the old key is revoked (seconds): programs that lose their
 #: channel in the meantime return within this time.
 SETTLED_SECONDS = 5.0
-#: After a start of the relay during a roll, the old key is revoked at the earliest after this time (seconds).
+#: After a start of the relay during a roll, the old key is not revoked before this time has passed (seconds).
 #: Programs that were connected before return within it, and get the new key if they do not have it.
 RETURN_SECONDS = 30.0
 #: How many answers of a program are noted each time it is asked. It may answer again when something has changed.

@@ -120,7 +120,7 @@ class RollService:
         #: What the previous relay has seen; None if that is not known.
         self._remembered: Remembered | None = {}
         self._saved_ends: list[SavedEnd] = []
-        #: Those that are over, although programs have not stored the new key.
+        #: The rolls that are over, although programs have not stored the new key.
         self._ended = EndedRolls(self._room)
         #: How many times something has changed that the next relay has to remember, now and when it was last written.
         self._changes = self._written = 0

@@ -63,9 +63,9 @@ class Workers:
         """Begin without a worker."""
         self._events = events
         self._keeping = Keeping() if keeping is None else keeping
-        #: Those that take pairs.
+        #: The workers that take pairs.
         self._running: list[WorkerProcess] = []
-        #: Those, and others that are starting, or were taken over.
+        #: These workers, and others that are starting, or were taken over.
         self._served: set[WorkerProcess] = set()
         #: Set, and then replaced, whenever a worker is removed from `_served`.
         self._served_less = trio.Event()

@@ -52,7 +52,7 @@ class SavedEnd:
     ended_at: float
     #: How many programs were seen during the roll.
     seen: int
-    #: Those that have not stored the key.
+    #: The programs that have not stored the key.
     holders: Sequence[Holder]
 
 

@@ -59,7 +59,7 @@ class Alone:
         self._clock = clock
         self._path = path
         self._deadline = clock() + seconds
-        #: When it ends at the earliest, because a main process has answered; -inf if none has.
+        #: It does not end before this time, because a main process has answered; -inf if none has.
         self._not_before = -math.inf
         self._next_attempt = clock()
         self._pause = _FIRST_PAUSE
