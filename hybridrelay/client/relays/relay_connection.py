@@ -120,7 +120,7 @@ class RelayConnection:
         self._nursery = nursery
         self._clock = clock
         self._on_draining = on_draining
-        self._on_given = on_key_or_update
+        self._on_key_or_update = on_key_or_update
         self._witnessing = witnessing
         #: The task that sends checkpoints over each control channel.
         self._sending: dict[ControlChannel, trio.CancelScope] = {}
@@ -156,25 +156,25 @@ class RelayConnection:
         """Whether there is a control channel, over which the relay can reach the client."""
         return self._control is not None
 
-    def note(self, failure: HybridRelayError) -> None:
+    def record_failure(self, failure: HybridRelayError) -> None:
         """Record a failure, for `snapshot`."""
         self._failure = failure, trio.current_time()
 
     def snapshot(self) -> RelaySnapshot:
         """Return the relay as this client sees it."""
-        control, failure, now = self._control, None, trio.current_time()
+        channel, failure, now = self._control, None, trio.current_time()
         if self._failure is not None:
             error, at = self._failure
             failure = FailureSnapshot.of(error, self._clock() - (now - at))
         state = RelayState.WAITING if failure is None else RelayState.FAILED
-        if control is not None:
+        if channel is not None:
             state = RelayState.REGISTERED
         return RelaySnapshot(
             host=self.link.host,
             state=state,
             instance=self.link.instance,
-            since=None if control is None else self._clock() - (now - self._control_since),
-            route=None if control is None else self.link.describe(control.candidate, Purpose.CONTROL),
+            since=None if channel is None else self._clock() - (now - self._control_since),
+            route=None if channel is None else self.link.describe(channel.candidate, Purpose.CONTROL),
             failure=failure,
         )
 
@@ -425,7 +425,7 @@ class RelayConnection:
                 self.away_until = trio.current_time() + message.retry_after_seconds
                 self._on_draining(self)
             elif isinstance(message, control.Key | control.Update):
-                self._on_given(self, channel, message)
+                self._on_key_or_update(self, channel, message)
         if self._control is channel:
             self._control = None
         if channel in self._sending:

@@ -125,7 +125,7 @@ class Relays:
             except HybridRelayError as exc:
                 failures[relay] = exc
                 if isinstance(to, Peer) or not to.other_than:  # that there is no other connector is no failure
-                    relay.note(exc)
+                    relay.record_failure(exc)
                 # A failed rendezvous is not the relay's fault, unless it is draining or a quota is used up.
                 accepts_nothing = exc.reason is Reason.RELAY_DRAINING or exc.reason.category is Category.QUOTA
                 if accepts_nothing or not isinstance(exc, RendezvousError):
