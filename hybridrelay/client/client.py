@@ -10,7 +10,7 @@ renewal of the identity), and `relays/` (the relays).
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -78,9 +78,6 @@ class Client:
         ConfigurationError, DeniedByPolicy: see `open_client`.
     """
 
-    #: The ports of the local name on which a forward that uses this client could not listen.
-    left_out: tuple[str, ...] = ()
-
     def __init__(
         self,
         config: ClientConfig,
@@ -103,12 +100,11 @@ class Client:
         )
         self._permission.check(string)
         self._clock = clock
-        self._listening: tuple[str, ...] = ()
         end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
         self._string = StringInUse(
             config,
-            check=lambda changed: self._permission.check(changed, self._listening),
+            check=self._permission.check,
             new_link=partial(
                 RelayLink,
                 role=control.PeerRole.CLIENT,
@@ -227,18 +223,25 @@ class Client:
 
     @property
     def listening(self) -> tuple[str, ...]:
-        """The local addresses of a forward that uses this client.
+        """The local addresses of a forward that uses this client."""
+        return self._permission.listening
 
-        Raises, when it is set:
-            DeniedByPolicy: the policy of the machine does not allow listening there.
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The ports of the local name on which a forward that uses this client could not listen."""
+        return self._permission.left_out
+
+    def set_listening(self, addresses: Sequence[str], *, left_out: Sequence[str] = ()) -> None:
+        """Set at which local addresses a forward that uses this client listens, for policy and status.
+
+        Args:
+            addresses: all of them, with their ports.
+            left_out: the ports of the local name on which it could not listen.
+
+        Raises:
+            DeniedByPolicy: the policy of the machine does not allow listening there. Nothing was changed.
         """
-        return self._listening
-
-    @listening.setter
-    def listening(self, addresses: tuple[str, ...]) -> None:
-        if addresses:
-            self._permission.check(self._string.current, addresses)
-        self._listening = addresses
+        self._permission.set_listening(self._string.current, addresses, left_out)
 
     @property
     def open_stream_count(self) -> int:
@@ -332,7 +335,7 @@ class Client:
             nursery.start_soon(self._sessions.renew)
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self._control_channel_keeper.run)
-            nursery.start_soon(self._permission.watch, lambda: self._string.current, lambda: self._listening)
+            nursery.start_soon(self._permission.watch, lambda: self._string.current)
             nursery.start_soon(self.identity.watch_expiry)
             nursery.start_soon(self.identity.renew, self)
             nursery.start_soon(keep_trying, lambda: [self.keeper])
@@ -528,12 +531,12 @@ class Client:
             end_to_end: has another identity than the one in use, if one is given.
             other_than: instances of connectors that are not acceptable.
         """
-        self._permission.check(self._string.current, self._listening)
+        self._permission.check(self._string.current)
         with self._follower.opening():
             opened = await self._sessions.open(end_to_end, other_than=other_than)
         try:
             # The policy may have changed in the meantime, which has ended only the sessions that existed.
-            self._permission.check(self._string.current, self._listening)
+            self._permission.check(self._string.current)
         except DeniedByPolicy:
             opened.session.close(Reason.DENIED_BY_POLICY)
             raise

@@ -34,14 +34,29 @@ class Permission:
         self._events = events
         self._ended = ended
         self._is_denied = False
+        #: The local addresses of a forward that uses the client.
+        self.listening: tuple[str, ...] = ()
+        #: The ports of the local name on which the forward could not listen.
+        self.left_out: tuple[str, ...] = ()
         self._publish_event()
 
-    def check(self, string: ConnectionString, listening: Sequence[str] = ()) -> None:
-        """Check whether the policy allows using a connection string, and listening at some local addresses.
+    def check(self, string: ConnectionString) -> None:
+        """Check whether the policy allows using a connection string, with the local addresses of the forward.
 
         Raises:
             DeniedByPolicy: it does not.
         """
+        self._check(string, self.listening)
+
+    def set_listening(self, string: ConnectionString, addresses: Sequence[str], left_out: Sequence[str]) -> None:
+        """See `Client.set_listening`. `string`: the connection string in use."""
+        # Those at which it listens already are not checked again: `watch` ends what a new policy denies, and a
+        # forward that stops must always be able to remove its own.
+        if added := [one for one in addresses if one not in self.listening]:
+            self._check(string, added)
+        self.listening, self.left_out = tuple(addresses), tuple(left_out)
+
+    def _check(self, string: ConnectionString, listening: Sequence[str]) -> None:
         if (denial := self._denial(string, listening)) is not None:
             raise denied(string.entity_path, denial)
 
@@ -56,17 +71,16 @@ class Permission:
                 return decision
         return None
 
-    async def watch(self, string: Callable[[], ConnectionString], listening: Callable[[], Sequence[str]]) -> None:
+    async def watch(self, string: Callable[[], ConnectionString]) -> None:
         """Put changes of the policy into force until cancelled.
 
         Args:
             string: returns the connection string in use.
-            listening: returns the local addresses of a forward.
         """
 
         def changed() -> None:
             self._publish_event()
-            denial, name = self._denial(string(), listening()), string().entity_path
+            denial, name = self._denial(string(), self.listening), string().entity_path
             if denial is not None:
                 self._events.publish(ConnectionDenied(connection=name, detail=denial.rule, rule=denial.kind))
                 self._ended()

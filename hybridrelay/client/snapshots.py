@@ -31,9 +31,13 @@ __all__ = ["client_snapshot"]
 
 
 class _Client(Protocol):
-    listening: tuple[str, ...]
-    left_out: tuple[str, ...]
     keeper: StringKeeper
+
+    @property
+    def listening(self) -> tuple[str, ...]: ...
+
+    @property
+    def left_out(self) -> tuple[str, ...]: ...
 
     @property
     def connection(self) -> str: ...

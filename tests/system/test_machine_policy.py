@@ -507,6 +507,23 @@ async def test_a_local_port_that_is_denied_is_not_opened(scene: Scene, nursery: 
     nursery.cancel_scope.cancel()
 
 
+async def test_a_local_port_closes_although_another_one_of_the_client_is_denied(
+    scene: Scene, nursery: trio.Nursery
+) -> None:
+    await scene.start()
+    happened: list[Event] = []
+    string = scene.deployment.string(scene.published, Role.APPLICATION)
+    async with open_client(string, events=EventStream(happened.append)) as client:
+        (denied,) = await nursery.start(run_forward, client, [("127.0.0.1", 0)])
+        async with trio.open_nursery() as closing:
+            (allowed,) = await closing.start(run_forward, client, [("127.0.0.1", 0)])
+            scene.write(f"AllowedForwardAddresses = ['127.0.0.1:{allowed[1]}']\n")
+            await scene.until(lambda: [one for one in happened if isinstance(one, ConnectionDenied)])
+            closing.cancel_scope.cancel()
+        assert client.listening == (f"127.0.0.1:{denied[1]}",)
+    nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("rule", ["AllowedRelays = ['relay.example']", "AllowedAuthorities = []"])
 async def test_a_client_may_not_use_what_is_denied(scene: Scene, nursery: trio.Nursery, rule: str) -> None:
     scene.write(f"{rule}\n")

@@ -426,8 +426,7 @@ class PortService:
         """Serve until stopped. If cancelled, all connections are reset."""
         client = self._client
         served: Connections | None = None
-        client.listening = (*client.listening, *self._names)
-        client.left_out = (*client.left_out, *self._left_out)
+        client.set_listening((*client.listening, *self._names), left_out=(*client.left_out, *self._left_out))
         try:
             with self._scope:
                 async with open_bridges() as bridges, trio.open_nursery() as waiting:
@@ -461,13 +460,17 @@ class PortService:
         Raises:
             DeniedByPolicy: the policy of the machine does not allow it. Nothing was changed.
         """
-        self._client.listening = (*(one for one in self._client.listening if one not in self._names), *fronts)
+        client = self._client
+        others = [one for one in client.listening if one not in self._names]
+        client.set_listening((*others, *fronts), left_out=client.left_out)
         self._names = tuple(fronts)
 
     def _forget(self) -> None:
         client = self._client
-        client.listening = tuple(one for one in client.listening if one not in self._names)
-        client.left_out = tuple(one for one in client.left_out if one not in self._left_out)
+        client.set_listening(
+            [one for one in client.listening if one not in self._names],
+            left_out=[one for one in client.left_out if one not in self._left_out],
+        )
 
     def _takes(self, served: Connections) -> dict[trio.SocketListener, Take]:
         """Return what takes the connections of each listener."""

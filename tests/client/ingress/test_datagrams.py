@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -54,6 +54,7 @@ class FakeClient(Client):
     """A client whose session is one of this process."""
 
     listening: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -61,11 +62,13 @@ class FakeClient(Client):
         self.counters = EndpointCounters()
         self.requests = StreamRequests(lambda: STRING, self.counters)
         self.reports = StreamReports(self.events, self.requests, lambda _: "0A", self.counters)
-        self.listening = ()
         self.attempts = 0
         #: Set when there is a session.
         self.has_session = trio.Event()
         self.has_session.set()
+
+    def set_listening(self, addresses: Sequence[str], *, left_out: Sequence[str] = ()) -> None:
+        self.listening, self.left_out = tuple(addresses), tuple(left_out)
 
     @property
     def connection(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -23,12 +24,15 @@ class FakeClient(Client):
     """A client without a session: every stream waits for one."""
 
     listening: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.published: list[Event] = []
         self.requests = StreamRequests(lambda: STRING, EndpointCounters())
         self.is_waiting = trio.Event()
-        self.listening = ()
+
+    def set_listening(self, addresses: Sequence[str], *, left_out: Sequence[str] = ()) -> None:
+        self.listening, self.left_out = tuple(addresses), tuple(left_out)
 
     @property
     def connection(self) -> str:
