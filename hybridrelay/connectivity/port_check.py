@@ -82,13 +82,11 @@ class PortCheck(Value):
         endpoint: the relay.
         dialer: opens what the transports need.
         timing: deadlines.
-        random_bytes: makes the bytes that a probe sends, so that no middlebox can know the answer.
     """
 
     endpoint: RelayEndpoint
     dialer: Dialer
     timing: CheckTiming = attrs.field(factory=CheckTiming)
-    random_bytes: Callable[[int], bytes] = os.urandom
 
     async def run(self, candidate: Candidate, purpose: Purpose) -> PortResult:
         """Try the port that this route has for `purpose`.
@@ -163,7 +161,8 @@ class PortCheck(Value):
             if reason not in _EXPECTED[purpose]:
                 raise StepFailed(Failure.from_status(reason).at(Step.STATUS))
             if purpose is Purpose.PROBE:
-                await echo(plain, self.random_bytes(PROBE_SIZE), seconds=timing.echo_seconds)
+                # Random bytes, so that no middlebox can know the answer.
+                await echo(plain, os.urandom(PROBE_SIZE), seconds=timing.echo_seconds)
             elif purpose is Purpose.CONTROL:
                 stream = await secure(plain, self.endpoint, seconds=timing.tls_seconds)
             with trio.move_on_after(timing.close_seconds):

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -80,7 +79,6 @@ class Prober:
         transports: by name; None means those that are installed.
         dialer: opens connections; None means one that uses the proxy that the environment names, if any.
         timing: deadlines; None means the defaults.
-        random_bytes: makes the bytes that the probe sends, so that no middlebox can know the answer.
 
     Raises:
         ConfigurationError: no transport has this `mode`, or the environment names an unusable proxy.
@@ -94,7 +92,6 @@ class Prober:
         transports: Mapping[str, Transport] | None = None,
         dialer: Dialer | None = None,
         timing: ProbeTiming | None = None,
-        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         #: The relay. It may be replaced at any time by the same relay with another key.
         self.endpoint = endpoint
@@ -102,7 +99,6 @@ class Prober:
         self._candidates = candidates(discover() if transports is None else transports, mode)
         self._dialer = resolve_dialer(dialer)
         self._timing = ProbeTiming() if timing is None else timing
-        self._random_bytes = random_bytes
 
     async def choose(self) -> RouteChoice:
         """Find the route to use, as quickly as possible.
@@ -166,7 +162,7 @@ class Prober:
         return None, pins
 
     def _probing(self, tried: Sequence[Candidate], rules: SelectionRules) -> _Probing:
-        check = PortCheck(self.endpoint, self._dialer, self._timing.check, self._random_bytes)
+        check = PortCheck(self.endpoint, self._dialer, self._timing.check)
         return _Probing(tried, rules, check)
 
     def _report(self, probing: _Probing, chosen: Candidate | None, pins: Sequence[str] = ()) -> Report:

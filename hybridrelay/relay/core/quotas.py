@@ -108,18 +108,12 @@ class Quotas:
     Args:
         connections: the hybrid connections. `update` says when they have changed.
         editions: the editions, and the one that the relay uses.
-        lenient_until: until this time, every join that names a listener counts as a join for an existing session. A
-            relay that has just started does not know the sessions that are about to resume.
     """
 
-    def __init__(
-        self,
-        connections: KnownConnections,
-        editions: Editions = NO_EDITIONS,
-        *,
-        lenient_until: float = -math.inf,
-    ) -> None:
-        self.lenient_until = lenient_until
+    def __init__(self, connections: KnownConnections, editions: Editions = NO_EDITIONS) -> None:
+        #: Until this time, every join that names a listener counts as a join for an existing session. A relay that
+        #: has just started does not know the sessions that are about to resume.
+        self.lenient_until = -math.inf
         self._connections = connections
         self._editions = editions
         self._levels: dict[_Key, Level] = {}

@@ -88,7 +88,6 @@ class BrokerService:
         editions: the editions, and which one the relay uses.
         refresh: checks whether the store has changed; does not raise.
         clock: returns seconds since 1970.
-        monotonic: returns seconds of a monotonic clock that is the same for all processes of the machine.
         pairs: places for pairs of data channels; None means the maximum number.
         control_channels: places for control channels that a key has authorized; None means the maximum number.
         max_pipes: see `PipePool`.
@@ -105,7 +104,6 @@ class BrokerService:
         editions: Editions = NO_EDITIONS,
         refresh: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
         pairs: Places[str] | None = None,
         control_channels: Places[ListenerHandle] | None = None,
         max_pipes: int = BORROWED_PIPES,
@@ -117,7 +115,6 @@ class BrokerService:
         self.events = logged_events() if events is None else events
         self._refresh = refresh
         self._clock = clock
-        self._monotonic = monotonic
         shares = Shares.of(None)
         self.authorization = Authorization(connections)
         self.listeners: ListenerTable[ListenerHandle] = ListenerTable(
@@ -312,7 +309,7 @@ class BrokerService:
         self.rendezvous_times.observe(trio.current_time() - made_at)
         listener = attrs.evolve(listener, transport=channels.transports[Side.LISTENER])
         sender = attrs.evolve(sender, transport=channels.transports[Side.SENDER])
-        channels.handover = PairHandover(PairNote(rendezvous_id, listener, sender, self._monotonic()))
+        channels.handover = PairHandover(PairNote(rendezvous_id, listener, sender, time.monotonic()))
         name = listener.key.connection
         self.pairs.joined(Pair(rendezvous_id, name, listener, sender, trio.current_time(), channels))
         return self._paces.of(name, Holder(sender.key, sender.address), sender.key)
@@ -339,7 +336,7 @@ class BrokerService:
             The task that has to be started. It runs until the end of the pair, which ends at once if it would not be
             allowed now.
         """
-        age = max(0.0, self._monotonic() - note.joined_at)
+        age = max(0.0, time.monotonic() - note.joined_at)
         is_established = is_established or age >= ESTABLISHED_AFTER_SECONDS
         handover = PairHandover(note, is_established)
         key = note.sender.key
