@@ -105,7 +105,9 @@ async def test_what_cannot_be_opened_again_is_named() -> None:
 
 
 @given(before=st.sets(ADDRESSES), wanted=st.lists(ADDRESSES, unique=True), broken=st.sets(ADDRESSES))
-def test_any_change(before: set[Address], wanted: list[Address], broken: set[Address]) -> None:
+def test_a_change_is_made_completely_or_not_at_all(
+    before: set[Address], wanted: list[Address], broken: set[Address]
+) -> None:
     """Afterwards, either all that is wanted is open and nothing else, or what was open before; and what the function
     says is open is open."""
 

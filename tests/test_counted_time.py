@@ -30,11 +30,11 @@ YEAR = 400 * DAY
         ([0, 1, 401, 1201, 1202, 1208], [0, 1, 1, 1201, 1202, 1202]),
     ],
 )
-def test_what_counts(days: list[float], expected: list[float]) -> None:
+def test_the_clock_counts_unless_it_jumps(days: list[float], expected: list[float]) -> None:
     assert counted([NOW + day * DAY for day in days]) == [NOW + day * DAY for day in expected]
 
 
-def test_nothing_was_read() -> None:
+def test_without_a_reading_time_has_not_begun() -> None:
     assert counted([]) == []
     assert counted([0.0, DAY]) == [EARLIEST, EARLIEST]
 

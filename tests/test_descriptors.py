@@ -60,7 +60,7 @@ def test_raised_as_far_as_it_goes(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_the_real_one() -> None:
+def test_the_limit_of_this_process_is_raised() -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

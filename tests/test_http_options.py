@@ -10,7 +10,7 @@ from hybridrelay.http_options import HttpOptions, check_header, check_path_prefi
 
 
 @pytest.mark.parametrize("prefix", ["/a", "/edge/relay", "/a.b/c_d~e-f", "/x" * 100])
-def test_path_prefixes(prefix: str) -> None:
+def test_a_slash_at_the_end_of_a_path_prefix_is_removed(prefix: str) -> None:
     assert check_path_prefix(prefix) == check_path_prefix(f"{prefix}/") == prefix
     assert HttpOptions(prefix).path_prefix == prefix
 
@@ -26,7 +26,7 @@ def test_what_is_no_path_prefix(prefix: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["CF-Access-Client-Id", "X-Token", "Authorization", "Cookie", "User-Agent"])
-def test_header_fields(name: str) -> None:
+def test_a_header_field_may_have_any_printable_value(name: str) -> None:
     assert check_header(name, "a b\tc=;~") == (name, "a b\tc=;~")
 
 

@@ -26,7 +26,7 @@ def _error(number: int) -> OSError:
         (OutOfThreads(), "thread", "TasksMax="),
     ],
 )
-def test_a_shortage(error: OSError, says: str, do: str) -> None:
+def test_what_has_run_out_is_named_with_its_remedy(error: OSError, says: str, do: str) -> None:
     shortage = shortage_of(error)
     assert shortage is not None
     assert says in shortage.text
@@ -45,7 +45,7 @@ def test_a_shortage(error: OSError, says: str, do: str) -> None:
         socket.gaierror(errno.EMFILE, "a number of another kind"),
     ],
 )
-def test_something_else(error: OSError) -> None:
+def test_other_errors_are_no_shortage(error: OSError) -> None:
     assert shortage_of(error) is None
     assert (text_or(error, "usual"), remedy_or(error, "usual")) == ("usual", "usual")
 

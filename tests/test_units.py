@@ -83,7 +83,7 @@ def test_a_unit_is_hardened(role: ServiceRole, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_launchd(role: ServiceRole) -> None:
+def test_the_file_for_launchd_starts_the_command_as_its_own_user(role: ServiceRole) -> None:
     content = plistlib.loads(launchd_plist(settings(role)).encode())
     program, *arguments = content["ProgramArguments"]
     assert program == PROGRAM
@@ -92,7 +92,7 @@ def test_launchd(role: ServiceRole) -> None:
 
 
 @pytest.mark.parametrize("role", [ServiceRole.CONNECTOR, ServiceRole.FORWARD])
-def test_windows(role: ServiceRole) -> None:
+def test_the_file_for_windows_starts_the_command_as_a_local_service(role: ServiceRole) -> None:
     text = windows_text(settings(role))
     root = ET.fromstring(text)
     arguments = root.findtext("arguments")

@@ -71,7 +71,7 @@ def test_a_relay_that_was_never_started(tmp_path: Path) -> None:
     assert described.ports == {}
 
 
-def test_importing(scene: Scene) -> None:
+def test_importing_again_changes_nothing_and_a_different_file_is_refused(scene: Scene) -> None:
     assert scene.files.relay is not None
     record, store, called = read_relay_record(scene.files.relay), MemoryStore(), []
     do = partial(import_connection, source="the file", remedy="compare", before_change=lambda: called.append(1))
@@ -91,7 +91,9 @@ def test_importing(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("with_store", [True, False])
-def test_issuing(scene: Scene, tmp_path: Path, with_store: bool) -> None:
+def test_a_connection_string_is_issued_with_the_key_that_the_relay_has(
+    scene: Scene, tmp_path: Path, with_store: bool
+) -> None:
     authority_has = scene.key("application", KeySlot.SECONDARY)
     relay_has = scene.store.regenerate_key("orders", "application", KeySlot.SECONDARY)
     identity = issue_connection_string(

@@ -166,7 +166,7 @@ def test_a_key_that_cannot_be_used(scene: Scene, tmp_path: Path, source: str) ->
     assert (scene.files.application.read_bytes(), scene.files.authority.read_bytes()) == before
 
 
-def test_revoking(scene: Scene) -> None:
+def test_revoking_returns_what_has_ended_and_whether_another_key_is_left(scene: Scene) -> None:
     old, called = scene.key("application", SECONDARY), []
     done = revoke_key(
         scene.registry, "orders", "application", SECONDARY, before_change=lambda: called.append(scene.store.list())

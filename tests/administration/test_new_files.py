@@ -52,7 +52,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
         check_new_files([tmp_path / "a", tmp_path / "." / "a"])
 
 
-def test_a_missing_directory(tmp_path: Path) -> None:
+def test_new_files_need_an_existing_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no directory"):
         check_new_files([tmp_path / "missing" / "a"])
 

@@ -13,7 +13,7 @@ from hybridrelay.security import HostPort, KeySlot, load_connection_string
 from .conftest import Scene
 
 
-def test_a_second_relay(scene: Scene, tmp_path: Path) -> None:
+def test_a_second_relay_is_added_at_the_registry_and_in_the_files(scene: Scene, tmp_path: Path) -> None:
     hosts, called = ("a.example.com", "b.example.com"), []
     files = [scene.files.connector, scene.files.application, scene.files.authority]
     done = change_relays(
@@ -39,7 +39,7 @@ def test_a_second_relay(scene: Scene, tmp_path: Path) -> None:
     assert record.rules == scene.store.get("orders").rules
 
 
-def test_files_alone(scene: Scene) -> None:
+def test_relays_are_changed_in_files_without_a_registry(scene: Scene) -> None:
     done = change_relays("orders", ["b.example.com"], update=[scene.files.application])
     assert (done.before, done.after) == (None, None)
     assert load_connection_string(scene.files.application).hosts == ("b.example.com",)
@@ -72,7 +72,7 @@ def test_what_is_not_possible_changes_nothing(
     assert not (tmp_path / "new.relay").exists()
 
 
-def test_another_target(scene: Scene) -> None:
+def test_another_target_is_written_into_the_files_and_the_key_stays(scene: Scene) -> None:
     target, called = HostPort("db2.internal", 5433), []
     key = scene.key("connector", KeySlot.PRIMARY)
     files = [scene.files.connector, scene.files.authority]

@@ -83,7 +83,7 @@ def size_of(directory: Path) -> int:
 class TestWriting:
     """Without failures."""
 
-    def test_a_new_log(self, tmp_path: Path, clock: Clock) -> None:
+    def test_a_new_log_is_signed_from_its_first_line_to_its_last(self, tmp_path: Path, clock: Clock) -> None:
         path = tmp_path / "audit"
         directory = make(path, clock)
         opened = directory.open()
@@ -114,7 +114,7 @@ class TestWriting:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [directory, *directory.iterdir()]}
         assert modes == {"audit": 0o700, "lock": 0o600, file_name(1): 0o600, "signing.key": 0o600}
 
-    def test_it_is_continued(self, tmp_path: Path, clock: Clock) -> None:
+    def test_it_is_continued_where_it_was_closed(self, tmp_path: Path, clock: Clock) -> None:
         for number in range(3):
             directory = make(tmp_path, clock)
             opened = directory.open()
@@ -209,7 +209,7 @@ def test_the_key_of_a_new_log_has_signed_at_once(tmp_path: Path, clock: Clock) -
 class TestFilesThatHaveEnded:
     """They are compressed, and deleted when they are old."""
 
-    def test_they_are_compressed(self, tmp_path: Path, clock: Clock) -> None:
+    def test_they_are_compressed_and_stay_valid(self, tmp_path: Path, clock: Clock) -> None:
         directory = make(tmp_path, clock, max_bytes=2000)
         directory.open()
         for number in range(50):

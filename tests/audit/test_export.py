@@ -70,7 +70,9 @@ def test_a_stream_in_ocsf() -> None:
         ({"event": "log.checkpoint"}, 0, 99, 1),
     ],
 )
-def test_classes_of_ocsf(record: dict[str, str], class_: int, activity: int, status: int) -> None:
+def test_a_record_becomes_the_ocsf_event_of_its_class(
+    record: dict[str, str], class_: int, activity: int, status: int
+) -> None:
     converted = to_ocsf({**record, "at": "", "seq": 1})
 
     assert (converted["class_uid"], converted["activity_id"], converted["status_id"]) == (class_, activity, status)

@@ -74,7 +74,7 @@ class TestJournal:
         value = b"a\nPRIORITY=0"
         assert data.endswith(b"HYBRIDRELAY_DETAIL\n" + struct.pack("<Q", len(value)) + value + b"\n")
 
-    def test_they_arrive(self, tmp_path: Path) -> None:
+    def test_records_arrive_at_the_journal_with_their_priority(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         sink = JournalSink(path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
@@ -103,7 +103,7 @@ class TestJournal:
 class TestSyslogMessages:
     """RFC 5424."""
 
-    def test_a_message(self) -> None:
+    def test_a_message_has_the_fields_of_rfc_5424(self) -> None:
         message = syslog_message(RECORD, host="db host", process=77).decode()
 
         assert message == (
@@ -112,11 +112,11 @@ class TestSyslogMessages:
             "\ufeffA stream was closed: connection=orders"
         )
 
-    def test_the_severity(self) -> None:
+    def test_the_severity_is_that_of_the_level(self) -> None:
         assert syslog_message(WARNING, host="h", process=1).startswith(b"<108>1 ")
         assert syslog_message(Record(0.0, "audit.sink-failed", {}, 40), host="h", process=1).startswith(b"<107>1 ")
 
-    def test_odd_names(self) -> None:
+    def test_names_are_shortened_and_their_odd_characters_replaced(self) -> None:
         message = syslog_message(Record(0.0, "a" * 50, {'x="]\u00e9 ': "\udce4"}), host="", process=1)
         assert message.startswith(b"<110>1 1970-01-01T00:00:00.000Z - hybridrelay 1 " + b"a" * 32 + b" [hybridrelay@")
         assert b'x_____="\\udce4"' in message
@@ -225,7 +225,7 @@ def tls_files(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
 class TestSyslogServers:
     """Over real sockets."""
 
-    def test_udp(self) -> None:
+    def test_records_arrive_over_udp_and_long_ones_are_cut(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as got:
             got.bind(("127.0.0.1", 0))
             got.settimeout(10)
@@ -290,7 +290,7 @@ class TestSyslogServers:
         with pytest.raises(OSError, match=r"encoding|Name or service|not known"):
             SyslogSink("tcp", "a" * 70 + ".example", 514).write([RECORD])
 
-    def test_tls(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
+    def test_records_arrive_over_one_connection_with_tls(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
         context, ca_file = tls_files
         with server(context) as logs:
             sink = SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
@@ -352,7 +352,7 @@ class TestSyslogServers:
 class TestEventLog:
     """The Windows Event Log, with recorded calls."""
 
-    def test_entries(self) -> None:
+    def test_an_entry_has_the_type_the_number_the_text_and_the_fields_of_its_record(self) -> None:
         calls: list[tuple[int, int, str]] = []
         sink = EventLogSink(lambda *call: calls.append(call))
         sink.open()

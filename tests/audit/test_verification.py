@@ -24,7 +24,7 @@ def names(log: WrittenLog) -> list[str]:
 class TestWhatIsGood:
     """Files that nobody has touched."""
 
-    def test_one_file(self) -> None:
+    def test_one_file_is_good_up_to_its_end(self) -> None:
         log = WrittenLog.of(3)
         verdict = verify(log.files)
 
@@ -319,7 +319,7 @@ class TestFiles:
         with pytest.raises(BadLine, match="after the end of the file"):
             verify(log.files)
 
-    def test_nothing(self) -> None:
+    def test_a_log_without_lines_is_bad(self) -> None:
         with pytest.raises(BadLine, match="there is no line"):
             verify({})
         with pytest.raises(BadLine, match="there is no line"):
@@ -363,7 +363,7 @@ class TestOldKeys:
 class TestWitnesses:
     """Checkpoints that another sink has kept."""
 
-    def test_they_agree(self) -> None:
+    def test_a_log_that_agrees_with_its_checkpoints_is_witnessed_up_to_the_last(self) -> None:
         log = WrittenLog.of(5)
         noted = [Checkpoint(log.log_id, number, hash_of(log.lines[number - 1])) for number in (2, 5)]
         noted.append(Checkpoint("fedcba9876543210", 4, "0" * 64))  # of another log
@@ -508,7 +508,7 @@ _LOG = WrittenLog.of(6, 6)
 class TestLines:
     """What lines look like."""
 
-    def test_a_record(self) -> None:
+    def test_a_record_is_a_line_of_json_with_its_number_and_the_hash_before_it(self) -> None:
         chain = Chain(SigningKey.generate())
         line = chain.record(time_text(0.5), "stream.closed", {"label": "Zürich\n", "bytes": 7, "reasons": ["a"]})
 

@@ -43,14 +43,14 @@ def directory(tmp_path: Path) -> Path:
 class TestVerify:
     """Whether something was changed."""
 
-    def test_nothing_was(self, run: Run, directory: Path) -> None:
+    def test_untouched_files_are_good(self, run: Run, directory: Path) -> None:
         result = run("audit", "verify", directory)
 
         assert (result.code, result.err) == (0, "")
         assert result.out.startswith("OK: records 1 to ")
         assert "it was not checked whose key has signed these files" in result.out
 
-    def test_json(self, run: Run, directory: Path) -> None:
+    def test_the_result_is_written_as_json(self, run: Run, directory: Path) -> None:
         found = json.loads(run("audit", "verify", "--json", directory).out)
 
         assert found["ok"]
@@ -75,7 +75,7 @@ class TestVerify:
             compressed.write_bytes(damaged)
             assert run("audit", "verify", directory).code == 4
 
-    def test_the_key(self, run: Run, directory: Path, tmp_path: Path) -> None:
+    def test_files_that_another_key_has_signed_are_noticed(self, run: Run, directory: Path, tmp_path: Path) -> None:
         key = tmp_path / "audit.pub"
         key.write_text(f"# of the connector\r\n{run('audit', 'key', directory).out}")
         assert run("audit", "verify", directory, "--key", key).code == 0
@@ -88,7 +88,9 @@ class TestVerify:
         assert run("audit", "verify", directory, "--key", key).code == 2
 
     @pytest.mark.parametrize("as_json", [False, True])
-    def test_the_witness(self, run: Run, tmp_path: Path, as_json: bool) -> None:
+    def test_an_end_that_was_cut_off_is_noticed_with_the_witness_alone(
+        self, run: Run, tmp_path: Path, as_json: bool
+    ) -> None:
         directory = tmp_path / "audit"
         sink = FileSink(AuditDirectory(Disk(directory), clock=time.time), str(directory))
         events = [*sink.open(), *sink.write([record(0, "shop", "db:1") for _ in range(300)])]
@@ -118,7 +120,7 @@ class TestVerify:
 class TestShow:
     """Records, filtered."""
 
-    def test_a_table(self, run: Run, directory: Path) -> None:
+    def test_records_are_shown_as_a_table(self, run: Run, directory: Path) -> None:
         lines = run("audit", "show", directory, "--event", "stream").out.splitlines()
 
         assert lines[0].split() == ["RECORD", "TIME", "EVENT", "CONNECTION", "LABEL", "TARGET", "ABOUT"]
@@ -146,7 +148,7 @@ class TestShow:
         ],
         ids=str,
     )
-    def test_filters(self, run: Run, directory: Path, options: list[str], count: int) -> None:
+    def test_options_choose_records(self, run: Run, directory: Path, options: list[str], count: int) -> None:
         shown = run("audit", "show", directory, "--json", *options)
         assert (shown.code, len(shown.out.splitlines())) == (0, count)
 
@@ -159,7 +161,7 @@ class TestShow:
         assert f"signed_up_to=1 hash={record['covers']['head']}" in lines[1]
         assert not any(word in lines[1] for word in ("covers", "sig=", "{"))
 
-    def test_nothing_matches(self, run: Run, directory: Path) -> None:
+    def test_it_says_that_no_record_matches(self, run: Run, directory: Path) -> None:
         assert run("audit", "show", directory, "--label", "nobody").out == "no records match\n"
 
 
@@ -171,13 +173,13 @@ class TestExport:
         numbers = [json.loads(line)["seq"] for line in lines]
         assert numbers == list(range(1, len(lines) + 1))
 
-    def test_ocsf(self, run: Run, directory: Path) -> None:
+    def test_records_are_exported_as_ocsf(self, run: Run, directory: Path) -> None:
         lines = run(
             "audit", "export", directory, "--format", "ocsf", "--event", "stream.not-connected"
         ).out.splitlines()
         assert [json.loads(line)["type_uid"] for line in lines] == [400105]
 
-    def test_cef(self, run: Run, directory: Path) -> None:
+    def test_records_are_exported_as_cef(self, run: Run, directory: Path) -> None:
         lines = run("audit", "export", directory, "--format", "cef", "--label", "billing").out.splitlines()
         assert len(lines) == 3
         assert all(line.startswith("CEF:0|hybridrelay|") for line in lines)

@@ -45,7 +45,7 @@ https = "0"
 """
 
 
-def test_everything_in_it(tmp_path: Path) -> None:
+def test_every_key_of_a_relays_file_is_used(tmp_path: Path) -> None:
     config = _config(tmp_path, WHOLE)
 
     assert config.state_dir == tmp_path / "state"
@@ -151,7 +151,7 @@ def test_the_line_of_what_is_wrong(tmp_path: Path) -> None:
         _config(tmp_path, "state = 's'\n[prots]\nprobe = 1\n")
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     args = build_parser().parse_args(["relay"])
     with pytest.raises(ConfigurationError, match="cannot read the configuration file"):
         apply_config_file(args, tmp_path / "missing.toml")
@@ -182,7 +182,7 @@ log-level = "debug"
 """
 
 
-def test_a_connectors_file(tmp_path: Path) -> None:
+def test_a_connectors_file_is_used(tmp_path: Path) -> None:
     args = _parsed("connector", tmp_path, CONNECTOR)
 
     assert args.files == [str(tmp_path / "one"), "/etc/two", "-"]
@@ -193,7 +193,7 @@ def test_a_connectors_file(tmp_path: Path) -> None:
     assert args.resume_deadline == RESUME_DEADLINE, "what is not in the file has its default"
 
 
-def test_a_forwards_file(tmp_path: Path) -> None:
+def test_a_forwards_file_is_used(tmp_path: Path) -> None:
     args = _parsed("forward", tmp_path, FORWARD)
 
     assert args.files == [str(tmp_path / "one")]
@@ -244,7 +244,7 @@ def test_every_option_is_possible_in_the_file(command: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("command", ["connector", "forward"])
 @pytest.mark.parametrize("repeated", [False, True])
-def test_several_connection_strings(command: str, repeated: bool) -> None:
+def test_an_option_may_be_repeated_or_have_several_values(command: str, repeated: bool) -> None:
     option = "--connection-string-file"
     arguments = [option, "a", option, "b"] if repeated else [option, "a", "b"]
 

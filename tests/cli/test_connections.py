@@ -115,7 +115,7 @@ def test_list_and_show_hide_the_keys(run: Run, created: Created) -> None:
     }
 
 
-def test_an_empty_list(run: Run, tmp_path: Path) -> None:
+def test_an_empty_list_says_so(run: Run, tmp_path: Path) -> None:
     with SQLiteStore.open(tmp_path / "state"):
         pass
 

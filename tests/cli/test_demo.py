@@ -25,7 +25,7 @@ def _demo(directory: Path, *arguments: str) -> Program:
     return Program([*HYBRIDRELAY, "demo", *arguments], environment={"TMPDIR": str(directory), "COLUMNS": "200"})
 
 
-def test_the_whole_demo(tmp_path: Path) -> None:
+def test_the_demo_shows_both_transports_and_measures_them(tmp_path: Path) -> None:
     with _demo(tmp_path) as demo:
         assert demo.wait(SECONDS) == 0, demo.err
 

@@ -35,7 +35,7 @@ def test_what_the_programs_say(tmp_path: Path) -> None:
                 assert accepted.recv(1) == b"x"
 
 
-def test_without_a_relay(run: Run, tmp_path: Path) -> None:
+def test_a_hybrid_connection_is_disabled_while_no_relay_runs(run: Run, tmp_path: Path) -> None:
     state = ["--state", str(tmp_path / "state")]
     files = [f"--{name}-file={tmp_path / name}" for name in ("connector", "application", "authority")]
     create = ["connections", "create", "orders", "--target", "db:1", "--endpoint", "localhost", *state, *files]

@@ -123,7 +123,7 @@ def test_what_cannot_be_changes_nothing(
         assert registry.get("orders").hosts == ("relay.example.com",)
 
 
-def test_another_connections_file(run: Run, created: Created) -> None:
+def test_the_file_of_another_hybrid_connection_is_refused(run: Run, created: Created) -> None:
     result = run("connections", "endpoints", "shop", "--endpoint", "b", "--update", created.authority)
 
     assert result.code == 2

@@ -128,7 +128,7 @@ def test_a_configuration_file_without_a_connection_string(
 
 
 @pytest.mark.parametrize("command", ["connector", "forward", "probe"])
-def test_a_missing_file(run: Run, tmp_path: Path, command: str) -> None:
+def test_a_missing_file_is_named(run: Run, tmp_path: Path, command: str) -> None:
     result = run(command, "--connection-string-file", tmp_path / "missing")
 
     assert result.code == 2
@@ -203,7 +203,7 @@ def test_a_string_with_the_other_sides_identity(run: Run, created: Created, tmp_
 
 
 @pytest.mark.parametrize("command", ["connector", "forward", "probe"])
-def test_an_unknown_mode(run: Run, created: Created, command: str) -> None:
+def test_an_unknown_mode_is_refused_with_the_known_ones(run: Run, created: Created, command: str) -> None:
     path = created.connector if command == "connector" else created.application
     result = run(command, "--connection-string-file", path, "--mode", "pigeon")
 
@@ -224,7 +224,7 @@ def test_pairs_that_do_not_match(run: Run, created: Created) -> None:
     assert "--config" in result.err
 
 
-def test_standard_input_twice(run: Run) -> None:
+def test_standard_input_has_only_one_connection_string(run: Run) -> None:
     result = run("connector", "--connection-string-file", "-", "-")
 
     assert result.code == 2
@@ -248,7 +248,7 @@ def test_a_relay_without_a_state_directory(run: Run) -> None:
     assert "no state directory was given" in result.err
 
 
-def test_an_unknown_port(run: Run, tmp_path: Path) -> None:
+def test_an_unknown_port_is_refused_with_the_known_ones(run: Run, tmp_path: Path) -> None:
     result = run("relay", "--state", tmp_path / "state", "--ports", "pigeons=1")
 
     assert result.code == 2

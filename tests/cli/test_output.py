@@ -59,7 +59,7 @@ def test_closed_from_the_start(created: Created, command: str) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:2]) or "nothing")
-def test_a_full_disk(created: Created, command: str) -> None:
+def test_output_that_is_lost_is_reported_and_the_work_is_done(created: Created, command: str) -> None:
     """What was lost is said, and the work is done."""
     done = _shell(command.replace("{application}", str(_nowhere(created))), ">/dev/full", created)
 

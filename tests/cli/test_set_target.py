@@ -27,7 +27,7 @@ def test_another_target_is_in_the_string_of_the_connector_and_in_later_ones(
     assert load_connection_string(tmp_path / "x").target == HostPort("fd00::5", 1433)
 
 
-def test_a_unix_socket(run: Run, created: Created, tmp_path: Path) -> None:
+def test_a_target_becomes_a_unix_socket(run: Run, created: Created, tmp_path: Path) -> None:
     target = ("connections", "set-target", "orders", "--target", "unix:/run/postgresql/.s.PGSQL.5432")
     assert run(*target, "--update", created.connector, created.authority).code == 0
     socket = UnixSocket("/run/postgresql/.s.PGSQL.5432")

@@ -112,7 +112,7 @@ def _served(status: int, content: object) -> Iterator[str]:
         ("status", 200, DEEP),
     ],
 )
-def test_a_hostile_answer(command: str, status: int, content: object, tmp_path: Path) -> None:
+def test_a_hostile_answer_controls_no_terminal(command: str, status: int, content: object, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(f"hrm_abcdefgh_{'A' * 43}")
     token.chmod(0o600)

@@ -28,7 +28,9 @@ def target() -> Iterator[tuple[str, int]]:
     [["status"], ["status", "--json"], ["drain"], ["drain", "--undo"], ["drop", "listener", "orders", "1" * 32]],
     ids=lambda command: " ".join(command[:2]),
 )
-def test_without_a_relay(run: Run, tmp_path: Path, command: list[str]) -> None:
+def test_without_a_relay_it_says_whether_the_directory_or_the_relay_is_missing(
+    run: Run, tmp_path: Path, command: list[str]
+) -> None:
     missing = run(*command, "--state", tmp_path / "nowhere")
     assert (missing.code, missing.out) == (2, "")
     assert "does not exist" in missing.err

@@ -84,7 +84,7 @@ def test_json_is_made_in_parts_that_belong_together() -> None:
     assert text == msgspec.json.format(msgspec.json.encode(expected), indent=2).decode()
 
 
-def test_very_long_tables() -> None:
+def test_very_long_tables_are_aligned() -> None:
     rows = [ListenerValue.of(listener(f"n{number}")) for number in range(2500)]
     text = status_text(attrs.evolve(STATUS, listeners=Rows.of(ListenerValue, rows)), now=1060.0)
     lines = [line for line in text.splitlines() if line.startswith("n")]

@@ -151,7 +151,7 @@ def test_imported_without_a_key(run: Run, orders: Access, tmp_path: Path) -> Non
     assert [key(orders, "application", slot) for slot in KeySlot] == [None, None]
 
 
-def test_listed_and_shown(run: Run, orders: Access) -> None:
+def test_lists_and_details_agree(run: Run, orders: Access) -> None:
     listed = run("connections", "list", *orders.options)
     assert (listed.code, listed.out.split()[4:7]) == (0, ["orders", "relay.example.com", "application,"])
     (found,) = json.loads(run("connections", "list", "--json", *orders.options).out)
@@ -178,7 +178,7 @@ def test_more_than_a_page_is_listed(run: Run, access: Access) -> None:
     assert [one["name"] for one in found] == ["n0", "n1", "n2"]
 
 
-def test_disabled_and_enabled(run: Run, orders: Access) -> None:
+def test_a_hybrid_connection_is_disabled_and_enabled(run: Run, orders: Access) -> None:
     for command, disabled in (("disable", True), ("enable", False)):
         done = run("connections", command, "orders", *orders.options)
         assert (done.code, done.err) == (0, "")

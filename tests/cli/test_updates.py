@@ -127,7 +127,7 @@ def test_what_other_commands_have_changed_since_is_stated(pushing_: Pushing, run
     assert pushing_.opened()[CONNECTORS].target == HostPort("db3", 1)
 
 
-def test_one_side_only(pushing_: Pushing) -> None:
+def test_an_update_may_be_for_one_side_only(pushing_: Pushing) -> None:
     pushing_.push("--relay-pin", PIN, "--role", "application")
     assert set(pushing_.opened()) == {APPLICATIONS}
     assert set(pushing_.opened()) == {APPLICATIONS}
@@ -135,7 +135,7 @@ def test_one_side_only(pushing_: Pushing) -> None:
     assert {one.pins for one in pushing_.opened().values()} == {(OTHER_PIN,)}
 
 
-def test_a_single_identity(pushing_: Pushing) -> None:
+def test_an_update_may_be_for_a_single_identity(pushing_: Pushing) -> None:
     """It has an update of its own, which states the rest, too; the one for the others leaves it out."""
     identity, _ = pushing_.string(Role.CONNECTOR).require_identity()
     at = Role.CONNECTOR, identity.serial
@@ -176,7 +176,7 @@ def test_what_is_refused_changes_nothing(pushing_: Pushing, options: tuple[str, 
     assert pushing_.opened() == {}
 
 
-def test_an_unknown_connection(pushing_: Pushing, run: Run) -> None:
+def test_no_update_is_pushed_for_an_unknown_hybrid_connection(pushing_: Pushing, run: Run) -> None:
     before = pushing_.created.authority.read_bytes()
     assert "is the authority of orders, not of other" in pushing_.push("--target", "db:1", name="other").err
     run("connections", "delete", "orders", "--state", pushing_.created.state)
@@ -216,7 +216,7 @@ def test_an_authority_file_that_was_restored_from_a_backup(
 @pytest.mark.parametrize(
     "record", [5, {}, {"sequence": "1", "sides": {}, "identities": []}, {"sequence": 1, "sides": []}]
 )
-def test_a_damaged_record(pushing_: Pushing, record: object) -> None:
+def test_a_damaged_record_of_updates_is_an_error(pushing_: Pushing, record: object) -> None:
     content = json.loads(pushing_.created.authority.read_text())
     content["extra"]["updates"] = record
     pushing_.created.authority.write_text(json.dumps(content))

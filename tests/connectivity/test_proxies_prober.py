@@ -62,7 +62,7 @@ def make_prober(nursery: trio.Nursery, network: FakeNetwork, transports: dict[st
     return make
 
 
-async def test_refused_native_ports(
+async def test_where_a_proxy_refuses_native_ports_websocket_is_used(
     make_prober: MakeProber, network: FakeNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
     network.behaviours = dict.fromkeys((*NATIVE, 443, 80), "right")
@@ -111,7 +111,7 @@ async def test_a_stalled_port_behind_the_proxy_is_no_fault_of_the_proxys(
     assert {a.failure.kind for a in report.attempts if a.failure} == {"stalled"}
 
 
-async def test_no_proxy_there(
+async def test_a_proxy_that_does_not_answer_is_named(
     network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
 ) -> None:
     async def dial(host: str, port: int) -> trio.abc.HalfCloseableStream:

@@ -66,7 +66,7 @@ async def test_a_socks_proxy_is_asked_for_the_address(
     assert said == [b"\5\1\0", b"\5\1\0" + address + (9350).to_bytes(2, "big")]
 
 
-async def test_user_and_password(nursery: trio.Nursery) -> None:
+async def test_user_and_password_are_sent_to_the_proxy(nursery: trio.Nursery) -> None:
     said: list[bytes] = []
     proxy = ScriptedProxy(nursery, socks(method=b"\5\2", status=b"\1\0", said=said))
     async with await proxy.through("socks5://m%C3%BC:hunter2@proxy")("a.b", 1):

@@ -267,7 +267,7 @@ async def test_a_status_that_refuses_is_an_answer() -> None:
 @pytest.mark.parametrize(
     ("answer", "kind"), [(b"abcd", None), (b"abce", K.NOT_A_RELAY), (b"abc", K.CLOSED_EARLY), (None, K.STALLED)]
 )
-async def test_the_round_trip(
+async def test_a_round_trip_needs_the_right_answer_in_time(
     answer: bytes | None, kind: FailureKind | None, autojump_clock: trio.testing.MockClock
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()

@@ -24,7 +24,7 @@ from ..silent import silent_listener
 from .fakes import published
 
 
-def test_defaults() -> None:
+def test_a_configuration_has_these_defaults() -> None:
     string = published("orders").string
     config = ConnectorConfig([string])
     assert config.strings == (string,)
@@ -71,7 +71,7 @@ class Times(TypedDict, total=False):
         {"check_target_interval": 0.9},
     ],
 )
-def test_impossible_times(seconds: Times) -> None:
+def test_impossible_times_are_refused(seconds: Times) -> None:
     with pytest.raises(ValueError, match=next(iter(seconds))):
         ConnectorConfig([published("orders").string], **seconds)
 

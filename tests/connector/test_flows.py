@@ -213,7 +213,9 @@ async def test_a_flow_that_only_its_target_keeps_alive_ends(
         ('AllowUdp = true\nAllowedTargets = ["db.corp:5432"]', "AllowedTargets"),
     ],
 )
-async def test_the_policy_decides(nursery: trio.Nursery, target: Target, text: str, rule: str) -> None:
+async def test_a_flow_that_the_policy_denies_is_refused_with_the_rule(
+    nursery: trio.Nursery, target: Target, text: str, rule: str
+) -> None:
     policy = Policy(files=(parse_policy_file("policy.toml", text),))
     scene = await Scene.start(nursery, await target.bind(), policy)
     flow = scene.client.open_flow_nowait()

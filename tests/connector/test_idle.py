@@ -23,7 +23,7 @@ from hybridrelay.connector.idle import ANSWERED_PORTS, ANSWERED_SECONDS, IDLE_SE
         (53, "srsr", IDLE_SECONDS),
     ],
 )
-def test_the_deadline(port: int, exchanged: str, seconds: float) -> None:
+def test_only_one_request_and_one_answer_shorten_the_deadline(port: int, exchanged: str, seconds: float) -> None:
     rule = IdleRule(port, 100.0)
     now = 100.0
     for step in exchanged:

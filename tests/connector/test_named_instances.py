@@ -41,7 +41,7 @@ def reply(instance: str = "SQLEXPRESS", more: str = ";tcp;49823", *, size: int |
 # --- the protocol
 
 
-def test_the_request() -> None:
+def test_a_request_names_the_instance() -> None:
     assert instance_request("SQLEXPRESS") == b"\x04SQLEXPRESS\0"
 
 
@@ -54,7 +54,7 @@ def test_the_request() -> None:
         reply(more=";tcp;49823;via;SQL01,0:1433"),
     ],
 )
-def test_replies(data: bytes) -> None:
+def test_the_port_is_found_in_every_form_of_reply(data: bytes) -> None:
     assert parse_instance_reply_untrusted(data, "SqlExpress") == 49823
 
 
@@ -196,7 +196,7 @@ async def test_without_an_answer_the_error_says_why(
     assert responder.address not in str(caught.value), "the client is told this"
 
 
-async def test_nobody_there(responder: Responder) -> None:
+async def test_without_a_browser_service_the_target_counts_as_refused(responder: Responder) -> None:
     port = responder.port
     responder.sock.close()
     with pytest.raises(TargetError, match="does not run") as caught:

@@ -459,7 +459,7 @@ BEGINNINGS = {
 
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
-def test_whatever_happens_next(beginning: str) -> None:
+def test_after_any_four_inputs_the_machine_is_consistent(beginning: str) -> None:
     """All sequences of four inputs, from every state of interest."""
 
     def walk(path: list[str], left: int) -> None:

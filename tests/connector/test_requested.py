@@ -46,7 +46,9 @@ INSTANCE = NamedInstance("sql01", "SQLEXPRESS")
         (FTP, Metadata([MetadataEntry(PORT, b"")]), FTP.first, Reason.METADATA_NOT_UNDERSTOOD),
     ],
 )
-def test_ports(target: Target, metadata: Metadata, wanted: StreamTarget, reason: Reason | None) -> None:
+def test_only_published_ports_are_connected_to(
+    target: Target, metadata: Metadata, wanted: StreamTarget, reason: Reason | None
+) -> None:
     found = requested_untrusted(target, metadata)
     assert found.target == wanted
     assert (None if found.refusal is None else found.refusal.reason) is reason
@@ -70,7 +72,9 @@ KERBEROS = HostPorts("kdc.corp", PortSet([(88, 88), (464, 464)]), protocols=Prot
         (SOCKET, Kind.DATAGRAMS, None, "unix:/run/db.sock", Reason.KIND_NOT_OFFERED),
     ],
 )
-def test_protocols(target: Target, kind: Kind, port: int | None, wanted: str, reason: Reason | None) -> None:
+def test_a_port_is_connected_to_only_over_its_protocols(
+    target: Target, kind: Kind, port: int | None, wanted: str, reason: Reason | None
+) -> None:
     found = requested_untrusted(target, port_metadata(port), kind)
     assert str(found.target) == wanted
     assert (None if found.refusal is None else found.refusal.reason) is reason

@@ -35,7 +35,9 @@ def machine(interval: float | None = None, *, random: float = 0.5) -> TargetMach
         ("---++", [UNKNOWN, UNKNOWN, UNHEALTHY, UNHEALTHY, HEALTHY], [*[CONFIRM_SECONDS] * 2, 5.0, 1.0, None]),
     ],
 )
-def test_the_table(results: str, healths: list[TargetHealth], waits: list[float | None]) -> None:
+def test_results_of_attempts_decide_about_health_and_the_next_check(
+    results: str, healths: list[TargetHealth], waits: list[float | None]
+) -> None:
     assert (FALL, RISE, CONFIRM_SECONDS, RECHECK_SECONDS) == (3, 2, 1.0, 5.0)
     one, before = machine(), UNKNOWN
     for now, (result, health, wait) in enumerate(zip(results, healths, waits, strict=True)):
@@ -80,7 +82,7 @@ def test_attempts_that_began_while_the_target_was_away_do_not_count_after_it_is_
 
 
 @pytest.mark.parametrize(("random", "wait"), [(0.0, 4.5), (0.5, 5.0), (0.999999, 5.5)])
-def test_waits_differ(random: float, wait: float) -> None:
+def test_checks_of_an_unhealthy_target_are_up_to_a_tenth_early_or_late(random: float, wait: float) -> None:
     one = machine(random=random)
     for _ in range(FALL):
         one.attempt_ended(succeeded=False, began=0.0, now=0.0)

@@ -58,7 +58,9 @@ def _several(*errors: OSError) -> OSError:
         (socket.gaierror(socket.EAI_SYSTEM, "system"), Reason.TARGET_NAME_SERVICE_FAILED),
     ],
 )
-async def test_what_is_said(failure: OSError, reason: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_has_a_reason_and_does_not_name_the_target(
+    failure: OSError, reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def fail(*args: object, **options: object) -> trio.SocketStream:
         raise failure
 

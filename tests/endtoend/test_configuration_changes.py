@@ -237,7 +237,7 @@ async def test_changed_strings_are_taken_without_a_signal(scene: Scene) -> None:
     assert "was lost" not in scene.connector.err + scene.forward.err
 
 
-async def test_links_of_kubernetes(scene: Scene) -> None:
+async def test_a_replaced_link_of_kubernetes_is_noticed(scene: Scene) -> None:
     """A volume of a Secret: files are links through ``..data``, which is replaced."""
     volume = scene.deployment.directory / "volume"
     text = scene.published["c"].connector.read_text()
@@ -312,7 +312,7 @@ async def test_what_needs_a_restart_is_said(scene: Scene) -> None:
     assert "mode" in line
 
 
-async def test_a_unix_socket(scene: Scene) -> None:
+async def test_a_unix_socket_is_added_to_a_port(scene: Scene) -> None:
     """It is added to a port, without a restart. 20 MB arrive unchanged in both directions."""
     path, socket_path = scene.deployment.directory / "forward.toml", scene.deployment.directory / "a.sock"
     async with talking(scene.ports["a"]):

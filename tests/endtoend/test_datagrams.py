@@ -60,7 +60,9 @@ def start_forward(deployment: Deployment, application: Path, *listen: str, mode:
     return program, int(found[1])
 
 
-async def test_requests_and_answers(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
+async def test_requests_are_answered_over_any_transport(
+    deployment: Deployment, nursery: trio.Nursery, mode: str
+) -> None:
     with bound() as target:
         await target.bind(("127.0.0.1", 0))
         nursery.start_soon(echo, target)

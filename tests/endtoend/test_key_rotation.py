@@ -157,7 +157,7 @@ async def test_only_the_connector_changes_its_key(machine: Machine, nursery: tri
     nursery.cancel_scope.cancel()
 
 
-async def test_signals_without_end(machine: Machine, nursery: trio.Nursery) -> None:
+async def test_signals_without_end_break_no_stream(machine: Machine, nursery: trio.Nursery) -> None:
     """20 times to all three programs, with keys that go back and forth and with files that cannot be used."""
     deployment = machine.deployment
     programs = [deployment.programs[0], *machine.services.values()]

@@ -461,7 +461,7 @@ def terminal(runner: Runner) -> Iterator[Terminal]:
         found.close()
 
 
-def test_job_control(runner: Runner, network: str, terminal: Terminal) -> None:
+def test_the_shell_stops_and_continues_the_application(runner: Runner, network: str, terminal: Terminal) -> None:
     script = runner.directory / "job"
     script.write_text("trap 'echo resized' WINCH\necho started\ncat\n")
     terminal.wait_for(r"\$ ")

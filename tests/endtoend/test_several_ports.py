@@ -156,7 +156,7 @@ def _read(sock: socket.socket) -> bytes:
         return b"".join(iter(partial(sock.recv, 100), b""))
 
 
-async def test_sockets_for_libraries(scene: Scene) -> None:
+async def test_sockets_for_libraries_lead_to_the_port_that_was_named(scene: Scene) -> None:
     string = scene.published.application.read_text()
     for port, expected in ((scene.second, scene.second), (None, scene.first)):
         sock = await trio.to_thread.run_sync(partial(open_socket, string, port=port))

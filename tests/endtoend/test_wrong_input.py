@@ -135,7 +135,7 @@ def test_what_the_relay_refuses(
 
 
 @pytest.mark.parametrize("command", ["connector", "forward"])
-def test_an_expired_token(published: Published, command: str) -> None:
+def test_a_program_whose_tokens_have_expired_goes_on_trying(published: Published, command: str) -> None:
     """The clock of this process is two hours behind, and its tokens live for one."""
     slow = "import time; now = time.time; time.time = lambda: now() - 7200; import hybridrelay.cli as cli; cli.main()"
     file = published.connector if command == "connector" else published.application

@@ -84,7 +84,7 @@ def test_an_event_that_is_only_imported_and_compared_is_not_published() -> None:
 class TestEveryEvent:
     """What holds for each class."""
 
-    def test_declaration(self, event: type[Event]) -> None:
+    def test_an_event_has_a_name_a_level_and_a_summary(self, event: type[Event]) -> None:
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*(\.[a-z]+(-[a-z]+)*)+", event.name)
         assert isinstance(event.level, Level)
         assert event.summary[0].isupper()

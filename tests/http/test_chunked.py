@@ -100,7 +100,7 @@ def test_huge_sizes_cost_nothing() -> None:
 
 
 @given(st.lists(st.binary(max_size=30), max_size=10), st.integers(1, 40))
-def test_what_h11_sends(pieces: list[bytes], size: int) -> None:
+def test_chunks_that_h11_has_encoded_are_decoded(pieces: list[bytes], size: int) -> None:
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method="PUT", target="/", headers=[("Host", "x"), ("Transfer-Encoding", "chunked")]))
     sent = b"".join(client.send(h11.Data(data=piece)) for piece in pieces)

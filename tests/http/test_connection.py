@@ -109,7 +109,7 @@ async def test_answers_after_which_the_connection_goes_on(method: str, path: str
     assert observed.crashes == []
 
 
-async def test_headers_of_answers() -> None:
+async def test_answers_have_the_headers_that_http_demands() -> None:
     async with served(trio.testing.memory_stream_pair()) as (stream, _):
         client = Client(stream)
         assert (await client.request("HEAD", "/")).headers["content-length"] == "6"
@@ -121,7 +121,7 @@ async def test_headers_of_answers() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/streamed", "/known"])
-async def test_http_1_0(path: str) -> None:
+async def test_an_answer_to_http_1_0_ends_with_the_connection(path: str) -> None:
     received, _ = await exchange(b"GET %s HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" % path.encode() + GET)
 
     head, _, body = received.partition(b"\r\n\r\n")
@@ -363,7 +363,7 @@ async def test_an_end_between_requests() -> None:
     assert observed.ended is None
 
 
-async def test_handlers_that_fail() -> None:
+async def test_a_handler_that_fails_reveals_nothing_and_ends_the_connection() -> None:
     received, observed = await exchange(b"GET /crash HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
 
     assert received.startswith(b"HTTP/1.1 500 ")

@@ -37,7 +37,7 @@ async def test_curl_reuses_its_connection() -> None:
 
 
 @pytest.mark.parametrize("option", ["--http1.0", "--http1.1"])
-async def test_chunked_and_closed(option: str) -> None:
+async def test_curl_reads_streams_in_http_1_1_and_1_0(option: str) -> None:
     async with serving(make_service()) as (port, _, _):
         assert await curl(option, f"http://127.0.0.1:{port}/streamed") == "one two three"
 

@@ -66,7 +66,9 @@ async def test_a_client_that_says_nothing(autojump_clock: trio.testing.MockClock
 
 
 @pytest.mark.parametrize("data", [GET[:10], b"G"])
-async def test_half_a_head(data: bytes, autojump_clock: trio.testing.MockClock) -> None:
+async def test_half_a_head_is_waited_for_until_its_deadline(
+    data: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, observed):
         await client.send_all(data)
         begin = trio.current_time()
@@ -100,7 +102,9 @@ async def test_half_a_head_behind_a_request(autojump_clock: trio.testing.MockClo
     assert received.count(b"HTTP/1.1 200 ") == received.count(b"HTTP/1.1 408 ") == 1
 
 
-async def test_silence_between_requests(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_silent_connection_is_closed_a_minute_after_its_last_request(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (stream, observed):
         client = Client(stream)
         await client.request("GET", "/")

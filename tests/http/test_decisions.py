@@ -166,7 +166,7 @@ GET, HEAD, OLD = (
         (OLD, 200, None, b"ab", b"Connection: close\r\n", b"ab"),
     ],
 )
-def test_framing_of_responses(
+def test_a_response_is_framed_as_its_status_and_method_demand(
     head: bytes, status: int, length: int | None, body: bytes, fields: bytes, sent: bytes
 ) -> None:
     phrase = {200: b"OK", 204: b"No Content", 304: b"Not Modified"}[status]

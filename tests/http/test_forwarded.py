@@ -52,7 +52,7 @@ def forwarded(*values: str, remote: str = PROXY) -> str:
         (f"{OUTER}, {PROXY}", OUTER),
     ],
 )
-def test_x_forwarded_for(text: str, address: str) -> None:
+def test_the_last_address_that_no_proxy_has_is_taken_from_x_forwarded_for(text: str, address: str) -> None:
     assert xff(text) == address
 
 

@@ -74,7 +74,9 @@ def test_values_are_not_shown() -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nX:\r\nY: a\tb\x01\xff\r\n\r\n", True, True, 0),
     ],
 )
-def test_framing_and_persistence(data: bytes, is_http11: bool, keep_alive: bool, length: int | None) -> None:
+def test_the_head_decides_about_framing_and_persistence(
+    data: bytes, is_http11: bool, keep_alive: bool, length: int | None
+) -> None:
     head = head_of(data)
 
     assert (head.is_http11, head.keep_alive, head.framing.length) == (is_http11, keep_alive, length)

@@ -100,7 +100,7 @@ async def test_many_clients_are_served_at_the_same_time() -> None:
                             assert (await client.request("GET", "/")).body == b"hello\n"
 
 
-async def test_503_when_full() -> None:
+async def test_a_full_server_answers_503_until_a_connection_ends() -> None:
     async with serving(make_service(limits=PATIENT), max_connections=2) as (port, _, _):
         async with await connect(port) as first, await connect(port) as second:
             for stream in (first, second):
@@ -215,7 +215,7 @@ async def test_a_client_that_does_not_read_is_aborted_in_time() -> None:
         await client.aclose()
 
 
-async def test_a_graceful_end() -> None:
+async def test_a_server_that_ends_completes_its_answers_and_closes_silent_connections() -> None:
     observed = Observed()
     async with serving(make_service(observed, PATIENT), grace_seconds=math.inf) as (port, stop, ended):
         async with await connect(port) as events, await connect(port) as silent:
@@ -281,7 +281,7 @@ async def test_an_upgraded_stream_is_handed_over() -> None:
             assert await client.receive_some() == b""
 
 
-async def test_unix_sockets(tmp_path: Path) -> None:
+async def test_requests_over_a_unix_socket_are_served_and_their_peer_is_known(tmp_path: Path) -> None:
     async def who(stream: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
         return stream, stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
 
@@ -313,7 +313,7 @@ async def tls_client(port: int) -> TLSStream:
     return tls
 
 
-async def test_tls() -> None:
+async def test_requests_over_tls_are_served_and_a_full_server_says_so() -> None:
     observed = Observed()
     async with serving(make_service(observed), prepare=outer_tls, max_connections=1) as (port, _stop, _ended):
         tls = await tls_client(port)

@@ -80,7 +80,7 @@ def test_the_limits_in_force(scene: Scene) -> None:
         scene.registry.limits_in_force("others")
 
 
-def test_what_is_read(scene: Scene) -> None:
+def test_the_registry_reads_what_the_relay_has(scene: Scene) -> None:
     registry = scene.registry
     known = registry.connection("team/orders")
     assert registry.find("team/orders") == known

@@ -135,7 +135,7 @@ async def test_calls_are_written_and_read_back(log: ManagementAuditLog, tmp_path
     assert [one.operation for one in (await later.read(ALL, 2)).entries] == ["later", "deleteToken"]
 
 
-async def test_pages_and_filters(log: ManagementAuditLog) -> None:
+async def test_pages_do_not_overlap_and_filters_choose_entries(log: ManagementAuditLog) -> None:
     for number in range(25):
         log(
             called("even" if number % 2 == 0 else "odd", connection=f"c{number % 3}", caller=f"token t{number % 5} x")

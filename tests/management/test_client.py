@@ -174,7 +174,7 @@ async def test_an_address_that_cannot_be_reached(autojump_clock: trio.testing.Mo
             await ManagementClient(Silent(nursery, [])).call("PUT", "/v1/x", Value)
 
 
-async def test_an_endless_answer(relay: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_answer_is_not_read_to_its_end(relay: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybridrelay.management.client._MAX_RESPONSE", 100)
     with pytest.raises(ManagementError, match="more than 100 bytes"):
         await ManagementClient(relay([answer(body=b"[" * 200)])).get("/v1/x", Value)

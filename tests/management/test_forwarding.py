@@ -94,7 +94,7 @@ async def test_one_connection_of_a_proxy_carries_requests_of_several_clients(sta
         assert _callers(api) == ["192.0.2.1", "192.0.2.2"]
 
 
-async def test_the_proxy_protocol(state: Path) -> None:
+async def test_a_proxy_header_states_the_caller_and_a_missing_one_is_refused(state: Path) -> None:
     async with served(state, attrs.evolve(OPTIONS, proxy_protocol_from=NETWORK)) as api:
         assert (await _call(api, sent=V1)).status == 204
         assert (await _call(api, sent=b"PROXY UNKNOWN\r\n")).status == 204

@@ -74,7 +74,7 @@ async def test_the_number_of_series_is_bounded(api: Api) -> None:
     assert value(listeners, connection=OTHER) == 7
 
 
-async def test_alive_and_ready(viewer: Api, api: Api) -> None:
+async def test_a_relay_that_drains_is_alive_and_not_ready(viewer: Api, api: Api) -> None:
     assert (await viewer.call("GET", "/livez"))[1] == {"alive": True}
     answer, ready = await viewer.call("GET", "/readyz")
     assert (answer.status, ready["ready"]) == (200, True)

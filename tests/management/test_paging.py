@@ -87,7 +87,7 @@ async def test_rows_of_another_form(serve: Callable[..., Server]) -> None:
 
 
 @pytest.mark.parametrize("cursors", ["a", "ab", "abc"])
-async def test_pages_that_repeat(serve: Callable[..., Server], cursors: str) -> None:
+async def test_pages_that_repeat_are_an_error(serve: Callable[..., Server], cursors: str) -> None:
     server = serve(page(cursor, 1) for cursor in itertools.cycle(cursors))
     with pytest.raises(EndlessList, match="a page names itself or an earlier page as the next one"):
         await read_pages(ManagementClient(server), PATH, Page)

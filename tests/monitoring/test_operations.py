@@ -111,7 +111,7 @@ async def test_a_query_that_means_nothing_is_refused(api: Api, query: str) -> No
     assert problem["errors"]
 
 
-async def test_alive_and_ready(api: Api) -> None:
+async def test_it_is_alive_and_not_ready_while_a_target_fails_or_it_stops(api: Api) -> None:
     answer, alive = await api.get("/livez")
     assert (answer.status, alive) == (200, {"alive": True})
     answer, ready = await api.get("/readyz")

@@ -179,7 +179,7 @@ TRANSCRIPTS: dict[str, tuple[list[tuple[Input, Command]], Ending]] = {
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_transcript(name: str) -> None:
+def test_a_bridge_decides_as_in_the_transcript(name: str) -> None:
     steps, ending = TRANSCRIPTS[name]
     machine = BridgeMachine()
     assert [(cause, machine.apply(cause, REASONS.get(cause, Reason.NO_ERROR))) for cause, _ in steps] == steps

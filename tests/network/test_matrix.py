@@ -194,7 +194,9 @@ async def test_times_to_a_decision(endpoint: RelayEndpoint, lab: Lab, remark: Ca
     ],
     ids=["open", "data-stalled", "only-80", "nothing"],
 )
-def test_the_probe_command(deployment: NetworkDeployment, lab: Lab, combination: Combination) -> None:
+def test_the_probe_command_reports_the_state_of_each_port(
+    deployment: NetworkDeployment, lab: Lab, combination: Combination
+) -> None:
     """The real thing: `hybridrelay probe --json` in the client's namespace."""
     published = deployment.create("command", ("127.0.0.1", 1))
     lab.set_many({(CLIENT, RELAY_HOST, port): state for port, state in zip(PORTS, combination, strict=True)})

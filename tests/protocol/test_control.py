@@ -513,13 +513,15 @@ def feed(data: bytes, size: int) -> list[Message | Unknown | str]:
 
 
 @given(st.binary(max_size=200), st.integers(1, 50))
-def test_fuzz_bytes(data: bytes, size: int) -> None:
+def test_any_bytes_are_decoded_or_refused(data: bytes, size: int) -> None:
     feed(data, size)
     feed(frame(data), size)
 
 
 @given(st.sampled_from([fields for _, fields in TABLE]), st.data())
-def test_fuzz_values(fields: dict[str, object], data: st.DataObject) -> None:
+def test_a_message_with_any_value_is_refused_or_reads_back_equal(
+    fields: dict[str, object], data: st.DataObject
+) -> None:
     changed = {**fields, data.draw(st.sampled_from(sorted(fields))): data.draw(JSON)}
     for message in feed(framed(**changed), 10_000):
         # What got through is a message like any other: it can be written, and reads back equal.
@@ -528,7 +530,7 @@ def test_fuzz_values(fields: dict[str, object], data: st.DataObject) -> None:
 
 
 @given(st.integers(0, len(WIRE) - 1), st.binary(max_size=4), st.integers(0, 4), st.integers(1, 64))
-def test_fuzz_mutated(position: int, inserted: bytes, removed: int, size: int) -> None:
+def test_changed_bytes_are_decoded_equally_in_pieces(position: int, inserted: bytes, removed: int, size: int) -> None:
     data = WIRE[:position] + inserted + WIRE[position + removed :]
     whole = feed(data, len(data) or 1)
     pieces = feed(data, size)

@@ -83,7 +83,7 @@ def test_every_state_and_input(state: tuple[Opening, Sending, Receiving, bool], 
         assert snapshot(states) == state, "an input that is refused must not move anything"
 
 
-def test_what_is_reachable() -> None:
+def test_only_possible_combinations_of_states_are_reachable() -> None:
     """No stream is half aborted, finished before it was accepted, or stopped while it is offered."""
     for opening, sending, receiving, _ in STATES:
         aborted = [opening is Opening.ABORTED, sending is Sending.ABORTED, receiving is Receiving.ABORTED]
@@ -151,7 +151,7 @@ def test_before_the_peers_hello(frame: frames.Frame) -> None:
 
 
 @pytest.mark.parametrize("frame", ALL_FRAMES, ids=KINDS)
-def test_before_our_hello(frame: frames.Frame) -> None:
+def test_a_frame_before_our_hello_ends_the_session(frame: frames.Frame) -> None:
     core = SessionCore(SessionRole.ACCEPTOR)
     core.channel_opened(0.0)
     core.receive_data(HELLO.encode() + frame.encode(), 0.0)
@@ -159,7 +159,7 @@ def test_before_our_hello(frame: frames.Frame) -> None:
 
 
 @pytest.mark.parametrize("frame", ALL_FRAMES, ids=KINDS)
-def test_established_without_streams(frame: frames.Frame) -> None:
+def test_a_frame_of_an_unknown_stream_ends_the_session(frame: frames.Frame) -> None:
     core = CorePair.established().acceptor.core
     core.receive_data(frame.encode(), 0.0)
     if frame is FINAL:

@@ -181,7 +181,7 @@ def test_accepting_crosses_the_openers_reset() -> None:
 
 
 @pytest.mark.parametrize("resets_first", [0, 1])
-def test_resets_cross(resets_first: int) -> None:
+def test_resets_of_both_sides_that_cross_leave_nothing_behind(resets_first: int) -> None:
     pair = CorePair.established()
     ends = pair.open()
     for side, stream in zip(pair.sides, ends, strict=True):

@@ -76,7 +76,7 @@ def test_no_data_is_no_frame() -> None:
 @openers
 @directions
 @pytest.mark.parametrize("action", ACTIONS)
-def test_on_a_stream(opener: int, direction: int, action: str) -> None:
+def test_either_side_of_a_stream_is_told_what_the_other_does(opener: int, direction: int, action: str) -> None:
     pair = CorePair.established()
     ends = pair.open(pair.sides[opener])
     by_side = dict(zip((pair.sides[opener], pair.sides[1 - opener]), ends, strict=True))
@@ -97,7 +97,7 @@ def test_on_a_stream(opener: int, direction: int, action: str) -> None:
 
 
 @directions
-def test_draining_and_closing(direction: int) -> None:
+def test_either_side_is_told_that_the_other_drains_and_closes(direction: int) -> None:
     pair = CorePair.established()
     us, them = pair.sides[direction], pair.sides[1 - direction]
     us.core.drain(Reason.GOING_AWAY, "soon")

@@ -87,7 +87,7 @@ def test_a_member_of_the_domain_finds_its_controller(reached: str) -> None:
     assert "Is an LDAP server:                          yes" in output
 
 
-def test_ldap_over_tcp(reached: str) -> None:
+def test_ldapsearch_reaches_the_directory_over_tcp(reached: str) -> None:
     root = ["-b", "", "-s", "base", "dnsHostName"]
     output = run([find("ldapsearch"), "-x", "-LLL", "-H", f"ldap://{reached}", *root])
     assert "dnsHostName: dc1.corp.example" in output

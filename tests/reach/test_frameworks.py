@@ -9,7 +9,7 @@ from ..servers.conftest import find
 from .conftest import PROGRAMS, Reached
 
 
-def test_java(reached: Reached, installed: Path) -> None:
+def test_jdbc_drivers_reach_the_databases(reached: Reached, installed: Path) -> None:
     jars = os.pathsep.join(str(jar) for jar in sorted((installed / "jars").glob("*.jar")))
     urls = (
         f"jdbc:postgresql://{reached.at['postgresql']}/postgres?user=postgres",
@@ -18,12 +18,12 @@ def test_java(reached: Reached, installed: Path) -> None:
     assert reached.run(find("java"), "-cp", jars, PROGRAMS / "Databases.java", *urls) == ["PostgreSQL", "MariaDB"]
 
 
-def test_php(reached: Reached) -> None:
+def test_extensions_of_php_reach_the_databases(reached: Reached) -> None:
     servers = (reached.at["postgresql"], reached.at["mariadb"])
     assert reached.run(find("php"), PROGRAMS / "databases.php", *servers) == ["mysqli", "mysql", "pgsql"]
 
 
-def test_node(reached: Reached, installed: Path) -> None:
+def test_packages_of_node_reach_the_databases(reached: Reached, installed: Path) -> None:
     urls = (
         f"postgres://postgres@{reached.at['postgresql']}/postgres",
         f"mysql://app:secret@{reached.at['mariadb']}/app",

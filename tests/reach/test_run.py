@@ -44,7 +44,7 @@ def network(request: pytest.FixtureRequest) -> str:
     return require_network(request.param)
 
 
-def test_a_static_program(runner: Runner, go_program: Path, network: str) -> None:
+def test_a_static_program_reaches_the_web_server(runner: Runner, go_program: Path, network: str) -> None:
     done = runner.run("--network", network, "--", go_program, URL)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the intranet\n", "")
 
@@ -59,7 +59,9 @@ def musl_program(request: pytest.FixtureRequest, runner: Runner) -> Path:
     return program
 
 
-def test_musl(runner: Runner, musl_program: Path, network: str) -> None:
+def test_a_program_of_musl_resolves_the_name_unless_its_connections_are_intercepted(
+    runner: Runner, musl_program: Path, network: str
+) -> None:
     """With `intercept`, its resolver ignores the answers to redirected queries (docs/run.md)."""
     done = runner.run("--network", network, "--", musl_program, "intranet", "80")
     if network == "intercept":
@@ -70,7 +72,7 @@ def test_musl(runner: Runner, musl_program: Path, network: str) -> None:
     assert (done.returncode, done.stdout.partition("\n\n")[2]) == (0, "the intranet\n")
 
 
-def test_java(runner: Runner, network: str) -> None:
+def test_a_program_in_java_reaches_the_web_server(runner: Runner, network: str) -> None:
     source = runner.directory / "Fetch.java"
     shutil.copy(PROGRAMS / "Fetch.java", source)
     source.chmod(0o644)
@@ -78,7 +80,7 @@ def test_java(runner: Runner, network: str) -> None:
     assert (done.returncode, done.stdout) == (0, "the intranet\nthe intranet\n")
 
 
-def test_node(runner: Runner, network: str) -> None:
+def test_a_program_in_node_reaches_the_web_server(runner: Runner, network: str) -> None:
     script = f"fetch('{URL}').then(answer => answer.text()).then(text => process.stdout.write(text))"
     done = runner.run("--network", network, "--", find("node"), "-e", script)
     assert (done.returncode, done.stdout) == (0, "the intranet\n")

@@ -20,7 +20,7 @@ from hybridrelay.relay.client_addresses import ClientAddresses
         ("a Unix socket", "a Unix socket", "a Unix socket"),
     ],
 )
-def test_what_is_stated(address: str, exact: str, network: str) -> None:
+def test_an_address_is_stated_exactly_as_its_network_or_not_at_all(address: str, exact: str, network: str) -> None:
     assert ClientAddresses.EXACT.stated(address) == exact
     assert ClientAddresses.NETWORK.stated(address) == network
     assert ClientAddresses.NONE.stated(address) == ""

@@ -30,7 +30,7 @@ def ended(outcome: str, reason: Reason, seconds: float) -> RendezvousEnded:
     )  # fmt: skip
 
 
-def test_what_is_counted() -> None:
+def test_events_are_counted_by_connection_and_reason() -> None:
     counters = RelayCounters()
     for event in (
         registered("db"),

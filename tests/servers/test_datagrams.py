@@ -106,7 +106,7 @@ def test_many_questions_at_once(dns: int, tmp_path: Path) -> None:
         assert output.split() == ["10.20.30.40"] * 50
 
 
-def test_snmp(deployment: Deployment) -> None:
+def test_snmp_works_over_udp(deployment: Deployment) -> None:
     with private_directory() as directory:
         configuration = directory / "snmpd.conf"
         configuration.write_text("rocommunity public 127.0.0.1\nsysLocation the private network\n")

@@ -24,7 +24,7 @@ def documented_options() -> list[str]:
     return found[0].split()
 
 
-def test_behind_nginx() -> None:
+def test_the_management_api_is_reached_behind_nginx_as_documented() -> None:
     server, port, api, authority = find("nginx"), free_port(), free_port(), CertificateAuthority()
     with private_directory() as directory, Deployment(directory) as deployment:
         deployment.start_relay("--management", f"127.0.0.1:{api}", *documented_options())

@@ -105,7 +105,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
             yield Instance(own_addresses([name])[name], browser, directory / "ca.pem")
 
 
-def test_python_tds(instance: Instance) -> None:
+def test_python_tds_finds_the_instance_under_its_local_name(instance: Instance) -> None:
     for module in ("pytds", "OpenSSL"):
         if importlib.util.find_spec(module) is None:
             missing(f"the Python package {module}", "the dependency group `recipes`")
@@ -115,7 +115,7 @@ def test_python_tds(instance: Instance) -> None:
     assert instance.browser.asked
 
 
-def test_freetds(instance: Instance, tmp_path: Path) -> None:
+def test_freetds_finds_the_instance_under_its_local_name(instance: Instance, tmp_path: Path) -> None:
     instance.browser.asked.clear()
     settings = tmp_path / "freetds.conf"
     settings.write_text("[global]\ntds version = 7.4\n")

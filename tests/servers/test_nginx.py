@@ -45,7 +45,7 @@ def test_several_requests_on_one_connection(url: str, nginx: WebServer) -> None:
     assert lines[1::2] == ["1", "0", "0", "0", "0"], "the connection was kept open"
 
 
-def test_post(url: str) -> None:
+def test_the_body_of_a_post_arrives_completely(url: str) -> None:
     assert curl("-X", "POST", "--data-binary", "a" * 5000, f"{url}/length") == "5000"
 
 

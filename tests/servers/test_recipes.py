@@ -71,14 +71,14 @@ def run_in(directory: Path, *command: str | Path, **environment: str) -> str:
         ("http_httpx", "nginx", ["httpx"], "{'hello'}"),
     ],
 )
-def test_script(
+def test_a_recipe_runs_as_it_is(
     published: dict[str, Published], tmp_path: Path, recipe: str, server: str, modules: list[str], says: str
 ) -> None:
     directory = directory_for(published[server], tmp_path, *modules)
     assert run_in(directory, RECIPES / f"{recipe}.py") == says
 
 
-def test_sql_server(site: Site, tmp_path: Path) -> None:
+def test_the_recipe_for_sql_server_verifies_the_certificate_and_logs_in(site: Site, tmp_path: Path) -> None:
     """Its beginning, against a responder: PRELOGIN, TLS inside of TDS, login and rows inside of TLS."""
     name = "sql01.corp.example"
     authority = CertificateAuthority()
@@ -102,7 +102,7 @@ def test_sql_server(site: Site, tmp_path: Path) -> None:
                 run_in(directory_for(published, tmp_path), recipe)
 
 
-def test_django(published: dict[str, Published], tmp_path: Path) -> None:
+def test_the_recipe_for_django_uses_the_database(published: dict[str, Published], tmp_path: Path) -> None:
     directory = directory_for(published["postgresql"], tmp_path, "django", "psycopg")
     settings = {"DJANGO_SETTINGS_MODULE": "django_settings", "PYTHONPATH": str(RECIPES)}
     run_in(directory, "-m", "django", "migrate", "--verbosity", "0", **settings)
@@ -112,7 +112,9 @@ def test_django(published: dict[str, Published], tmp_path: Path) -> None:
     assert run_in(directory, "-m", "django", "shell", "--verbosity", "0", "-c", users, **settings) == "1"
 
 
-def test_fastapi(published: dict[str, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_for_fastapi_serves_and_shuts_down(
+    published: dict[str, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(directory_for(published["postgresql"], tmp_path, "fastapi", "uvicorn", "asyncpg"))
     command: list[str | Path] = [
         sys.executable,

@@ -45,7 +45,7 @@ def network(request: pytest.FixtureRequest) -> str:
     return require_network(request.param)
 
 
-def test_psql(runners: Runners, network: str) -> None:
+def test_psql_reaches_the_server_under_its_name(runners: Runners, network: str) -> None:
     """Also several in a script, and the exit code of the script."""
     psql = f"{find('psql')} -h sql01.corp.example -p 5432 -U postgres -d postgres -X -A -t"
     script = f"{psql} -c 'SELECT 6 * 7' && {psql} -c \"SELECT length(repeat('x', 1000000))\" && exit 7"
@@ -53,13 +53,13 @@ def test_psql(runners: Runners, network: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, "42\n1000000\n", "")
 
 
-def test_curl(runners: Runners, network: str) -> None:
+def test_curl_reaches_a_name_without_a_domain_at_a_port_of_root(runners: Runners, network: str) -> None:
     """A name without a domain, and a port that only root may open."""
     done = runners.web.run("--network", network, "--", find("curl"), "-sS", "http://intranet/")
     assert (done.returncode, done.stdout, done.stderr) == (0, "the intranet\n", "")
 
 
-def test_python(runners: Runners, network: str) -> None:
+def test_blocking_and_asyncio_sockets_reach_the_web_server(runners: Runners, network: str) -> None:
     """Blocking sockets, and the non-blocking ones of asyncio, several at once."""
     script = """
 import asyncio, urllib.request

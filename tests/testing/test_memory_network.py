@@ -11,7 +11,7 @@ from hybridrelay.abc import Address, Binding, Dialer, Listener
 from hybridrelay.testing import MemoryNetwork
 
 
-async def test_delivers() -> None:
+async def test_what_is_sent_is_delivered() -> None:
     network = MemoryNetwork()
     async with network.listen("relay", 9352) as listener:
         assert listener.address == ("relay", 9352)
@@ -22,7 +22,7 @@ async def test_delivers() -> None:
             assert await far.receive_some() == b"x"
 
 
-async def test_refuses() -> None:
+async def test_dialing_is_refused_where_nothing_listens() -> None:
     network = MemoryNetwork()
     with pytest.raises(ConnectionRefusedError):
         await network.dial("relay", 1)

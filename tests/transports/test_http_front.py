@@ -125,7 +125,7 @@ async def test_a_request_that_is_no_upgrade_is_answered(name: str) -> None:
         assert "sec-websocket-version: 13" in lines
 
 
-async def test_health_by_head() -> None:
+async def test_health_is_answered_to_head_without_a_body() -> None:
     received = await accept(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 200 ")
     assert received.endswith(b"\r\n\r\n")

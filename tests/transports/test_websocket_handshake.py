@@ -160,7 +160,7 @@ async def test_the_reason_is_told() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 20, 100])
-async def test_half_an_answer(size: int) -> None:
+async def test_half_an_answer_is_a_closed_connection(size: int) -> None:
     with pytest.raises(TransportError, match="closed"):
         await connect(lambda head: answer(head)[:size], then_close=True)
 

@@ -84,14 +84,14 @@ def blocking_client(port: int, messages: list[bytes]) -> bytes:
     return bytes(received)
 
 
-async def test_blocking_websockets_client() -> None:
+async def test_a_blocking_client_of_websockets_exchanges_messages() -> None:
     messages = [random.Random(size).randbytes(size) for size in (1, 126, 70_000, 1_000_000)]
     async with serving(echo) as port:
         received = await trio.to_thread.run_sync(blocking_client, port, messages, abandon_on_cancel=True)
     assert hashlib.sha256(received).digest() == hashlib.sha256(b"".join(messages)).digest()
 
 
-async def test_trio_websocket_client() -> None:
+async def test_a_client_of_trio_websocket_exchanges_messages_and_is_closed_normally() -> None:
     async with serving(echo) as port:
         async with foreign_client(port) as ws:
             await ws.send_message(b"hello")

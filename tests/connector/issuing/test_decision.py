@@ -110,7 +110,7 @@ def test_many_hybrid_connections_together_leave_room_for_others() -> None:
         (decide(attrs.evolve(CLAIM, role=Role.CONNECTOR)), Reason.IDENTITY_WRONG_ROLE),
     ],
 )
-def test_the_table(decision: Decision, reason: Reason) -> None:
+def test_a_request_is_decided_as_in_the_table(decision: Decision, reason: Reason) -> None:
     assert decision.reason is reason
     assert (decision.changed is None) or reason is Reason.NO_ERROR
 

@@ -35,7 +35,7 @@ def command_in(answer: Answer) -> list[str]:
     return words
 
 
-async def test_rolling_a_key(relay: Relay, admin: Browser) -> None:
+async def test_a_roll_is_begun_on_a_page(relay: Relay, admin: Browser) -> None:
     """The new key goes into the slot of the key that was used less recently; it is not shown, and what is entered
     wrongly is shown again."""
     used = relay.store.get("orders").key_id("all", KeySlot.SECONDARY)

@@ -66,7 +66,7 @@ def test_elements_that_a_page_does_not_have(tag: str) -> None:
         h("script", "alert(1)")
 
 
-def test_children_and_attributes() -> None:
+def test_children_and_attributes_are_rendered() -> None:
     element = h(
         "ul", None, [h("li", 1), ["two", [h("br")]]], class_="a", hidden=True, open=False, id=None, aria_label="x"
     )

@@ -274,7 +274,7 @@ async def test_a_caller_with_a_scope_sees_its_part(relay: Relay, browser: Browse
     assert len(relay.live.held_listeners) == 2
 
 
-async def test_draining_one_listener(relay: Relay, admin: Browser) -> None:
+async def test_one_listener_is_drained_and_offered_sessions_again(relay: Relay, admin: Browser) -> None:
     at = path_of("orders")
     for action, says, undo in (
         ("drain", "is offered no new sessions", "undo-drain"),
@@ -307,7 +307,7 @@ async def test_listeners_senders_and_sessions_are_dropped(relay: Relay, admin: B
     assert calls(relay) == [(one, 200) for one in ("dropListener", "dropSender", "dropSession") for _ in range(2)]
 
 
-async def test_regenerating_a_key(relay: Relay, admin: Browser) -> None:
+async def test_a_page_says_what_ends_before_it_regenerates_a_key(relay: Relay, admin: Browser) -> None:
     relay.live.held_listeners.append(attrs.evolve(listener(instance="5" * 32), rule="all", slot="primary"))
     relay.live.held_sessions.append(
         attrs.evolve(session(id="6" * 32), sender=attrs.evolve(session().sender, rule="all", slot="primary"))
@@ -363,7 +363,7 @@ async def test_adding_and_deleting_a_rule(relay: Relay, admin: Browser) -> None:
     assert "The rule was deleted" in page_of(await admin.get(f"{at}?done=rule-deleted")).text
 
 
-async def test_revoking_a_key(relay: Relay, admin: Browser) -> None:
+async def test_a_key_that_a_page_has_revoked_cannot_be_revoked_again(relay: Relay, admin: Browser) -> None:
     at = f"{path_of('orders')}/rules/all"
     page = page_of(await admin.get(f"{at}/revoke?slot=secondary"))
     fields = page.fields
@@ -537,7 +537,9 @@ async def test_a_key_with_manage_changes_no_limits(relay: Relay, browser: Browse
     assert f"{path_of('orders')}/disable" not in page.links
 
 
-async def test_disabling_and_enabling(relay: Relay, admin: Browser) -> None:
+async def test_a_hybrid_connection_is_disabled_after_a_question_and_enabled_again(
+    relay: Relay, admin: Browser
+) -> None:
     at = path_of("orders")
     page = page_of(await admin.get(f"{at}/disable"))
     assert "1 listener, 1 sender, 1 session" in page.text

@@ -16,7 +16,7 @@ from hybridrelay.management.web.shown import count, duration, moment, plural, se
         (999_499, "999 kB"), (999_500, "1.0 MB"), (5e9, "5.0 GB"), (1.5e21, "1500 EB"),
     ],
 )  # fmt: skip
-def test_amounts_of_data(number: float, text: str) -> None:
+def test_amounts_of_data_are_shown_with_a_unit(number: float, text: str) -> None:
     assert bytes_of(number) == text
 
 

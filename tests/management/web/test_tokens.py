@@ -52,7 +52,9 @@ async def test_a_token_is_created_and_shown_once(relay: Relay, browser: Browser)
         ({"name": "me"}, 409),
     ],
 )
-async def test_a_wrong_form(relay: Relay, browser: Browser, fields: dict[str, str], status: int) -> None:
+async def test_a_wrong_form_is_shown_again_and_creates_no_token(
+    relay: Relay, browser: Browser, fields: dict[str, str], status: int
+) -> None:
     await browser.log_in(relay.token("me")[1])
     form = {"name": "ci", "role": "viewer", "scope": "", "expiresInDays": "30", **fields}
     answer = await browser.post("/tokens", **form)

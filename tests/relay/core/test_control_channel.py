@@ -178,7 +178,7 @@ def test_the_table_leads_to_the_end_from_everywhere() -> None:
         assert (before is ChannelState.OVER) <= (after is ChannelState.OVER)
 
 
-def test_a_connector(scene: Scene) -> None:
+def test_a_connector_registers_answers_offers_and_unregisters(scene: Scene) -> None:
     channel, broker = scene.channel, scene.broker
     assert scene.state() is ChannelState.NEW
     channel.receive(CONNECTOR, 0.0)

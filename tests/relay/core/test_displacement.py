@@ -59,7 +59,7 @@ def _listener(instance: str, holder: str) -> Listener[None]:
     ],
     ids=str,
 )
-def test_who_is_displaced(case: Case) -> None:
+def test_the_listener_that_the_rules_choose_is_displaced(case: Case) -> None:
     holders = case.held.split()
     listeners = [_listener(str(number), holder) for number, holder in enumerate(holders)]
     since = {str(number): float(number) for number in range(len(holders))}

@@ -244,7 +244,7 @@ def test_programs_that_a_previous_relay_has_seen_need_room_too() -> None:
     assert (roll.holders, roll.is_crowded) == (before.holders[:1], True)
 
 
-def test_too_many_programs() -> None:
+def test_with_too_many_programs_the_old_key_stays_until_the_end() -> None:
     rooms = iter([True])
     roll = Roll[str](begin().roll, take_room=lambda: next(rooms, False))
     assert observe(roll, 0.0, A, B) == [GiveKey("a")]

@@ -161,7 +161,7 @@ def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         max_size=40,
     )
 )
-def test_a_simple_model(steps: list[tuple[str, object, object]]) -> None:
+def test_a_distribution_agrees_with_a_simple_model(steps: list[tuple[str, object, object]]) -> None:
     """Nobody who has it is asked again on the same channel, and everybody else is, at the latest after a minute."""
     room = Room(100, 100)
     machine = Distribution[Channel](1, take_room=partial(room.take, "db"), release_room=partial(room.release, "db"))

@@ -48,7 +48,9 @@ def state(certificates: RelayCertificates) -> tuple[object, ...]:
     return certificates.outer_context, certificates.outer_pins, *controls
 
 
-async def test_a_renewed_certificate(certificates: RelayCertificates, files: CertificateFiles) -> None:
+async def test_a_renewed_certificate_replaces_the_public_one_only(
+    certificates: RelayCertificates, files: CertificateFiles
+) -> None:
     (before,) = certificates.outer_pins
     context, own = certificates.outer_context, certificates.control_context(by_ca=False)
     public = certificates.control_context(by_ca=True)
@@ -141,7 +143,7 @@ async def test_reloads_at_once(certificates: RelayCertificates, files: Certifica
     assert certificates.outer_pins[0] == pin
 
 
-async def test_a_cancelled_reload(certificates: RelayCertificates, files: CertificateFiles) -> None:
+async def test_a_cancelled_reload_changes_nothing(certificates: RelayCertificates, files: CertificateFiles) -> None:
     before = state(certificates)
     renew(files)
     with trio.CancelScope() as scope:

@@ -207,7 +207,7 @@ async def test_an_old_key_that_an_administrator_revokes_ends_the_roll_in_the_sam
 @pytest.mark.parametrize(
     "ended_rolls", ['{"a": 1}', "[1]", "[[1]]", '[["db","r","third",1,2,0,0,true,0,1,[]]]', '[["db","r"]]', "null"]
 )
-def test_a_damaged_file(tmp_path: Path, ended_rolls: str) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path, ended_rolls: str) -> None:
     text = f'{{"format":"hybridrelay-rolls","version":1,"rolls":{{}},"ended":{ended_rolls}}}'
     (tmp_path / ROLLS_FILE).write_text(text)
     with pytest.raises(ValueError, match=r"form|valid|number"):

@@ -176,7 +176,7 @@ async def _prepare(scene: Scene, nursery: trio.Nursery) -> None:
 
 
 @_each(ENDS_OF_PAIRS)
-async def test_a_joined_pair(
+async def test_a_joined_pair_has_one_end_with_the_bytes_of_both_directions(
     scene: Scene, outcome: str, end: Callable[[Scene], Awaitable[None]], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:

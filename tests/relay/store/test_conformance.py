@@ -134,7 +134,7 @@ def test_a_key_that_the_rule_already_has_is_refused(store: Store, rules: Rules) 
     assert store.regenerate_key("sql", "sender", PRIMARY, key) == key
 
 
-def test_used_after_closing(store: Store) -> None:
+def test_using_it_after_closing_is_an_error(store: Store) -> None:
     store.close()
     store.close()
     for read in (store.data_version, store.snapshot, store.list):
@@ -468,7 +468,7 @@ def test_tokens_are_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
         store.add_token(generate_management_token("c", ManagementRole.VIEWER, now=0.0)[0])
 
 
-def test_limits_and_editions(store: Store, rules: Rules) -> None:
+def test_limits_are_stored_and_an_edition_has_to_exist(store: Store, rules: Rules) -> None:
     limits = Limits(listeners=3, sessions=5, bytes_per_month=10**12, bytes_per_second=10**6, end_at_limit=True)
     quota = Quota("basic", limits)
     assert store.create("sql", ["a"], rules).quota == NO_QUOTA
@@ -644,7 +644,7 @@ def test_claims_go_with_their_connection(store: Store, rules: Rules) -> None:
     assert store.claims("sql") == ()
 
 
-def test_too_many_claims(store: Store, rules: Rules) -> None:
+def test_a_hybrid_connection_has_a_limited_number_of_claims(store: Store, rules: Rules) -> None:
     for name in "abcdef":
         store.create(name, ["relay.example.com"], rules)
     for number in range(200):

@@ -325,7 +325,7 @@ def test_many_may_make_it_at_the_same_moment(tmp_path: Path) -> None:
         assert len(registry.list()) == 6
 
 
-def test_used_after_closing(registry: SQLiteStore) -> None:
+def test_using_it_after_closing_is_an_error(registry: SQLiteStore) -> None:
     registry.close()
     registry.close()
     with pytest.raises(StateError):

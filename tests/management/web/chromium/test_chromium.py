@@ -167,7 +167,7 @@ def test_a_chart_of_the_time_before_the_relay_was_started(viewer: Viewer, *, is_
     assert heard == {"Listeners unknown", "Listeners 7", "Listeners 0"}
 
 
-def test_dropping_a_listener(site: Site, viewer: Viewer) -> None:
+def test_a_listener_is_dropped_with_its_button(site: Site, viewer: Viewer) -> None:
     connector = site.deployment.start_connector(site.orders)
     viewer.go("/connections/orders")
     rows = viewer.page.locator("#listeners tbody tr")
@@ -178,7 +178,7 @@ def test_dropping_a_listener(site: Site, viewer: Viewer) -> None:
     connector.terminate()
 
 
-def test_regenerating_a_key(viewer: Viewer) -> None:
+def test_a_key_is_regenerated_after_a_question(viewer: Viewer) -> None:
     viewer.go("/connections/orders")
     row = viewer.page.locator("#rules tbody tr", has_text="application").filter(has_text="secondary")
     before = row.locator("code").inner_text()
