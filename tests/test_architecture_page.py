@@ -45,6 +45,28 @@ def test_a_list_is_numbered_and_names_each_module_once(title: str) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+def modules_in_picture(title: str) -> list[str]:
+    """The modules whose paths a picture shows. ``cli/serving/configuration, plan`` stands for two of them."""
+    (picture,) = re.findall(r"```mermaid\n(.*?)```", SECTIONS[title], re.DOTALL)
+    labels = re.findall(r"[a-z_]+/[a-z_/, ]+[a-z_]", picture.replace("/<br>", "/"))
+    named = []
+    for label in labels:
+        first, *others = label.split(", ")
+        package = first.rpartition("/")[0]
+        named += [f"{first}.py", *(f"{package}/{other}.py" for other in others)]
+    return [name for name in named if (ROOT / "hybridrelay" / name).exists()]
+
+
+@pytest.mark.parametrize("title", [title for title in FLOWS if modules_in_picture(title)])
+def test_the_list_names_the_modules_of_the_picture(title: str) -> None:
+    assert set(modules_in_picture(title)) <= set(modules_in(steps_of(title)))
+
+
+def test_pictures_show_modules() -> None:
+    assert "connectivity/port_check.py" in modules_in_picture("A route that is chosen")
+    assert "cli/serving/plan.py" in modules_in_picture("A key that is changed")
+
+
 def test_every_package_is_described() -> None:
     described = set(re.findall(r"^\| `([^`]+)` \|", SECTIONS["Packages"], re.MULTILINE))
     packages = {f"{path.parent.name}/" for path in (ROOT / "hybridrelay").glob("*/__init__.py")}
