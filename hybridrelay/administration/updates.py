@@ -16,7 +16,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -32,13 +31,10 @@ from ..security import (
     Role,
     Target,
     Update,
-    format_port_lists,
-    pair_endpoints,
-    parse_port_lists_untrusted,
-    parse_target_untrusted,
     seal_update,
 )
 from ..security.names import normal_host
+from ..security.update_content import content_as_json, content_of_json_untrusted
 from .authority_content import damaged, relays_of, target_of, with_relays, with_target
 from .changes import IncompleteChange, nothing, only_change_of
 from .connections import read_authority_file
@@ -326,23 +322,15 @@ def _with_record(file: AuthorityFile, pushed: _Pushed) -> AuthorityFile:
         "sequence": pushed.sequence,
         "sides": {role.value: sorted(parts) for role, parts in pushed.sides.items()},
         "identities": [
-            {"role": role.value, "serial": serial, **_as_json(what)}
+            {
+                "role": role.value,
+                "serial": serial,
+                **content_as_json(what.endpoints, what.pins, what.target),
+            }
             for (role, serial), what in pushed.identities.items()
         ],
     }
     return attrs.evolve(file, extra={**file.extra, "updates": record})
-
-
-def _as_json(what: WhatIsPushed) -> dict[str, object]:
-    content: dict[str, object] = {}
-    if what.endpoints is not None:
-        content["relays"] = [endpoint.host for endpoint in what.endpoints]
-        content["ports"] = format_port_lists(what.endpoints)
-    if what.pins is not None:
-        content["pins"] = list(what.pins)
-    if what.target is not None:
-        content["target"] = str(what.target)
-    return content
 
 
 def _recorded(file: AuthorityFile) -> _Pushed:
@@ -357,18 +345,10 @@ def _recorded(file: AuthorityFile) -> _Pushed:
         return _Pushed(
             sequence,
             {Role(role): frozenset(map(str, parts)) for role, parts in record["sides"].items()},
-            {(Role(one["role"]), str(one["serial"])): _of_json(one) for one in record["identities"]},
+            {
+                (Role(one["role"]), str(one["serial"])): WhatIsPushed(*content_of_json_untrusted(one))
+                for one in record["identities"]
+            },
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         raise damaged("updates") from None
-
-
-def _of_json(content: Mapping[str, Any]) -> WhatIsPushed:
-    endpoints = pins = None
-    if "relays" in content:
-        ports = content["ports"]
-        endpoints = pair_endpoints(list(content["relays"]), parse_port_lists_untrusted(ports) if ports else ())
-    if "pins" in content:
-        pins = tuple(map(str, content["pins"]))
-    target = parse_target_untrusted(content["target"]) if "target" in content else None
-    return WhatIsPushed(endpoints, pins, target)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:  # commands read these values, and only the relay makes them
     from ..relay.snapshot import (
         CertificateSnapshot,
         ConnectionSnapshot,
-        EndSnapshot,
         ListenerSnapshot,
         PlacesSnapshot,
         SenderSnapshot,
@@ -126,23 +125,7 @@ class ListenerValue(Value, frozen=True):
     @classmethod
     def of(cls, one: ListenerSnapshot) -> ListenerValue:
         """Make the value of a registration."""
-        return cls(
-            connection=one.connection,
-            instance=one.instance,
-            address=one.address,
-            transport=one.transport,
-            software=one.software,
-            rule=one.rule,
-            slot=one.slot,
-            since=one.since,
-            sessions=one.sessions,
-            bytes_to_client=one.bytes_to_client,
-            bytes_to_connector=one.bytes_to_connector,
-            draining=one.draining,
-            target=one.target,
-            chosen=dict(one.chosen),
-            last_chosen=one.last_chosen,
-        )
+        return msgspec.convert(one, cls, from_attributes=True)
 
 
 class ListenerPage(Value, frozen=True):
@@ -176,20 +159,7 @@ class SenderValue(Value, frozen=True):
     @classmethod
     def of(cls, one: SenderSnapshot) -> SenderValue:
         """Make the value of a control channel."""
-        return cls(
-            connection=one.connection,
-            id=one.id,
-            instance=one.instance,
-            address=one.address,
-            transport=one.transport,
-            software=one.software,
-            rule=one.rule,
-            slot=one.slot,
-            since=one.since,
-            sessions=one.sessions,
-            bytes_to_client=one.bytes_to_client,
-            bytes_to_connector=one.bytes_to_connector,
-        )
+        return msgspec.convert(one, cls, from_attributes=True)
 
 
 class SenderPage(Value, frozen=True):
@@ -209,11 +179,6 @@ class EndValue(Value, frozen=True):
     rule: str
     slot: str
 
-    @classmethod
-    def of(cls, one: EndSnapshot) -> EndValue:
-        """Make the value of an end."""
-        return cls(instance=one.instance, address=one.address, transport=one.transport, rule=one.rule, slot=one.slot)
-
 
 class SessionValue(Value, frozen=True):
     """A pair of data channels, between which the relay moves the bytes of a session."""
@@ -231,15 +196,7 @@ class SessionValue(Value, frozen=True):
     @classmethod
     def of(cls, one: SessionSnapshot) -> SessionValue:
         """Make the value of a pair."""
-        return cls(
-            connection=one.connection,
-            id=one.id,
-            listener=EndValue.of(one.listener),
-            sender=EndValue.of(one.sender),
-            since=one.since,
-            bytes_to_client=one.bytes_to_client,
-            bytes_to_connector=one.bytes_to_connector,
-        )
+        return msgspec.convert(one, cls, from_attributes=True)
 
 
 class SessionPage(Value, frozen=True):

@@ -107,14 +107,4 @@ class RollValue(Value, frozen=True):
 
 
 def _holders(missing: Sequence[HolderSnapshot]) -> tuple[HolderValue, ...]:
-    return tuple(
-        HolderValue(
-            instance=one.instance,
-            address=one.address,
-            role=one.role,
-            state=one.state,
-            detail=one.detail,
-            is_connected=one.is_connected,
-        )
-        for one in missing
-    )
+    return msgspec.convert(missing, tuple[HolderValue, ...], from_attributes=True)

@@ -86,17 +86,7 @@ class UpdateValue(Value, frozen=True):
             expires_at=update.expires_at,
             recipients=0 if live is None else live.recipients,
             kept=0 if live is None else live.kept,
-            missing=tuple(
-                RecipientValue(
-                    instance=one.instance,
-                    address=one.address,
-                    role=one.role,
-                    state=one.state,
-                    detail=one.detail,
-                    departed_at=one.departed_at,
-                )
-                for one in missing
-            ),
+            missing=msgspec.convert(missing, tuple[RecipientValue, ...], from_attributes=True),
             seen_since=max(update.created_at, started_at),
             is_crowded=live is not None and live.is_crowded,
         )

@@ -31,13 +31,14 @@ import attrs
 from ..errors import ConfigurationError, UpdateError
 from .connection_string import MAX_RELAY_PINS, MAX_SEQUENCE, ConnectionString
 from .encoding import decode_der_untrusted
-from .endpoints import Endpoint, check_hosts, format_port_lists, pair_endpoints, parse_port_lists_untrusted
+from .endpoints import Endpoint, check_hosts
 from .identity import Authority, Role
 from .names import check_connection_name
 from .parsing_certificates import parsing_certificate
 from .pins import check_pin
 from .secret import Secret
-from .targets import Target, parse_target_untrusted
+from .targets import Target
+from .update_content import content_as_json, content_of_json_untrusted, text_in, texts_in
 
 __all__ = [
     "MAX_EXCLUDED",
@@ -211,14 +212,7 @@ def _as_json(update: Update) -> dict[str, object]:
         content["serial"] = update.serial
     if update.excluded:
         content["excluded"] = list(update.excluded)
-    if update.endpoints is not None:
-        content["relays"] = [endpoint.host for endpoint in update.endpoints]
-        content["ports"] = format_port_lists(update.endpoints)
-    if update.pins is not None:
-        content["pins"] = list(update.pins)
-    if update.target is not None:
-        content["target"] = str(update.target)
-    return content
+    return {**content, **content_as_json(update.endpoints, update.pins, update.target)}
 
 
 def _binding(connection: str, role: Role) -> bytes:
@@ -296,37 +290,16 @@ def _describe(error: Exception) -> str:
 
 def _of_json(value: Mapping[str, Any]) -> Update:
     """Raises ValueError, TypeError or KeyError."""
-    endpoints = pins = target = None
-    if "relays" in value:
-        ports = _text(value, "ports")
-        hosts = _texts(value, "relays")
-        endpoints = pair_endpoints(hosts, parse_port_lists_untrusted(ports) if ports else ())
-    if "pins" in value:
-        pins = _texts(value, "pins")
-    if "target" in value:
-        target = parse_target_untrusted(_text(value, "target"))
+    endpoints, pins, target = content_of_json_untrusted(value)
     return Update(
-        connection=_text(value, "connection"),
-        role=Role(_text(value, "role")),
+        connection=text_in(value, "connection"),
+        role=Role(text_in(value, "role")),
         sequence=value["sequence"],
         not_before=value["notBefore"],
         not_after=value["notAfter"],
-        serial=_text(value, "serial") if "serial" in value else "",
-        excluded=_texts(value, "excluded") if "excluded" in value else (),
+        serial=text_in(value, "serial") if "serial" in value else "",
+        excluded=texts_in(value, "excluded") if "excluded" in value else (),
         endpoints=endpoints,
         pins=pins,
         target=target,
     )
-
-
-def _text(value: Mapping[str, Any], name: str) -> str:
-    if not isinstance(value[name], str):
-        raise TypeError(f"{name} is not a text")
-    return str(value[name])
-
-
-def _texts(value: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    found = value[name]
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise TypeError(f"{name} is not a list of texts")
-    return tuple(found)

@@ -163,9 +163,7 @@ def die_with_parent(parent: int) -> None:
     Raises:
         OSError: not expected.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "prctl PR_SET_PDEATHSIG")
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+    _at_end_of(parent, signal.SIGKILL)
 
 
 def wake_with_parent(parent: int) -> None:
@@ -177,7 +175,12 @@ def wake_with_parent(parent: int) -> None:
     Raises:
         OSError: not expected.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, "prctl PR_SET_PDEATHSIG")
+    _at_end_of(parent, signal.SIGCONT)
+
+
+def _at_end_of(parent: int, number: signal.Signals) -> None:
+    """Let the kernel send this process a signal when its parent ends; if that has already ended, end at once."""
+    _prctl(_PR_SET_PDEATHSIG, number, "prctl PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
