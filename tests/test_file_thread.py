@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -17,6 +18,14 @@ from hybridrelay.errors import ConfigurationError
 def hanging() -> threading.Event:
     """Work that waits for this hangs."""
     return threading.Event()
+
+
+async def run_past_the_deadline(function: Callable[[], Awaitable[None]], clock: trio.testing.MockClock) -> None:
+    """Run a function to its end. When it waits for files, the time in which they have to answer passes."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(function)
+        await trio.testing.wait_all_tasks_blocked()
+        clock.jump(FILE_SECONDS + 1)
 
 
 async def test_what_it_returns_and_raises() -> None:
@@ -39,10 +48,7 @@ async def test_work_that_hangs_is_an_error_and_holds_up_no_other_file(
 
     try:
         for number in (1, 2):  # the second waits for the thread of the first
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(read)
-                await trio.testing.wait_all_tasks_blocked()
-                mock_clock.jump(FILE_SECONDS + 1)
+            await run_past_the_deadline(read, mock_clock)
             assert len(errors) == number
         assert "the deny list cannot be read" in str(errors[0])
         assert await other.run(str, 1) == "1"
@@ -63,20 +69,14 @@ async def test_cancelled_it_returns_at_once(hanging: threading.Event) -> None:
 async def test_files_that_hang_are_waited_for_together(
     hanging: threading.Event, mock_clock: trio.testing.MockClock
 ) -> None:
-    ended = trio.Event()
     files = [FileThread(f"file {number}") for number in range(20)]
 
     async def read() -> None:
         with pytest.raises(ConfigurationError, match="file 0 cannot be read"):
             await side_by_side([partial(one.run, hanging.wait) for one in files])
-        ended.set()
 
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read)
-            await trio.testing.wait_all_tasks_blocked()
-            mock_clock.jump(FILE_SECONDS + 1)
-            await ended.wait()
+        await run_past_the_deadline(read, mock_clock)
     finally:
         hanging.set()
 
@@ -85,7 +85,6 @@ async def test_when_very_many_files_hang_not_all_of_them_are_waited_for(
     hanging: threading.Event, mock_clock: trio.testing.MockClock
 ) -> None:
     begun: list[int] = []
-    ended = trio.Event()
 
     async def read(number: int) -> None:
         begun.append(number)
@@ -94,14 +93,9 @@ async def test_when_very_many_files_hang_not_all_of_them_are_waited_for(
     async def read_all() -> None:
         with pytest.raises(FileSilent):
             await side_by_side([partial(read, number) for number in range(500)])
-        ended.set()
 
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_all)
-            await trio.testing.wait_all_tasks_blocked()
-            mock_clock.jump(FILE_SECONDS + 1)
-            await ended.wait()
+        await run_past_the_deadline(read_all, mock_clock)
     finally:
         hanging.set()
     assert len(begun) == 64

@@ -24,22 +24,9 @@ from hybridrelay.relay.store.rolls import ROLLS_FILE, read_ended_rolls, read_rol
 from hybridrelay.security import KeySlot, Right, Rule, generate_key
 
 from ..peers import HOST, make_broker, update
+from .program_channel import ProgramChannel
 
 RULE = "sender"
-
-
-@attrs.define(eq=False)
-class Channel:
-    """A control channel of a program that has presented a key of the rule."""
-
-    instance: str
-    keys: frozenset[KeyId]
-    address: str = "192.0.2.1"
-    role: control.PeerRole | None = control.PeerRole.CLIENT
-    given: list[control.Message] = attrs.field(factory=list)
-
-    def give(self, message: control.Message) -> None:
-        self.given.append(message)
 
 
 @attrs.define
@@ -48,7 +35,7 @@ class Scene:
 
     directory: Path
     store: MemoryStore = attrs.field(factory=MemoryStore)
-    channels: list[Channel] = attrs.field(factory=list)
+    channels: list[ProgramChannel] = attrs.field(factory=list)
     events: list[Event] = attrs.field(factory=list)
     now: float = attrs.field(factory=time.time)
 
@@ -70,7 +57,7 @@ class Scene:
         assert found is not None
         return found
 
-    def answer(self, relay: RollService, channel: Channel, state: KeptState, detail: str = "") -> None:
+    def answer(self, relay: RollService, channel: ProgramChannel, state: KeptState, detail: str = "") -> None:
         generation = self.new_key.generation
         relay.answered(channel.address, channel.instance, control.KeyKept("db", generation, state, detail))
 
@@ -93,7 +80,7 @@ async def rolled(scene: Scene) -> RollService:
     relay = scene.relay()
     (roll,) = scene.store.get("db").rolls
     old = frozenset([roll.old_key("db")])
-    scene.channels[:] = [Channel("1" * 32, old), Channel("2" * 32, old)]
+    scene.channels[:] = [ProgramChannel(number * 32, old, role=control.PeerRole.CLIENT) for number in ("1", "2")]
     await look(relay)
     scene.answer(relay, scene.channels[0], KeptState.KEPT)
     scene.answer(relay, scene.channels[1], KeptState.MEMORY, "read-only")

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -18,7 +17,7 @@ from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
 from hybridrelay.relay.core.rolls import RETURN_SECONDS, Roll
-from hybridrelay.relay.model import KeyId, KeyRoll
+from hybridrelay.relay.model import KeyRoll
 from hybridrelay.relay.service import rolls as module
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
@@ -32,6 +31,7 @@ from hybridrelay.security import KeySlot, Right, Rule, generate_key
 from ...waiting import async_wait_until
 from ..peers import HOST, FarEnd, hello_of, make_broker, token_for, update
 from ..steps import calls_at_a_time
+from .program_channel import ProgramChannel
 
 NOBODY: list[ControlPeer] = []
 
@@ -174,25 +174,11 @@ def _many_rolls(connections: int) -> tuple[BrokerService, MemoryStore]:
     return make_broker(store), store
 
 
-@attrs.define(eq=False)
-class Channel:
-    """A control channel of a program that has presented the old key of a rule."""
-
-    instance: str
-    keys: frozenset[KeyId]
-    address: str = "192.0.2.1"
-    role: control.PeerRole | None = control.PeerRole.CONNECTOR
-    given: list[control.Message] = attrs.field(factory=list)
-
-    def give(self, message: control.Message) -> None:
-        self.given.append(message)
-
-
 async def test_many_rolls_delay_no_other_task(tmp_path: Path) -> None:
     async def longest_steps(connections: int) -> list[int]:
         broker, store = _many_rolls(connections)
         channels = [
-            Channel(f"{number:032x}", frozenset([roll.old_key(one.name)]))
+            ProgramChannel(f"{number:032x}", frozenset([roll.old_key(one.name)]))
             for number, one in enumerate(store.list())
             for roll in one.rolls[:1]
         ]
@@ -260,7 +246,7 @@ async def test_what_changes_while_it_is_saved_is_saved_the_next_time(
 ) -> None:
     broker, store = _many_rolls(1)
     (roll, _) = store.get("db00000").rolls
-    channel = Channel("0" * 32, frozenset([roll.old_key("db00000")]))
+    channel = ProgramChannel("0" * 32, frozenset([roll.old_key("db00000")]))
     relay = service(broker, store, [channel], tmp_path, [])  # type: ignore[list-item]
     await relay._update()
     await relay._look()
@@ -282,9 +268,9 @@ async def test_what_changes_while_it_is_saved_is_saved_the_next_time(
     assert saved == [[None], [KeptState.WAITING], [KeptState.KEPT], [KeptState.KEPT]]
 
 
-def _programs(roll: KeyRoll, count: int) -> list[Channel]:
+def _programs(roll: KeyRoll, count: int) -> list[ProgramChannel]:
     key = roll.old_key("db00000")
-    return [Channel(f"{number:032x}", frozenset([key])) for number in range(count)]
+    return [ProgramChannel(f"{number:032x}", frozenset([key])) for number in range(count)]
 
 
 async def test_saving_many_programs_delays_no_other_task_and_is_seldom(
@@ -306,7 +292,7 @@ async def test_saving_many_programs_delays_no_other_task_and_is_seldom(
         await relay._look()
         longest.append(max(await calls_at_a_time(relay._holders)))
         await relay._save()
-        channels.append(Channel("f" * 32, channels[0].keys))
+        channels.append(ProgramChannel("f" * 32, channels[0].keys))
         await relay._look()
         assert relay._changes != relay._written
         await relay._save()
@@ -327,7 +313,7 @@ async def test_the_room_for_programs_is_given_back(tmp_path: Path, monkeypatch: 
     async def observed(rule: str, program: str) -> tuple[int, bool]:
         current = store.get("db00000").roll(rule)
         assert current is not None
-        channels.append(Channel(program * 32, frozenset([current.old_key("db00000")])))
+        channels.append(ProgramChannel(program * 32, frozenset([current.old_key("db00000")])))
         await relay._update()
         await relay._look()
         machine = relay._rolls["db00000", rule].machine
