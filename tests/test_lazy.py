@@ -20,6 +20,7 @@ from hybridrelay import events
         "hybridrelay.management",
         "hybridrelay.security",
         "hybridrelay.administration",
+        "hybridrelay.connectivity",
     ],
 )
 def test_every_name_can_be_loaded(package: str) -> None:

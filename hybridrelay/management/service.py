@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import trio
 
 from .._nursery import FlatNursery
@@ -29,6 +28,7 @@ from .audit_log import ManagementAuditLog
 from .callers import Caller
 from .calls import handler_of
 from .condition import LastReload, management_certificate_problem, reload_problems, sink_problems
+from .description import Description
 from .forwarding import for_client_address
 from .gate import Gate
 from .handlers import OPERATIONS
@@ -58,10 +58,11 @@ def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
         gate: admits requests; None makes one.
     """
     admitting = Gate(managed) if gate is None else gate
-    document = msgspec.json.encode(openapi_document(OPERATIONS, version=__version__))
+    description = Description(partial(openapi_document, OPERATIONS, version=__version__))
 
     async def describe(request: Request) -> Reply:
         await admitting.admit(request)
+        document = await description.read()
         return Response(200, document, (("Content-Type", "application/json"), (REQUEST_ID, new_request_id())))
 
     routes = [

@@ -17,6 +17,7 @@ from .._threads import run_in_thread
 from .._version import __version__
 from ..connectivity.snapshot import MAX_LISTED
 from ..http import Handler, Reply, Request, RequestError, Response, Route, Router
+from ..management.description import Description
 from ..management.exposition import MEDIA_TYPE
 from ..management.health_values import LiveValue, ReadyValue
 from ..management.openapi import openapi_document
@@ -183,18 +184,20 @@ OPERATIONS: Operations[StatusCall] = Operations(
 
 def make_router(monitored: Monitored) -> Router[Handler]:
     """Return the routes: the operations of the table, and ``/openapi.json``."""
-    document = openapi_document(
-        OPERATIONS,
-        version=__version__,
-        title="hybridrelay status",
-        description="Shows the state of a connector or forward. See docs/status.md.",
-        has_callers=False,
+    description = Description(
+        partial(
+            openapi_document,
+            OPERATIONS,
+            version=__version__,
+            title="hybridrelay status",
+            description="Shows the state of a connector or forward. See docs/status.md.",
+            has_callers=False,
+        )
     )
-    described = msgspec.json.encode(document)
 
     async def describe(request: Request) -> Reply:
         await trio.lowlevel.checkpoint()
-        return Response(200, described, (("Content-Type", _JSON), (REQUEST_ID, new_request_id())))
+        return Response(200, await description.read(), (("Content-Type", _JSON), (REQUEST_ID, new_request_id())))
 
     routes = [Route(row.method, row.path, _handler_of(row, monitored)) for row in OPERATIONS]
     return Router([*routes, Route("GET", "/openapi.json", describe)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import sys
-import zoneinfo
 
 __all__ = ["local_now"]
 
@@ -25,6 +24,8 @@ def local_now() -> dt.datetime:
 @functools.cache
 def _zone() -> dt.tzinfo:
     """Return the time zone; another one takes effect when the program is restarted."""
+    import zoneinfo  # imported here, because few policies depend on the time
+
     try:
         with open(_ZONE_FILE, "rb") as file:
             return zoneinfo.ZoneInfo.from_file(file)

@@ -34,6 +34,7 @@ _NOT_FOR_EITHER_SIDE = (
     "tomllib",
     "trio_websocket",
     "wsproto",
+    "zoneinfo",
 )
 _CLIENT = ("hybridrelay.client", "hybridrelay.events.client")
 _CONNECTOR = (
@@ -81,7 +82,8 @@ def test_the_relay_loads_neither_connector_nor_client(tmp_path: Path) -> None:
         relay = _start(deployment, "relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ports)
         assert relay.terminate() == 0
         others = ("hybridrelay.client", "hybridrelay.connector", "hybridrelay.monitoring", "hybridrelay.testing")
-        assert _loaded(relay.err, (*others, "trio_websocket", "wsproto")) == set()
+        reaching_relays = ("hybridrelay.connectivity.control", "hybridrelay.connectivity.prober")
+        assert _loaded(relay.err, (*others, *reaching_relays, "trio_websocket", "wsproto", "zoneinfo")) == set()
 
 
 def test_commands_for_administrators_load_no_servers(deployment: Deployment) -> None:
