@@ -17,7 +17,8 @@ application, such as `open_stream`; and `data_to_send`, the only one that produc
 written in which order, and `table.py` decides when a stream is forgotten.
 """
 
-# This module is long because it has the whole life of a session in one place: channels, resumption, end.
+# This module is long because it has everything that a driver calls, and a third of it is the documentation of that.
+# What needs only a part of the session's state is in the modules above.
 
 from __future__ import annotations
 
