@@ -119,6 +119,20 @@ async def test_a_message_is_written_by_the_task_that_sends_it(
     assert await pair.theirs.receive_some() == b"x"
 
 
+async def pair_over(channel: Channel, nursery: trio.Nursery, ending: trio.CancelScope) -> tuple[Session, Session]:
+    """Return client and server of a session over `channel`. The client runs in the scope `ending`."""
+    client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with ending:
+            await client.run(channel, task_status=task_status)
+
+    async with trio.open_nursery() as starting:
+        starting.start_soon(nursery.start, run)
+        starting.start_soon(nursery.start, server.run, channel.far_end)
+    return client, server
+
+
 async def test_what_follows_directly_is_written_together(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
     for _ in range(10):
         assert pair.ours.send_nowait(b"x")
@@ -280,17 +294,8 @@ async def test_nobody_is_informed_after_the_watcher_has_been_removed(
 async def test_a_session_that_is_cancelled_within_a_write_tells_the_peer_after_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, in_time: bool
 ) -> None:
-    channel = Channel()
-    client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG)
-    ending = trio.CancelScope()
-
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
-        with ending:
-            await client.run(channel, task_status=task_status)
-
-    async with trio.open_nursery() as starting:
-        starting.start_soon(nursery.start, run)
-        starting.start_soon(nursery.start, server.run, channel.far_end)
+    channel, ending = Channel(), trio.CancelScope()
+    client, server = await pair_over(channel, nursery, ending)
     ours = client.open_stream_nowait()
     theirs = (await server.offers.receive()).accept()
     await settle()
@@ -401,17 +406,8 @@ async def test_a_flood_of_small_frames_lets_others_run(
 
 async def test_a_write_fails_between_the_end_of_the_channels_tasks_and_its_closing(nursery: trio.Nursery) -> None:
     """Other tasks may write in the pass of the event loop in which the last of these tasks ends."""
-    channel = Channel()
-    client, server = Session.create(SessionRole.INITIATOR), Session.create(SessionRole.ACCEPTOR, config=DATA_CONFIG)
-    ending = trio.CancelScope()
-
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
-        with ending:
-            await client.run(channel, task_status=task_status)
-
-    async with trio.open_nursery() as starting:
-        starting.start_soon(nursery.start, run)
-        starting.start_soon(nursery.start, server.run, channel.far_end)
+    channel, ending = Channel(), trio.CancelScope()
+    client, server = await pair_over(channel, nursery, ending)
     ours = client.open_stream_nowait()
     (await server.offers.receive()).accept()
     await ours.wait_opened()
