@@ -149,8 +149,14 @@ def start_note(shown: Drawn) -> Element:
     """Make the note about the time before the relay was started, if the charts include some of it."""
     text: Child = None
     if shown.started_at > shown.begin:
-        minutes = "Before that, charts show minutes. " if shown.range.resolution == RECENT else ""
-        text = ["The relay was started ", moment(shown.started_at), f". {minutes}In gaps, nothing was recorded."]
+        minutes = (
+            "Charts show the time before that in steps of a minute. " if shown.range.resolution == RECENT else ""
+        )
+        text = [
+            "The relay was started ",
+            moment(shown.started_at),
+            f". {minutes}Where there is a gap, nothing was recorded.",
+        ]
     return h("p", text, id="start-note", class_="note", data_live=True)
 
 
@@ -174,7 +180,7 @@ def chart_section(
         "sum": f"in each interval of {_length(shown.resolution)}",
         "maximum": f"the most in each interval of {_length(shown.resolution)}",
     }[chart.kind]
-    hint = "percent of the highest value in this time" if scale == "relative" else unit
+    hint = "percent of the highest value in this period" if scale == "relative" else unit
     legend = [h("span", label, class_=f"series-{index}") for index, label in enumerate(labels, 1)]
     return h(
         "section",

@@ -52,8 +52,9 @@ async def _show(visit: Visit) -> View:
                 _listeners(visit, found, listeners),
                 api_line(visit, f"{_api(name)}/listeners"),
                 id_="listeners",
-                note="The connectors that are registered at this relay. Target is what each has reported about its "
-                "target. Chosen is how often this relay has chosen it for a new session, and why.",
+                note="The connectors that are registered at this relay. The column Target shows what each has "
+                "reported about its target. The column Chosen shows how often, and why, this relay has chosen it for "
+                "a new session.",
             ),
             section(
                 "Senders",

@@ -60,7 +60,7 @@ def _table(visit: Visit, page: ConnectionPage, prefix: str) -> Child:
         return table("Hybrid connections", CONNECTION_COLUMNS, connection_rows(page.value), numeric=(2, 3, 4, 5, 6))
     if prefix:
         return empty(
-            "There is no hybrid connection with such a name.",
+            "There is no hybrid connection whose name begins with this.",
             h("a", "Show all hybrid connections", href="/connections"),
         )
     if visit.is_admin:
@@ -86,7 +86,7 @@ async def _confirm_delete(visit: Visit) -> View:
         h("p", "What ends at once: ", ends, "."),
         h(
             "p",
-            f"Its {count(len(found.authorization_rules))} rules and their keys are deleted, too. Connection "
+            f"Its rules ({count(len(found.authorization_rules))}) and their keys are deleted, too. Connection "
             "strings that were made for it never work again, not even with a new hybrid connection of the "
             "same name.",
         ),

@@ -169,7 +169,7 @@ async def _name_problems(visit: Visit, name: str) -> list[str]:
                 f"Name: you may only create hybrid connections whose names begin with {visit.caller.scope.prefix}."
             ]
         raise
-    return ["Name: there is already a hybrid connection of this name."]
+    return ["Name: there is already a hybrid connection with this name."]
 
 
 async def _full(visit: Visit) -> Child:
@@ -212,8 +212,8 @@ async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
         (
             "On your own machine",
             made.create,
-            "This creates four secret files. One is the authority, for further identities: keep it offline. "
-            + port_note,
+            "This creates four secret files. Keep the authority file offline: it is needed only to issue further "
+            "identities. " + port_note,
         ),
         (
             "On the relay's machine",
@@ -235,8 +235,8 @@ async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
     else:
         note = (
             "This creates three secret files, and adds the hybrid connection to the relay, which gets neither the "
-            "target nor the authority. The authority is for further identities: keep it offline. The file "
-            "admin.token has to contain the management token of an administrator."
+            "target nor the authority. Keep the authority file offline: it is needed only to issue further "
+            "identities. The file admin.token has to contain the management token of an administrator."
         )
         steps.insert(0, ("On your own machine", made.create_at_relay, note))
         other_way = h(

@@ -186,8 +186,9 @@ def _one_roll(rule: str, roll: RollValue, href: str) -> Element:
         return h(
             "div",
             h("p", h("b", name_of(rule)), f": the new key is the {roll.slot} one; ", linked(have, href),
-              ". The old one was revoked ", moment(roll.ended_at), ". The others fail after a restart, unless the "
-              "new key was written where their connection strings come from."),
+              ". The old one was revoked ", moment(roll.ended_at), ". ",
+              "The others fail after a restart, unless the new key is in the connection strings that they then read."
+              if roll.missing else None),
             _missing(f"Programs without the new key of {rule}", roll.missing),
         )  # fmt: skip
     end = "at" if roll.wait_for_grace or roll.is_crowded else "when all have it, at the latest at"
@@ -203,7 +204,7 @@ def _one_roll(rule: str, roll: RollValue, href: str) -> Element:
 def _updates(name: str, page: UpdatePage) -> Child:
     if not page.value:
         return empty(
-            "No update was pushed.",
+            "No update has been pushed.",
             f"An update changes the target, relays or pins of running programs: hybridrelay updates push {name}.",
         )
     rows = [

@@ -13,8 +13,8 @@ _TITLES = {
     401: "You have to log in",
     403: "This is not allowed",
     404: "There is nothing here",
-    409: "It has changed in the meantime",
-    412: "It has changed in the meantime",
+    409: "This was changed in the meantime",
+    412: "This was changed in the meantime",
     429: "Too many requests",
     503: "Not available at the moment",
 }
@@ -29,7 +29,7 @@ def failure_page(failure: Failure, visit: Visit | None) -> Response:
         if isinstance(errors, list)
         else []
     )
-    title = _TITLES.get(failure.status, "This request has failed")
+    title = _TITLES.get(failure.status, "This request failed")
     content = (
         h(
             "section",

@@ -112,7 +112,11 @@ def _log_in_page(next_: str, state: str, *, message: str | None = None, failure:
                 "command that creates a token",
             ),
             h("p", "DIR is the relay's state directory.", class_="note") if state == "DIR" else None,
-            h("p", "You stay logged in for eight hours, and not longer than the token is valid.", class_="note"),
+            h(
+                "p",
+                "You stay logged in for at most eight hours, and no longer than the token is valid.",
+                class_="note",
+            ),
             class_="card",
         ),
         status=200 if failure is None else failure.status,

@@ -37,9 +37,9 @@ def at_the_relay(visit: Visit) -> tuple[str, str]:
     url = management_url(visit)
     if url is None:
         return f"--state {visit.state_argument}", (
-            "Run it on the relay's machine, as the user of the relay. The authority file has to be there for that "
-            "time. To run the command on your own machine instead, open this page over TLS: "
-            "hybridrelay relay --management."
+            "Run it on the relay's machine, as the user of the relay. The authority file has to be on that machine "
+            "while the command runs. To run the command on your own machine instead, open this page over TLS, for "
+            "which the relay needs the option --management."
         )
     return f"--management {shlex.quote(url)} --token-file admin.token", (
         "Run it on your own machine, where the authority file is. The file admin.token has to contain the management "

@@ -38,7 +38,7 @@ async def _show(visit: Visit) -> View:
         files=CHART_FILES,
         content=(
             _controls(chosen, scale, name, [one.name for one in names.value]),
-            h("p", "This is about ", h("a", h("bdi", name), href=path_of(name)), ".") if name else None,
+            h("p", "These charts show ", h("a", h("bdi", name), href=path_of(name)), ".") if name else None,
             None if shown.intervals else _nothing(),
             start_note(shown),
             charts_div(charts, shown, scale),
@@ -50,7 +50,7 @@ def _nothing() -> Element:
     return h(
         "div",
         empty(
-            "Nothing happened during this time.",
+            "Nothing happened in this period.",
             "Data appears about ten seconds after a connector has registered or a client has connected.",
         ),
         class_="card",

@@ -138,7 +138,7 @@ def _figures(relay: RelayValue | None, total: ConnectionSnapshot, usage: RelayUs
             figure("Listeners", count(total.listeners), href="/v1/listeners"),
             figure("Senders", count(total.senders), href="/v1/senders"),
             figure("Sessions", count(total.sessions), href="/v1/sessions"),
-            figure("Data", bytes_of(moved), href=_CONNECTIONS, note="since the relay has started"),
+            figure("Data", bytes_of(moved), href=_CONNECTIONS, note="since the relay was started"),
             id_="figures",
         )
     allowed = usage.connections.allowed
@@ -148,7 +148,7 @@ def _figures(relay: RelayValue | None, total: ConnectionSnapshot, usage: RelayUs
         month_figure(usage.usage, usage.bytes.allowed, href="/v1/usage"),
         figure("Listeners", count(relay.listener_count), href="/v1/listeners", note="registered connectors"),
         figure("Senders", count(relay.sender_count), href="/v1/senders", note="connected clients"),
-        figure("Sessions", count(relay.session_count), href="/v1/sessions", note="joined now"),
+        figure("Sessions", count(relay.session_count), href="/v1/sessions", note="running now"),
         id_="figures",
     )
 

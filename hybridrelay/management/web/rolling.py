@@ -68,7 +68,7 @@ def _form(name: str, rule: str, slot: str, generation: int | str, entered: Enter
         h(
             "label",
             h("input", type="checkbox", name="wait", value="true", checked=bool(entered.value("wait", ""))),
-            "Keep the old key valid until then, because some programs are not connected now",
+            "Keep the old key valid until the end of these days, because some programs are not connected now",
         ),
         h("div", button("Roll the key", kind="primary"), h("a", "Cancel", href=path_of(name), class_="button"),
           class_="row"),
@@ -115,9 +115,9 @@ async def _show(visit: Visit) -> View:
             ),
             h(
                 "details",
-                h("summary", "If an authority file has keys of this rule"),
-                h("p", "Connection strings that are issued with it later need the new key. This command rolls the "
-                  "key and writes it into the authority file:"),
+                h("summary", "If an authority file contains keys of this rule"),
+                h("p", "Connection strings that are issued from this file later need the new key. This command rolls "
+                  "the key and writes it into the authority file:"),
                 command(by_command, "command that rolls the key"),
                 h("p", where, class_="note"),
             ),

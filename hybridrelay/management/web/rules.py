@@ -169,8 +169,8 @@ async def _confirm_regenerate(visit: Visit) -> View:
         visit,
         "regenerate",
         "Regenerate",
-        "Afterwards, put the new key into the connection strings that contain the old one: hybridrelay keys use. "
-        "If the key has not been stolen, roll it instead, which ends nothing.",
+        "Afterwards, write the new key into the connection strings that contain the old one, with hybridrelay keys "
+        "use. If the key has not been stolen, roll it instead: then nothing ends.",
     )
 
 
@@ -235,7 +235,10 @@ def _addition(name: str, entered: Entered = NOTHING_ENTERED) -> Element:
     error = entered.error("rights")
     return post_form(
         f"{path_of(name)}/add-rule",
-        h("p", "A rule has two keys of its own, so that one application can be excluded without the others."),
+        h(
+            "p",
+            "A rule has two keys of its own, so that one application can be excluded without affecting the others.",
+        ),
         field(
             "Name",
             "rule",
@@ -275,7 +278,7 @@ async def _add(visit: Visit) -> View | Response:
         await visit.perform("putAuthorizationRule", body={"rights": rights}, only_create=True, name=name, rule=rule)
     except RequestError as exc:
         if exc.failure.status == Problem.PRECONDITION_FAILED.status:
-            error = {"pointer": "/rule", "detail": "Name: there is already a rule of this name"}
+            error = {"pointer": "/rule", "detail": "Name: there is already a rule with this name"}
             exc = problem(Problem.EXISTS, "the rule needs another name", errors=[error])
         refusal = refused(exc, form, ("rule", "rights"))
         content = _addition(name, refusal.entered)

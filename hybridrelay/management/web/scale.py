@@ -71,7 +71,7 @@ def capacity_section(visit: Visit, relay: RelayValue) -> Element:
         bar("Connections that have not authenticated", relay.unauthenticated),
         api_line(visit, _RELAY),
         id_="capacity",
-        note="For more, raise LimitNOFILE= of the relay's unit, or add another relay.",
+        note="For more places, raise LimitNOFILE= in the relay's unit, or add another relay.",
     )
 
 
@@ -117,9 +117,9 @@ async def _confirm(visit: Visit) -> View:
         post_form("/scale/drain", button("Drain this relay", kind="danger")),
         h(
             "p",
-            "No program can register or join at this relay until you undo it. ",
+            "No program can register or join at this relay until you undo the drain. ",
             h("b", f"{plural(relay.listener_count, 'listener')} and {plural(relay.session_count, 'session')}"),
-            " are here now. Sessions continue, and those whose clients have another relay move there.",
+            " are at this relay now. Sessions continue, and those whose clients have another relay move there.",
         ),
         parents=(("/scale", "Scale"),),
     )

@@ -93,7 +93,7 @@ async def _show_claim(visit: Visit) -> View:
         field("Label", "label", label, required=True, maxlength=64,
               hint="The name of the new identity in the audit log of the connector, such as billing."),
         field("Note", "note", note, maxlength=_MAX_NOTE, hint="For the list of claims. The relay sees it."),
-        h("div", h("label", "Can be taken for", for_="field-expires"),
+        h("div", h("label", "Expires after", for_="field-expires"),
           h("select", [h("option", text, value=one, selected=one == expires) for one, text in _EXPIRIES.items()],
             id="field-expires", name="expires"), class_="field"),
         button("Show the command", kind="primary"),
@@ -110,8 +110,8 @@ async def _show_claim(visit: Visit) -> View:
             visit,
             line,
             "Create the claim",
-            "The command shows a code, once. Take the connection string with it: hybridrelay claims take. "
-            "The claim then appears on the page of the hybrid connection.",
+            "The command shows a code, once, and the claim appears on the page of the hybrid connection. On the "
+            "machine that needs the connection string, take the claim with this code: hybridrelay claims take.",
         )
     about = (
         "A claim brings a connection string to its machine. It is sealed on your own machine, so that the relay, "
@@ -173,8 +173,8 @@ async def _show_update(visit: Visit) -> View:
             "which programs do not have it yet.",
         )
     about = (
-        "An update changes connection strings that are in use, without a restart. The authority signs it on your own "
-        "machine, so that the relay can neither read nor make one."
+        "An update changes connection strings that are in use, without a restart. It is signed and encrypted on your "
+        "own machine, so that the relay can neither make nor read one."
     )
     return await _view(visit, "Push an update", about, form, problems, shown)
 

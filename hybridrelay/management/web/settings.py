@@ -82,7 +82,8 @@ def _settings_form(found: ConnectionValue, version: str, entered: Entered = NOTH
             "endpoints",
             entered.value("endpoints", ", ".join(found.endpoints)),
             required=True,
-            hint="The host names or addresses of all its relays. Tokens have to be for one of them.",
+            hint="The host names or addresses of all its relays. The signatures of connectors and clients have to be "
+            "for one of them.",
             error=entered.error("endpoints"),
         ),
         button("Save"),

@@ -93,7 +93,7 @@ def _form(entered: Entered = NOTHING_ENTERED) -> Element:
             entered.value("name", ""),
             required=True,
             maxlength=64,
-            hint="Of the program or person that uses it.",
+            hint="The program or person that uses the token.",
             error=entered.error("name"),
         ),
         h("fieldset", h("legend", "Role"), roles),
@@ -179,7 +179,7 @@ async def _confirm_revocation(visit: Visit) -> View:
             h("div", h("dt", "Last used"), h("dd", moment(token.last_used_at))),
             class_="facts",
         ),
-        h("p", "Programs that use it are refused at once, and browsers that are logged in with it log out."),
+        h("p", "Programs that use it are refused at once, and browsers that are logged in with it are logged out."),
         h("p", own, class_="note") if own else None,
         parents=((_PLACE, "Tokens"),),
     )

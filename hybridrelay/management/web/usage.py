@@ -15,7 +15,7 @@ from .visit import Visit
 
 __all__ = ["connection_usage_section", "month_figure", "relay_usage_section"]
 
-_PERIOD_COLUMNS = ("Month", "To clients", "To connectors", "Together", "Joins")
+_PERIOD_COLUMNS = ("Month", "To clients", "To connectors", "Total", "Joins")
 
 
 def _month(period: PeriodUsage) -> str:
@@ -67,13 +67,14 @@ def connection_usage_section(visit: Visit, found: ConnectionUsage) -> Element:
         _bar("Listeners", found.listeners, limits.listeners),
         _bar("Senders", found.senders, limits.senders),
         _bar("Sessions", found.sessions, limits.sessions),
-        h("p", f"Data moves at {bytes_of(limits.bytes_per_second)} per second at most.", class_="note")
+        h("p", f"Data moves at no more than {bytes_of(limits.bytes_per_second)} per second.", class_="note")
         if limits.bytes_per_second is not None
         else None,
         _earlier(found.earlier),
         api_line(visit, f"/v1/hybridConnections/{segment(found.name)}/usage"),
         id_="usage",
-        note="The limits are its own, those of its edition, and the defaults. Months are in UTC.",
+        note="The limits are those of the hybrid connection, or else of its edition, or else the defaults. Months "
+        "are in UTC.",
     )
 
 
@@ -94,7 +95,7 @@ def relay_usage_section(visit: Visit, found: RelayUsage) -> Element:
         ]
         for one in found.value
     ]
-    columns = ("Hybrid connection", "To clients", "To connectors", "Together", "Limit")
+    columns = ("Hybrid connection", "To clients", "To connectors", "Total", "Limit")
     return section(
         f"Usage in {_month(found.usage)}",
         _bar("Hybrid connections", found.connections.used, found.connections.allowed),
@@ -106,5 +107,5 @@ def relay_usage_section(visit: Visit, found: RelayUsage) -> Element:
         _earlier(found.earlier),
         api_line(visit, "/v1/usage"),
         id_="usage",
-        note="Months are in UTC. The sum includes hybrid connections that were deleted.",
+        note="Months are in UTC. The totals include hybrid connections that were deleted.",
     )

@@ -64,7 +64,7 @@ async def test_a_roll_is_begun_on_a_page(relay: Relay, admin: Browser) -> None:
     assert roll is not None
     assert (roll.slot, roll.waits, roll.ends_at) == (KeySlot.PRIMARY, True, NOW + 43_200)
     text = (await admin.get(answer.headers["location"])).body.decode()
-    assert "Programs get the new key now" in text
+    assert "Programs are being given the new key" in text
     assert after.primary is not None
     assert after.primary.reveal() not in text
     again = await admin.post(at, **fields)

@@ -189,7 +189,7 @@ async def test_a_refused_form_is_shown_again_with_what_was_entered(relay: Relay,
     for sent, said in (
         ({"rule": "a b", "Send": "1"}, "Name: "),
         ({"rule": "more"}, "Choose at least one right"),
-        ({"rule": "all", "Send": "1"}, "already a rule of this name"),
+        ({"rule": "all", "Send": "1"}, "already a rule with this name"),
     ):
         page = page_of(await admin.post(f"{at}/add-rule", **sent))
         assert said in page.text
@@ -604,7 +604,8 @@ async def test_the_pages_of_the_list(relay: Relay, admin: Browser) -> None:
     names = [link for link in page.links + rest.links if link.startswith("/connections/many")]
     assert names == [path_of(f"many/{number:02}") for number in range(60)]
     assert (
-        "There is no hybrid connection with such a name" in page_of(await admin.get("/connections?prefix=zzz")).text
+        "There is no hybrid connection whose name begins with this"
+        in page_of(await admin.get("/connections?prefix=zzz")).text
     )
 
 
@@ -716,11 +717,14 @@ async def test_after_a_restart_charts_show_minutes_and_what_is_unknown(relay: Re
         assert "1.0 kB" in text, path
         assert "9.0 kB" in text, path
         assert "unknown" in text, path
-        assert "The relay was started 1970-01-12 13:46:40 UTC . Before that, charts show minutes." in text, path
+        assert (
+            "The relay was started 1970-01-12 13:46:40 UTC . Charts show the time before that in steps of a minute."
+            in text
+        ), path
         assert [query.resolution for query in relay.live.queries] == [10, 60]
         assert relay.live.queries[1].end == started // 60 * 60, "ten seconds and minutes do not overlap"
     assert "unknown" in page_of(await admin.get("/monitor?range=24h")).text
-    assert "charts show minutes" not in page_of(await admin.get("/monitor?range=24h")).text
+    assert "in steps of a minute" not in page_of(await admin.get("/monitor?range=24h")).text
     relay.now += 3600
     text = page_of(await admin.get("/monitor")).text
     assert "unknown" not in text
@@ -770,7 +774,7 @@ async def test_the_name_of_a_hybrid_connection_to_create(relay: Relay, admin: Br
     query = "target=db:1&endpoint=relay"
     page = page_of(await admin.get(f"/create?name=orders&{query}"))
     assert commands_of(page) == []
-    assert "already a hybrid connection of this name" in page.text
+    assert "already a hybrid connection with this name" in page.text
     await browser.log_in(relay.token("other", scope="ord")[1])
     page = page_of(await browser.get(f"/create?name=team&{query}"))
     assert commands_of(page) == []
@@ -814,7 +818,7 @@ async def test_claims_key_rolls_and_updates(relay: Relay, admin: Browser) -> Non
     """It shows which programs do not have the new key or the update yet."""
     at = path_of("orders")
     text = page_of(await admin.get(at)).text
-    for nothing in ("There is no claim.", "No key is being rolled.", "No update was pushed."):
+    for nothing in ("There is no claim.", "No key is being rolled.", "No update has been pushed."):
         assert nothing in text
     digest = hashlib.sha256(bytes(32)).hexdigest()
     for number, note in ((1, PRINTABLE), (2, "for Ann")):

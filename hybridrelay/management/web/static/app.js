@@ -148,7 +148,7 @@ function failed(status) {
     connection.isOver = true;
     const here = new URL(location.href);
     here.searchParams.delete("done");
-    const text = `Your login has ended. This page shows the state at ${since}, and is not updated any more.`;
+    const text = `Your login has ended. This page shows the state at ${since}, and is no longer updated.`;
     showBanner(text, ["Log in again", `/login?next=${encodeURIComponent(here.pathname + here.search)}`]);
   } else if (connection.failures === 1) {
     return;  // a single failure may have been a request that the browser itself has ended
@@ -157,8 +157,8 @@ function failed(status) {
       + "as the relay answers again.";
     showBanner(text, ["Try now", refresh]);
   } else {
-    const what = status === 404 ? "What this page shows does not exist any more" : `The relay answers with status ${status}`;
-    showBanner(`${what}. This page shows the state at ${since}.`, ["Load it again", () => location.reload()]);
+    const what = status === 404 ? "What this page shows no longer exists" : `The relay answers with status ${status}`;
+    showBanner(`${what}. This page shows the state at ${since}.`, ["Reload the page", () => location.reload()]);
   }
 }
 

@@ -133,7 +133,7 @@ def test_claims_updates_and_rolls_begin_on_pages(alone: Dashboard, chromium: Bro
         page.get_by_role("heading", name="Roll this key?", level=1).wait_for()
         found += axe_violations(viewer, axe, "the roll")
         page.get_by_role("button", name="Roll the key").click()
-        assert "Programs get the new key now" in page.get_by_role("status").first.inner_text()
+        assert "Programs are being given the new key" in page.get_by_role("status").first.inner_text()
         connector.wait_for_line("connection-string.reloaded|key.kept|Only this key is in use now", where="err")
         html = part("html")
         scroll, width = html.evaluate("html => [html.scrollWidth, html.clientWidth]")

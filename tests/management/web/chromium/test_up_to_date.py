@@ -85,7 +85,7 @@ def test_what_the_page_shows_is_deleted(alone: Dashboard, viewer: Viewer) -> Non
     viewer.go("/connections/orders")
     done = alone.deployment.run("connections", "delete", "orders", "--state", alone.deployment.state)
     assert done.returncode == 0, done.stderr
-    banner(viewer, "does not exist any more").get_by_role("button", name="Load it again").click()
+    banner(viewer, "no longer exists").get_by_role("button", name="Reload the page").click()
     viewer.page.get_by_role("heading", name="There is nothing here").wait_for()
 
 
