@@ -45,8 +45,8 @@ class NamePorts:
         """
         if name is None:
             raise ConfigurationError(
-                f"{wanted}: the connection string has no local name, whose ports these could be",
-                remedy="listen on an address with a port, or give it a local name with 'hybridrelay connections "
-                "set-local-name'",
+                f"{wanted} means the ports of the local name, and the connection string has no local name",
+                remedy="listen on an address with a port, or give the connection string a local name with "
+                "'hybridrelay connections set-local-name'",
             )
         return cls.at(wanted.host, name, with_streams=wanted.with_streams, with_datagrams=wanted.with_datagrams)

@@ -107,9 +107,9 @@ def check_local_ports(local_name: HostTarget | None, target: Target) -> None:
         unknown = next((port for port in local_name.ports if port not in known), None)
         if unknown is not None:
             raise ConfigurationError(
-                f"the local name {local_name} has port {unknown}, and the target {target} does not have it",
-                remedy="several ports of a local name have the same numbers as those of the target; a local name "
-                "with one port stands for the first port of the target, whatever its number is",
+                f"port {unknown} of the local name {local_name} is not a port of the target {target}",
+                remedy="if a local name has several ports, each of them has to be a port of the target; a single "
+                "port may have any number, and leads to the first port of the target",
             )
 
 

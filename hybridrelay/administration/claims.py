@@ -143,7 +143,7 @@ def create_claim(
     """
     string = content if isinstance(content, ConnectionString) else content.string
     if string.entity_path != name:
-        raise ConfigurationError(f"the connection string is of {string.entity_path}, not of {name}")
+        raise ConfigurationError(f"the connection string is for {string.entity_path}, not for {name}")
     endpoint = _endpoint(string, host)
     relay = registry.relay()
     if relay.pin is None and string.relay_pins:

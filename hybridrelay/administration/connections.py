@@ -260,7 +260,7 @@ def read_authority_file(path: Path, name: str) -> AuthorityFile:
     with naming(path):
         authority_file = AuthorityFile.parse_untrusted(text)
     if (owner := authority_file.authority.connection_name) != name:
-        raise ConfigurationError(f"{path} is the authority of {owner}, not of {name}")
+        raise ConfigurationError(f"{path} is the authority file of {owner}, not of {name}")
     return authority_file
 
 

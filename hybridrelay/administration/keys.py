@@ -209,7 +209,8 @@ def roll_key(
         slot, fingerprint = old.other, known.fingerprint(old)
         if fingerprint is None:
             raise ConfigurationError(
-                f"the {old} key of rule {rule} of {name} is revoked", remedy="'keys list' shows which key is not"
+                f"the {old} key of rule {rule} of {name} is revoked",
+                remedy="name a key that is not revoked; 'keys list' shows which one that is",
             )
         texts = {file.path: file.regenerated(known, slot, key) for file in files}
         written = change_with_files(

@@ -246,7 +246,7 @@ def _with_changes(before: _Pushed, changes: WhatIsPushed, wanted: Wanted) -> _Pu
     if sum(role is wanted.role for role, _ in identities) > MAX_EXCLUDED // 2:
         raise ConfigurationError(
             f"at most {MAX_EXCLUDED // 2} identities of one side can have updates of their own",
-            remedy="push to the whole side instead",
+            remedy="push one update to all connectors, or to all applications, instead",
         )
     return attrs.evolve(before, identities=identities)
 

@@ -295,14 +295,14 @@ class AuditDirectory:
             return following
         present = self._keys.present()
         if present is None or present.public != wanted:
-            raise damaged(self._disk, f"{SIGNING_KEY} is missing or is another key than that of the newest file")
+            raise damaged(self._disk, f"{SIGNING_KEY} is missing, or is not the key of the newest file")
         return present
 
     def _finish_change(self, chain: Chain, new_key: str, oldest: int) -> _State:
         """Begin the next file, after the last line of the one before it was written."""
         following = self._keys.following()
         if following is None or str(following.public) != new_key:
-            raise damaged(self._disk, f"{NEXT_KEY} is missing or is another key than the one for the next file")
+            raise damaged(self._disk, f"{NEXT_KEY} is missing, or is not the key for the next file")
         state = self._begin_file(Chain(following, chain.position, chain.log_id), oldest)
         self._state = state
         self._keys.promote()

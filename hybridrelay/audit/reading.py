@@ -217,7 +217,9 @@ def parse_witness(text: str) -> list[Checkpoint]:
         for log_id, number, head, *signed in _WITNESS.findall(line)
     ]
     if not found:
-        raise ValueError("it contains no checkpoint: no line has log, last and head of an event audit.checkpoint")
+        raise ValueError(
+            "it contains no checkpoint: no line has the fields log, last and head of an event audit.checkpoint"
+        )
     return found
 
 

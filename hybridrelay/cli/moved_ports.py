@@ -19,8 +19,8 @@ def warn_of_other_ports(registry: Registry, name: str, authority_path: Path) -> 
     if found is not None:
         there, here = (format_ports(ports) or "the default ports" for ports in found)
         logger.warning(
-            "%s has %s for its relay, and this relay has %s: if it has moved, push an update, which corrects the "
-            "file, too (hybridrelay updates push %s --public-ports ...)",
+            "%s has %s for its relay, and this relay has %s: if the ports of the relay were changed, push an update, "
+            "which corrects the file, too (hybridrelay updates push %s --public-ports ...)",
             authority_path,
             there,
             here,

@@ -92,7 +92,7 @@ def _closed() -> RendezvousError:
 
 
 def _refusal(reason: Reason, detail: str) -> PeerIdentityError:
-    text = f"the connector has issued no identity: {reason.describe}"
+    text = f"the connector did not issue an identity: {reason.describe}"
     return PeerIdentityError(f"{text} ({detail})" if detail else text, reason=reason, remedy=_REMEDIES.get(reason))
 
 

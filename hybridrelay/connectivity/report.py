@@ -72,7 +72,7 @@ class Attempt(Value):
         say."""
         text = self.note if self.failure is None else self.failure.text
         if self.failure is None and self.intercepted_by is not None:
-            text = f"intercepted: {self.intercepted_by} intercepts TLS, and sees only what is encrypted inside"
+            text = f"intercepted: {self.intercepted_by} intercepts TLS; what is inside is encrypted again"
         return printable(text)  # it may quote what a peer sent
 
     def as_dict(self) -> dict[str, object]:

@@ -45,7 +45,7 @@ async def keep_in_own_file(before: ConnectionString, after: ConnectionString) ->
         kept = await thread_of_file(path).run(partial(write_changes, path, before, after))
     except ConfigurationError as exc:
         return str(exc)
-    return f"{path} has another connection string now" if kept is None else kept
+    return f"{path} contains a different connection string now" if kept is None else kept
 
 
 async def renewed_in_own_file(string: ConnectionString) -> Identity | None:

@@ -180,7 +180,7 @@ class UpdateMachine:
         if now > update.not_after:
             return self._turn_down(sequence, UpdateState.REFUSED, "the update has expired")
         if now < update.not_before:
-            return self._turn_down(sequence, UpdateState.WAITING, "the update is not to be used yet")
+            return self._turn_down(sequence, UpdateState.WAITING, "the update is not valid yet")
         try:
             wanted = update.applied_to(string)
         except ValueError as exc:

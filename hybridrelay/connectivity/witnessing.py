@@ -44,7 +44,7 @@ async def send_checkpoints(
             except RelayUnreachable:
                 if channel.has_ended:
                     raise
-                return "it does not answer; a relay of an earlier version keeps no checkpoints"
+                return "it does not answer; its version may be too old to keep checkpoints"
             if not isinstance(answer, control.Failed):
                 return ""
             why = answer.detail or answer.reason.describe

@@ -203,7 +203,7 @@ async def _ask(instance: str, address: AddressInfo) -> int:
             ) from exc
         refused = isinstance(exc, ConnectionRefusedError)
         text = "the SQL Server Browser service (UDP 1434) of the target's host " + (
-            "does not run" if refused else "cannot be reached"
+            "is not running" if refused else "cannot be reached"
         )
         raise TargetError(text, Reason.TARGET_REFUSED if refused else Reason.TARGET_UNREACHABLE) from exc
     if problem:
@@ -211,7 +211,7 @@ async def _ask(instance: str, address: AddressInfo) -> int:
             f"the reply of the SQL Server Browser service is not usable: {problem}", Reason.TARGET_UNREACHABLE
         )
     raise TargetError(
-        "the SQL Server Browser service of the target's host did not answer: it does not run, knows no such "
+        "the SQL Server Browser service of the target's host did not answer: it is not running, knows no such "
         "instance, or a firewall blocks UDP port 1434",
         Reason.TARGET_TIMEOUT,
     )

@@ -110,8 +110,9 @@ def connector_snapshot(
         unapplied=tuple(
             UnappliedSnapshot(
                 code="reload-failed",
-                detail=f"this cannot be read, and its last valid version is in force: {error}",
-                remedy=error.remedy or "correct it: the connector reads it again by itself",
+                detail="the policy or a deny list cannot be read, and its last valid version stays in force: "
+                f"{error}",
+                remedy=error.remedy or "correct the file: the connector reads it again by itself",
             )
             for error in policies.failures
         ),

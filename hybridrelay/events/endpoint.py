@@ -438,7 +438,7 @@ class PreviousStringNotKept(Event):
 
     name: ClassVar = "update.previous-not-kept"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The connection string from before an update cannot be kept"
+    summary: ClassVar = "The connection string from before an update cannot be saved"
 
     file: str
     detail: str

@@ -329,7 +329,7 @@ class RendezvousKept(_Rendezvous):
 
     name: ClassVar = "rendezvous.kept"
     level: ClassVar = Level.DEBUG
-    summary: ClassVar = "The relay stops, and a worker keeps two joined data channels for the next relay"
+    summary: ClassVar = "The relay stops, and a worker keeps two joined data channels until the relay starts again"
 
 
 @attrs.frozen(kw_only=True)
@@ -339,7 +339,7 @@ class RendezvousTakenOver(_Rendezvous):
 
     name: ClassVar = "rendezvous.taken-over"
     level: ClassVar = Level.DEBUG
-    summary: ClassVar = "Two joined data channels of the previous relay were taken over"
+    summary: ClassVar = "Two joined data channels, which a worker had kept, were taken over from it"
 
 
 @attrs.frozen(kw_only=True)

@@ -208,7 +208,7 @@ class WorkersKeep(Event):
     name: ClassVar = "relay.workers-keep-pairs"
     level: ClassVar = Level.INFO
     summary: ClassVar = (
-        "The relay has stopped; its workers keep their sessions for the next relay, for a limited time"
+        "The relay has stopped; its workers keep their sessions for a limited time, until it is started again"
     )
 
     #: How many pairs of data channels they have.
@@ -223,7 +223,7 @@ class WorkerTakenOver(Event):
 
     name: ClassVar = "relay.worker-taken-over"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A worker process of the previous relay was taken over with its sessions"
+    summary: ClassVar = "A worker process of the previous main process was taken over with its sessions"
 
     pid: int
     #: How many pairs of data channels it had.
@@ -237,7 +237,7 @@ class WorkerNotTakenOver(Event):
     name: ClassVar = "relay.worker-not-taken-over"
     level: ClassVar = Level.WARNING
     summary: ClassVar = (
-        "A worker process of the previous relay cannot be taken over, and is ended; its sessions resume"
+        "A worker process of the previous main process cannot be taken over, and is ended; its sessions resume"
     )
 
     pid: int
@@ -251,7 +251,7 @@ class WorkersNotKept(Event):
     name: ClassVar = "relay.workers-not-kept"
     level: ClassVar = Level.WARNING
     summary: ClassVar = (
-        "Sessions are interrupted when this relay ends, because its workers could not reach the next relay"
+        "Sessions are interrupted when the main process ends, because workers could not reach the next one"
     )
 
     detail: str

@@ -101,8 +101,8 @@ async def _delete_checkpoints(call: Call) -> None:
     if call.caller.scope.only is not None:
         raise problem(
             Problem.FORBIDDEN,
-            "checkpoints are evidence, which only an administrator of the relay may delete, and not a key",
-            remedy="use a token of the relay",
+            "checkpoints are evidence: a key of a hybrid connection does not permit deleting them",
+            remedy="use a token of an administrator of the relay",
         )
     call.effect.is_unchanged = not await call.managed.relay.delete_checkpoints(call.name, call.params["log"])
 

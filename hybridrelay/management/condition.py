@@ -170,7 +170,7 @@ def reload_problems(last: LastReload) -> tuple[RelayProblem, ...]:
     found = [
         _problem(
             code="reload-failed",
-            detail=f"at {_date(last.at)}, this could not be reloaded, and what was in use stays in use: {text}",
+            detail=f"the reload at {_date(last.at)} failed in part, and what was in use before stays in use: {text}",
             remedy=f"{remedy or 'correct it'}; then reload the relay (SIGHUP)",
         )
         for text, remedy in last.failures

@@ -156,7 +156,9 @@ def _put(
         new_rules = _usual_rules() if rules is None else rules
         return True, store.create(call.name, hosts, new_rules, description, disabled=disabled, quota=quota)
     if call.only_create:
-        raise problem(Problem.PRECONDITION_FAILED, "there is a hybrid connection of this name; nothing was changed")
+        raise problem(
+            Problem.PRECONDITION_FAILED, "there is already a hybrid connection with this name; nothing was changed"
+        )
     if rules is not None:
         raise problem(
             Problem.INVALID,
@@ -211,7 +213,7 @@ def _check_may_set(call: Call, known: HybridConnection, disabled: bool, quota: Q
     if call.caller.scope.only is not None and (known.disabled, known.quota) != (disabled, quota):
         raise problem(
             Problem.FORBIDDEN,
-            "disabled, edition and limits are set by an administrator of the relay, and not with a key",
+            "a key of the hybrid connection does not permit setting disabled, edition and limits",
             remedy="send the current values of disabled, edition and limits, or use a token of the relay",
         )
 
@@ -276,7 +278,7 @@ async def _put_rule(call: Call) -> AuthorizationRule:
         known = store.get(call.name)
         is_new = known.rule(call.rule) is None
         if call.only_create and not is_new:
-            raise problem(Problem.PRECONDITION_FAILED, "there is a rule of this name; nothing was changed")
+            raise problem(Problem.PRECONDITION_FAILED, "there is already a rule with this name; nothing was changed")
         if call.must_exist and is_new:
             raise ChangedMeanwhile("there is no such rule; nothing was changed")
         changed = store.put_rule(call.name, call.rule, rights, version=call.version)

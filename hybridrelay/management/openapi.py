@@ -25,7 +25,10 @@ _PROBLEM_SCHEMA = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "requestId": {"type": "string", "description": "Of the request, as in the header Request-Id and the log."},
+        "requestId": {
+            "type": "string",
+            "description": "The id of the request, as in the header Request-Id and the log.",
+        },
         "remedy": {"type": "string", "description": "What the caller can do."},
         "errors": {
             "type": "array",

@@ -80,5 +80,5 @@ def _load(point: EntryPoint) -> Authenticator:
 def _unusable(name: str, problem: str) -> ConfigurationError:
     return ConfigurationError(
         f"the entry point {name!r} of the group {GROUP} cannot be used: {problem}",
-        remedy="correct the package that has it, or uninstall it",
+        remedy="correct the package that provides it, or uninstall that package",
     )

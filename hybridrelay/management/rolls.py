@@ -33,8 +33,8 @@ async def _roll_key(call: Call) -> AccessKeys:
     if replaced is not None and call.managed.relay.is_key_in_use(replaced):
         raise problem(
             Problem.INVALID,
-            f"programs that are connected, or were connected until the relay was started a moment ago, or "
-            f"sessions, use the {slot} key, which would be replaced; nothing was changed",
+            f"the {slot} key, which would be replaced, is in use by sessions, or by programs that are connected or "
+            f"were connected shortly before the relay was started; nothing was changed",
             remedy="roll this key instead, or let those programs use the other one first (hybridrelay keys use); "
             "if the relay has just been started, try again half a minute later",
         )

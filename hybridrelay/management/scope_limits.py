@@ -67,7 +67,7 @@ class ScopedChanges:
             who, rate, burst = f"all keys for {caller.tenant} together", KEYS_PER_SECOND, KEYS_BURST
         raise problem(
             Problem.RATE,
-            f"{who} may change something {rate:g} times a second, after a burst of {burst}; nothing was changed",
+            f"{who} may make {rate:g} changes a second, after a burst of {burst}; nothing was changed",
             remedy="send the request again after the time in Retry-After, or ask an administrator of the relay",
             headers=(("Retry-After", str(math.ceil(wait))),),
         )

@@ -285,7 +285,7 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.PEER_SILENT: _Entry(_C.SESSION, _D.PASSING, "the other side stopped answering"),
     Reason.VERSION_MISMATCH: _Entry(_C.SESSION, _D.PERMANENT, "the two sides have no protocol version in common"),
     Reason.SESSION_UNKNOWN: _Entry(_C.SESSION, _D.PASSING, "the other side does not know this session"),
-    Reason.SUPERSEDED: _Entry(_C.SESSION, _D.PASSING, "a newer connection took its place"),
+    Reason.SUPERSEDED: _Entry(_C.SESSION, _D.PASSING, "a newer connection has taken the place of this one"),
     Reason.SESSION_FAILED: _Entry(
         _C.SESSION, _D.PASSING, "the session failed for a reason that this version does not know"
     ),
@@ -314,7 +314,7 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.WRONG_KEY: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the shared access key is wrong"),
     Reason.UNKNOWN_RULE: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the shared access key name is unknown"),
     Reason.RIGHT_MISSING: _Entry(
-        _C.AUTHORIZATION, _D.PERMANENT, "the shared access key does not carry the right that is needed"
+        _C.AUTHORIZATION, _D.PERMANENT, "the shared access key does not have the right that is needed"
     ),
     Reason.UNKNOWN_CONNECTION: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the relay has no such hybrid connection"),
     Reason.WRONG_AUDIENCE: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the token was made for another address"),

@@ -186,7 +186,7 @@ def verify_token(
             remedy="compare the clocks of this machine and of the relay",
         )
     if not rule.allows(right):
-        raise AuthorizationError(f"the rule does not carry the right {right}", reason=Reason.RIGHT_MISSING)
+        raise AuthorizationError(f"the rule does not have the right {right}", reason=Reason.RIGHT_MISSING)
     return Authorization(rule.name, slot, rule.rights, token.expires_at)
 
 

@@ -65,7 +65,7 @@ def issue(private_key: Secret, days: float = 90) -> Issued:
 
 
 def refused(reason: Reason) -> PeerIdentityError:
-    return PeerIdentityError("the connector has issued no identity", reason=reason)
+    return PeerIdentityError("the connector did not issue an identity", reason=reason)
 
 
 #: Every reason of a session that is not permanent: the connector is restarted, the relay is, a network fails.

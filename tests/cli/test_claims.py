@@ -138,7 +138,7 @@ def test_files_that_do_not_fit(run: Run, created: Created) -> None:
     both = run("claims", "create", "orders", "--label", "x", *given)
     assert (both.code, "cannot be used together" in both.err) == (2, True)
     other = run("claims", "create", "other", *given)
-    assert (other.code, "is of orders, not of other" in other.err) == (2, True)
+    assert (other.code, "is for orders, not for other" in other.err) == (2, True)
     elsewhere = run("claims", "create", "orders", "--endpoint", "x.example.com", *given)
     assert (elsewhere.code, "does not name the relay x.example.com" in elsewhere.err) == (2, True)
 

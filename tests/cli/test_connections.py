@@ -52,7 +52,7 @@ def test_issuing_with_another_connections_authority(run: Run, created: Created, 
     )  # fmt: skip
 
     assert result.code == 2
-    assert "is the authority of orders, not of billing" in result.err
+    assert "is the authority file of orders, not of billing" in result.err
     assert not (tmp_path / "out").exists()
 
 

@@ -105,7 +105,7 @@ async def test_a_previous_one_that_cannot_be_kept(
     before = load_connection_string(created.connector)
     assert await keeper_of(lambda: [created.connector], marks, NO_COPIES)(before, updated(before)) == ""
     assert load_connection_string(created.connector) == updated(before)
-    assert "The connection string from before an update cannot be kept" in caplog.text
+    assert "The connection string from before an update cannot be saved" in caplog.text
 
 
 async def test_marks_that_cannot_be_written(

@@ -178,7 +178,7 @@ def test_what_is_refused_changes_nothing(pushing_: Pushing, options: tuple[str, 
 
 def test_no_update_is_pushed_for_an_unknown_hybrid_connection(pushing_: Pushing, run: Run) -> None:
     before = pushing_.created.authority.read_bytes()
-    assert "is the authority of orders, not of other" in pushing_.push("--target", "db:1", name="other").err
+    assert "is the authority file of orders, not of other" in pushing_.push("--target", "db:1", name="other").err
     run("connections", "delete", "orders", "--state", pushing_.created.state)
     assert "orders" in pushing_.push("--target", "db:1").err
     assert pushing_.created.authority.read_bytes() == before

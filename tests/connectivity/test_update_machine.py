@@ -149,7 +149,7 @@ IDENTITY, _ = STRING.require_identity()
         (b"x" * 200, {}, REFUSED, "not an update for this hybrid connection and side"),
         (b"", {}, REFUSED, "its size is wrong"),
         (sealed(update(5, not_after=NOW - 1)), {}, REFUSED, "has expired"),
-        (sealed(update(5, not_before=NOW + 1)), {}, WAITING, "not to be used yet"),
+        (sealed(update(5, not_before=NOW + 1)), {}, WAITING, "not valid yet"),
         (sealed(update(5)), {"denial": "denied by policy"}, REFUSED, "denied by policy"),
         (sealed(update(5)), {"floor": 6}, WAITING, "this machine has already used a later update"),
         (sealed(update(5)), {"string": attrs.evolve(STRING, update_key=None)}, REFUSED, "has no UpdateKey"),

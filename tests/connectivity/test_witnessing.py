@@ -47,7 +47,7 @@ class Channel:
     [
         (control.Failed(1, Reason.LIMIT, "no room"), ["orders"], "no room"),
         (control.Failed(1, Reason.BUSY), ["orders", "other"], Reason.BUSY.describe),
-        (None, ["orders", "other"], "it does not answer; a relay of an earlier version keeps no checkpoints"),
+        (None, ["orders", "other"], "it does not answer; its version may be too old to keep checkpoints"),
         (control.Witnessed(1), [], "no hybrid connection is registered there at the moment"),
     ],
     ids=["refused", "without a text", "no answer", "nothing registered"],

@@ -179,7 +179,7 @@ async def test_it_is_asked_twice(responder: Responder) -> None:
 @pytest.mark.parametrize(
     ("answers", "reason", "says"),
     [
-        ([], Reason.TARGET_TIMEOUT, "did not answer: it does not run, knows no such instance"),
+        ([], Reason.TARGET_TIMEOUT, "did not answer: it is not running, knows no such instance"),
         ([reply(more="")], Reason.TARGET_UNREACHABLE, "does not listen on TCP"),
         ([b"\x05"] * 50, Reason.TARGET_UNREACHABLE, "not a reply about an instance"),
         # It is not read until there is one: others can send without end.
@@ -199,7 +199,7 @@ async def test_without_an_answer_the_error_says_why(
 async def test_without_a_browser_service_the_target_counts_as_refused(responder: Responder) -> None:
     port = responder.port
     responder.sock.close()
-    with pytest.raises(TargetError, match="does not run") as caught:
+    with pytest.raises(TargetError, match="is not running") as caught:
         await NamedInstances(port).find(responder.instance, lambda _: ALLOWED)
     assert caught.value.reason is Reason.TARGET_REFUSED
 

@@ -181,7 +181,7 @@ async def test_a_deny_list_that_cannot_be_read_is_a_problem_until_it_can(
         await connector.reload_policy()
     (problem,) = problems()
     assert str(path) in problem.detail
-    assert "its last valid version is in force" in problem.detail
+    assert "its last valid version stays in force" in problem.detail
     assert problem.remedy
     assert denied() == ["billing"]
     if fault == "a directory":

@@ -410,7 +410,7 @@ async def test_what_was_taken_by_somebody_else_is_reported_and_needs_another_con
     scene.relay.control.said.send_nowait(control.Ended("one", Reason.SUPERSEDED))
     await trio.sleep(0.1)
     assert state(scene.one) == (False, False)
-    assert "took its place" in caplog.text
+    assert "taken the place of this one" in caplog.text
     assert scene.relay.control.closed.is_set()
     del scene.relay.answers["one"]
     await trio.sleep(5)

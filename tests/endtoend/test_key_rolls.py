@@ -216,7 +216,7 @@ async def test_a_key_that_programs_use_is_not_replaced(deployment: Deployment, n
         )
     )  # fmt: skip
     assert done.returncode == 2
-    assert "use the primary key, which would be replaced" in done.stderr
+    assert "the primary key, which would be replaced, is in use" in done.stderr
     assert rule_of(deployment, "connector") == before
     nursery.cancel_scope.cancel()
 

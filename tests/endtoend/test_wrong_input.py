@@ -113,7 +113,7 @@ def no_pin(case: Case) -> ConnectionString:
 
 AT_THE_RELAY = [
     (wrong_key, "shared access key is wrong"),
-    (wrong_right, "does not carry the right"),
+    (wrong_right, "does not have the right"),
     (unknown_rule, "key name is unknown"),
     (unknown_connection, "no such hybrid connection"),
     (wrong_pin, "certificate|pin"),

@@ -101,7 +101,10 @@ async def test_a_key_that_programs_use_is_not_replaced(api: Api) -> None:
     assert isinstance(used, KeyId)
     api.relay.presented.add(used)
     answer, problem = await api.call("POST", f"{RULE}/rollKeys", body(api))
-    assert (answer.status, "use the secondary key" in problem["detail"]) == (400, True)
+    assert (answer.status, "the secondary key, which would be replaced, is in use" in problem["detail"]) == (
+        400,
+        True,
+    )
     assert api.store.get("orders") == known
 
 

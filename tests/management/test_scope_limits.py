@@ -139,7 +139,7 @@ async def test_all_keys_of_a_tenant_have_one_limit_besides_their_own(mock_clock:
     for number in (0, 11):
         with pytest.raises(RequestError) as caught:
             changes.admit(with_key(f"team/{number}", "team/"))
-        assert "all keys for team/ together may change something 6 times a second" in caught.value.failure.detail
+        assert "all keys for team/ together may make 6 changes a second" in caught.value.failure.detail
     # A token of the tenant, other tenants and administrators have limits of their own.
     for other in (TEAM, OTHER, with_key("other/1", "other/"), with_key("db", "db"), Caller("local", "uid 0", ADMIN)):
         changes.admit(other)

@@ -21,7 +21,7 @@ into the connector files that are named with --update. A connector that runs wit
 Every connector of the hybrid connection needs one: those without it accept no identities that an issuer has signed.
 
 An issuer is valid for two years, or for --valid-years, and identities that it signs expire no later than it does. Run
-this command again before it expires. Somebody who steals a connector file with an issuer can make identities with any
+this command again before it expires. Anyone who steals a connector file with an issuer can make identities with any
 label for this hybrid connection.
 """
 _EXAMPLE = """\

@@ -34,7 +34,7 @@ and their English texts (admx, adml), or a configuration profile for macOS with 
 
 def _add_show_arguments(parser: Parser) -> None:
     add_policy_dir(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _add_check_arguments(parser: Parser) -> None:
@@ -52,7 +52,7 @@ def _add_check_arguments(parser: Parser) -> None:
         "--connection-string-file", metavar="F", type=values.path_or_stdin, help="check this connection string, too"
     )
     add_policy_dir(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _add_template_arguments(parser: Parser) -> None:

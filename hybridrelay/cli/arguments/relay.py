@@ -135,9 +135,9 @@ def _add_arguments(parser: Parser) -> None:
         metavar="SECONDS",
         type=values.seconds(0, 3600),
         default=60.0,
-        help="how long the processes of --workers keep their sessions for the next relay with the same --state, "
-        "after the main process has stopped or was killed; a second signal resets their connections at once "
-        "(default: %(default)g; 0: connections are reset when the main process ends, and sessions resume later)",
+        help="how long the processes of --workers keep their sessions after the main process has stopped or was "
+        "killed, until a relay is started again with the same --state; a second signal resets their connections at "
+        "once (default: %(default)g; 0: connections are reset when the main process ends, and sessions resume later)",
     )
     parser.add_argument(
         "--proxy-protocol-from",

@@ -110,9 +110,10 @@ def _tell(args: argparse.Namespace, created: CreatedClaim, content: ConnectionSt
         output.say(created.code.reveal())
     output.say()
     output.say(
-        "Anyone with the code can get the connection string: pass it on in a way that you trust. On the machine for\n"
-        "which the connection string is, run 'hybridrelay claims take --out FILE'. If it says that the claim was\n"
-        f"taken before, somebody else has it: see 'hybridrelay claims list {args.name} {describe_access(args)}'."
+        "Anyone with the code can get the connection string: pass it on in a way that you trust. On the machine\n"
+        "that needs the connection string, run 'hybridrelay claims take --out FILE'. If it says that the claim was\n"
+        "taken before, somebody else has the connection string: see 'hybridrelay claims list "
+        f"{args.name} {describe_access(args)}'."
     )
     if isinstance(content, IdentityOnRequest):
         output.say(

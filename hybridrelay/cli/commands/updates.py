@@ -48,7 +48,7 @@ def run_push(args: argparse.Namespace) -> int:
             f"pushed update {update.sequence} of {args.name} for {_recipients(update.role, update.serial)}: "
             f"{update.note}; the relay delivers it until {utc_text(update.expires_at)}"
         )
-    output.say(f"Who does not have it yet: hybridrelay updates list {args.name} {describe_access(args)}")
+    output.say(f"To see who does not have it yet: hybridrelay updates list {args.name} {describe_access(args)}")
     new = [host for host in wanted.hosts or () if host not in done.relay_hosts]
     if new:
         output.say(

@@ -168,8 +168,8 @@ class Reloads:
         for error in errors:
             yield UnappliedSnapshot(
                 code="reload-failed",
-                detail=f"this cannot be reloaded, and what was in use stays in use: {error}",
-                remedy=error.remedy or "correct it: the program reads changed files by itself",
+                detail=f"a changed file cannot be used, and what was in use before stays in use: {error}",
+                remedy=error.remedy or "correct the file: the program reads changed files by itself",
             )
         if self._needs_restart:
             yield UnappliedSnapshot(

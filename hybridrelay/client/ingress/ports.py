@@ -249,8 +249,8 @@ async def _open_unix_socket(address: UnixAddress) -> OpenPort:
     except OSError as exc:
         raise ConfigurationError(
             f"cannot listen on {address}: {exc.strerror or exc}",
-            remedy="choose a short path in a directory that exists and that this user may write to; only a socket is "
-            "replaced",
+            remedy="choose a short path in a directory that exists and that this user may write to; an existing file "
+            "is replaced only if it is a socket",
         ) from exc
     return OpenPort([listener], (str(address),), file=file)
 

@@ -75,7 +75,7 @@ class Proxy(Value):
             raise ValueError("expected http://host:port, https://host:port or socks5://host:port")
         scheme = (match["scheme"] or "http").lower()
         if scheme not in _DEFAULT_PORTS:
-            raise ValueError("a proxy is http://, https://, socks5:// or socks5h://")
+            raise ValueError("the URL of a proxy begins with http://, https://, socks5:// or socks5h://")
         port = parse_port_untrusted(match["port"]) if match["port"] else _DEFAULT_PORTS[scheme]
         username = None if match["user"] is None else _credential(match["user"])
         password = None if match["password"] is None else Secret(_credential(match["password"]))

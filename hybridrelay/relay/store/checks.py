@@ -195,8 +195,8 @@ def check_new_roll(known: HybridConnection, rule: str, slot: KeySlot) -> None:
     if known.roll(rule) is not None:
         raise ConfigurationError(
             f"the key of rule {rule} of {known.name} is already being rolled; nothing was changed",
-            remedy="'keys list' shows which programs do not have the new key; the roll ends when all have it, at its "
-            "time, or when the old key is revoked",
+            remedy="'keys list' shows which programs do not have the new key; the roll ends when all have it, at the "
+            "end of its grace period, or when the old key is revoked",
         )
     if found.key(slot.other) is None:
         raise ConfigurationError(
