@@ -83,3 +83,8 @@ class Authorization:
         if known.key_id(key.rule, key.slot) != key:
             return Reason.KEY_REVOKED
         return Reason.CONNECTION_DISABLED if known.disabled else None
+
+    def why_not(self, key: KeyId, right: Right) -> Reason | None:
+        """Return why this key, which gave a right once, does not give it any more; None if it still does."""
+        reason = self.why_revoked(key)
+        return reason if reason is not None or self.has_right(key, right) else Reason.RIGHT_MISSING

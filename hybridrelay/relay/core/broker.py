@@ -423,11 +423,9 @@ class Broker(Generic[HandleT]):
     def _why_not(self, note: PairNote) -> Input | None:
         """Return why the keys of a pair, or a quota, do not allow it any more; None if they do."""
         for key, right in ((note.listener.key, Right.LISTEN), (note.sender.key, Right.SEND)):
-            reason = self.authorization.why_revoked(key)
-            if reason is Reason.CONNECTION_DISABLED:
-                return Input.DISABLED
-            if reason is not None or not self.authorization.has_right(key, right):
-                return Input.REVOKED
+            reason = self.authorization.why_not(key, right)
+            if reason is not None:
+                return Input.DISABLED if reason is Reason.CONNECTION_DISABLED else Input.REVOKED
         return Input.OVERDRAWN if self.quotas.is_overdrawn(note.connection) else None
 
     def next_deadline(self) -> float | None:

@@ -13,6 +13,7 @@ from ...errors import RendezvousError
 from ...events.base import Event
 from ...events.relay import ListenerChosen, ListenerDeclined, ListenerSilent, SenderJoining, SenderRefused
 from ...protocol.reasons import Reason
+from ...security import Right
 from .authorization import Authorization, Grant
 from .choice import Choice, SessionCounts
 from .commands import AskListener, CheckListener, Command, JoinFailed, JoinMade, JoinStep
@@ -138,7 +139,8 @@ class Joins(Generic[HandleT]):
         name, key = join.connection, join.grant.key
         if join.asked >= self._max_asked:
             return self._fail(join, join.why)
-        if reason := self._authorization.why_revoked(key):  # revoked while a listener was asked
+        # The key may have been revoked, or its rule have lost the right, while a listener was asked.
+        if reason := self._authorization.why_not(key, Right.SEND):
             return self._fail(join, reason)
         choice: Choice[HandleT] | None = None
         if join.wanted is None:

@@ -137,6 +137,11 @@ class Roll(Generic[HandleT]):
         return bool(self._holders)
 
     @property
+    def has_channels(self) -> bool:
+        """Whether programs that were seen had control channels at the last call of `observe`."""
+        return bool(self._asked)
+
+    @property
     def missing(self) -> tuple[Holder, ...]:
         """The programs that were seen and have not kept the new key."""
         return tuple(one for one in self._holders.values() if one.state is not KeptState.KEPT)

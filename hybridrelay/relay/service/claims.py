@@ -18,6 +18,7 @@ from ...protocol import control
 from ...protocol.control import CLAIM_PART_SIZE
 from ...protocol.reasons import Reason
 from ..claims import OpenClaim, Take
+from ..core.confirmed_time import ConfirmedTime
 from ..store.store import Store
 
 __all__ = ["ClaimService", "Claims", "NoClaims"]
@@ -114,18 +115,23 @@ class ClaimService:
 
     async def run(self) -> None:
         """Call `sweep` every minute, until cancelled."""
+        time = ConfirmedTime(self._clock(), trio.current_time())
         while True:
+            time.read(self._clock(), trio.current_time())
             with contextlib.suppress(StateError):  # claims that have expired are not delivered in the meantime
-                await self.sweep()
+                await self.sweep(time.latest)
             await trio.sleep(_SWEEP_SECONDS)
 
-    async def sweep(self) -> None:
+    async def sweep(self, now: float) -> None:
         """Delete the contents of claims that have expired, and report those that expire soon.
+
+        Args:
+            now: what has expired before this is deleted (seconds since 1970; `ConfirmedTime.latest`).
 
         Raises:
             StateError: the registry cannot be used now.
         """
-        await run_in_thread(self._store.sweep_claims, limiter=self._limiter)
+        await run_in_thread(self._store.sweep_claims, now, limiter=self._limiter)
         self._report(await run_in_thread(self._store.open_claims, limiter=self._limiter))
 
     def _report(self, claims: Sequence[OpenClaim]) -> None:

@@ -76,19 +76,18 @@ class EndedRolls:
         self._room.release(name, len(one.machine.holders))
         return True
 
-    def drop_outdated(self, find: Callable[[str], HybridConnection | None], now: float) -> int:
-        """Forget rolls whose new key has changed, or that ended long ago. Returns how many.
+    def drop_outdated(self, find: Callable[[str], HybridConnection | None], now: float) -> Iterator[bool]:
+        """Forget rolls whose new key has changed, or that ended long ago. Yields for each roll whether it was
+        forgotten. The caller may let other tasks run in between.
 
         Args:
             find: returns the hybrid connection with a name, if it exists.
-            now: seconds since 1970.
+            now: seconds since 1970 (`ConfirmedTime.latest`).
         """
-        gone = [
-            (name, rule)
-            for (name, rule), one in self._ended.items()
-            if now - one.ended_at > KEPT_SECONDS or not _is_current(find(name), one)
-        ]
-        return sum(self.drop(name, rule) for name, rule in gone)
+        for at, one in list(self._ended.items()):
+            is_known = self._ended.get(at) is one
+            is_outdated = now - one.ended_at > KEPT_SECONDS or not _is_current(find(at[0]), one)
+            yield is_known and is_outdated and self.drop(*at)
 
     def concerns(self, key: KeyId) -> bool:
         """Return whether a key is the new one of such a roll."""
@@ -101,8 +100,11 @@ class EndedRolls:
         """Note the control channels that exist now. Yields for each roll the hybrid connection and to whom the key is
         to be given. The caller may let other tasks run in between. `now` is on Trio's clock."""
         for (name, rule), one in list(self._ended.items()):
-            known = {(holder.address, holder.instance) for holder in one.machine.holders}
             every = seen.get((name, rule), ())
+            if not every and not one.machine.has_channels:
+                yield name, one.machine.roll, []  # nothing has changed, and there may be thousands of these
+                continue
+            known = {(holder.address, holder.instance) for holder in one.machine.holders}
             channels = [channel for channel in every if (channel.address, channel.instance) in known]
             outputs = one.machine.observe(channels, now, depends_on_old=True, is_over=False)
             yield name, one.machine.roll, [output.handle for output in outputs if isinstance(output, GiveKey)]

@@ -26,6 +26,7 @@ from ...events.relay_resources import StateFileNotWritten, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.control import KeptState
+from ..core.confirmed_time import ConfirmedTime
 from ..core.rolls import RETURN_SECONDS, GiveKey, RetireKey, Roll, Seen
 from ..core.room import Room
 from ..model import HybridConnection, KeyId, KeyRoll
@@ -135,12 +136,14 @@ class RollService:
     async def run(self) -> None:
         """Roll keys until cancelled."""
         return_until = trio.current_time() + RETURN_SECONDS
+        time = ConfirmedTime(self._clock(), trio.current_time())
         await self._remember()
         while True:
             self._have_returned = trio.current_time() >= return_until
+            time.read(self._clock(), trio.current_time())
             await self._update()
             if self._rolls or self._ended:
-                await self._look()
+                await self._look(time)
             await self._save()
             await trio.sleep(_LOOK_SECONDS)
 
@@ -267,28 +270,35 @@ class RollService:
             self._ended.restore(saved, Roll(saved.roll, None, saved.holders, take_room=room))
         self._saved_ends = []
 
-    async def _look(self) -> None:
+    async def _look(self, time: ConfirmedTime) -> None:
         connections = self._broker.authorization.connections
-        self._changes += self._ended.drop_outdated(connections.get, self._clock())
+        for number, was_dropped in enumerate(self._ended.drop_outdated(connections.get, time.latest), 1):
+            self._changes += was_dropped
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
         seen = await self._seen()
-        for name, roll, peers in self._ended.observe(seen, trio.current_time()):
-            if (connection := connections.get(name)) is not None:
+        for number, (name, roll, peers) in enumerate(self._ended.observe(seen, trio.current_time()), 1):
+            if (ended_of := connections.get(name)) is not None:
                 for peer in peers:
-                    self._give(peer, connection, roll)
-            await trio.lowlevel.checkpoint()
+                    self._give(peer, ended_of, roll)
+            if peers or number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
         for number, connection in enumerate(tuple(self._rolling.values()), 1):
-            if await self._look_at(connection, seen) or number % _AT_A_TIME == 0:
+            if await self._look_at(connection, seen, time) or number % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
 
     async def _look_at(
-        self, connection: HybridConnection, seen: Mapping[tuple[str, str], Sequence[Seen[ControlPeer]]]
+        self,
+        connection: HybridConnection,
+        seen: Mapping[tuple[str, str], Sequence[Seen[ControlPeer]]],
+        time: ConfirmedTime,
     ) -> bool:
         """Look at the rolls of a hybrid connection. Returns whether there was anything to do."""
-        name, now, time_of_day = connection.name, trio.current_time(), self._clock()
+        name, now = connection.name, trio.current_time()
         used: frozenset[KeyId] | None = None
         for roll in connection.rolls:
             known = self._rolls.get((name, roll.rule))
-            channels, is_over = seen.get((name, roll.rule), ()), time_of_day >= roll.ends_at
+            channels, is_over = seen.get((name, roll.rule), ()), time.has_passed(roll.ends_at)
             if known is None or not (channels or is_over or known.machine.has_seen):
                 continue
             used = self._used_keys(name) if used is None else used

@@ -375,8 +375,13 @@ class Store(Protocol):
             NotFound: the hybrid connection has no such claim.
         """
 
-    def sweep_claims(self) -> None:
-        """Delete the content of claims that have expired, and forget those that ended long ago."""
+    def sweep_claims(self, now: float) -> None:
+        """Delete the content of claims that have expired, and forget those that ended long ago.
+
+        Args:
+            now: until when they have (seconds since 1970). This cannot be undone, so it is not simply what the clock
+                shows (`ConfirmedTime.latest`).
+        """
 
     def put_update(self, update: StoredUpdate) -> None:
         """Store an update, in place of an earlier one for the same recipients.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -51,6 +52,7 @@ from hybridrelay.relay.core.rendezvous_states import Input, State
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.quotas import Limits, Quota
 from hybridrelay.relay.store.memory import MemoryStore
+from hybridrelay.relay.store.store import Store
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, generate_key, make_token
 
 from ..places import make_places
@@ -294,13 +296,26 @@ def test_a_sender_that_does_not_wait_any_longer_leaves_nothing_behind(scene: Sce
         scene.broker.use_ticket(ask.ticket, scene.now)
 
 
-def test_a_sender_whose_key_was_revoked_while_a_listener_was_asked(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda store: store.revoke_key(NAME, "sender", KeySlot.PRIMARY), Reason.KEY_REVOKED),
+        (lambda store: store.delete_rule(NAME, "sender"), Reason.KEY_REVOKED),
+        (lambda store: store.put_rule(NAME, "sender", [Right.LISTEN]), Reason.RIGHT_MISSING),
+        (lambda store: store.change(NAME, disabled=True), Reason.CONNECTION_DISABLED),
+        (lambda store: store.delete(NAME), Reason.UNKNOWN_CONNECTION),
+    ],
+)
+@pytest.mark.parametrize("answer", [Answer.TIMEOUT, Answer.DECLINED, Answer.LOST])
+def test_a_sender_whose_key_lost_its_right_while_a_listener_was_asked(
+    scene: Scene, change: Callable[[Store], object], reason: Reason, answer: Answer
+) -> None:
     scene.register("a")
     scene.register("b")
     ask = scene.ask()
-    scene.store.revoke_key(NAME, "sender", KeySlot.PRIMARY)
+    change(scene.store)
     scene.update()
-    assert scene.answer(ask, Answer.TIMEOUT) == JoinFailed(Reason.KEY_REVOKED)
+    assert scene.answer(ask, answer) == JoinFailed(reason)
 
 
 @pytest.mark.parametrize("reason", ["the instance has a pair", "the relay has just started"])

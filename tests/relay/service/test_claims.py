@@ -14,9 +14,13 @@ from hybridrelay.events.claims import ClaimExpiresSoon, ClaimRefused, ClaimTaken
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.claims import Claim
+from hybridrelay.relay.core import confirmed_time
+from hybridrelay.relay.service import claims as module
 from hybridrelay.relay.service.claims import ClaimService, NoClaims
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import MAX_SEALED, Right, Rule
+
+from ...waiting import async_wait_until
 
 PROOF = bytes(range(32))
 ID = "ab" * 16
@@ -150,8 +154,51 @@ async def test_a_claim_that_expires_soon_is_reported_once(events: list[Event], e
     found: list[list[Event]] = []
     for at in (0.0, 0.74, 0.75, 0.9, 1.0):
         clock.now = AT + at * day
-        await service.sweep()
+        await service.sweep(clock.now)
         found.append(list(events))
         events.clear()
     expected = ClaimExpiresSoon(connection="orders", claim=f"{1:032x}", note="forgotten", expires_at=AT + day)
     assert found == [[], [], [expected], [], []]
+
+
+async def test_a_clock_that_is_wrong_for_a_moment_deletes_no_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The administrator would have to make another claim, and bring it to its taker."""
+    monkeypatch.setattr(module, "_SWEEP_SECONDS", 0.001)
+    clock, readings = Clock(), 0
+    store = MemoryStore(clock)
+    store.create("orders", ["relay"], [Rule.generate("sender", [Right.SEND])])
+    claim = Claim("1" * 32, "orders", hashlib.sha256(PROOF).hexdigest(), b"sealed", AT, AT + 86_400, "")
+    store.add_claim(claim)
+
+    def read() -> float:
+        nonlocal readings
+        readings += 1
+        return clock()
+
+    async def some_sweeps() -> None:
+        first = readings
+
+        async def swept() -> bool:
+            return readings >= first + 10
+
+        await async_wait_until(swept, seconds=60, what="the relay looks at its claims")
+
+    async def is_deleted() -> bool:
+        return any(one.sealed is None for one in store.claims("orders"))
+
+    service = ClaimService(store, trio.CapacityLimiter(1), EventStream(), clock=read)
+    clock.now = AT + 2 * 86_400
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        await some_sweeps()
+        clock.now = AT
+        await some_sweeps()
+        clock.now = AT + 2 * 86_400
+        await some_sweeps()
+        # Another claim of the same hybrid connection deletes nothing, either.
+        store.add_claim(attrs.evolve(claim, id="2" * 32, created_at=clock.now, expires_at=clock.now + 86_400))
+        assert claim in store.claims("orders")
+        monkeypatch.setattr(confirmed_time, "CONFIRM_SECONDS", 0.0)
+        await async_wait_until(is_deleted, seconds=60, what="the content is deleted")
+        nursery.cancel_scope.cancel()
+    assert {one.id[0]: one.sealed for one in store.claims("orders")} == {"1": None, "2": b"sealed"}

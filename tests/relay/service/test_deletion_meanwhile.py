@@ -107,7 +107,8 @@ async def retire_a_key(store: SQLiteStore) -> Parts:
 
 async def sweep_claims(store: SQLiteStore) -> Parts:
     """Delete the contents of claims that have expired."""
-    return ClaimService(store, trio.CapacityLimiter(1), EventStream(), clock=time.time).sweep, nothing
+    service = ClaimService(store, trio.CapacityLimiter(1), EventStream(), clock=time.time)
+    return partial(service.sweep, time.time()), nothing
 
 
 async def take_a_claim(store: SQLiteStore) -> Parts:

@@ -14,8 +14,11 @@ from hybridrelay.events.relay_changes import KeyNotKept, KeyRollEnded, KeyRollIn
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
+from hybridrelay.relay.core import confirmed_time
+from hybridrelay.relay.core.confirmed_time import ConfirmedTime
 from hybridrelay.relay.core.rolls import LATER_REPEAT_SECONDS
 from hybridrelay.relay.model import KeyId
+from hybridrelay.relay.service import rolls
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.ended_rolls import KEPT_SECONDS
 from hybridrelay.relay.service.rolls import RollService
@@ -23,6 +26,7 @@ from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.relay.store.rolls import ROLLS_FILE, read_ended_rolls, read_rolls
 from hybridrelay.security import KeySlot, Right, Rule, generate_key
 
+from ...waiting import async_wait_until
 from ..peers import HOST, make_broker, update
 from .program_channel import ProgramChannel
 
@@ -38,6 +42,12 @@ class Scene:
     channels: list[ProgramChannel] = attrs.field(factory=list)
     events: list[Event] = attrs.field(factory=list)
     now: float = attrs.field(factory=time.time)
+    #: For a clock that is right.
+    time: ConfirmedTime = attrs.field()
+
+    @time.default
+    def _begin(self) -> ConfirmedTime:
+        return ConfirmedTime(self.now, self.now)
 
     def relay(self) -> RollService:
         self.broker = make_broker(self.store)
@@ -62,9 +72,10 @@ class Scene:
         relay.answered(channel.address, channel.instance, control.KeyKept("db", generation, state, detail))
 
 
-async def look(relay: RollService) -> None:
+async def look(scene: Scene, relay: RollService) -> None:
+    scene.time.read(scene.now, scene.now)
     await relay._update()
-    await relay._look()
+    await relay._look(scene.time)
     await relay._save()
 
 
@@ -81,21 +92,21 @@ async def rolled(scene: Scene) -> RollService:
     (roll,) = scene.store.get("db").rolls
     old = frozenset([roll.old_key("db")])
     scene.channels[:] = [ProgramChannel(number * 32, old, role=control.PeerRole.CLIENT) for number in ("1", "2")]
-    await look(relay)
+    await look(scene, relay)
     scene.answer(relay, scene.channels[0], KeptState.KEPT)
     scene.answer(relay, scene.channels[1], KeptState.MEMORY, "read-only")
-    await look(relay)
+    await look(scene, relay)
     return relay
 
 
 async def ended(scene: Scene) -> RollService:
     relay = await rolled(scene)
     scene.now += 101
-    await look(relay)
+    await look(scene, relay)
     update(scene.broker, scene.store)
     for channel in scene.channels:
         channel.keys = frozenset([scene.new_key])
-    await look(relay)
+    await look(scene, relay)
     return relay
 
 
@@ -125,11 +136,11 @@ async def test_it_stays_known_after_the_end_until_it_has_stored_the_key(scene: S
     assert isinstance(mock_clock, trio.testing.MockClock)
     counts = [len(channel.given) for channel in scene.channels]
     mock_clock.jump(LATER_REPEAT_SECONDS)
-    await look(relay)
+    await look(scene, relay)
     assert [len(channel.given) - count for channel, count in zip(scene.channels, counts, strict=True)] == [0, 1]
     scene.answer(relay, scene.channels[1], KeptState.KEPT)
     mock_clock.jump(1)  # the file is not written too often
-    await look(relay)
+    await look(scene, relay)
     assert relay.ended("db", RULE) is None
     assert list(relay.unkept()) == []
     assert read_ended_rolls(scene.directory) == []
@@ -141,7 +152,7 @@ async def test_the_next_relay_knows_it(scene: Scene) -> None:
     assert read_rolls(scene.directory) == {}
     relay = scene.relay()
     await relay._remember()
-    await look(relay)
+    await look(scene, relay)
     shown = relay.ended("db", RULE)
     assert shown is not None
     assert (shown.seen, shown.kept, [one.state for one in shown.missing]) == (2, 1, ["memory"])
@@ -153,13 +164,13 @@ async def test_the_next_relay_knows_it(scene: Scene) -> None:
 async def test_a_program_that_has_left_is_still_shown_but_is_no_problem(scene: Scene) -> None:
     relay = await ended(scene)
     del scene.channels[1]
-    await look(relay)
+    await look(scene, relay)
     shown = relay.ended("db", RULE)
     assert shown is not None
     assert [one.is_connected for one in shown.missing] == [False]
     assert list(relay.unkept()) == []
     scene.now += KEPT_SECONDS + 1
-    await look(relay)
+    await look(scene, relay)
     assert relay.ended("db", RULE) is None
 
 
@@ -176,7 +187,7 @@ async def test_it_is_forgotten_when_the_new_key_changes(scene: Scene, change: st
         case "delete":
             scene.store.delete("db")
     update(scene.broker, scene.store)
-    await look(relay)
+    await look(scene, relay)
     assert relay.ended("db", RULE) is None
     assert read_ended_rolls(scene.directory) == []
 
@@ -185,7 +196,7 @@ async def test_an_old_key_that_an_administrator_revokes_ends_the_roll_in_the_sam
     relay = await rolled(scene)
     scene.store.revoke_key("db", RULE, KeySlot.PRIMARY)
     update(scene.broker, scene.store)
-    await look(relay)
+    await look(scene, relay)
     shown = relay.ended("db", RULE)
     assert shown is not None
     assert [one.state for one in shown.missing] == ["memory"]
@@ -204,3 +215,50 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, ended_rolls: str) -> None:
 def test_a_file_of_an_earlier_version(tmp_path: Path) -> None:
     (tmp_path / ROLLS_FILE).write_text('{"format":"hybridrelay-rolls","version":1,"rolls":{}}')
     assert read_ended_rolls(tmp_path) == []
+
+
+@pytest.mark.parametrize("when", ["while the relay runs", "at its start"])
+async def test_a_clock_that_is_wrong_for_a_moment_ends_no_roll(
+    scene: Scene, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old key that was revoked cannot be brought back, and programs that were not connected would be lost."""
+    monkeypatch.setattr(rolls, "_LOOK_SECONDS", 0.001)
+    readings = 0
+
+    def clock() -> float:
+        nonlocal readings
+        readings += 1
+        return scene.now
+
+    async def looked() -> bool:
+        return readings >= 20
+
+    async def some_looks() -> None:
+        nonlocal readings
+        readings = 0
+        await async_wait_until(looked, seconds=60, what="the relay looks")
+
+    scene.store.roll_key("db", RULE, KeySlot.SECONDARY, generate_key(), seconds=100, waits=True)
+    (roll,) = scene.store.get("db").rolls
+    relay = scene.relay()
+    relay._clock = clock
+    right = scene.now
+    if when == "at its start":
+        scene.now = right + 86_400
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await some_looks()
+        scene.now = right + 86_400
+        await some_looks()
+        scene.now = right
+        await some_looks()
+        assert scene.store.get("db").rolls == (roll,)
+        # When it is right that the time is over, the roll ends.
+        monkeypatch.setattr(confirmed_time, "CONFIRM_SECONDS", 0.0)
+        scene.now = right + 86_400
+
+        async def is_revoked() -> bool:
+            return scene.store.rule("db", RULE).primary is None
+
+        await async_wait_until(is_revoked, seconds=60, what="the old key is revoked")
+        nursery.cancel_scope.cancel()

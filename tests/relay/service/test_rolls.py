@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hybridrelay.events.relay_resources import StateFileNotWritten, StateFileWri
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
+from hybridrelay.relay.core.confirmed_time import ConfirmedTime
 from hybridrelay.relay.core.rolls import RETURN_SECONDS, Roll
 from hybridrelay.relay.model import KeyRoll
 from hybridrelay.relay.service import rolls as module
@@ -49,6 +51,10 @@ def service(
         broker, lambda: peers, store, trio.CapacityLimiter(1),
         clock=time.time, events=EventStream(events.append), state_dir=directory,
     )  # fmt: skip
+
+
+def right_time() -> ConfirmedTime:
+    return ConfirmedTime(time.time(), trio.current_time())
 
 
 def begin_roll(broker: BrokerService, store: SQLiteStore, rule: str) -> None:
@@ -184,7 +190,8 @@ async def test_many_rolls_delay_no_other_task(tmp_path: Path) -> None:
         ]
         relay = service(broker, store, channels, tmp_path / str(connections), [])  # type: ignore[arg-type]
         (tmp_path / str(connections)).mkdir()
-        actions = [relay._update, relay._look, relay._look, relay._holders]
+        looking = partial(relay._look, right_time())
+        actions: list[Callable[[], Awaitable[object]]] = [relay._update, looking, looking, relay._holders]
         longest = [max(await calls_at_a_time(action)) for action in actions]
         assert all(isinstance(message, control.Key) for one in channels for message in one.given)
         assert sum(len(one.given) for one in channels) == len(channels) == connections
@@ -209,7 +216,7 @@ async def test_rolls_of_which_no_program_has_a_key_cost_almost_nothing(
     monkeypatch.setattr(Roll, "observe", None)  # is not called
     for _ in range(3):
         await relay._update()
-        await relay._look()
+        await relay._look(right_time())
         await relay._save()
     assert [len(rolls) for rolls in written] == [40]
     assert _count(events, KeyRollStarted) == 40
@@ -249,7 +256,7 @@ async def test_what_changes_while_it_is_saved_is_saved_the_next_time(
     channel = ProgramChannel("0" * 32, frozenset([roll.old_key("db00000")]))
     relay = service(broker, store, [channel], tmp_path, [])  # type: ignore[list-item]
     await relay._update()
-    await relay._look()
+    await relay._look(right_time())
     answers = iter([KeptState.WAITING, KeptState.KEPT])
 
     def write(directory: Path, rolls: Remembered, ended: list[SavedEnd]) -> None:
@@ -289,11 +296,11 @@ async def test_saving_many_programs_delays_no_other_task_and_is_seldom(
         channels = _programs(roll, count)
         relay = service(broker, store, channels, tmp_path, [])  # type: ignore[arg-type]
         await relay._update()
-        await relay._look()
+        await relay._look(right_time())
         longest.append(max(await calls_at_a_time(relay._holders)))
         await relay._save()
         channels.append(ProgramChannel("f" * 32, channels[0].keys))
-        await relay._look()
+        await relay._look(right_time())
         assert relay._changes != relay._written
         await relay._save()
         mock_clock.jump(count / module._WRITTEN_PER_SECOND + 0.01)
@@ -315,7 +322,7 @@ async def test_the_room_for_programs_is_given_back(tmp_path: Path, monkeypatch: 
         assert current is not None
         channels.append(ProgramChannel(program * 32, frozenset([current.old_key("db00000")])))
         await relay._update()
-        await relay._look()
+        await relay._look(right_time())
         machine = relay._rolls["db00000", rule].machine
         return len(machine.holders), machine.is_crowded
 

@@ -682,17 +682,17 @@ def test_expired_claims_lose_their_content_and_are_forgotten(kind: str, rules: R
     store.create("sql", ["relay.example.com"], rules)
     store.add_claim(new_claim())
     version = store.data_version()
-    store.sweep_claims()
+    store.sweep_claims(now[0])
     assert (store.claims("sql"), store.data_version()) == ((new_claim(),), version)
     now[0] += 3601
-    store.sweep_claims()
+    store.sweep_claims(now[0])
     assert store.claims("sql") == (new_claim().without_content(),)
     version = store.data_version()
-    store.sweep_claims()
+    store.sweep_claims(now[0])
     assert store.data_version() == version
     assert store.take_claim(new_claim().id, PROOF, "x").reason is Reason.CLAIM_EXPIRED
     now[0] += 31 * 86_400
-    store.sweep_claims()
+    store.sweep_claims(now[0])
     assert store.claims("sql") == ()
     store.close()
 

@@ -1,0 +1,71 @@
+"""The time of day, for what cannot be undone: revoking a key at the end of a grace period, deleting contents. Pure.
+
+The clock of a machine may be wrong for a while: it has no battery and starts in another year, somebody sets it, or a
+time server is wrong. What becomes invalid because of that is valid again once the clock is right; what was deleted is
+lost. So for the latter:
+
+1. A moment that the clock has reached while it ran without a step has passed.
+2. After a step forwards of more than a minute, no time counts as passed until the clock has run on for
+   `CONFIRM_SECONDS` without going back. Then the step counts. A machine that was suspended makes such a step, too.
+3. A moment that was past already at the first reading has passed `CONFIRM_SECONDS` after it.
+4. A step backwards counts at once.
+
+So something may happen ten minutes late, but happens early only if the clock is wrong for ten minutes. What may wait
+for a week, and has readings of earlier runs, uses `hybridrelay/_counted_time.py` instead.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+__all__ = ["CONFIRM_SECONDS", "ConfirmedTime"]
+
+#: How long the clock has to run on after a step forwards, or after the first reading (seconds).
+CONFIRM_SECONDS: Final = 600.0
+#: A larger difference between the clocks is a step (seconds). A smaller one may be a correction by a time server.
+_STEP_SECONDS: Final = 60.0
+
+
+class ConfirmedTime:
+    """Readings of the time of day, and which moments have passed according to them.
+
+    Args:
+        time_of_day: the first reading (seconds since 1970).
+        now: when it was made (seconds, on a clock that never goes back and is never set).
+    """
+
+    def __init__(self, time_of_day: float, now: float) -> None:
+        self._first, self._began = time_of_day, now
+        self._now = now
+        #: By how much the clock was ahead of `now` when it was last right, as far as is known.
+        self._offset = time_of_day - now
+        #: The same after a step that is not confirmed, and since when; None if there was none.
+        self._step: tuple[float, float] | None = None
+
+    def read(self, time_of_day: float, now: float) -> None:
+        """Note another reading."""
+        self._now = now
+        offset = time_of_day - now
+        if offset <= self._offset + _STEP_SECONDS:
+            self._offset, self._step = offset, None
+        elif self._step is None or abs(offset - self._step[0]) > _STEP_SECONDS:
+            self._step = offset, now
+        elif now - self._step[1] >= CONFIRM_SECONDS:
+            self._offset, self._step = offset, None
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether rule 3 no longer applies."""
+        return self._now - self._began >= CONFIRM_SECONDS
+
+    @property
+    def latest(self) -> float:
+        """The time up to which all moments have passed (seconds since 1970). It may go back."""
+        return self._now + self._offset if self.is_confirmed else -math.inf
+
+    def has_passed(self, moment: float) -> bool:
+        """Return whether a moment (seconds since 1970) has passed."""
+        if moment <= self._first and not self.is_confirmed:
+            return False
+        return self._now + self._offset >= moment
