@@ -87,9 +87,9 @@ if TYPE_CHECKING:
     from .targets import change_target as change_target
     from .tokens import create_token as create_token
     from .tokens import revoke_token as revoke_token
+    from .updates import PushedContent as PushedContent
     from .updates import PushedUpdates as PushedUpdates
     from .updates import Wanted as Wanted
-    from .updates import WhatIsPushed as WhatIsPushed
     from .updates import push_updates as push_updates
     from .updates import pushed_so_far as pushed_so_far
 
@@ -177,7 +177,7 @@ _HOMES = {
     "updates": (
         "PushedUpdates",
         "Wanted",
-        "WhatIsPushed",
+        "PushedContent",
         "push_updates",
         "pushed_so_far",
     ),

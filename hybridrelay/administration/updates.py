@@ -41,14 +41,14 @@ from .connections import read_authority_file
 from .provisioning import pair_hosts_and_ports
 from .registry import Registry
 
-__all__ = ["PushedUpdates", "Wanted", "WhatIsPushed", "push_updates", "pushed_so_far"]
+__all__ = ["PushedContent", "PushedUpdates", "Wanted", "push_updates", "pushed_so_far"]
 
 _SIDES = (Role.CONNECTOR, Role.APPLICATION)
 _NONCE_SIZE = 12
 
 
 @attrs.frozen
-class WhatIsPushed(Value):
+class PushedContent(Value):
     """What an update states. None means that it does not change this."""
 
     endpoints: tuple[Endpoint, ...] | None = None
@@ -56,11 +56,11 @@ class WhatIsPushed(Value):
     target: Target | None = None
 
     def __bool__(self) -> bool:
-        return self != WhatIsPushed()
+        return self != PushedContent()
 
-    def over(self, other: WhatIsPushed) -> WhatIsPushed:
+    def over(self, other: PushedContent) -> PushedContent:
         """Return this, completed with what only `other` states."""
-        return WhatIsPushed(
+        return PushedContent(
             other.endpoints if self.endpoints is None else self.endpoints,
             other.pins if self.pins is None else self.pins,
             other.target if self.target is None else self.target,
@@ -101,10 +101,10 @@ class _Pushed(Value):
     """What an authority file records."""
 
     sequence: int = 0
-    #: The names of what was pushed to a side; see `WhatIsPushed.parts`.
+    #: The names of what was pushed to a side; see `PushedContent.parts`.
     sides: Mapping[Role, frozenset[str]] = attrs.field(factory=dict[Role, frozenset[str]])
     #: For single identities, by side and serial number.
-    identities: Mapping[tuple[Role, str], WhatIsPushed] = attrs.field(factory=dict[tuple[Role, str], WhatIsPushed])
+    identities: Mapping[tuple[Role, str], PushedContent] = attrs.field(factory=dict[tuple[Role, str], PushedContent])
 
 
 @attrs.frozen
@@ -186,7 +186,7 @@ def push_updates(
     return PushedUpdates(updates, known.hosts)
 
 
-def pushed_so_far(authority_path: Path, name: str) -> tuple[int, Mapping[tuple[Role, str], WhatIsPushed]]:
+def pushed_so_far(authority_path: Path, name: str) -> tuple[int, Mapping[tuple[Role, str], PushedContent]]:
     """Return what updates state now, by side and serial number (empty for everybody), and the last sequence.
 
     Raises:
@@ -200,18 +200,18 @@ def pushed_so_far(authority_path: Path, name: str) -> tuple[int, Mapping[tuple[R
     return pushed.sequence, found
 
 
-def _stated_for(role: Role, pushed: _Pushed, file: AuthorityFile) -> WhatIsPushed:
+def _stated_for(role: Role, pushed: _Pushed, file: AuthorityFile) -> PushedContent:
     """Return what updates for everybody on a side state."""
     parts = pushed.sides.get(role, frozenset())
     endpoints, pins = relays_of(file)
-    return WhatIsPushed(
+    return PushedContent(
         endpoints if "relays" in parts else None,
         pins if "pins" in parts else None,
         target_of(file) if "target" in parts else None,
     )
 
 
-def _changes(file: AuthorityFile, wanted: Wanted) -> WhatIsPushed:
+def _changes(file: AuthorityFile, wanted: Wanted) -> PushedContent:
     """Return what is to be changed. Raises ConfigurationError."""
     if wanted.target is not None and wanted.role is Role.APPLICATION:
         raise ConfigurationError("only connectors have a target", remedy="leave out --role or --target")
@@ -222,15 +222,15 @@ def _changes(file: AuthorityFile, wanted: Wanted) -> WhatIsPushed:
     if wanted.hosts is None and wanted.ports is not None:
         raise ConfigurationError("--public-ports needs --endpoint", remedy="name all relays with --endpoint")
     if wanted.hosts is None:
-        return WhatIsPushed(None, wanted.pins, wanted.target)
+        return PushedContent(None, wanted.pins, wanted.target)
     endpoints = pair_hosts_and_ports(wanted.hosts, wanted.ports or ())
     if wanted.ports is None:
         kept = {normal_host(one.host): one.ports for one in relays_of(file)[0]}
         endpoints = tuple(Endpoint(one.host, kept.get(normal_host(one.host), {})) for one in endpoints)
-    return WhatIsPushed(endpoints, wanted.pins, wanted.target)
+    return PushedContent(endpoints, wanted.pins, wanted.target)
 
 
-def _with_changes(before: _Pushed, changes: WhatIsPushed, wanted: Wanted) -> _Pushed:
+def _with_changes(before: _Pushed, changes: PushedContent, wanted: Wanted) -> _Pushed:
     """Return what will have been pushed. Raises ConfigurationError."""
     if not wanted.serial:
         sides = dict(before.sides)
@@ -242,7 +242,7 @@ def _with_changes(before: _Pushed, changes: WhatIsPushed, wanted: Wanted) -> _Pu
         return before
     assert wanted.role is not None, "checked before"
     at = wanted.role, wanted.serial
-    identities = {**before.identities, at: changes.over(before.identities.get(at, WhatIsPushed()))}
+    identities = {**before.identities, at: changes.over(before.identities.get(at, PushedContent()))}
     if sum(role is wanted.role for role, _ in identities) > MAX_EXCLUDED // 2:
         raise ConfigurationError(
             f"at most {MAX_EXCLUDED // 2} identities of one side can have updates of their own",
@@ -251,7 +251,7 @@ def _with_changes(before: _Pushed, changes: WhatIsPushed, wanted: Wanted) -> _Pu
     return attrs.evolve(before, identities=identities)
 
 
-def _parts_for(role: Role, changes: WhatIsPushed) -> frozenset[str]:
+def _parts_for(role: Role, changes: PushedContent) -> frozenset[str]:
     return frozenset(changes.parts) - ({"target"} if role is Role.APPLICATION else set())
 
 
@@ -272,7 +272,7 @@ def _updates(
         roles = (Role.CONNECTOR,)  # applications have no target
     found = []
 
-    def add(role: Role, serial: str, sequence: int, what: WhatIsPushed, excluded: tuple[str, ...]) -> None:
+    def add(role: Role, serial: str, sequence: int, what: PushedContent, excluded: tuple[str, ...]) -> None:
         try:
             update = Update(
                 connection=name,
@@ -302,7 +302,7 @@ def _updates(
     return tuple(found)
 
 
-def _with_own(file: AuthorityFile, changes: WhatIsPushed) -> AuthorityFile:
+def _with_own(file: AuthorityFile, changes: PushedContent) -> AuthorityFile:
     """Return the authority file with what connection strings that are issued later have."""
     if changes.target is not None:
         file = with_target(file, changes.target)
@@ -346,7 +346,7 @@ def _recorded(file: AuthorityFile) -> _Pushed:
             sequence,
             {Role(role): frozenset(map(str, parts)) for role, parts in record["sides"].items()},
             {
-                (Role(one["role"]), str(one["serial"])): WhatIsPushed(*content_of_json_untrusted(one))
+                (Role(one["role"]), str(one["serial"])): PushedContent(*content_of_json_untrusted(one))
                 for one in record["identities"]
             },
         )

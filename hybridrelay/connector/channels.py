@@ -21,7 +21,7 @@ from ..streams import TLSStream
 from ..streams.sockets import abort_stream
 from .published import Publication, Published
 from .sessions import OpeningChannel, ProvenChannel, Sessions
-from .unproven import Newcomer, Unproven
+from .unproven import Newcomer, UnprovenChannels
 
 #: How many data channels may exist whose peer has not proved its identity, for each hybrid connection and relay.
 #: Limits what a relay, or anyone with a Send key, can make this machine spend by requesting more and more channels;
@@ -60,7 +60,7 @@ class DataChannels:
         self._sessions = sessions
         self._events = events
         #: Proven channels whose HELLO has not arrived, by identity.
-        self._greeting: dict[tuple[Published, str], Unproven] = {}
+        self._greeting: dict[tuple[Published, str], UnprovenChannels] = {}
 
     async def serve(
         self,
@@ -171,7 +171,7 @@ class DataChannels:
         If cancelled, the channel is closed.
         """
         published, peer, stream = channel.published, channel.peer, channel.stream
-        greeting = self._greeting.setdefault(channel.owner, Unproven())
+        greeting = self._greeting.setdefault(channel.owner, UnprovenChannels())
         limit = MAX_GREETING_CHANNELS + self._sessions.count_of(published, peer)
         newcomer = greeting.admit("", limit)
         if newcomer is None:

@@ -16,7 +16,7 @@ from ..protocol.reasons import Reason
 from ..streams.datagrams import TOO_LONG_ERRNOS, has_no_room, lost_in_buffer
 from .idle import IdleRule
 
-__all__ = ["FlowBridge", "FlowCarried"]
+__all__ = ["FlowBridge", "FlowTotals"]
 
 #: Why the target cannot be reached, by errno (which the system derives from an ICMP message). Every other errno means
 #: TARGET_UNREACHABLE.
@@ -27,7 +27,7 @@ _BATCH = MAX_QUEUED_DATAGRAMS
 
 
 @attrs.frozen
-class FlowCarried:
+class FlowTotals:
     """What a flow has carried so far."""
 
     datagrams_to_target: int
@@ -61,9 +61,9 @@ class FlowBridge:
         self._datagrams_to_target = self._datagrams_to_client = 0
         self._bytes_to_target = self._bytes_to_client = 0
 
-    def so_far(self) -> FlowCarried:
+    def so_far(self) -> FlowTotals:
         """Return what was carried so far, or in all if the flow has ended."""
-        return FlowCarried(
+        return FlowTotals(
             self._datagrams_to_target,
             self._datagrams_to_client,
             self._bytes_to_target,

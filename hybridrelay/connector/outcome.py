@@ -9,7 +9,7 @@ import attrs
 from .._value import Value
 from ..mux import Bridged, FlowEnd, Party
 from ..protocol.reasons import Reason
-from .flow_bridge import FlowCarried
+from .flow_bridge import FlowTotals
 
 __all__ = ["Disconnected", "Ending", "NotConnected", "StreamOutcome", "outcome_of", "outcome_of_flow"]
 
@@ -54,7 +54,7 @@ class Disconnected(Value):
     bytes_to_target: int = 0
     bytes_to_client: int = 0
     #: What a flow of datagrams has carried; None for a stream.
-    carried: FlowCarried | None = None
+    carried: FlowTotals | None = None
 
 
 #: How a stream ended. Every stream has exactly one outcome, for whatever reason it ended, including cancellation.
@@ -94,7 +94,7 @@ def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWA
 
 
 def outcome_of_flow(
-    end: FlowEnd, carried: FlowCarried, has_target_failed: bool, cut_off_because: Reason
+    end: FlowEnd, carried: FlowTotals, has_target_failed: bool, cut_off_because: Reason
 ) -> Disconnected:
     """Return how a flow of datagrams ended: *closed* if it was idle, or the client has ended it; otherwise *broken*.
 

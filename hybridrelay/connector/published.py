@@ -15,7 +15,7 @@ from ..security import ConnectionString, Target
 from ..security.targets import has_datagrams
 from .registration import Registration, RelayIdentity
 from .targets import check_supported
-from .unproven import Unproven
+from .unproven import UnprovenChannels
 
 
 class Published:
@@ -107,7 +107,7 @@ class Publication:
     #: Whether it stays although the connection string no longer names its relay, because nothing can replace it now.
     is_kept: bool = False
     #: Data channels whose peer has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
-    unproven: Unproven = attrs.field(factory=Unproven, kw_only=True)
+    unproven: UnprovenChannels = attrs.field(factory=UnprovenChannels, kw_only=True)
 
     @property
     def host(self) -> str:

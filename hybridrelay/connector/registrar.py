@@ -37,7 +37,7 @@ from .registration import Machine, commands, inputs
 from .sessions import Sessions
 from .target_monitor import TargetMonitor
 from .target_reports import TargetReporter
-from .unproven import Failures, Unproven
+from .unproven import Failures, UnprovenChannels
 
 __all__ = ["Registrar"]
 
@@ -128,7 +128,7 @@ class Registrar:
         """Register a hybrid connection, too."""
         self._feed(inputs.Publish(published.name, published.string))
         state = self._machine.registrations[published.name]
-        unproven = Unproven(self._failures)
+        unproven = UnprovenChannels(self._failures)
         publication = Publication(published, self.link, state, self._check_key, unproven=unproven)
         self._publications[published.name] = publication
         published.publications.append(publication)

@@ -10,7 +10,7 @@ from ..mux import Bridges
 from ..policy import Action
 from ..protocol.reasons import Reason
 from ..security import HostPort
-from .flow_bridge import FlowBridge, FlowCarried
+from .flow_bridge import FlowBridge, FlowTotals
 from .outcome import NotConnected, outcome_of_flow
 from .served_stream import Connected, ServedStream, peer_address
 from .targets import open_datagram_target
@@ -29,7 +29,7 @@ class ServedFlow(ServedStream):
     action: ClassVar = Action.OPEN_DATAGRAMS
 
     @property
-    def so_far(self) -> FlowCarried | None:
+    def so_far(self) -> FlowTotals | None:
         """What the flow has carried; None while the target is not connected."""
         return self._bridge.so_far() if isinstance(self._bridge, FlowBridge) else None
 

@@ -23,7 +23,7 @@ from ..protocol.reasons import Reason
 from ..security import NamedInstance, StreamTarget, UnixSocket
 from ..security.targets import UNIX_PREFIX
 from ..streams.sockets import abort_socket
-from .flow_bridge import FlowBridge, FlowCarried
+from .flow_bridge import FlowBridge, FlowTotals
 from .named_instances import NamedInstances
 from .open_streams import OpenStreams
 from .outcome import NotConnected, outcome_of
@@ -117,7 +117,7 @@ class ServedStream:
         self.addresses: tuple[str, ...] = ()
 
     @property
-    def so_far(self) -> Bridged | FlowCarried | None:
+    def so_far(self) -> Bridged | FlowTotals | None:
         """The progress of the bridge; None while the target is not connected."""
         return None if self._progress is None else self._progress.so_far()
 
@@ -127,7 +127,7 @@ class ServedStream:
         match self.so_far:
             case Bridged(received=to_target, sent=to_client):
                 return to_target, to_client
-            case FlowCarried(bytes_to_target=to_target, bytes_to_client=to_client):
+            case FlowTotals(bytes_to_target=to_target, bytes_to_client=to_client):
                 return to_target, to_client
         return None
 

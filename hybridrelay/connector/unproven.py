@@ -92,7 +92,7 @@ def choose_displaced(
     return oldest if held[holder] < most - 1 or now - oldest.since >= tenure else None
 
 
-class Unproven:
+class UnprovenChannels:
     """The set of channels whose peers have not proved an identity yet.
 
     `channels.py` uses it with the same rules for the channels of one identity that wait for HELLO.

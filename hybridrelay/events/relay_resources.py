@@ -24,7 +24,7 @@ __all__ = [
     "WorkerNotStarted",
     "WorkerNotTakenOver",
     "WorkerTakenOver",
-    "WorkersKeep",
+    "WorkersKeepPairs",
     "WorkersNotKept",
 ]
 
@@ -202,7 +202,7 @@ class WorkerNotStarted(Event):
 
 
 @attrs.frozen(kw_only=True)
-class WorkersKeep(Event):
+class WorkersKeepPairs(Event):
     """The relay has stopped, and its workers keep the pairs that they have for the next relay."""
 
     name: ClassVar = "relay.workers-keep-pairs"

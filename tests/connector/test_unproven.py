@@ -18,7 +18,7 @@ from hybridrelay.connector.unproven import (
     TENURE_SECONDS,
     Failures,
     Newcomer,
-    Unproven,
+    UnprovenChannels,
     choose_displaced,
 )
 
@@ -84,7 +84,7 @@ def test_every_holder_that_asks_often_enough_has_its_share(asking: list[str]) ->
 
 
 async def test_a_channel_that_is_displaced_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
-    unproven = Unproven()
+    unproven = UnprovenChannels()
     first = [unproven.admit("a", MAX_UNPROVEN_CHANNELS) for _ in range(MAX_UNPROVEN_CHANNELS)]
     assert None not in first
     assert unproven.admit("a", MAX_UNPROVEN_CHANNELS) is None
@@ -102,7 +102,7 @@ async def test_a_channel_that_is_displaced_is_cancelled(autojump_clock: trio.tes
 async def test_a_flood_of_one_holder_is_bounded_in_rate_and_lets_another_in(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    unproven = Unproven()
+    unproven = UnprovenChannels()
     admitted = 0
     for _ in range(1000):
         admitted += unproven.admit("flood", MAX_UNPROVEN_CHANNELS) is not None
@@ -119,7 +119,7 @@ async def test_a_flood_of_one_holder_is_bounded_in_rate_and_lets_another_in(
 async def test_channels_that_fail_at_once_are_not_dialed_without_a_limit_of_rate(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    unproven, dialed = Unproven(), 0
+    unproven, dialed = UnprovenChannels(), 0
     for _ in range(100):
         for _ in range(100):
             if (one := unproven.admit("a", MAX_UNPROVEN_CHANNELS)) is not None:
@@ -130,7 +130,7 @@ async def test_channels_that_fail_at_once_are_not_dialed_without_a_limit_of_rate
 
 
 async def test_failed_channels_of_one_holder_lock_out_no_other(autojump_clock: trio.testing.MockClock) -> None:
-    unproven = Unproven()
+    unproven = UnprovenChannels()
     for _ in range(MAX_UNPROVEN_CHANNELS):
         one = unproven.admit("a", MAX_UNPROVEN_CHANNELS)
         assert one is not None
@@ -142,7 +142,7 @@ async def test_failed_channels_of_one_holder_lock_out_no_other(autojump_clock: t
 async def test_a_channel_that_fails_late_or_has_left_before_keeps_no_place(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    unproven = Unproven()
+    unproven = UnprovenChannels()
     late, proven = (unproven.admit("a", MAX_UNPROVEN_CHANNELS) for _ in range(2))
     assert late is not None
     assert proven is not None
@@ -168,7 +168,7 @@ def test_failures_are_too_many_until_enough_time_has_passed() -> None:
 
 
 def dial_for(
-    seconds: float, sets: list[Unproven], holders: list[str], *, silent: bool
+    seconds: float, sets: list[UnprovenChannels], holders: list[str], *, silent: bool
 ) -> Callable[[], Awaitable[int]]:
     """Make an async function that asks for a place in each set, for each of the holders, for some time. The channels
     fail at once, or are silent until they are displaced. It returns how many were dialed."""
@@ -176,7 +176,7 @@ def dial_for(
     async def dial() -> int:
         dialed = 0
         end = trio.current_time() + seconds
-        open_ones: list[tuple[Unproven, Newcomer]] = []
+        open_ones: list[tuple[UnprovenChannels, Newcomer]] = []
         while trio.current_time() < end:
             for unproven in sets:
                 for holder in holders:
@@ -199,7 +199,7 @@ async def test_a_relay_with_many_hybrid_connections_makes_a_connector_dial_no_mo
     autojump_clock: trio.testing.MockClock, holders: list[str], silent: bool
 ) -> None:
     failures = Failures()
-    sets = [Unproven(failures) for _ in range(20)]
+    sets = [UnprovenChannels(failures) for _ in range(20)]
     await dial_for(60, sets, holders, silent=silent)()
     dialed = await dial_for(300, sets, holders, silent=silent)()
     at_once = len(sets) * MAX_UNPROVEN_CHANNELS
@@ -211,8 +211,8 @@ async def test_failures_at_a_busy_relay_lock_out_no_hybrid_connection_and_no_oth
 ) -> None:
     """Somebody with keys of many hybrid connections, but no identity, lets channels fail at an honest relay."""
     failures = Failures()
-    sets = [Unproven(failures) for _ in range(10)]
-    honest = Unproven(failures)
+    sets = [UnprovenChannels(failures) for _ in range(10)]
+    honest = UnprovenChannels(failures)
     admitted = []
 
     async def connect() -> None:

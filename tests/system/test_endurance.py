@@ -15,7 +15,7 @@ from hybridrelay.client import run_forward
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import ConnectorConfig, InstanceFile, run_connector, served_stream
 from hybridrelay.connector.targets import open_target
-from hybridrelay.connector.unproven import Unproven
+from hybridrelay.connector.unproven import UnprovenChannels
 from hybridrelay.errors import (
     AuthorizationError,
     ConfigurationError,
@@ -175,7 +175,7 @@ async def test_a_forward_that_stops_lets_open_connections_finish(
 async def test_a_listener_that_is_full_says_so(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Unproven, "admit", lambda *_: None)  # all places are taken by younger channels
+    monkeypatch.setattr(UnprovenChannels, "admit", lambda *_: None)  # all places are taken by younger channels
     published = deployment.publish()
     await deployment.connector(deployment.string(published, Role.CONNECTOR))
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:

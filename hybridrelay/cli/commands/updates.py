@@ -8,7 +8,7 @@ import time
 import attrs
 
 from ..._printable import printable
-from ...administration import UpdateInfo, Wanted, WhatIsPushed, push_updates, pushed_so_far
+from ...administration import PushedContent, UpdateInfo, Wanted, push_updates, pushed_so_far
 from ...security import Role, format_port_lists
 from .. import exits, output
 from ..not_counted import not_counted
@@ -138,7 +138,7 @@ def run_show(args: argparse.Namespace) -> int:
     return exits.OK
 
 
-def _as_dict(what: WhatIsPushed) -> dict[str, object]:
+def _as_dict(what: PushedContent) -> dict[str, object]:
     """Convert for output. Later versions may add members, but remove none."""
     found: dict[str, object] = {}
     if what.endpoints is not None:

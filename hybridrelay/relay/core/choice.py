@@ -9,7 +9,7 @@ others are healthy, including those that report nothing.
 
 The rules for the candidates that remain, of which the first one that applies decides:
 
-| there are | chosen is | `Why` |
+| there are | chosen is | `ChoiceReason` |
 |---|---|---|
 | no candidates | none | |
 | one candidate, and others were left out | this one | ONLY_HEALTHY |
@@ -41,10 +41,10 @@ import attrs
 from .holders import network_of
 from .listener import HandleT, Listener
 
-__all__ = ["Choice", "Chosen", "SessionCounts", "Why", "choose_listener"]
+__all__ = ["Choice", "ChoiceReason", "Chosen", "SessionCounts", "choose_listener"]
 
 
-class Why(enum.StrEnum):
+class ChoiceReason(enum.StrEnum):
     """Why a listener was chosen."""
 
     #: No other one was left to choose from.
@@ -64,7 +64,7 @@ class Choice(Generic[HandleT]):
     """The listener that was chosen, and why."""
 
     listener: Listener[HandleT]
-    why: Why
+    why: ChoiceReason
     #: How many sessions it has at this relay.
     sessions: int
     #: How many listeners there were to choose from, and how many of them are healthy. If none is, one of them was
@@ -77,10 +77,10 @@ class Choice(Generic[HandleT]):
 class Chosen:
     """How often a listener was chosen, by reason, since it registered; and the last reason."""
 
-    counts: Counter[Why] = attrs.field(factory=Counter[Why])
-    last: Why | None = None
+    counts: Counter[ChoiceReason] = attrs.field(factory=Counter[ChoiceReason])
+    last: ChoiceReason | None = None
 
-    def count(self, why: Why) -> None:
+    def count(self, why: ChoiceReason) -> None:
         """Count a choice."""
         self.counts[why] += 1
         self.last = why
@@ -112,17 +112,17 @@ def choose_listener(
     candidates = healthy or candidates
     among: Sequence[Listener[HandleT]]
     if len(candidates) == 1:
-        among, why = candidates, Why.ONLY if every == 1 else Why.ONLY_HEALTHY
+        among, why = candidates, ChoiceReason.ONLY if every == 1 else ChoiceReason.ONLY_HEALTHY
     elif has_passed_over:
         groups: dict[Hashable, list[Listener[HandleT]]] = {}
         for one in candidates:
             groups.setdefault((one.key, network_of(one.address)), []).append(one)
-        among, why = list(groups.values())[randbelow(len(groups))], Why.DRAWN
+        among, why = list(groups.values())[randbelow(len(groups))], ChoiceReason.DRAWN
     elif randbelow(2):
-        among, why = candidates, Why.RANDOM
+        among, why = candidates, ChoiceReason.RANDOM
     else:
         fewest = min(map(sessions, candidates))
-        among, why = [one for one in candidates if sessions(one) == fewest], Why.FEWEST_SESSIONS
+        among, why = [one for one in candidates if sessions(one) == fewest], ChoiceReason.FEWEST_SESSIONS
     chosen = among[randbelow(len(among))]
     return Choice(chosen, why, sessions(chosen), every, len(healthy))
 

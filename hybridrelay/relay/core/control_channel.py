@@ -48,7 +48,7 @@ __all__ = [
     "KeyAnswered",
     "OfferAnswered",
     "Request",
-    "Say",
+    "SendMessage",
     "SenderProved",
     "StartJoin",
     "TakeClaim",
@@ -90,7 +90,7 @@ MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
 
 
 @attrs.frozen
-class Say(Value):
+class SendMessage(Value):
     """Send a message to the peer."""
 
     message: control.Message
@@ -164,7 +164,7 @@ class Close(Value):
 
 
 Output: TypeAlias = (
-    Say
+    SendMessage
     | Authorize
     | StartJoin
     | OfferAnswered
@@ -311,15 +311,17 @@ class ControlChannelCore(Generic[HandleT]):
         if registration := self._registrations.get(message.connection):
             self._broker.report_target(registration.listener, message.target)
 
-    def _keep_checkpoint(self, message: control.Witness) -> Say | KeepCheckpoint:
+    def _keep_checkpoint(self, message: control.Witness) -> SendMessage | KeepCheckpoint:
         if not self.authorized:
             raise RemoteProtocolError("a checkpoint of an audit log was sent before a valid token")
         if message.connection not in self.connections:
             reason = Reason.RIGHT_MISSING
-            return Say(control.Failed(message.id, reason, "no valid token of this hybrid connection was presented"))
+            return SendMessage(
+                control.Failed(message.id, reason, "no valid token of this hybrid connection was presented")
+            )
         return KeepCheckpoint(message)
 
-    def _greet(self, message: control.Message) -> Say:
+    def _greet(self, message: control.Message) -> SendMessage:
         if not isinstance(message, control.Hello):
             raise RemoteProtocolError("the first control message is not hello")
         if message.secret is not None and control.instance_of(message.secret) != message.instance:
@@ -327,7 +329,7 @@ class ControlChannelCore(Generic[HandleT]):
         self._apply(ChannelInput.HELLO)
         self._owns_instance = message.secret is not None
         self.hello = attrs.evolve(message, secret=None)
-        return Say(self._welcome)
+        return SendMessage(self._welcome)
 
     def authorize(self, request: Request, grant: Grant, now: float) -> bool:
         """Authorize a request whose token is valid. Call `grant` next. `now` is a time on the broker's clock.
@@ -399,7 +401,7 @@ class ControlChannelCore(Generic[HandleT]):
         assert self.hello is not None
         return self._broker.listeners.is_remembered(request.connection, self.hello.instance)
 
-    def refuse(self, request: Request, error: AuthorizationError | RendezvousError) -> Say:
+    def refuse(self, request: Request, error: AuthorizationError | RendezvousError) -> SendMessage:
         """Refuse a request.
 
         Raises:
@@ -413,7 +415,7 @@ class ControlChannelCore(Generic[HandleT]):
             # A peer that has a valid key of a hybrid connection asks whether its next key is already valid, which is
             # not an attempt to guess.
             self._broker.note(self._refusal(request, error))
-        return Say(control.Failed(request.id, error.reason, str(error)))
+        return SendMessage(control.Failed(request.id, error.reason, str(error)))
 
     def _refusal(self, request: Request, error: AuthorizationError | RendezvousError) -> Event:
         name, reason, detail = request.connection, error.reason, str(error)
@@ -425,17 +427,17 @@ class ControlChannelCore(Generic[HandleT]):
         refused = ListenerRefused if listens else SenderRefused
         return refused(connection=name, peer=self.address, reason=reason, detail=detail)
 
-    def grant(self, request: Request, grant: Grant, now: float) -> Say | StartJoin:
+    def grant(self, request: Request, grant: Grant, now: float) -> SendMessage | StartJoin:
         """Carry out an authorized request. `now` is a time on the broker's clock."""
         if isinstance(request, control.Join):
             if self._joins >= MAX_JOINS:
                 limit = Reason.LIMIT
                 self._broker.note(SenderRefused(connection=request.connection, peer=self.address, reason=limit))
-                return Say(control.Failed(request.id, limit))
+                return SendMessage(control.Failed(request.id, limit))
             self._joins += 1
             return StartJoin(request, grant)
         if isinstance(request, control.Check):
-            return Say(control.Checked(request.id))
+            return SendMessage(control.Checked(request.id))
         assert self.hello is not None
         name, instance = request.connection, self.hello.instance
         listener = Listener(
@@ -454,7 +456,7 @@ class ControlChannelCore(Generic[HandleT]):
             return self.refuse(request, exc)
         self._registrations[name] = _Registration(listener, grant.expires_at)
         self._note_use()
-        return Say(control.Registered(request.id, grant.expires_at))
+        return SendMessage(control.Registered(request.id, grant.expires_at))
 
     def join_ended(self, *, joined: bool = False) -> None:
         """Note that a join that `StartJoin` began has ended or was cancelled. `joined`: whether a listener has
@@ -474,14 +476,14 @@ class ControlChannelCore(Generic[HandleT]):
 
     # --- what else happens
 
-    def ended(self, connection: str, reason: Reason) -> Say | Close:
+    def ended(self, connection: str, reason: Reason) -> SendMessage | Close:
         """Notify the peer that a registration or right has ended. When the last registration of a channel was
         superseded, the channel ends."""
         self._registrations.pop(connection, None)
         self._note_use()
         if reason is Reason.SUPERSEDED and not self._registrations:
             return Close(reason, gracefully=False)
-        return Say(control.Ended(connection, reason))
+        return SendMessage(control.Ended(connection, reason))
 
     def expire(self, now: float) -> Close | None:
         """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed.
@@ -499,7 +501,7 @@ class ControlChannelCore(Generic[HandleT]):
         self._was_refused = False  # so that it ends only once
         return Close(Reason.LIMIT, gracefully=True)
 
-    def check_keys(self) -> list[Say | Close]:
+    def check_keys(self) -> list[SendMessage | Close]:
         """End everything that was authorized by keys that are no longer valid. If none is valid any more, end the
         channel. Call this when the store has changed."""
         why_revoked = self._broker.authorization.why_revoked
@@ -509,7 +511,7 @@ class ControlChannelCore(Generic[HandleT]):
         if self._place is not None and self._place.holder.key in gone and self._keys:
             key = min(self._keys, key=lambda one: one.generation)
             self._broker.control_channels.pass_on(self._place, Holder(key, self.address))
-        outputs: list[Say | Close] = []
+        outputs: list[SendMessage | Close] = []
         if self._is_client:  # the broker tells listeners
             still = {key.connection for key in self._keys}
             reasons = {key.connection: reason for key, reason in gone.items()}

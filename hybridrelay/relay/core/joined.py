@@ -3,7 +3,7 @@
 The rules:
 
 1. A rendezvous is in the file from the moment at which it is joined until its end was published.
-2. What an earlier relay has left in the file, a worker may still have (`relay.worker.alone`). Such a rendezvous is
+2. What an earlier relay has left in the file, a worker may still have (`relay.worker.orphaned`). Such a rendezvous is
    *inherited*. It ceases to be when this relay takes it over, and when its end is published.
 3. Once no worker can have it any more, an inherited rendezvous is lost: the caller publishes its end.
 4. If saving fails, what was to be saved is saved the next time. If too much has accumulated, everything is.

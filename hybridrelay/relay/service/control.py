@@ -32,8 +32,8 @@ from ..core.control_channel import (
     OfferAnswered,
     Output,
     Request,
-    Say,
     SenderProved,
+    SendMessage,
     StartJoin,
     TakeClaim,
     UpdateAnswered,
@@ -278,7 +278,7 @@ class ControlPeer:
 
     async def _perform(self, output: Output) -> None:
         match output:
-            case Say(message):
+            case SendMessage(message):
                 await self.send(message)
             case Authorize(request):
                 await self._authorize(output)
@@ -373,11 +373,11 @@ class ControlPeer:
 
     def give(self, message: control.Key | control.Update) -> None:
         """Give the peer the new key of a rule or an update, without waiting until the message was sent."""
-        self._perform_soon(Say(message))
+        self._perform_soon(SendMessage(message))
 
     def announce_draining(self, retry_after: float) -> None:
         """Ask the peer to prefer other relays, without waiting until the message was sent."""
-        self._perform_soon(Say(control.Draining(retry_after)))
+        self._perform_soon(SendMessage(control.Draining(retry_after)))
 
     # --- ListenerHandle
 
@@ -459,7 +459,7 @@ class ControlPeer:
         if self._early is None:
             self._session.close(reason)
 
-    def _perform_soon(self, output: Say | Close) -> None:
+    def _perform_soon(self, output: SendMessage | Close) -> None:
         if self._session.outcome is not None:
             return  # the peer has gone, and the nursery may be closed
         if isinstance(output, Close):

@@ -66,7 +66,7 @@ from .takeover import Takeover, listen_for_workers
 from .updates import UpdateService
 from .usage import UsageService
 from .watcher import StoreWatcher
-from .workers import Keeping, Workers, open_workers
+from .workers import PairRetention, Workers, open_workers
 
 __all__ = ["STOP_GRACE_SECONDS", "Relay", "run_relay"]
 
@@ -180,12 +180,14 @@ class Relay:
             certificates = self._load_certificates()
             relay_id = load_or_create_relay_id(config.state_dir, events=self._events)
             with self._in_directory(relay_id), self._listening_for_workers() as listener:
-                keeping = Keeping(config.keep_pairs, config.state_dir) if listener is not None else Keeping()
-                joined = JoinedService(config.state_dir, keeping.seconds, clock=self._clock, events=self._events)
+                retention = (
+                    PairRetention(config.keep_pairs, config.state_dir) if listener is not None else PairRetention()
+                )
+                joined = JoinedService(config.state_dir, retention.seconds, clock=self._clock, events=self._events)
                 async with (
                     joined.subscribed(),  # also while the relay stops, until the last pair has ended
                     open_workers(
-                        config.workers, self._events, keeping=keeping, takes_over=listener is not None
+                        config.workers, self._events, retention=retention, takes_over=listener is not None
                     ) as workers,
                     FlatNursery() as nursery,
                 ):

@@ -1,6 +1,6 @@
 """Taking over the workers of a previous main process, with their pairs.
 
-The previous main process has stopped, or was killed. Its workers go on (`relay.worker.alone`), and connect to a
+The previous main process has stopped, or was killed. Its workers go on (`relay.worker.orphaned`), and connect to a
 socket in the state directory. Only the relay that has locked the state directory listens there. What a worker says is
 checked: one that does not follow the protocol is killed, so that its sessions resume.
 """

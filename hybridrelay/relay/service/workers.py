@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from ..._nursery import FlatNursery
-from ...events.relay_resources import WorkerEnded, WorkerNotStarted, WorkersKeep
+from ...events.relay_resources import WorkerEnded, WorkerNotStarted, WorkersKeepPairs
 from ...events.stream import EventStream
 from .adopted_process import AdoptedProcess
 from .handover import PairHandover
@@ -30,7 +30,7 @@ from .pump import Moved, PumpOutcome, abort, pump
 from .splice import PipePool, can_splice
 from .worker_process import END_SECONDS, WorkerPair, WorkerProcess
 
-__all__ = ["Keeping", "Workers", "open_workers"]
+__all__ = ["PairRetention", "Workers", "open_workers"]
 
 #: A worker that has ended is replaced after this time (seconds); after twice this time if it ends again soon, and so
 #: on, up to the maximum.
@@ -47,7 +47,7 @@ _MOVE_SECONDS = 0.5
 
 
 @attrs.frozen
-class Keeping:
+class PairRetention:
     """How workers keep their pairs without a main process."""
 
     #: For how long (seconds). 0: not at all.
@@ -59,10 +59,10 @@ class Keeping:
 class Workers:
     """The workers of a relay. `open_workers` makes one."""
 
-    def __init__(self, events: EventStream, keeping: Keeping | None = None) -> None:
+    def __init__(self, events: EventStream, retention: PairRetention | None = None) -> None:
         """Begin without a worker."""
         self._events = events
-        self._keeping = Keeping() if keeping is None else keeping
+        self._retention = PairRetention() if retention is None else retention
         #: The workers that take pairs.
         self._running: list[WorkerProcess] = []
         #: These workers, and others that are starting, or were taken over.
@@ -166,7 +166,7 @@ class Workers:
         Returns when the workers have answered, and after `END_SECONDS` at the latest. From then on, no worker takes a
         pair.
         """
-        if not self._keeping.seconds:
+        if not self._retention.seconds:
             return
         self._is_stopping = True
         self._running.clear()
@@ -176,7 +176,7 @@ class Workers:
             while any(worker.is_released for worker in self._served):
                 await self._served_less.wait()
         if kept := sum(worker.kept for worker in self.left):
-            self._events.publish(WorkersKeep(pairs=kept, seconds=self._keeping.seconds))
+            self._events.publish(WorkersKeepPairs(pairs=kept, seconds=self._retention.seconds))
 
     def kill(self) -> None:
         """Kill all workers, because this process ends at once, and pairs are not to be kept. Never waits."""
@@ -219,7 +219,7 @@ class Workers:
     async def _start(self, retry_seconds: float) -> WorkerProcess | None:
         try:
             return await WorkerProcess.start(
-                self._events, directory=self._keeping.directory, keep=self._keeping.seconds
+                self._events, directory=self._retention.directory, keep=self._retention.seconds
             )
         except OSError as exc:
             self._events.publish(WorkerNotStarted(detail=exc.strerror or str(exc), retry_seconds=retry_seconds))
@@ -230,7 +230,7 @@ class Workers:
         other processes. Call this after `WorkerProcess.add_existing` for all of its pairs."""
         assert self._nursery is not None
         self._served.add(worker)
-        worker.taken_over(self._keeping.seconds)
+        worker.taken_over(self._retention.seconds)
         if self._is_stopping:
             worker.release()
         self._nursery.start_soon(self._serve_taken_over, worker)
@@ -307,7 +307,7 @@ async def _end_without_pairs(worker: WorkerProcess, scope: trio.CancelScope) -> 
 
 @asynccontextmanager
 async def open_workers(
-    count: int, events: EventStream, *, keeping: Keeping | None = None, takes_over: bool = False
+    count: int, events: EventStream, *, retention: PairRetention | None = None, takes_over: bool = False
 ) -> AsyncIterator[Workers]:
     """Run this number of workers during the block, or as many as the system allows. They end after the block, even if
     it is cancelled, so that `Workers.move` can end its pairs.
@@ -315,10 +315,10 @@ async def open_workers(
     Args:
         count: the number.
         events: the stream to which events are published.
-        keeping: how workers keep their pairs without a main process. None: not at all.
+        retention: how workers keep their pairs without a main process. None: not at all.
         takes_over: whether `Workers.take_over` may be called.
     """
-    workers = Workers(events, keeping)
+    workers = Workers(events, retention)
     if not count and not takes_over:
         yield workers
         return

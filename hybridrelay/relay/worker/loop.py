@@ -15,8 +15,8 @@ import select
 import socket
 from collections import deque
 
-from .alone import Alone
 from .messages import COUNTS_BYTES, SETTLED, Ended, Kind, Message, receive, send
+from .orphaned import OrphanedWorker
 from .pair import BUFFER_BYTES, Broken, Channel, Direction, Pair, Pipes
 
 __all__ = ["TURN_BYTES", "TURN_STEPS", "Worker"]
@@ -83,7 +83,7 @@ class Worker:
         self._keep = keep
         self._is_leaving = False
         #: Set while there is no main process, otherwise None.
-        self._alone: Alone | None = None
+        self._orphaned: OrphanedWorker | None = None
         self._map = mmap.mmap(memory, COUNTS_BYTES)
         self._counts = memoryview(self._map).cast("Q")
         self._epoll = select.epoll()
@@ -118,8 +118,8 @@ class Worker:
 
     def run_round(self, timeout: float) -> None:
         """Run one round. If there is nothing to do, wait for at most `timeout` seconds (-1: without a limit)."""
-        if self._alone is not None:
-            due = self._alone.timeout
+        if self._orphaned is not None:
+            due = self._orphaned.timeout
             timeout = due if timeout < 0 else min(timeout, due)
         for descriptor, events in self._epoll.poll(0 if self._ready else timeout, _MAX_EVENTS):
             if (known := self._by_descriptor.get(descriptor)) is not None:
@@ -128,8 +128,8 @@ class Worker:
                 self._talk(events)
         for _ in range(min(len(self._ready), _MAX_TURNS)):
             self._serve(self._ready.popleft())
-        if self._alone is not None:
-            self._look_for_main_process(self._alone)
+        if self._orphaned is not None:
+            self._look_for_main_process(self._orphaned)
         if self._pipes.error is not None:
             self._say(Kind.COPIES, 0, self._pipes.error)
             self._pipes.error = None
@@ -140,8 +140,8 @@ class Worker:
             pair.close(gracefully=False)
         self._pairs.clear()
         self._pipes.close()
-        if self._alone is not None:
-            self._alone.close()
+        if self._orphaned is not None:
+            self._orphaned.close()
         self._epoll.close()
         self._control.close()
         self._counts.release()
@@ -305,26 +305,26 @@ class Worker:
         self._unsent.clear()
         self._epoll.unregister(self._control)
         self._control.close()
-        self._alone = Alone(holders, self._memory, self._epoll, self._keep)
+        self._orphaned = OrphanedWorker(holders, self._memory, self._epoll, self._keep)
         for slot, end in unheard.items():
-            self._alone.note_end(slot, end)
+            self._orphaned.note_end(slot, end)
         for pair in self._pairs.values():
             pair.is_returning = False
         _close_inherited_output()
 
-    def _look_for_main_process(self, alone: Alone) -> None:
-        control = alone.step()
-        if alone.is_over or self._is_leaving:
+    def _look_for_main_process(self, orphaned: OrphanedWorker) -> None:
+        control = orphaned.step()
+        if orphaned.is_over or self._is_leaving:
             self._is_over = True
         elif control is not None:
-            self._control, self._keep, self._alone = control, alone.keep_next, None
-            for slot, end in alone.ended.items():
+            self._control, self._keep, self._orphaned = control, orphaned.keep_next, None
+            for slot, end in orphaned.ended.items():
                 self._say(Kind.ENDED, slot, end)
 
     def _say(self, kind: Kind, slot: int, value: int, sockets: tuple[socket.socket, ...] = ()) -> None:
-        if self._alone is not None:
+        if self._orphaned is not None:
             if kind is Kind.ENDED:
-                self._alone.note_end(slot, value)
+                self._orphaned.note_end(slot, value)
             return
         self._unsent.append((kind, slot, value, sockets))
         if len(self._unsent) == 1:

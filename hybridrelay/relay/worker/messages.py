@@ -7,7 +7,7 @@ A pair is identified by its *slot*, which the main process chooses. The worker c
 that it shares with the main process, at the slot's position, so the counts are exact at any time, even if one of the
 two processes is killed.
 
-A worker whose main process has ended (`alone`) connects to the next one. It says `HELLO`, and the main process
+A worker whose main process has ended (`orphaned`) connects to the next one. It says `HELLO`, and the main process
 answers with `HELLO`. If both have the same `VERSION`, the worker lists its pairs (`HAS`), and says `READY`. From
 `TAKEN` on, it is as if the main process had started the worker. Between different versions, nothing but `HELLO` is
 understood: the worker ends, and its sessions resume.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.relay.core.choice import Choice, SessionCounts, Why, choose_listener
+from hybridrelay.relay.core.choice import Choice, ChoiceReason, SessionCounts, choose_listener
 from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
@@ -55,13 +55,13 @@ def choose(
     [
         ([], {}, [], False, None),
         ([], {}, [], True, None),
-        ([A], {"a": 7}, [0], False, (A, Why.ONLY, 7)),
-        ([A], {"a": 7}, [0], True, (A, Why.ONLY, 7)),
-        ([A, B, C], {"a": 2, "b": 1, "c": 3}, [0, 0], False, (B, Why.FEWEST_SESSIONS, 1)),
-        ([A, B, C], {"a": 2, "b": 1, "c": 1}, [0, 1], False, (C, Why.FEWEST_SESSIONS, 1)),
-        ([A, B, C], {}, [0, 2], False, (C, Why.FEWEST_SESSIONS, 0)),
-        ([A, B, C], {"a": 2, "b": 1, "c": 3}, [1, 2], False, (C, Why.RANDOM, 3)),
-        ([A, B, C], {"a": 2, "b": 1, "c": 3}, [0, 2], True, (C, Why.DRAWN, 3)),
+        ([A], {"a": 7}, [0], False, (A, ChoiceReason.ONLY, 7)),
+        ([A], {"a": 7}, [0], True, (A, ChoiceReason.ONLY, 7)),
+        ([A, B, C], {"a": 2, "b": 1, "c": 3}, [0, 0], False, (B, ChoiceReason.FEWEST_SESSIONS, 1)),
+        ([A, B, C], {"a": 2, "b": 1, "c": 1}, [0, 1], False, (C, ChoiceReason.FEWEST_SESSIONS, 1)),
+        ([A, B, C], {}, [0, 2], False, (C, ChoiceReason.FEWEST_SESSIONS, 0)),
+        ([A, B, C], {"a": 2, "b": 1, "c": 3}, [1, 2], False, (C, ChoiceReason.RANDOM, 3)),
+        ([A, B, C], {"a": 2, "b": 1, "c": 3}, [0, 2], True, (C, ChoiceReason.DRAWN, 3)),
     ],
 )
 def test_which_listener_is_chosen_and_why(
@@ -69,7 +69,7 @@ def test_which_listener_is_chosen_and_why(
     sessions: dict[str, int],
     draws: list[int],
     passed_over: bool,
-    chosen: tuple[Listener[None], Why, int] | None,
+    chosen: tuple[Listener[None], ChoiceReason, int] | None,
 ) -> None:
     found = choose(candidates, sessions, draws, passed_over=passed_over)
     if chosen is None:
@@ -84,16 +84,16 @@ def test_which_listener_is_chosen_and_why(
     ("candidates", "unhealthy", "sessions", "draws", "passed_over", "chosen", "healthy"),
     [
         # One that is not healthy is left out, whatever its load, and whatever the coin shows.
-        ([A, B], "a", {"b": 7}, [0], False, (B, Why.ONLY_HEALTHY), 1),
-        ([A, B, C], "a", {"b": 7, "c": 6}, [0, 0], False, (C, Why.FEWEST_SESSIONS), 2),
-        ([A, B, C], "a", {"b": 7, "c": 6}, [1, 0], False, (B, Why.RANDOM), 2),
-        ([A, B, C], "ac", {"b": 7}, [0], True, (B, Why.ONLY_HEALTHY), 1),
-        ([A, B, C], "a", {}, [0, 1], True, (C, Why.DRAWN), 2),
+        ([A, B], "a", {"b": 7}, [0], False, (B, ChoiceReason.ONLY_HEALTHY), 1),
+        ([A, B, C], "a", {"b": 7, "c": 6}, [0, 0], False, (C, ChoiceReason.FEWEST_SESSIONS), 2),
+        ([A, B, C], "a", {"b": 7, "c": 6}, [1, 0], False, (B, ChoiceReason.RANDOM), 2),
+        ([A, B, C], "ac", {"b": 7}, [0], True, (B, ChoiceReason.ONLY_HEALTHY), 1),
+        ([A, B, C], "a", {}, [0, 1], True, (C, ChoiceReason.DRAWN), 2),
         # If none is healthy, this is ignored.
-        ([A], "a", {}, [0], False, (A, Why.ONLY), 0),
-        ([A, B, C], "abc", {"a": 2, "b": 1, "c": 3}, [0, 0], False, (B, Why.FEWEST_SESSIONS), 0),
-        ([A, B, C], "abc", {"a": 2, "b": 1, "c": 3}, [1, 2], False, (C, Why.RANDOM), 0),
-        ([A, B, C], "abc", {}, [0, 2], True, (C, Why.DRAWN), 0),
+        ([A], "a", {}, [0], False, (A, ChoiceReason.ONLY), 0),
+        ([A, B, C], "abc", {"a": 2, "b": 1, "c": 3}, [0, 0], False, (B, ChoiceReason.FEWEST_SESSIONS), 0),
+        ([A, B, C], "abc", {"a": 2, "b": 1, "c": 3}, [1, 2], False, (C, ChoiceReason.RANDOM), 0),
+        ([A, B, C], "abc", {}, [0, 2], True, (C, ChoiceReason.DRAWN), 0),
     ],
 )
 def test_the_health_of_targets(
@@ -102,7 +102,7 @@ def test_the_health_of_targets(
     sessions: dict[str, int],
     draws: list[int],
     passed_over: bool,
-    chosen: tuple[Listener[None], Why],
+    chosen: tuple[Listener[None], ChoiceReason],
     healthy: int,
 ) -> None:
     found = choose(candidates, sessions, draws, passed_over=passed_over, unhealthy=unhealthy)

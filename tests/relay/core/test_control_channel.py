@@ -35,8 +35,8 @@ from hybridrelay.relay.core.control_channel import (
     KeepCheckpoint,
     KeyAnswered,
     OfferAnswered,
-    Say,
     SenderProved,
+    SendMessage,
     StartJoin,
     TakeClaim,
 )
@@ -146,7 +146,7 @@ MESSAGES: list[control.Message] = [
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 @pytest.mark.parametrize("hello", [CONNECTOR, CLIENT], ids=["connector", "client"])
 def test_what_a_role_may_say(scene: Scene, hello: control.Hello, message: control.Message) -> None:
-    assert scene.channel.receive(hello, 0.0) == Say(WELCOME)
+    assert scene.channel.receive(hello, 0.0) == SendMessage(WELCOME)
     if isinstance(message, MAY_SEND[hello.role]):
         scene.channel.receive(message, 0.0)
     else:
@@ -184,7 +184,7 @@ def test_a_connector_registers_answers_offers_and_unregisters(scene: Scene) -> N
     channel.receive(CONNECTOR, 0.0)
     assert scene.state() is ChannelState.GREETED
     grant = scene.grant("listener", expires_at=77.0)
-    assert scene.request(REGISTER, grant) == Say(control.Registered(1, 77.0))
+    assert scene.request(REGISTER, grant) == SendMessage(control.Registered(1, 77.0))
     assert (scene.state(), channel.authorized, channel.connections) == (ChannelState.AUTHORIZED, True, ("db",))
     assert broker.take() == [ListenerRegistered(connection="db", peer=PEER, instance=INSTANCE)]
     answer = control.Accept(7)
@@ -195,7 +195,7 @@ def test_a_connector_registers_answers_offers_and_unregisters(scene: Scene) -> N
         assert channel.receive(control.Unregister(1, "db"), 0.0) is None
     left = ListenerLeft(connection="db", peer=PEER, instance=INSTANCE, reason=Reason.NO_ERROR)
     assert broker.take() == [left]
-    assert scene.request(REGISTER, grant) == Say(control.Registered(1, 77.0))
+    assert scene.request(REGISTER, grant) == SendMessage(control.Registered(1, 77.0))
     for _ in range(2):
         channel.lost()
     assert broker.take()[-1] == left
@@ -207,7 +207,7 @@ def test_an_instance_without_its_secret_may_not_register(scene: Scene) -> None:
     with pytest.raises(RendezvousError) as caught:
         scene.channel.authorize(REGISTER, scene.grant("listener"), 0.0)
     assert caught.value.reason is Reason.VERSION_MISMATCH
-    assert scene.channel.refuse(REGISTER, caught.value) == Say(
+    assert scene.channel.refuse(REGISTER, caught.value) == SendMessage(
         control.Failed(1, Reason.VERSION_MISMATCH, str(caught.value))
     )
     assert [type(event) for event in scene.broker.take()] == [ListenerRefused]
@@ -218,7 +218,7 @@ def test_registrations_are_limited(scene: Scene, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(control_channel, "MAX_REGISTRATIONS", 1)
     scene.channel.receive(CONNECTOR, 0.0)
     for _ in range(2):
-        assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
+        assert isinstance(scene.request(REGISTER, scene.grant("listener")), SendMessage)
     with pytest.raises(RendezvousError) as caught:
         scene.channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"), 0.0)
     assert caught.value.reason is Reason.LIMIT
@@ -245,7 +245,7 @@ def test_joins_are_limited(scene: Scene) -> None:
     grant = scene.grant("sender")
     for _ in range(MAX_JOINS):
         assert scene.request(JOIN, grant) == StartJoin(JOIN, grant)
-    assert scene.request(JOIN, grant) == Say(control.Failed(1, Reason.LIMIT))
+    assert scene.request(JOIN, grant) == SendMessage(control.Failed(1, Reason.LIMIT))
     assert scene.broker.take() == [SenderRefused(connection="db", peer=PEER, reason=Reason.LIMIT)]
     scene.channel.join_ended()
     assert scene.request(JOIN, grant) == StartJoin(JOIN, grant)
@@ -258,7 +258,7 @@ def test_refusals_of_a_peer_without_a_right_are_limited(scene: Scene, reason: Re
     scene.channel.receive(CLIENT, 0.0)
     error = AuthorizationError("no", reason=reason)
     for _ in range(REFUSALS_BEFORE_AUTHORIZED):
-        assert scene.channel.refuse(JOIN, error) == Say(control.Failed(1, reason, "no"))
+        assert scene.channel.refuse(JOIN, error) == SendMessage(control.Failed(1, reason, "no"))
     with pytest.raises(RemoteProtocolError):
         scene.channel.refuse(JOIN, error)
     event = TokenInvalid if reason in (Reason.WRONG_KEY, Reason.TOKEN_EXPIRED) else TokenRefused
@@ -285,7 +285,7 @@ def test_a_channel_of_a_hybrid_connection_that_is_disabled(scene: Scene, role: c
     scene.store.change("db", disabled=True)
     scene.update()
     disabled = Reason.CONNECTION_DISABLED
-    told = [Say(control.Ended("db", disabled))] if role is CLIENT else []  # the broker tells listeners
+    told = [SendMessage(control.Ended("db", disabled))] if role is CLIENT else []  # the broker tells listeners
     assert scene.channel.check_keys() == [*told, Close(disabled, gracefully=True)]
     assert scene.state() is ChannelState.REVOKED
 
@@ -296,7 +296,7 @@ def test_a_channel_that_is_also_used_for_another_hybrid_connection_stays(scene: 
         scene.request(attrs.evolve(JOIN, connection=name), scene.grant("sender", name))
     scene.store.change("db", disabled=True)
     scene.update()
-    assert scene.channel.check_keys() == [Say(control.Ended("db", Reason.CONNECTION_DISABLED))]
+    assert scene.channel.check_keys() == [SendMessage(control.Ended("db", Reason.CONNECTION_DISABLED))]
     assert scene.state() is ChannelState.AUTHORIZED
 
 
@@ -307,7 +307,7 @@ def test_a_client_whose_key_is_replaced(scene: Scene) -> None:
     scene.store.regenerate_key("db", "sender", KeySlot.PRIMARY)
     scene.update()
     assert scene.channel.check_keys() == [
-        Say(control.Ended("db", Reason.KEY_REVOKED)),
+        SendMessage(control.Ended("db", Reason.KEY_REVOKED)),
         Close(Reason.KEY_REVOKED, gracefully=True),
     ]
 
@@ -323,12 +323,12 @@ def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> No
     assert scene.channel.check_keys() == [], "another key of the same hybrid connection is valid"
     scene.store.revoke_key("db", "sender", KeySlot.SECONDARY)
     scene.update()
-    assert scene.channel.check_keys() == [Say(control.Ended("db", Reason.KEY_REVOKED))]
+    assert scene.channel.check_keys() == [SendMessage(control.Ended("db", Reason.KEY_REVOKED))]
     assert scene.state() is ChannelState.AUTHORIZED
     scene.store.delete("web")
     scene.update()
     assert scene.channel.check_keys() == [
-        Say(control.Ended("web", Reason.UNKNOWN_CONNECTION)),
+        SendMessage(control.Ended("web", Reason.UNKNOWN_CONNECTION)),
         Close(Reason.KEY_REVOKED, gracefully=True),
     ]
     assert scene.state() is ChannelState.REVOKED
@@ -353,14 +353,14 @@ def test_a_superseded_channel_ends_with_its_last_registration(scene: Scene) -> N
     scene.channel.receive(CONNECTOR, 0.0)
     for name in ("db", "web"):
         scene.request(control.Register(1, name, "token"), scene.grant("listener", name))
-    assert scene.channel.ended("db", Reason.SUPERSEDED) == Say(control.Ended("db", Reason.SUPERSEDED))
+    assert scene.channel.ended("db", Reason.SUPERSEDED) == SendMessage(control.Ended("db", Reason.SUPERSEDED))
     assert scene.channel.ended("web", Reason.SUPERSEDED) == Close(Reason.SUPERSEDED, gracefully=False)
 
 
 def test_a_token_that_was_verified_when_the_channel_was_lost_already(scene: Scene) -> None:
     scene.channel.receive(CONNECTOR, 0.0)
     scene.channel.lost()
-    assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
+    assert isinstance(scene.request(REGISTER, scene.grant("listener")), SendMessage)
     assert scene.state() is ChannelState.OVER
     scene.channel.lost()
     assert scene.broker.listeners.count() == len(scene.places) == 0
@@ -508,7 +508,7 @@ def test_a_relay_that_drains_accepts_what_existing_sessions_depend_on(scene: Sce
     channel.receive(CONNECTOR, 0.0)
     scene.request(REGISTER, grant)
     broker.is_draining = True
-    registered = Say(control.Registered(1, 77.0))
+    registered = SendMessage(control.Registered(1, 77.0))
     assert scene.request(REGISTER, grant) == registered, "renewed"
     with pytest.raises(RendezvousError) as caught:
         channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"), 0.0)
@@ -541,7 +541,7 @@ def test_a_relay_that_drains_accepts_what_existing_sessions_depend_on(scene: Sce
 
 def make_channel(make_scene: Scene, hello: control.Hello) -> ControlChannelCore[str]:
     channel: ControlChannelCore[str] = ControlChannelCore(make_scene.broker, "other", WELCOME, PEER)
-    assert channel.receive(hello, 0.0) == Say(WELCOME)
+    assert channel.receive(hello, 0.0) == SendMessage(WELCOME)
     return channel
 
 
@@ -572,7 +572,7 @@ def test_a_token_is_checked_and_nothing_begins(scene: Scene, hello: control.Hell
     assert channel.receive(check, 0.0) == Authorize(check, right)
     grant = scene.grant(rule)
     channel.authorize(check, grant, 0.0)
-    assert channel.grant(check, grant, 0.0) == Say(control.Checked(5))
+    assert channel.grant(check, grant, 0.0) == SendMessage(control.Checked(5))
     assert channel.authorized
     assert channel.keys == {grant.key}
     assert len(scene.broker.listeners.index) == 0
@@ -582,7 +582,7 @@ def test_a_token_is_checked_and_nothing_begins(scene: Scene, hello: control.Hell
     assert channel.keys == {grant.key, both.key}
     scene.broker.take()
     error = AuthorizationError("wrong", reason=Reason.WRONG_KEY)
-    assert channel.refuse(check, error) == Say(control.Failed(5, Reason.WRONG_KEY, "wrong"))
+    assert channel.refuse(check, error) == SendMessage(control.Failed(5, Reason.WRONG_KEY, "wrong"))
     assert scene.broker.take() == []
 
 
@@ -620,7 +620,7 @@ def test_checkpoints_are_kept_for_peers_with_a_key(scene: Scene, hello: control.
     channel.authorize(control.Check(1, "db", "t"), scene.grant(rule), 0.0)
     assert channel.receive(WITNESS, 0.0) == KeepCheckpoint(WITNESS)
     other = channel.receive(attrs.evolve(WITNESS, connection="other"), 0.0)
-    assert isinstance(other, Say)
+    assert isinstance(other, SendMessage)
     assert isinstance(other.message, control.Failed)
     assert (other.message.id, other.message.reason) == (4, Reason.RIGHT_MISSING)
     with pytest.raises(RemoteProtocolError, match="may not send"):

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.control_states import TargetHealth
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay.core.choice import Why
+from hybridrelay.relay.core.choice import ChoiceReason
 from hybridrelay.relay.core.listeners import Listener, ListenerTable
 from hybridrelay.relay.core.lottery import ROTATION_SECONDS
 from hybridrelay.relay.limits import DEPARTED_SECONDS, DROPPED_SECONDS, SENIORITY_SECONDS
@@ -587,10 +587,18 @@ def test_what_a_listener_reports_about_its_target_lasts_as_long_as_its_registrat
     for _ in range(20):
         choice = listeners.choose("sql")
         assert choice is not None
-        assert (choice.listener, choice.why, choice.candidates, choice.healthy) == (b, Why.ONLY_HEALTHY, 2, 1)
+        assert (choice.listener, choice.why, choice.candidates, choice.healthy) == (
+            b,
+            ChoiceReason.ONLY_HEALTHY,
+            2,
+            1,
+        )
         listeners.count_choice(choice)
     assert listeners.chosen(a).counts == {}
-    assert (listeners.chosen(b).counts, listeners.chosen(b).last) == ({Why.ONLY_HEALTHY: 20}, Why.ONLY_HEALTHY)
+    assert (listeners.chosen(b).counts, listeners.chosen(b).last) == (
+        {ChoiceReason.ONLY_HEALTHY: 20},
+        ChoiceReason.ONLY_HEALTHY,
+    )
     renewed = listener("a", 2)
     listeners.register(renewed)
     assert listeners.target_of(renewed) is TargetHealth.UNHEALTHY, "over its next control channel"
@@ -598,7 +606,9 @@ def test_what_a_listener_reports_about_its_target_lasts_as_long_as_its_registrat
     listeners.set_draining("sql", "b", on=True)
     choice = listeners.choose("sql")
     assert choice is not None
-    assert (choice.listener, choice.why, choice.healthy) == (renewed, Why.ONLY, 0), "the other one is drained"
+    assert (choice.listener, choice.why, choice.healthy) == (renewed, ChoiceReason.ONLY, 0), (
+        "the other one is drained"
+    )
     listeners.remove(renewed)
     again = listener("a", 3)
     listeners.register(again)

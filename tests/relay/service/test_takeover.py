@@ -24,7 +24,7 @@ from hybridrelay.events.base import Event
 from hybridrelay.events.relay import RendezvousEnded, RendezvousKept, RendezvousTakenOver
 from hybridrelay.events.relay_resources import (
     WorkerNotTakenOver,
-    WorkersKeep,
+    WorkersKeepPairs,
     WorkersNotKept,
     WorkerTakenOver,
 )
@@ -42,7 +42,7 @@ from hybridrelay.relay.service.pump import Moved, PumpOutcome
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.relay.service.takeover import _LIST_SECONDS, Takeover, _Attempt, listen_for_workers
 from hybridrelay.relay.service.worker_memory import WorkerMemory
-from hybridrelay.relay.service.workers import Keeping, Workers, open_workers
+from hybridrelay.relay.service.workers import PairRetention, Workers, open_workers
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.worker.messages import SOCKET_NAME, VERSION, Kind, send
 from hybridrelay.security import KeySlot, Rule
@@ -130,7 +130,7 @@ async def kept(directory: Path, *pairs: JoinedPair, seconds: float = 60.0) -> As
     events: list[Event] = []
     with trio.fail_after(40):
         async with (
-            open_workers(1, EventStream(events.append), keeping=Keeping(seconds, directory)) as workers,
+            open_workers(1, EventStream(events.append), retention=PairRetention(seconds, directory)) as workers,
             trio.open_nursery() as nursery,
         ):
             await until(lambda: workers.running)
@@ -141,7 +141,7 @@ async def kept(directory: Path, *pairs: JoinedPair, seconds: float = 60.0) -> As
                 await pair.talk(b"c" * 100, b"k" * 10)
             await until(lambda: all((p.moved.total_a_to_b, p.moved.total_b_to_a) == (100, 10) for p in pairs))
             await workers.keep_pairs()
-        assert [type(event) for event in events] == [WorkersKeep]
+        assert [type(event) for event in events] == [WorkersKeepPairs]
         for pair in pairs:
             assert pair.results == [PumpOutcome.KEPT]
             assert (pair.moved.a_to_b, pair.moved.b_to_a) == (100, 10)
@@ -188,8 +188,8 @@ async def successor(
 
     with listen_for_workers(directory, stream) as listener:
         assert listener is not None
-        keeping = Keeping(60.0, directory)
-        async with open_workers(count, stream, keeping=keeping, takes_over=True) as workers:
+        retention = PairRetention(60.0, directory)
+        async with open_workers(count, stream, retention=retention, takes_over=True) as workers:
             async with trio.open_nursery() as nursery:
                 broker = BrokerService(
                     store.snapshot(),
@@ -375,7 +375,7 @@ async def test_a_worker_that_is_stuck_keeps_no_pairs(tmp_path: Path, store: SQLi
     pair, events = await JoinedPair.make(store), list[Event]()
     with trio.fail_after(patience(60)):
         async with (
-            open_workers(1, EventStream(events.append), keeping=Keeping(60.0, tmp_path)) as workers,
+            open_workers(1, EventStream(events.append), retention=PairRetention(60.0, tmp_path)) as workers,
             trio.open_nursery() as nursery,
         ):
             await until(lambda: workers.running)

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hybridrelay.relay.worker import alone
+from hybridrelay.relay.worker import orphaned
 from hybridrelay.relay.worker.loop import Worker
 from hybridrelay.relay.worker.messages import (
     MEMORY_BYTES,
@@ -116,7 +116,8 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr("hybridrelay.relay.worker.loop._close_inherited_output", lambda: None)
     clock = Clock()
     monkeypatch.setattr(
-        "hybridrelay.relay.worker.alone.Alone.__init__.__kwdefaults__", {"clock": clock, "path": SOCKET_NAME}
+        "hybridrelay.relay.worker.orphaned.OrphanedWorker.__init__.__kwdefaults__",
+        {"clock": clock, "path": SOCKET_NAME},
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(SOCKET_NAME)
@@ -278,11 +279,11 @@ def test_a_main_process_that_has_answered_may_need_longer_than_pairs_are_kept_wi
         scene.lose_main()
         scene.rounds(50.0)
         successor, _ = scene.accept_with_list()
-        scene.rounds(alone._TAKING_SECONDS - 0.1)
+        scene.rounds(orphaned._TAKING_SECONDS - 0.1)
         assert not scene.is_over
         talk(scene, a, b)
         successor.say(Kind.TAKEN, value=60_000)
-        scene.rounds(alone._TAKING_SECONDS)
+        scene.rounds(orphaned._TAKING_SECONDS)
         assert not scene.is_over
         successor.control.close()
 
@@ -303,7 +304,7 @@ def test_a_main_process_that_has_answered_does_not_have_forever(scene: Scene) ->
     with pair(scene):
         scene.lose_main()
         successor, _ = scene.accept_with_list()
-        scene.rounds(alone._TAKING_SECONDS + 0.1)
+        scene.rounds(orphaned._TAKING_SECONDS + 0.1)
         assert scene.is_over
         successor.control.close()
 
@@ -331,7 +332,7 @@ def test_a_worker_whose_pairs_have_all_ended_waits_only_a_moment_to_report_it(sc
         reset(a)
         scene.main.until(lambda: not scene.main.worker._pairs)
         assert not scene.is_over
-        scene.rounds(alone._REPORT_SECONDS)
+        scene.rounds(orphaned._REPORT_SECONDS)
         assert scene.is_over
 
 
@@ -381,7 +382,7 @@ def test_a_worker_that_keeps_its_pairs_says_so_last(scene: Scene) -> None:
     with pair(scene, 1), pair(scene, 2) as (a, _):
         reset(a)
         scene.main.control.shutdown(socket.SHUT_WR)
-        scene.main.until(lambda: scene.main.worker._alone is not None)
+        scene.main.until(lambda: scene.main.worker._orphaned is not None)
         told = []
         while (message := scene.main.told()) is not None:
             told.append((message.kind, message.slot))
@@ -417,7 +418,9 @@ def test_many_pairs_are_listed_although_they_do_not_fit_into_the_socket_at_once(
         holders = dict.fromkeys(range(3000), 5)
         scene.main.control.close()
         worker: Worker = scene.main.worker
-        worker._alone = alone.Alone(holders, scene.main._memory, worker._epoll, 60.0, clock=scene.clock)
+        worker._orphaned = orphaned.OrphanedWorker(
+            holders, scene.main._memory, worker._epoll, 60.0, clock=scene.clock
+        )
         successor = scene.accept()
         successor.hear_hello()
         listed = successor.hear_list()

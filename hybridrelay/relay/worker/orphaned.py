@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 
 from .messages import SOCKET_NAME, VERSION, Kind, receive, send
 
-__all__ = ["Alone"]
+__all__ = ["OrphanedWorker"]
 
 #: How long to wait between two attempts to connect (seconds): first, and at most.
 _FIRST_PAUSE = 0.05
@@ -31,7 +31,7 @@ _REPORT_SECONDS = 5.0
 _TAKING_SECONDS = 60.0
 
 
-class Alone:
+class OrphanedWorker:
     """A worker without a main process, from the end of one to `TAKEN` of the next.
 
     Args:
