@@ -6,11 +6,13 @@ from bisect import bisect_left
 
 import attrs
 
+from ._value import Value
+
 __all__ = ["Histogram", "HistogramSnapshot"]
 
 
 @attrs.frozen
-class HistogramSnapshot:
+class HistogramSnapshot(Value):
     """How many durations fell into each bucket of a histogram."""
 
     #: Upper bounds of the buckets (seconds), in increasing order.

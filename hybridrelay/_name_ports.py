@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from ._own_address import EveryPort
+from ._value import Value
 from .errors import ConfigurationError
 from .security import HostPort, HostTarget, PortSet, Protocols, bracketed
 
@@ -12,7 +13,7 @@ __all__ = ["NamePorts"]
 
 
 @attrs.frozen
-class NamePorts:
+class NamePorts(Value):
     """A local address, and the ports of a local name that are to be listened on there, as far as they can be had."""
 
     #: A host name, or an IP address.

@@ -12,12 +12,13 @@ import socket
 import attrs
 
 from ._descriptors import RAISE_LIMIT
+from ._value import Value
 
 __all__ = ["OUT_OF_DESCRIPTORS", "OUT_OF_MEMORY", "Shortage", "remedy_or", "shortage_of", "text_or"]
 
 
 @attrs.frozen
-class Shortage:
+class Shortage(Value):
     """What has run out, as text for people."""
 
     #: Text that completes "this machine ..." or "the connector ...".

@@ -16,6 +16,8 @@ from typing import Protocol
 import attrs
 import trio
 
+from ._value import Value
+
 
 class Reporter(Protocol):
     """An object that reports numbers about its resources."""
@@ -47,7 +49,7 @@ def reporting(*reporters: Reporter) -> Iterator[None]:
 
 
 @attrs.frozen
-class ProgramStatistics:
+class ProgramStatistics(Value):
     """A snapshot of a running program."""
 
     #: The number of tasks of the Trio run, by the name of their function; includes Trio's own tasks.

@@ -9,13 +9,14 @@ import attrs
 
 from ._text_files import read_text
 from ._toml_lines import Place, lines_of
+from ._value import Value
 from .errors import ConfigurationError
 
 __all__ = ["TomlFile", "read_toml"]
 
 
 @attrs.frozen
-class TomlFile:
+class TomlFile(Value):
     """The content of a TOML file."""
 
     path: str

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from ._value import Value
 from .protocol.reasons import Category, Reason
 
 __all__ = ["Failure", "FailureKind", "Step", "causes", "kind_of_error", "lost_connection"]
@@ -227,7 +228,7 @@ _BY_ERRNO = {
 
 
 @attrs.frozen
-class Failure:
+class Failure(Value):
     """A failed attempt, for people (`text`, `remedy`) and for programs (`kind`, `reason`)."""
 
     kind: FailureKind

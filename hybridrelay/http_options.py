@@ -12,6 +12,8 @@ from typing import Final
 
 import attrs
 
+from ._value import Value
+
 __all__ = ["NO_HTTP_OPTIONS", "HttpOptions", "check_header", "check_path_prefix"]
 
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
@@ -78,7 +80,7 @@ def _check_headers(instance: object, attribute: object, value: tuple[tuple[str, 
 
 
 @attrs.frozen
-class HttpOptions:
+class HttpOptions(Value):
     """Options for the HTTP requests of transports.
 
     Raises:

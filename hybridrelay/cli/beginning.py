@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from .._value import Value
 from ..security import Role
 from .proxies import ChangingDialer, make_commands
 from .serving.configuration import Configuration
@@ -20,7 +21,7 @@ __all__ = ["Beginning"]
 
 
 @attrs.frozen
-class Beginning:
+class Beginning(Value):
     """The configuration with which a program begins."""
 
     configuration: Configuration

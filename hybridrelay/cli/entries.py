@@ -18,6 +18,7 @@ from .._datagram_address import DatagramAddress
 from .._name_ports import NamePorts
 from .._own_address import EveryPort
 from .._unix_address import UnixAddress
+from .._value import Value
 from ..errors import ConfigurationError
 from ..security import ENVIRONMENT_VARIABLE, HostTarget
 
@@ -44,7 +45,7 @@ def is_any_port(address: Listen) -> bool:
 
 
 @attrs.frozen
-class Entry:
+class Entry(Value):
     """One hybrid connection that is to be served."""
 
     #: The file with its connection string, - for standard input, or None for the environment variable.

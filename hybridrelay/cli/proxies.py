@@ -16,6 +16,7 @@ import trio
 
 from .._defaults import PROXY_PASSWORD_VARIABLE
 from .._text_files import read_text, strip_value
+from .._value import Value
 from ..abc import Dialer
 from ..connectivity import DIRECTLY
 from ..connectivity.commands import Commands
@@ -57,7 +58,7 @@ def make_dialer(args: argparse.Namespace, commands: Commands | None = None) -> D
 
 
 @attrs.frozen
-class DialOptions:
+class DialOptions(Value):
     """The options about proxies and HTTP, which may change while a program runs."""
 
     proxies: ProxySettings

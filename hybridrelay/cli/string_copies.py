@@ -31,6 +31,7 @@ import attrs
 
 from .._file_lock import locked_files
 from .._replace_file import create_file, replace_file
+from .._value import Value
 from ..errors import ConfigurationError
 from ..events.endpoint import StringCopyNotUsed, StringCopyRemoved, StringCopyUsed, StringCopyWritten
 from ..events.plain_log import plainly_logged_events
@@ -60,7 +61,7 @@ _Before: TypeAlias = Mapping[_Part, str]
 
 
 @attrs.frozen
-class _Copy:
+class _Copy(Value):
     before: _Before
     #: A hash of the authority's certificate, without which no part can be used.
     authority: str

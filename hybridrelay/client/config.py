@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from .._defaults import OPEN_PATIENCE
+from .._value import Value
 from ..abc import Dialer
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
@@ -52,7 +53,7 @@ def _check_patience(_: object, __: attrs.Attribute[float], seconds: float) -> No
 
 
 @attrs.frozen
-class ClientConfig:
+class ClientConfig(Value):
     """The configuration of a client.
 
     Raises:

@@ -6,6 +6,7 @@ import enum
 
 import attrs
 
+from .._value import Value
 from ..mux import Bridged, FlowEnd, Party, StreamEnd
 from ..protocol.reasons import Reason
 
@@ -32,7 +33,7 @@ class Ending(enum.StrEnum):
 
 
 @attrs.frozen
-class Disconnected:
+class Disconnected(Value):
     """How a connection and its stream ended."""
 
     #: ``closed``, ``closed-with-reset``, ``unconfirmed`` or ``broken``.

@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery
+from .._value import Value
 from .._version import __version__
 from ..abc import Dialer
 from ..audit.chain import Checkpoint
@@ -293,7 +294,7 @@ def _lost() -> RelayUnreachable:
 
 
 @attrs.frozen
-class Introduction:
+class Introduction(Value):
     """What this process states about itself to a relay."""
 
     role: control.PeerRole

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import attrs
 
 from .._histogram import Histogram
+from .._value import Value
 from ..events.base import Event
 from ..events.endpoint import SessionRefused, SessionResumed
 from ..protocol.datagrams import Dropped
@@ -25,7 +26,7 @@ CAUSES = tuple(attrs.fields_dict(Dropped))
 
 
 @attrs.frozen
-class CountedDatagrams:
+class CountedDatagrams(Value):
     """What a flow, or a local port for datagrams, has passed on and dropped so far."""
 
     to_target: int

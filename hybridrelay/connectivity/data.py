@@ -7,6 +7,7 @@ import ssl
 import attrs
 import trio
 
+from .._value import Value
 from ..abc import Dialer, Purpose
 from ..errors import ConfigurationError, HybridRelayError, PeerIdentityError, RendezvousError, TLSHandshakeError
 from ..protocol.reasons import Reason
@@ -30,7 +31,7 @@ TLS_SECONDS = 15.0
 
 
 @attrs.frozen
-class EndToEnd:
+class EndToEnd(Value):
     """The end-to-end TLS of one side, made once and used for all of its data channels."""
 
     connection: str

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from .._value import Value
 from ..abc import Port, Purpose, Route
 from ..protocol.preamble import Preamble
 from ..security import NO_PROOF, ConnectionString, Secret, bracketed, make_admission_proof
@@ -14,7 +15,7 @@ from .addresses import AddressBook
 
 
 @attrs.frozen
-class RelayEndpoint:
+class RelayEndpoint(Value):
     """A relay that a connection string names."""
 
     #: A name or an address; IPv6 without brackets. Names are resolved on every dial.

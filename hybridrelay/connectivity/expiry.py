@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 import trio
 
+from .._value import Value
 from ..events.endpoint import IdentityExpiresSoon
 from ..events.stream import EventStream
 from ..security import ConnectionString, Role
@@ -53,7 +54,7 @@ _REMEDIES = {
 
 
 @attrs.frozen
-class Credential:
+class Credential(Value):
     """Something in a connection string that expires."""
 
     connection: str

@@ -7,6 +7,7 @@ import secrets
 
 import attrs
 
+from .._value import Value
 from ..protocol import control
 
 __all__ = ["LONGEST_PAUSE_SECONDS", "RENEWAL_SECONDS", "OwnInstance", "RenewalPace", "new_instance"]
@@ -18,7 +19,7 @@ LONGEST_PAUSE_SECONDS = 3600.0
 
 
 @attrs.frozen
-class OwnInstance:
+class OwnInstance(Value):
     """An instance whose secret this process knows. Only connectors send the secret, and only to relays.
 
     Raises:

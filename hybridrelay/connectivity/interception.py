@@ -16,6 +16,7 @@ from collections.abc import Collection
 import attrs
 
 from .._printable import printable
+from .._value import Value
 from ..failure import Failure, FailureKind
 from ..security.parsing_certificates import parsing_certificate
 from ..security.pins import spki_pin
@@ -27,7 +28,7 @@ _GATEWAY = frozenset({500, 502, 503, 504, *range(520, 531)})
 
 
 @attrs.frozen
-class OuterCertificate:
+class OuterCertificate(Value):
     """The certificate that the other end of the outer TLS presented. It has not been verified."""
 
     pin: str

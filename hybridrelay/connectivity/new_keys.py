@@ -23,6 +23,7 @@ from typing import Protocol, TypeAlias
 import attrs
 import trio
 
+from .._value import Value
 from ..errors import HybridRelayError, RelayUnreachable
 from ..events.endpoint import NewKeyReceived
 from ..events.stream import EventStream
@@ -77,7 +78,7 @@ async def check_token(channel: ControlChannel, string: ConnectionString, host: s
 
 
 @attrs.frozen
-class _Given:
+class _Given(Value):
     """A message that waits to be handled; see `NewKeys.received` for the fields."""
 
     channel: ControlChannel

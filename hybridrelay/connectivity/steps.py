@@ -15,6 +15,7 @@ from typing import TypeVar
 import attrs
 import trio
 
+from .._value import Value
 from ..abc import Address, Dialer, Purpose
 from ..errors import RelayIdentityError, TLSHandshakeError, TransportError
 from ..failure import Failure, FailureKind, Step, lost_connection
@@ -41,7 +42,7 @@ OpenedT = TypeVar("OpenedT")
 
 
 @attrs.frozen
-class ConnectTiming:
+class ConnectTiming(Value):
     """How long connecting may take."""
 
     #: For a TCP connection, a UDP socket, or the start of a command (seconds).

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery
+from .._value import Value
 from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, RelayUnreachable, RendezvousError
 from ..events.endpoint import OlderStringRestored, UpdateNotUsed, UpdateReceived
 from ..events.stream import EventStream
@@ -56,7 +57,7 @@ _REPORT_MIN_SECONDS = 20.0
 
 
 @attrs.frozen
-class _Delivered:
+class _Delivered(Value):
     """An update that waits to be handled; see `Updates.received` for the fields."""
 
     channel: ControlChannel

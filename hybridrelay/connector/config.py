@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from .._value import Value
 from ..abc import Dialer
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
@@ -43,7 +44,7 @@ def _to_strings(strings: Iterable[ConnectionString]) -> tuple[ConnectionString, 
 
 
 @attrs.frozen
-class ConnectorConfig:
+class ConnectorConfig(Value):
     """The configuration of a connector.
 
     Raises:

@@ -8,6 +8,7 @@ import socket
 import attrs
 import trio
 
+from .._value import Value
 from ..connectivity.counters import CountedDatagrams, EndpointCounters
 from ..mux import DatagramFlow
 from ..protocol.config import MAX_DATAGRAM
@@ -27,7 +28,7 @@ _BATCH = MAX_QUEUED_DATAGRAMS
 
 
 @attrs.frozen
-class FlowTotals:
+class FlowTotals(Value):
     """What a flow has carried so far."""
 
     datagrams_to_target: int

@@ -13,6 +13,7 @@ import trio
 
 from .._descriptors import is_reserved
 from .._shortage import OUT_OF_DESCRIPTORS, shortage_of
+from .._value import Value
 from ..policy.decision import Decision
 from ..protocol.reasons import Reason
 from ..security import HostPort, NamedInstance, StreamTarget
@@ -37,7 +38,7 @@ _MAX_BAD_REPLIES: Final = 16
 
 
 @attrs.frozen
-class FoundInstance:
+class FoundInstance(Value):
     """Where an instance listens."""
 
     #: Its host, as it is configured, with the port.

@@ -10,6 +10,7 @@ from itertools import islice
 
 import attrs
 
+from .._value import Value
 from ..protocol import Kind, Metadata
 from ..protocol.open_metadata import requested_port_untrusted
 from ..protocol.reasons import Reason
@@ -23,7 +24,7 @@ _MAX_WATCHED = 16
 
 
 @attrs.frozen
-class Requested:
+class Requested(Value):
     """What a client requests with a stream."""
 
     #: What to connect to; if the stream is refused, what the client has asked for, for logs.

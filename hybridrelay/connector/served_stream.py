@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from .._unexpected_failure import unexpected_failure
+from .._value import Value
 from ..audit.record import NotRecordedError
 from ..connectivity import format_address
 from ..connectivity.counters import EndpointCounters
@@ -43,7 +44,7 @@ Connected: TypeAlias = trio.SocketStream | socket.socket
 
 
 @attrs.frozen
-class Serving:
+class Serving(Value):
     """What is the same for all streams of a connector."""
 
     #: Those that have not ended.

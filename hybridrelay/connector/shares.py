@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from .._descriptors import RAISE_LIMIT, descriptor_limit, reserved_descriptors
+from .._value import Value
 from ..security import StreamTarget, UnixSocket
 
 __all__ = ["Share", "Shares", "SpareOf", "count_local_ports"]
@@ -73,7 +74,7 @@ class Share:
 
 
 @attrs.frozen
-class SpareOf:
+class SpareOf(Value):
     """What an application may still take of its share, for additional sockets. Implements `Spare` of
     `streams.connecting`."""
 

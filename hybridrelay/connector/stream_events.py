@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
+from .._value import Value
 from ..connectivity.activity import stream_activity_id
 from ..events.endpoint import StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
 from ..events.stream import EventStream
@@ -17,7 +18,7 @@ __all__ = ["Origin", "StreamEvents"]
 
 
 @attrs.frozen
-class Origin:
+class Origin(Value):
     """Where a stream comes from."""
 
     published: Published

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from .._value import Value
 from .response import Fields, Response
 
 __all__ = ["Failure", "RenderFailure", "RequestError", "plain_text", "problem_json"]
 
 
 @attrs.frozen
-class Failure:
+class Failure(Value):
     """An error response that has not been rendered yet. Handlers return it, or raise it inside a `RequestError`."""
 
     #: From 400 to 599.

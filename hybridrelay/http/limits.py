@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from .._value import Value
+
 __all__ = ["Limits"]
 
 _at_least_1 = attrs.validators.ge(1)
@@ -11,7 +13,7 @@ _positive = attrs.validators.gt(0)
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
+class Limits(Value):
     """Limits of a connection. The defaults suit clients that authenticate in each request.
 
     A connection takes at most ``max_head_bytes + 2 * read_bytes`` of memory while a head is read, and at most

@@ -9,6 +9,7 @@ import enum
 
 import attrs
 
+from .._value import Value
 from .head import Head
 from .limits import Limits
 
@@ -27,7 +28,7 @@ class Next(enum.Enum):
 
 
 @attrs.frozen
-class BodyState:
+class BodyState(Value):
     """How much of a request's body was read."""
 
     #: Whether all of it was read.

@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from .._value import Value
 from .failure import Failure
 from .target import Form, Target
 
@@ -88,7 +89,7 @@ class Match(Generic[H_co]):
 
 
 @attrs.frozen
-class Allowed:
+class Allowed(Value):
     """The answer to OPTIONS if no route serves it."""
 
     #: The methods in alphabetical order.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 import attrs
 
 from .._unexpected_failure import unexpected_failure
+from .._value import Value
 from ..events.log import logged_events
 from .failure import RenderFailure, plain_text
 from .limits import Limits
@@ -18,7 +19,7 @@ __all__ = ["Access", "HandlerFailed", "Service", "publish_crash"]
 
 
 @attrs.frozen(kw_only=True)
-class Access:
+class Access(Value):
     """One request and its response, for logs and metrics. The peer has chosen `method` and `path`, so escape them."""
 
     #: None if the request could not be parsed.

@@ -16,6 +16,8 @@ from typing import BinaryIO
 import attrs
 import msgspec
 
+from .._value import Value
+
 __all__ = ["AuditFiles", "Line"]
 
 #: Lines are read from the end of a file in blocks of this size (bytes).
@@ -32,7 +34,7 @@ class _Numbered(msgspec.Struct):
 
 
 @attrs.frozen
-class Line:
+class Line(Value):
     """One line of the audit log."""
 
     number: int

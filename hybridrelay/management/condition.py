@@ -8,6 +8,7 @@ from itertools import islice
 
 import attrs
 
+from .._value import Value
 from ..audit.record import SinkProblem
 from ..errors import ConfigurationError
 from ..relay.claims import OpenClaim
@@ -55,7 +56,7 @@ class Names:
 
 
 @attrs.frozen(kw_only=True)
-class LastReload:
+class LastReload(Value):
     """What the last reload of a relay's configuration file could not use."""
 
     #: Seconds since 1970.

@@ -7,6 +7,7 @@ import math
 import attrs
 import trio
 
+from .._value import Value
 from ..errors import AuthorizationError, ConfigurationError, StateError
 from ..events.management import ManagementTokenUseNotSaved
 from ..http import RequestError
@@ -44,7 +45,7 @@ class Refused(Exception):
 
 
 @attrs.frozen
-class Identified:
+class Identified(Value):
     """The caller to whom credentials of this relay belong."""
 
     caller: Caller

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from .callers import Caller
 
@@ -20,7 +21,7 @@ _OWN_KINDS = frozenset({"certificate", "local", "sas", "token", "unknown"})
 
 
 @attrs.frozen
-class Credentials:
+class Credentials(Value):
     """The content of a request's Authorization header (RFC 9110 section 11.6.2)."""
 
     #: The scheme in lower case, such as ``bearer``.

@@ -17,6 +17,7 @@ from .._file_thread import thread_of_file
 from .._listening import explain_listen_error, open_listeners
 from .._nursery import FlatNursery
 from .._threads import run_in_thread
+from .._value import Value
 from ..errors import ConfigurationError, TransportError
 from ..events.log import logged_events
 from ..events.management import ManagementClosed, ManagementListening
@@ -51,7 +52,7 @@ _LIMITS = Limits(idle_seconds=10, body_seconds=10, unrouted_seconds=REFUSAL_SECO
 
 
 @attrs.frozen
-class _ServerTLS:
+class _ServerTLS(Value):
     context: ssl.SSLContext = attrs.field(repr=False)
     pin: str
     #: The names in the certificate, in lower case.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from ..security import NO_NETWORKS, Networks
 from ..security.names import is_loopback
@@ -15,7 +16,7 @@ __all__ = ["TcpOptions"]
 
 
 @attrs.frozen(kw_only=True)
-class TcpOptions:
+class TcpOptions(Value):
     """The options for the management API over TCP.
 
     Raises:

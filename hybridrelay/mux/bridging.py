@@ -23,6 +23,7 @@ import enum
 
 import attrs
 
+from .._value import Value
 from ..protocol.reasons import NOT_CONNECTED, Reason
 
 __all__ = ["BridgeMachine", "Bridged", "Command", "Incoming", "Input", "Outgoing", "Party"]
@@ -146,7 +147,7 @@ CAUSED_BY: dict[Input, Party] = {
 
 
 @attrs.frozen
-class Bridged:
+class Bridged(Value):
     """How a bridge ended, or its progress so far."""
 
     #: Bytes moved from the TCP connection into the stream, without those that were dropped. Unless `sent_all`, the

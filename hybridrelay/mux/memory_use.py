@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import attrs
 
+from .._value import Value
+
 __all__ = ["MemoryUse"]
 
 
 @attrs.frozen
-class MemoryUse:
+class MemoryUse(Value):
     """The memory that a session uses at one moment (bytes)."""
 
     #: Data that waits to be written to a channel.

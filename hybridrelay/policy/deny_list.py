@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from .._text_files import numbered_lines, strip_blanks, strip_value
+from .._value import Value
 from ..errors import ConfigurationError
 from ..security import check_label
 from ..security.identity import format_serial
@@ -34,7 +35,7 @@ _LIKE_A_SERIAL = re.compile(r"0x[0-9a-f]|[0-9a-f]{2}[:][0-9a-f]{1,2}(?:[:.\s]|$)
 
 
 @attrs.frozen
-class DenyList:
+class DenyList(Value):
     """The content of a deny list."""
 
     #: Labels and serials (upper case hexadecimal) of identities that are denied.

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import attrs
 
 from .._text_files import read_text
+from .._value import Value
 from ..errors import ConfigurationError
 from .document import Restrictions
 from .toml_files import parse_policy_file
@@ -32,7 +33,7 @@ Stamp: TypeAlias = tuple[tuple[object, ...], ...]
 
 
 @attrs.frozen
-class PolicyDirectory:
+class PolicyDirectory(Value):
     """A directory with policy files.
 
     Args:

@@ -11,6 +11,7 @@ import trio
 
 from .._file_thread import FileThread
 from .._text_files import read_text
+from .._value import Value
 from ..errors import ConfigurationError
 from ..events.base import Event
 from ..events.policy import DenyListAmbiguous, DenyListLoaded
@@ -27,7 +28,7 @@ MAX_FILE_SIZE = 1 << 20
 
 
 @attrs.frozen
-class PolicyReading:
+class PolicyReading(Value):
     """The content of a deny list at one reading, and at the previous one."""
 
     path: Path

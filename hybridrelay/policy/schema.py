@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import attrs
 
+from .._value import Value
+
 __all__ = ["KEYS", "Key", "Kind"]
 
 
@@ -23,7 +25,7 @@ class Kind(enum.Enum):
 
 
 @attrs.frozen
-class Key:
+class Key(Value):
     """One key."""
 
     name: str

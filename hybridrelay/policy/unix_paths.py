@@ -6,13 +6,14 @@ import posixpath
 
 import attrs
 
+from .._value import Value
 from ..security.targets import check_unix_path
 
 __all__ = ["PathPattern", "parse_path"]
 
 
 @attrs.frozen
-class PathPattern:
+class PathPattern(Value):
     """Which Unix sockets an entry of a policy is about."""
 
     #: The path of a socket; or if `is_directory`, that of a directory, with a final slash.

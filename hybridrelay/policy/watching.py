@@ -11,6 +11,7 @@ import trio
 
 from .._file_thread import FileThread
 from .._nursery import FlatNursery
+from .._value import Value
 from ..errors import ConfigurationError
 from ..events.base import Event
 from ..events.policy import PolicyInForce
@@ -30,7 +31,7 @@ RESTLESS_SECONDS = 2.0
 
 
 @attrs.frozen
-class PolicyChange:
+class PolicyChange(Value):
     """A reading of all sources, and the policy before it."""
 
     policy: Policy

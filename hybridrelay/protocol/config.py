@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import attrs
 
 from .._defaults import RESUME_DEADLINE
+from .._value import Value
 from .features import NO_FEATURES, Feature
 from .metadata import MAX_METADATA_TYPE
 
@@ -66,7 +67,7 @@ def _check_metadata_types(instance: object, attribute: object, types: frozenset[
 
 
 @attrs.frozen(kw_only=True)
-class SessionConfig:
+class SessionConfig(Value):
     """Settings of one session. The defaults are what relay, connector and client use on data channels."""
 
     #: Streams that the peer may have open at a time. Bounds tables and tasks; 10,000 idle streams must fit.

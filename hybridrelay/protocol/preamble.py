@@ -11,6 +11,7 @@ import struct
 
 import attrs
 
+from .._value import Value
 from .errors import RemoteProtocolError
 from .reasons import Reason
 
@@ -45,7 +46,7 @@ class Purpose(enum.IntEnum):
 
 
 @attrs.frozen
-class Preamble:
+class Preamble(Value):
     """The first bytes of every connection, sent by the dialing side."""
 
     purpose: Purpose

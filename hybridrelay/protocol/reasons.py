@@ -15,6 +15,8 @@ from collections.abc import Mapping
 
 import attrs
 
+from .._value import Value
+
 
 class Category(enum.Enum):
     """What a reason is about."""
@@ -222,7 +224,7 @@ class Reason(enum.IntEnum):
 
 
 @attrs.frozen
-class _Entry:
+class _Entry(Value):
     category: Category
     duration: Duration
     sentence: str

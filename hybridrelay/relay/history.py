@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 
 import attrs
 
+from .._value import Value
+
 __all__ = [
     "MAXIMA",
     "MAX_INTERVALS",
@@ -70,7 +72,7 @@ MAXIMA: Final = 3
 
 
 @attrs.frozen(kw_only=True)
-class HistoryQuery:
+class HistoryQuery(Value):
     """A query for rows."""
 
     #: One of `RESOLUTIONS` (seconds).

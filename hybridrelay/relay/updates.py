@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from .._value import Value
 from ..security import MAX_SEQUENCE, MAX_UPDATE, Role, check_connection_name
 
 __all__ = [
@@ -44,7 +45,7 @@ def _between(least: int, most: int) -> Callable[[object, attrs.Attribute[Any], f
 
 
 @attrs.frozen
-class StoredUpdate:
+class StoredUpdate(Value):
     """A document, and what the relay knows about it. Times are seconds since 1970.
 
     Raises:

@@ -20,6 +20,7 @@ import struct
 
 import attrs
 
+from .._value import Value
 from ..protocol.preamble import PROOF_SIZE
 from .sas import CLOCK_SKEW_SECONDS
 from .secret import Secret
@@ -36,7 +37,7 @@ _MAX_TIME = 2**32 - 1
 
 
 @attrs.frozen
-class AdmissionProof:
+class AdmissionProof(Value):
     """A proof as it was received, before it was verified."""
 
     key_id: bytes

@@ -28,6 +28,7 @@ from collections.abc import Mapping
 import attrs
 
 from .._text_files import strip_value
+from .._value import Value
 from ..errors import ClaimError
 from .endpoints import Endpoint, format_ports, parse_ports_untrusted
 from .names import bracketed, check_host
@@ -57,7 +58,7 @@ def _check_secret(instance: object, attribute: object, value: Secret) -> None:
 
 
 @attrs.frozen
-class ClaimCode:
+class ClaimCode(Value):
     """A code. Its `repr` does not show the secret; `format` converts it to text."""
 
     #: The relay that holds the claim.

@@ -20,6 +20,7 @@ import attrs
 
 from .._check_type import check_type
 from .._text_files import strip_value
+from .._value import Value
 from ..errors import ConnectionStringError
 from .encoding import decode_der_untrusted, encode_der
 from .endpoints import (
@@ -86,7 +87,7 @@ _PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 
 
 @attrs.frozen
-class ConnectionString:
+class ConnectionString(Value):
     """A parsed connection string. Its `repr` shows no secret; `format` converts it to text."""
 
     #: The relays that serve the hybrid connection, in order of preference.

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import attrs
 
+from .._value import Value
 from .names import bracketed, check_host, normal_host, parse_port_untrusted
 
 #: The most relays of a hybrid connection. A client tries them one after the other, so a long list would be useless.
@@ -36,7 +37,7 @@ def _frozen_ports(value: Mapping[str, int | None]) -> Mapping[str, int | None]:
 
 
 @attrs.frozen
-class Endpoint:
+class Endpoint(Value):
     """The address of one relay."""
 
     #: Host name or IP address, without brackets.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from .building_certificates import encode_key, new_key
 from .encoding import decode_der_untrusted
@@ -39,7 +40,7 @@ class RequestError(ValueError):
 
 
 @attrs.frozen
-class IdentityRequest:
+class IdentityRequest(Value):
     """A request whose signature is valid."""
 
     #: The 32 bytes of the Ed25519 public key.

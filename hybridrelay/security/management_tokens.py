@@ -17,6 +17,7 @@ import string
 
 import attrs
 
+from .._value import Value
 from ..protocol.limits import MAX_CONNECTION_NAME
 from .secret import Secret
 
@@ -65,7 +66,7 @@ class ManagementRole(enum.IntEnum):
 
 
 @attrs.frozen
-class ManagementToken:
+class ManagementToken(Value):
     """The part of a token that a relay keeps."""
 
     id: str

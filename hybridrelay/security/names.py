@@ -8,6 +8,7 @@ import re
 
 import attrs
 
+from .._value import Value
 from ..protocol.limits import MAX_CONNECTION_NAME
 
 #: As in Azure Relay. No URL encoder changes these characters.
@@ -126,7 +127,7 @@ class Protocols(enum.Enum):
 
 
 @attrs.frozen
-class HostPort:
+class HostPort(Value):
     """An address to connect to: a DNS name or an IP address, and a port. `str()` puts IPv6 addresses in brackets, and
     appends ``/udp`` or ``/tcp+udp``."""
 

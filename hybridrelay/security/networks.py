@@ -7,13 +7,15 @@ from typing import TypeAlias
 
 import attrs
 
+from .._value import Value
+
 __all__ = ["NO_NETWORKS", "Networks", "parse_networks_untrusted"]
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @attrs.frozen
-class Networks:
+class Networks(Value):
     """A set of addresses."""
 
     networks: tuple[_Network, ...] = ()

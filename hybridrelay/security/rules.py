@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from .secret import Secret
 
@@ -89,7 +90,7 @@ def _frozen_rights(value: Iterable[Right]) -> frozenset[Right]:
 
 
 @attrs.frozen
-class Rule:
+class Rule(Value):
     """A named set of rights with two keys, each of which gives these rights. A revoked key is None."""
 
     name: str = attrs.field(validator=lambda _instance, _attribute, value: check_rule_name(value))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError
 from .connection_string import ConnectionString
 
@@ -24,7 +25,7 @@ _TAKEN_UP: Mapping[str, Callable[[ConnectionString], object]] = {
 
 
 @attrs.frozen
-class StringUpdate:
+class StringUpdate(Value):
     """The result of a change to a connection string."""
 
     #: The connection string to be used from now on.

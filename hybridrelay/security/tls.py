@@ -18,6 +18,7 @@ import attrs
 
 from .._descriptors import is_descriptor_shortage
 from .._shortage import remedy_or, text_or
+from .._value import Value
 from ..errors import ConfigurationError, PeerIdentityError
 from ..failure import causes
 from ..protocol.reasons import Reason
@@ -53,7 +54,7 @@ def data_client_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
 
 
 @attrs.frozen
-class PeerIdentity:
+class PeerIdentity(Value):
     """The verified identity of the other end of a data channel."""
 
     connection_name: str

@@ -28,6 +28,7 @@ from typing import Any
 
 import attrs
 
+from .._value import Value
 from ..errors import ConfigurationError, UpdateError
 from .connection_string import MAX_RELAY_PINS, MAX_SEQUENCE, ConnectionString
 from .encoding import decode_der_untrusted
@@ -88,7 +89,7 @@ def _check_time(instance: object, attribute: object, value: float) -> None:
 
 
 @attrs.frozen
-class Update:
+class Update(Value):
     """The content of an update. Attributes that are None change nothing. Times are seconds since 1970.
 
     Raises:

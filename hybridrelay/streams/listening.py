@@ -10,6 +10,7 @@ import trio
 
 from .._listening import open_listeners
 from .._nursery import FlatNursery
+from .._value import Value
 from ..abc import Binding, Connection, Incoming, Listener
 from ..events.log import logged_events
 from .unix_sockets import SocketFile, listen_unix_socket
@@ -21,7 +22,7 @@ LOCAL = "local"
 
 
 @attrs.frozen
-class ForwardedStream:
+class ForwardedStream(Value):
     """The result of a handshake in which proxies have stated where the connection comes from."""
 
     stream: trio.abc.HalfCloseableStream

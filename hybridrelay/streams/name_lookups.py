@@ -29,6 +29,7 @@ import attrs
 import trio
 
 from .._threads import thread_errors
+from .._value import Value
 
 __all__ = [
     "AGAIN_SECONDS",
@@ -65,7 +66,7 @@ class Purpose(enum.Enum):
 
 
 @attrs.frozen
-class _Query:
+class _Query(Value):
     host: str
     port: int
     kind: socket.SocketKind

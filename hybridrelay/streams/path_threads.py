@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from .._threads import run_in_spare_thread
+from .._value import Value
 
 __all__ = ["MAX_THREADS", "PATIENCE_SECONDS", "THREADS_PER_PATH", "PathSilent", "PathThreads"]
 
@@ -121,7 +122,7 @@ class _Threads:
 
 
 @attrs.frozen
-class _Permits:
+class _Permits(Value):
     """The threads for one path, as a limiter for `trio.to_thread.run_sync`."""
 
     _threads: PathThreads

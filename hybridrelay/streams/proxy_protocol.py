@@ -17,6 +17,8 @@ from typing import Final
 import attrs
 import trio
 
+from .._value import Value
+
 __all__ = [
     "MAX_PROXY_HEADER",
     "ProxyHeader",
@@ -53,7 +55,7 @@ class ProxyHeaderError(ValueError):
 
 
 @attrs.frozen
-class ProxyHeader:
+class ProxyHeader(Value):
     """A complete header."""
 
     #: Its length (bytes).

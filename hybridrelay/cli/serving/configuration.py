@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from ..._file_thread import FileThread, side_by_side
+from ..._value import Value
 from ...errors import ConfigurationError
 from ...events.plain_log import plainly_logged_events
 from ...events.program import ReloadSkipped
@@ -42,7 +43,7 @@ _DIAL_FILES = "the file of --proxy-password-file or --websocket-headers-file"
 
 
 @attrs.frozen
-class Reading:
+class Reading(Value):
     """What is to be served from now on."""
 
     wanted: tuple[Wanted, ...]

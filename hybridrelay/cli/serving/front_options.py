@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from ..._unix_address import UnixAddress
+from ..._value import Value
 
 if TYPE_CHECKING:
     from ...client.ingress.users import FrontUsers
@@ -19,7 +20,7 @@ FrontKey: TypeAlias = tuple[str, tuple[str, int] | UnixAddress]
 
 
 @attrs.frozen
-class FrontOptions:
+class FrontOptions(Value):
     """Which fronts there are."""
 
     addresses: tuple[FrontKey, ...] = ()

@@ -17,6 +17,7 @@ import trio
 
 from ..._accepting import accept_sockets
 from ..._unexpected_failure import unexpected_failure
+from ..._value import Value
 from ...connectivity.endpoint import format_address
 from ...events.fronts import FrontListening, FrontOpenToOthers, FrontRequestRefused
 from ...events.stream import EventStream
@@ -32,7 +33,7 @@ __all__ = ["FindConnections", "Found", "Front"]
 
 
 @attrs.frozen
-class Found:
+class Found(Value):
     """What serves connections to a published host and port."""
 
     connections: Connections

@@ -14,6 +14,8 @@ from typing import Final
 
 import attrs
 
+from ..._value import Value
+
 __all__ = ["MAX_ADDRESSES", "MAX_MESSAGE", "NotAQuery", "Query", "ResponseCode", "make_answer", "make_failure"]
 __all__ += ["parse_query_untrusted"]
 
@@ -57,7 +59,7 @@ class ResponseCode(enum.IntEnum):
 
 
 @attrs.frozen
-class Query:
+class Query(Value):
     """A query with one question."""
 
     identifier: int

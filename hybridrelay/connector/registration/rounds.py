@@ -13,6 +13,7 @@ from collections import deque
 
 import attrs
 
+from ..._value import Value
 from ...errors import AuthorizationError, HybridRelayError
 from ...protocol.reasons import Reason
 from ...security import ConnectionString, Secret
@@ -36,7 +37,7 @@ class RoundPurpose(enum.Enum):
 
 
 @attrs.frozen
-class _Request:
+class _Request(Value):
     """A request that has not been answered yet."""
 
     number: int

@@ -14,6 +14,7 @@ from importlib import resources
 
 import attrs
 
+from ..._value import Value
 from ...http import Request, Response
 
 __all__ = ["ASSETS", "Asset", "asset_response", "url_of"]
@@ -29,7 +30,7 @@ _TYPES = {
 
 
 @attrs.frozen
-class Asset:
+class Asset(Value):
     """A file of ``static``."""
 
     #: ``app.3f2a....css``

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from ..._value import Value
 from ...connectivity import all_ports, discover
 from ...errors import HybridRelayError
 from ...http import RequestError
@@ -32,7 +33,7 @@ __all__ = ["CREATE_PAGES"]
 
 
 @attrs.frozen(kw_only=True)
-class Commands:
+class Commands(Value):
     """The command lines that create a hybrid connection and use it, quoted for a shell."""
 
     #: Creates it with the management API, which adds it to the relay. None: see `management_url`.

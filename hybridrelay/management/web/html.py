@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 import attrs
 
+from ..._value import Value
+
 __all__ = ["Child", "Element", "Tree", "h", "render", "render_document", "tree_of"]
 
 #: The content of an element. None is omitted, and the items of a list are inserted in its place.
@@ -35,7 +37,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-
 
 
 @attrs.frozen
-class Element:
+class Element(Value):
     """An element, made with `h`.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import msgspec
 
+from ..._value import Value
 from ..._version import __version__
 from ...http import Fields, Response
 from ...security import ManagementRole
@@ -46,7 +47,7 @@ _ADMIN_PAGES = (("/tokens", "Tokens"),)
 
 
 @attrs.frozen(kw_only=True)
-class View:
+class View(Value):
     """A page, without the parts that all pages have in common."""
 
     title: str

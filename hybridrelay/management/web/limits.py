@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import msgspec
 
+from ..._value import Value
 from ...relay.limits import LISTENERS_PER_CONNECTION
 from ...relay.quotas import MAX_BYTES, MAX_COUNT, MAX_LISTENERS, MIN_BYTES_PER_SECOND
 from ..problem_kinds import Problem
@@ -34,7 +35,7 @@ _GB, _MB = 10**9, 10**6
 
 
 @attrs.frozen
-class _Limit:
+class _Limit(Value):
     """A limit as a field of a form."""
 
     #: The name in forms and in the API.

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import attrs
 
+from ..._value import Value
 from ...http import RequestError, Response
 from ...security import ManagementRole, check_rule_name
 from ..live_values import ListenerPage, SenderPage, SessionPage
@@ -77,7 +78,7 @@ def _actions(at: str, rule: AuthorizationRule, key: KeyValue, index: int) -> Chi
 
 
 @attrs.frozen
-class _Affected:
+class _Affected(Value):
     """The numbers of current listeners, senders and sessions that a key has authorized."""
 
     listeners: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import attrs
 
+from ..._value import Value
 from ...security import NO_PROOF, AdmissionProof, KeySlot, Secret, admission_key_id
 from ..model import HybridConnection
 
@@ -16,7 +17,7 @@ __all__ = ["KeyIndex", "KeyOfIndex", "keys_for_index"]
 
 
 @attrs.frozen
-class KeyOfIndex:
+class KeyOfIndex(Value):
     """A key, with what the index needs to find it."""
 
     id: bytes

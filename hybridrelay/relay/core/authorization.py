@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from ..._value import Value
 from ...errors import AuthorizationError
 from ...protocol.reasons import Reason
 from ...security import Right, verify_token
@@ -28,7 +29,7 @@ _MAY_HAVE_CHANGED = frozenset(
 
 
 @attrs.frozen
-class Grant:
+class Grant(Value):
     """The result of verifying a token: the key that gives the right, and when the token expires (seconds since
     1970)."""
 

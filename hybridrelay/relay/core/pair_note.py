@@ -12,6 +12,7 @@ import re
 
 import attrs
 
+from ..._value import Value
 from ...security import KeySlot, check_connection_name
 from ..model import KeyId
 from .pairs import PairEnd
@@ -30,7 +31,7 @@ _INSTANCE = re.compile(r"[0-9a-f]{0,32}", re.ASCII)
 
 
 @attrs.frozen
-class PairNote:
+class PairNote(Value):
     """A note about one pair."""
 
     #: The id of the rendezvous.

@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 
+from ..._value import Value
 from ...errors import RendezvousError
 from ...events.base import Event
 from ...events.quotas import QuotaNear, QuotaReached, RelayQuotaNear, RelayQuotaReached
@@ -94,7 +95,7 @@ def classify(used: int, limit: int) -> Use | None:
 
 
 @attrs.frozen
-class _Key:
+class _Key(Value):
     """Identifies one quota."""
 
     #: The name of the hybrid connection; None for the relay.

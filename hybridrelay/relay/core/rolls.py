@@ -25,6 +25,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from ..._value import Value
 from ...protocol.control import KeptState
 from ..model import KeyRoll
 from ..rolls import Holder
@@ -75,7 +76,7 @@ class GiveKey(Generic[HandleT]):
 
 
 @attrs.frozen
-class RetireKey:
+class RetireKey(Value):
     """Revoke the old key. `has_waited`: because the grace period is over, although not all programs have kept the new
     one."""
 

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import attrs
 import trio
 
+from ..._value import Value
 from ...abc import Connection, Incoming
 from ...events.relay import ForwardedAddressMalformed, UnauthenticatedClosed
 from ...events.stream import EventStream
@@ -39,7 +40,7 @@ PeerT = TypeVar("PeerT")
 
 
 @attrs.frozen
-class AuthenticatedDataChannel:
+class AuthenticatedDataChannel(Value):
     """A data channel that has presented a valid ticket."""
 
     arrival: Arrival

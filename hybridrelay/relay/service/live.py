@@ -11,6 +11,7 @@ import trio
 
 from ..._histogram import Histogram, HistogramSnapshot
 from ..._loop_lag import LoopLag
+from ..._value import Value
 from ..checkpoints import CheckpointQuery, KeptCheckpoint
 from ..core.listener import Listener
 from ..core.pairs import Pair, PairEnd, Traffic
@@ -63,7 +64,7 @@ _MAX_UNKEPT = 100
 
 
 @attrs.frozen
-class RunningRelay:
+class RunningRelay(Value):
     """The state of a running relay. The methods are those of `LiveRelay`. `clock` returns seconds since 1970."""
 
     broker: BrokerService

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable
 import attrs
 import trio
 
+from ..._value import Value
 from ...streams.nowait import READ_BYTES
 from ...streams.turns import PeerTurns, SharedTurns
 
@@ -107,7 +108,7 @@ class Pace:
 
 
 @attrs.frozen
-class PairPace:
+class PairPace(Value):
     """The limits for one pair of data channels: its rate, and its turns of the event loop."""
 
     #: The limit of its hybrid connection.

@@ -22,6 +22,7 @@ from ..._log_limit import report_left_out
 from ..._nursery import FlatNursery, wait_stop
 from ..._statistics import reporting
 from ..._threads import run_in_thread
+from ..._value import Value
 from ..._version import __version__
 from ...abc import Transport
 from ...connectivity.discovery import all_ports, discover
@@ -85,7 +86,7 @@ _UPDATED = (
 
 
 @attrs.frozen
-class _Parts:
+class _Parts(Value):
     """The parts of a running relay."""
 
     certificates: RelayCertificates

@@ -21,6 +21,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from ..._value import Value
 from ...events.relay_resources import WorkerNotTakenOver, WorkersNotKept, WorkerTakenOver
 from ...events.stream import EventStream
 from ..core.pair_note import PairNote
@@ -89,7 +90,7 @@ def _listen(directory: Path) -> socket.socket:
 
 
 @attrs.frozen
-class _Pair:
+class _Pair(Value):
     """A pair that a worker has listed."""
 
     slot: int

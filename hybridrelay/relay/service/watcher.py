@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from ..._threads import run_in_thread
+from ..._value import Value
 from ...errors import StateError
 from ...events.log import logged_events
 from ...events.relay_resources import StoreReadable, StoreUnreadable
@@ -35,7 +36,7 @@ PART = 20
 
 
 @attrs.frozen
-class Part:
+class Part(Value):
     """A part of what has changed in a store, with the keys of the hybrid connections that have changed."""
 
     change: StoreChange

@@ -21,6 +21,7 @@ import attrs
 import trio
 
 from ..._nursery import FlatNursery
+from ..._value import Value
 from ...events.relay_resources import WorkerEnded, WorkerNotStarted, WorkersKeepPairs
 from ...events.stream import EventStream
 from .adopted_process import AdoptedProcess
@@ -47,7 +48,7 @@ _MOVE_SECONDS = 0.5
 
 
 @attrs.frozen
-class PairRetention:
+class PairRetention(Value):
     """How workers keep their pairs without a main process."""
 
     #: For how long (seconds). 0: not at all.

@@ -26,6 +26,7 @@ import attrs
 
 from ..._descriptors import is_descriptor_shortage, missing_descriptors
 from ..._shortage import OUT_OF_DESCRIPTORS
+from ..._value import Value
 from ...errors import StateError
 from .schema import set_journal_mode, transaction
 from .state_dir import can_share_memory, ensure_private_file
@@ -65,7 +66,7 @@ class ExpendableFileError(StateError):
 
 
 @attrs.frozen
-class ExpendableFile:
+class ExpendableFile(Value):
     """An expendable file: its path and its schema."""
 
     path: Path

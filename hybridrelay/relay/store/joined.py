@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from ..._value import Value
 from ..joined import MAX_KEEP, Batch, Entry
 from .expendable import ExpendableDatabase, ExpendableFile
 
@@ -30,7 +31,7 @@ _SCHEMA: Final = (
 
 
 @attrs.frozen
-class SavedRendezvous:
+class SavedRendezvous(Value):
     """What an earlier relay has left."""
 
     entries: Sequence[Entry]

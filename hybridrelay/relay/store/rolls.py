@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from ..._replace_file import replace_file
+from ..._value import Value
 from ...protocol.control import KeptState
 from ...security import KeySlot
 from ..model import KeyRoll
@@ -43,7 +44,7 @@ Remembered: TypeAlias = Mapping[str, Sequence[Holder] | None]
 
 
 @attrs.frozen
-class SavedEnd:
+class SavedEnd(Value):
     """A roll that is over, although programs have not stored the new key."""
 
     connection: str

@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from ..._value import Value
 from ...security import KeySlot
 from ..model import KeyId
 from ..usage import MAX_USAGE, TOTAL, Batch, PastUsage, Period, Usage
@@ -46,7 +47,7 @@ _ADD: Final = f"""
 
 
 @attrs.frozen
-class SavedUsage:
+class SavedUsage(Value):
     """The content of a file: its last period, the usage in it by hybrid connection, and when keys were last used."""
 
     period: Period | None
