@@ -30,7 +30,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from .._file_lock import locked_files
-from .._replace_file import create_file, replace_file
+from .._replace_file import create_file, remove_leftovers, replace_file
 from .._value import Value
 from ..errors import ConfigurationError
 from ..events.endpoint import StringCopyNotUsed, StringCopyRemoved, StringCopyUsed, StringCopyWritten
@@ -171,6 +171,7 @@ class StringCopies:
                 with contextlib.suppress(FileExistsError):  # another program was faster
                     create_file(copy, b"{}\n")
             with locked_files([copy], seconds=_LOCK_SECONDS):
+                remove_leftovers(copy)  # they contain keys
                 replace_file(copy, _format(str(stored.file), _Copy(before, _authority_of(stored), wanted)))
         except OSError as exc:
             return f"{why}; its copy {copy} cannot be written either: {exc.strerror}"
@@ -193,7 +194,9 @@ class StringCopies:
         if copy is None:
             return
         try:
-            copy.unlink()
+            with locked_files([copy], seconds=_LOCK_SECONDS):
+                remove_leftovers(copy)
+                copy.unlink()
         except FileNotFoundError:
             return
         except OSError as exc:
@@ -213,7 +216,7 @@ class StringCopies:
         except OSError as exc:
             self._not_used(file, copy, f"it cannot be read: {exc.strerror}")
             return None
-        if data.strip() == b"{}":
+        if not data or data.strip() == b"{}":
             return None  # the program was killed before it could write it
         try:
             return _parse_untrusted(data)

@@ -12,7 +12,7 @@ import attrs
 
 from .._file_lock import locked_files
 from .._file_thread import thread_of_file
-from .._replace_file import prepare_replacement, replace_file
+from .._replace_file import prepare_replacement, remove_leftovers, replace_file
 from ..errors import ConfigurationError
 from ..events.endpoint import PreviousStringNotKept
 from ..events.plain_log import plainly_logged_events
@@ -95,6 +95,8 @@ def write_changes(
                 }
             wanted = attrs.evolve(current, **changes)
             if changes:
+                for one in (path, previous_of(path)):
+                    remove_leftovers(one)  # they contain keys
                 try:
                     with prepare_replacement(path, wanted.format() + "\n") as replacement:
                         if "update_sequence" in changes:

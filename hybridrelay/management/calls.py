@@ -71,6 +71,18 @@ class Call:
         """The authorization rule in the path."""
         return self.params["rule"]
 
+    async def is_admitted(self) -> bool:
+        """Return whether the credential of this relay that has identified the caller is still valid; true if it is of
+        another kind.
+
+        Raises:
+            ConfigurationError: the store cannot be read.
+        """
+        credential, now = self.caller.credential, self.managed.clock()
+        return credential is None or await self.managed.read_store(
+            lambda store: is_still_valid(store, credential, now)
+        )
+
     async def change_store(self, function: Callable[[Store], T]) -> T:
         """Call a function that changes the store; see `Managed.change_store`.
 

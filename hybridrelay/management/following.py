@@ -12,11 +12,13 @@ import attrs
 import msgspec
 import trio
 
+from ..errors import ConfigurationError
 from ..http import Send, StreamedResponse
 from ..protocol.limits import MAX_CONNECTION_NAME
 from ..security import ManagementRole
 from .calls import Call
 from .feed import IsWanted, NumberedEvent
+from .gate import unauthenticated
 from .operations import EVENT_STREAM, Operation
 from .problem_kinds import Problem
 from .problems import problem
@@ -28,9 +30,12 @@ __all__ = ["EVENT_ROWS"]
 #: and of the same caller, so that others can still connect.
 MAX_FOLLOWERS = 100
 MAX_FOLLOWERS_OF_CALLER = 16
-#: A stream ends after this time (seconds), and a browser then continues with another request. The credentials are
-#: verified only at the beginning, so a stream continues for at most this long after they have become invalid.
+#: A stream ends after this time (seconds), and a browser then continues with another request. Credentials other than
+#: tokens and keys are verified only at the beginning, so a stream continues for at most this long after they are no
+#: longer valid.
 _STREAM_SECONDS = 300.0
+#: How often the token or key of a client that follows events is looked up again (seconds).
+_VERIFY_SECONDS = 5.0
 #: After this time without an event (seconds), a comment is sent, which shows that the connection still works.
 _COMMENT_SECONDS = 15.0
 #: How long to wait for further events after one has been published (seconds), so that many events wake each follower
@@ -107,6 +112,8 @@ async def _list_events(call: Call) -> EventPage:
         _check_room(call)
         with _followed(call), trio.move_on_after(query.wait):
             events = await _next(call, position, query.limit)
+        if not await call.is_admitted():
+            raise unauthenticated("the credentials became invalid while the request waited for events")
     return EventPage(value=tuple(map(EventValue.of, events)), last=position.after, has_all=position.has_all)
 
 
@@ -212,6 +219,7 @@ def _caller(call: Call) -> tuple[str, str]:
 
 async def _write(call: Call, after: int | None, send: Send) -> None:
     deadline = trio.current_time() + _STREAM_SECONDS
+    verify_at = trio.current_time() + _VERIFY_SECONDS
     position = _Position.of(call, after)
     events = await _read(call, position, _PER_PIECE)
     await send(b": connected\n\n")  # at once, even if there is no event yet
@@ -219,6 +227,10 @@ async def _write(call: Call, after: int | None, send: Send) -> None:
         if not position.has_all:
             await send(b"event: reset\ndata: {}\n\n")
             position.has_all = True
+        if trio.current_time() >= verify_at:
+            if not await _may_continue(call):
+                break
+            verify_at = trio.current_time() + _VERIFY_SECONDS
         if events:
             await send(b"".join(map(_server_sent, events)))
         events = ()
@@ -226,6 +238,13 @@ async def _write(call: Call, after: int | None, send: Send) -> None:
             events = await _next(call, position, _PER_PIECE)
         if waiting.cancelled_caught:
             await send(b": nothing new\n\n")
+
+
+async def _may_continue(call: Call) -> bool:
+    try:
+        return await call.is_admitted()
+    except ConfigurationError:
+        return False  # the client asks again, and gets an answer that says what is wrong
 
 
 def _server_sent(event: NumberedEvent) -> bytes:

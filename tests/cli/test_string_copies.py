@@ -16,6 +16,7 @@ from hybridrelay.cli.key_keeping import keeper_of
 from hybridrelay.cli.string_copies import StringCopies
 from hybridrelay.cli.update_marks import UpdateMarks
 from hybridrelay.connectivity import string_files
+from hybridrelay.connectivity.string_files import previous_of
 from hybridrelay.security import ConnectionString, Endpoint, Secret, load_connection_string
 
 from .conftest import Created
@@ -208,7 +209,6 @@ async def test_a_copy_that_cannot_be_written(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"[]",
         b"\xff",
         b"[" * 100_000,
@@ -230,9 +230,40 @@ async def test_a_damaged_copy_is_reported_and_written_again(
     assert scene.newest() == rolled(before)
 
 
-async def test_a_copy_that_was_only_begun_is_not_damaged(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("content", ["", "{}\n"])
+async def test_a_copy_that_was_only_begun_is_not_damaged(
+    scene: Scene, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The program was killed before it has written it."""
     scene.copy.parent.mkdir(parents=True)
-    scene.copy.write_text("{}\n")
+    scene.copy.write_text(content)
     assert scene.newest() == scene.stored()
     assert not caplog.records
+
+
+@pytest.mark.parametrize("after", ["it is written again", "it is removed"])
+async def test_what_a_killed_program_has_left_beside_a_copy_is_removed(scene: Scene, after: str) -> None:
+    """It contains a key, or the private key of an identity."""
+    before = scene.stored()
+    assert await scene.keep(before, rolled(before, "first")) == ""
+    prepare_replacement(scene.copy, "a key")  # and never finished
+    assert len(list(scene.copy.parent.iterdir())) == 2
+    if after == "it is written again":
+        assert await scene.keep(rolled(before, "first"), rolled(before, "second")) == ""
+        assert list(scene.copy.parent.iterdir()) == [scene.copy]
+    else:
+        writable()
+        scene.file.write_text(rolled(before, "other").format())
+        scene.newest()
+        assert list(scene.copy.parent.iterdir()) == []
+
+
+async def test_what_a_killed_program_has_left_beside_the_file_is_removed(scene: Scene) -> None:
+    writable()
+    before = scene.stored()
+    files = set(scene.file.parent.iterdir())
+    for path in (scene.file, previous_of(scene.file)):
+        prepare_replacement(path, "a key")
+    assert await scene.keep(before, rolled(before)) == ""
+    assert scene.stored() == rolled(before)
+    assert set(scene.file.parent.iterdir()) == files

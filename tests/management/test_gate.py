@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from hybridrelay.events import (
+    ListenerLeft,
     ManagementCalled,
     ManagementCallRefused,
 )
@@ -19,6 +20,7 @@ from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.management.handlers import OPERATIONS
 from hybridrelay.management.peers import CertificateRefusal, Peer
 from hybridrelay.management.plugins import Credentials
+from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import Store
 from hybridrelay.security import (
     KeySlot,
@@ -506,3 +508,65 @@ async def test_a_change_that_waits_for_others_is_only_made_while_its_credential_
         await trio.testing.wait_all_tasks_blocked()
     assert answers[0][0].status == status
     assert (relay.store.list() == left) == (status != 204)
+
+
+async def follow(relay: Relay, header: str) -> trio.abc.Stream:
+    """Begin to follow events, and return the connection."""
+    api = relay.connect()
+    request = f"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: {header}\r\nAccept: text/event-stream\r\n\r\n"
+    await api.client.stream.send_all(request.encode())
+    return api.client.stream
+
+
+async def received_until_end(stream: trio.abc.Stream) -> bytes:
+    received = b""
+    while data := await stream.receive_some():
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("kind", ["token", "key"])
+async def test_a_stream_of_events_ends_soon_after_its_credential_was_revoked(
+    relay: Relay, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, kind: str
+) -> None:
+    relay.managed.events.subscribe(relay.managed.feed)
+    stream = await follow(relay, relay.token()[1] if kind == "token" else relay.signature())
+
+    async def publish() -> None:
+        for number in range(100):
+            await trio.sleep(1)
+            relay.managed.events.publish(
+                ListenerLeft(connection="orders", instance=f"{number:032}", reason=Reason.NO_ERROR)
+            )
+
+    async def revoke() -> None:
+        await trio.sleep(20)
+        if kind == "token":
+            revoke_token(relay)
+        else:
+            relay.store.revoke_key("orders", "all", KeySlot.PRIMARY)
+
+    nursery.start_soon(publish)
+    nursery.start_soon(revoke)
+    with trio.fail_after(60):
+        received = await received_until_end(stream)
+    assert f"{10:032}".encode() in received
+    assert f"{30:032}".encode() not in received
+    assert 20 <= trio.current_time() <= 30
+
+
+async def test_a_request_that_waits_for_an_event_gets_none_after_its_token_was_revoked(
+    relay: Relay, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    async def revoke() -> None:
+        await trio.sleep(5)
+        revoke_token(relay)
+        await trio.sleep(5)
+        relay.managed.events.publish(ListenerLeft(connection="orders", instance="1" * 32, reason=Reason.NO_ERROR))
+
+    relay.managed.events.subscribe(relay.managed.feed)
+    since = relay.managed.feed.last
+    header = relay.token()[1]
+    nursery.start_soon(revoke)
+    answer, document = await relay.connect().call("GET", f"/v1/events?since={since}&wait=30", Authorization=header)
+    assert (answer.status, document["type"]) == (401, UNAUTHENTICATED)

@@ -4,6 +4,7 @@ again does not revoke an old key that a program still needs. Synchronous."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -157,6 +158,8 @@ def _ended(
     if not all(isinstance(one, str) for one in texts) or not all(type(one) in (int, float) for one in numbers):
         raise ValueError("it has another form")
     old, new, started, ends, ended, count = (float(str(one)) for one in numbers)
+    if not all(map(math.isfinite, (old, new, started, ends, ended, count))):
+        raise ValueError("a number is not finite")
     roll = KeyRoll(str(rule), KeySlot(str(slot)), int(old), int(new), started, ends, bool(waits))
     found = [_holder(*values) for values in holders[:MAX_HOLDERS]]
     return SavedEnd(str(connection), roll, ended, int(count), found)

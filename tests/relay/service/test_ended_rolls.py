@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -262,3 +263,14 @@ async def test_a_clock_that_is_wrong_for_a_moment_ends_no_roll(
 
         await async_wait_until(is_revoked, seconds=60, what="the old key is revoked")
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e400"])
+async def test_a_file_with_a_number_that_is_not_finite_is_damaged(scene: Scene, number: str) -> None:
+    await ended(scene)
+    file = scene.directory / ROLLS_FILE
+    content = json.loads(file.read_text())
+    content["ended"][0][9] = 424242
+    file.write_text(json.dumps(content).replace("424242", number))
+    with pytest.raises(ValueError, match="not finite"):
+        read_ended_rolls(scene.directory)
