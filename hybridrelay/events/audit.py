@@ -102,7 +102,7 @@ class AuditSinkRemoved(Event):
 
     name: ClassVar = "audit.sink-removed"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The configuration was changed, and the audit log is not written to this sink any more"
+    summary: ClassVar = "The configuration was changed, and the audit log is no longer written to this sink"
 
     sink: str
 

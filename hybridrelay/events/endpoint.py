@@ -374,7 +374,7 @@ class StringCopyRemoved(Event):
 
     name: ClassVar = "connection-string.copy-removed"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "The copy of a connection string file is not needed any more, and was removed"
+    summary: ClassVar = "The copy of a connection string file is no longer needed, and was removed"
 
     file: str
     copy: str

@@ -49,7 +49,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json([_edition_as_dict(one, editions) for one in editions.by_name.values()])
         return exits.OK
-    heads = ("EDITION", "CONNECTIONS", "BYTES PER PERIOD", "OTHER LIMITS")
+    heads = ("EDITION", "CONNECTIONS", "BYTES PER MONTH", "OTHER LIMITS")
     output.say(output.table(heads, [_row(one, editions) for one in editions.by_name.values()]))
     return exits.OK
 
@@ -81,7 +81,7 @@ def run_set(args: argparse.Namespace) -> int:
             connections=lambda before: before if args.connections is None else args.connections or None,
             before_change=args.signals.hold,
         )
-    heads = ("EDITION", "CONNECTIONS", "BYTES PER PERIOD", "OTHER LIMITS")
+    heads = ("EDITION", "CONNECTIONS", "BYTES PER MONTH", "OTHER LIMITS")
     output.say(output.table(heads, [_row(changed, editions)]))
     return exits.OK
 

@@ -69,7 +69,7 @@ def run_list(args: argparse.Namespace) -> int:
     if not updates:
         output.say(f"There are no updates of {args.name}. To push one: hybridrelay updates push --help")
         return exits.OK
-    header = ("UPDATE", "FOR", "STATES", "PUSHED", "HAVE IT")
+    header = ("UPDATE", "FOR", "CHANGES", "PUSHED", "HAVE IT")
     output.say(output.table(header, [_row(one, time.time()) for one in updates]))
     missing = [(update, one) for update in updates for one in update.missing]
     if missing:
@@ -97,7 +97,7 @@ def run_list(args: argparse.Namespace) -> int:
 def _row(update: UpdateInfo, now: float) -> tuple[str, ...]:
     pushed = utc_text(update.created_at)
     if update.expires_at <= now:
-        pushed += ", not delivered any more"
+        pushed += ", no longer delivered"
     return (
         str(update.sequence),
         _recipients(Role(update.role), update.serial),

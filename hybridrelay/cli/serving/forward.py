@@ -433,7 +433,7 @@ class ForwardService:
 
 def _not_served(key: Key) -> ConfigurationError:
     return ConfigurationError(
-        f"{key[0]} is not served any more: relays have just refused it", remedy="reload again (SIGHUP)"
+        f"{key[0]} is no longer served: relays have just refused it", remedy="reload again (SIGHUP)"
     )
 
 

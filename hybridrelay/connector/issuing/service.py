@@ -149,7 +149,7 @@ class Issuing:
     async def _answer(self, data: bytes, origin: Origin) -> IssueAnswer:
         issuer = origin.published.string.issuer
         if issuer is None:  # it was removed while the session was open
-            return IssueRefused(Reason.ISSUE_REFUSED, "the connector has no issuer any more")
+            return IssueRefused(Reason.ISSUE_REFUSED, "the connector no longer has an issuer")
         try:
             request = parse_issue_request_untrusted(data)
         except ValueError as exc:

@@ -247,7 +247,7 @@ def _not_counted(began_at: float, seen_since: float | None, *, is_crowded: bool)
 def _recipients(one: UpdateValue) -> str:
     if one.serial:
         return f"the identity {one.serial[:12]}"
-    return "connectors" if one.role == "connector" else "clients"
+    return "connectors" if one.role == "connector" else "applications"
 
 
 def _missing(caption: str, missing: tuple[HolderValue, ...] | tuple[RecipientValue, ...]) -> Child:

@@ -35,7 +35,7 @@ async def test_a_step_for_one_that_has_ended_is_reported(
         ended = program.service._served.pop(key)  # as at the end of `ForwardService._run`
         done = await program.service.apply(plan)
         assert done == ([*plan.steps] if kind is Stop else [])
-        assert ("is not served any more" in caplog.text) is (kind is not Stop)
+        assert ("is no longer served" in caplog.text) is (kind is not Stop)
         assert not program.service.running
         program.service._served[key] = ended
         assert await program.service.apply(plan) == [*plan.steps]
