@@ -35,7 +35,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def survivor() -> weakref.ref[Node]:
-    """Return a reference to a cycle that has survived a collection, and is not used any longer."""
+    """Return a reference to a cycle that has survived a collection, and is no longer used."""
     old = Node()
     gc.collect()
     return weakref.ref(old)

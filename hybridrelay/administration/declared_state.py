@@ -249,7 +249,7 @@ def update_config(names: Collection[str], directory: Path, *, deletes: bool) -> 
     Args:
         names: the hybrid connections that are declared.
         directory: where the files are.
-        deletes: whether to remove the tables of hybrid connections that are not declared any more, and whose files
+        deletes: whether to remove the tables of hybrid connections that are no longer declared, and whose files
             are in the directory.
 
     Returns:

@@ -513,7 +513,7 @@ class Registry(Protocol):
         """
 
     def revoke_claim(self, name: str, id_: str) -> None:
-        """Revoke a claim. Does nothing if it is not open any longer.
+        """Revoke a claim. Does nothing if it is no longer open.
 
         Raises:
             NotFound: the hybrid connection has no claim with this id.

@@ -32,7 +32,7 @@ _REMEDIES = {
 
 
 class Connects(Protocol):
-    """A client."""
+    """What asking for an identity needs of a `Client`."""
 
     async def connect(self, *, patience: float | None = None) -> Session:
         """See `Client.connect`."""

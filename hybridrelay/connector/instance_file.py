@@ -78,7 +78,7 @@ class Instances(Protocol):
         instance of this process stays recorded, because other relays know it."""
 
     def forget(self, instance: OwnInstance) -> None:
-        """Note that an instance is not used any longer, because this process has left the relay at which it was. The
+        """Note that an instance is no longer used, because this process has left the relay at which it was. The
         first instance of this process stays recorded."""
 
 

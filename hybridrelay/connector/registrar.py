@@ -478,6 +478,6 @@ class Registrar:
 
 
 async def _send(channel: ControlChannel, message: control.Message) -> None:
-    """Send a message. If the channel is lost, the message is not needed any more, and the error is ignored."""
+    """Send a message. If the channel is lost, the message is no longer needed, and the error is ignored."""
     with suppress(RelayUnreachable):
         await channel.send(message)

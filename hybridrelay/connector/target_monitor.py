@@ -113,7 +113,7 @@ class TargetMonitor:
         """Take the result of an attempt to connect to a target, of a stream or a check.
 
         Args:
-            target: the target. If it is not watched any more, nothing happens.
+            target: the target. If it is no longer watched, nothing happens.
             began: when the attempt had begun, on Trio's clock.
             failure: why it failed; None if it succeeded.
         """

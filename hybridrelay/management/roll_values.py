@@ -24,7 +24,7 @@ class RollBody(Body, frozen=True):
 
     #: The slot for the new key. The old key is in the other slot.
     slot: Literal["primary", "secondary"]
-    #: The generation of the key that is in this slot now, which nobody may use any longer; 0 if the slot is empty.
+    #: The generation of the key that is in this slot now, which may no longer be used; 0 if the slot is empty.
     generation: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
     #: After this time, the old key is revoked even if not all programs have the new one.
     grace_seconds: Annotated[int, msgspec.Meta(ge=10, le=MAX_GRACE_SECONDS)]

@@ -356,7 +356,7 @@ class Broker(Generic[HandleT]):
         self.rendezvous.establish(rendezvous_id)
 
     def withdraw(self, rendezvous_id: str, now: float) -> None:
-        """End a rendezvous that is not needed any more: its listener does not open its data channel, or its sender no
+        """End a rendezvous that is no longer needed: its listener does not open its data channel, or its sender no
         longer waits."""
         self._end(rendezvous_id, Input.WITHDRAWN, now)
 

@@ -27,7 +27,7 @@ class ChannelInput(enum.Enum):
     HELLO = "hello"
     #: A token was valid.
     GRANT = "grant"
-    #: None of the keys that have authorized it are valid any longer.
+    #: The keys that have authorized it are no longer valid.
     KEYS_GONE = "keys gone"
     #: The channel has ended.
     LOST = "lost"

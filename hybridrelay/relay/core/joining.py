@@ -40,7 +40,7 @@ class Joins(Generic[HandleT]):
         max_asked: how many listeners are asked for one join at most.
         output: called with each command and event.
         ended: called with each rendezvous that was displaced.
-        withdraw: ends a rendezvous that is not needed any more.
+        withdraw: ends a rendezvous that is no longer needed.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ LEAST: Final = 8
 
 
 class Room:
-    """The room of a relay.
+    """The room of a relay for programs that it notes; see the module.
 
     Args:
         total: for how many programs there is room.

@@ -76,7 +76,7 @@ def claims_to_sweep(database: sqlite3.Connection, now: float) -> list[str]:
 
 
 def sweep_claims(database: sqlite3.Connection, connection: str, now: float) -> None:
-    """Delete the contents of claims that have expired, and claims that are not kept any longer. Raises as
+    """Delete the contents of claims that have expired, and claims that are no longer kept. Raises as
     `read_claims`."""
     expired, forgotten = _to_sweep(database, connection, now)
     for claim in expired:

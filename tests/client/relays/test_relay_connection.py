@@ -190,7 +190,7 @@ async def test_the_earlier_key_is_used_at_a_relay_that_was_never_asked_before_th
     assert channel.key == changed.key
     found.append((connection.falls_back, connection.has_accepted_key))
     assert found == [(True, False), (False, True)]
-    # The earlier key has been replaced: it is not tried any more.
+    # The earlier key has been replaced: it is no longer tried.
     relay.valid, before = generate_key(), len(relay.joins)
     with pytest.raises(AuthorizationError):
         await connection.open_data_channel(search(), OURS)

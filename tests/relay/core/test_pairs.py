@@ -33,7 +33,7 @@ def test_bytes_are_added_up_while_they_flow_and_afterwards() -> None:
     table.ended("1")
     second.to_client = 1
     assert table.of_instance("db", "listener") == table.of_connection("db") == Traffic(11, 5, 1)
-    assert table.of_instance("db", "a") == Traffic(), "it is not there any more"
+    assert table.of_instance("db", "a") == Traffic(), "it is no longer there"
     assert [position for position, _ in table.index.page(9)] == [("db", "2")]
     table.ended("2")
     table.ended("2")

@@ -291,7 +291,7 @@ def test_every_rendezvous_has_a_place_until_it_ends() -> None:
         rendezvous.ready(Arrival(made[0].id, "sql", side), 0.0)
     (stopping,) = [one for one in rendezvous.revoke({SENDER_KEY}, 0.0) if isinstance(one, Stopping)]
     assert stopping.rendezvous_id == made[0].id
-    assert len(places) == 1, "until the bytes are not moved any longer"
+    assert len(places) == 1, "until the bytes are no longer moved"
     assert rendezvous.end(made[0].id, Input.CANCELLED, 0.0)
     assert len(places) == 0
     made[1] = rendezvous.create("sql", LISTENER, SENDER, 0.0)

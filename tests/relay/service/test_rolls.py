@@ -220,7 +220,7 @@ async def test_rolls_of_which_no_program_has_a_key_cost_almost_nothing(
         await relay._save()
     assert [len(rolls) for rolls in written] == [40]
     assert _count(events, KeyRollStarted) == 40
-    # A roll that is over because a key was changed is not remembered any more; the others are not begun again.
+    # A roll that is over because a key was changed is no longer remembered; the others are not begun again.
     store.revoke_key("db00000", "sender", KeySlot.PRIMARY)
     store.delete("db00001")
     update(broker, store)
