@@ -6,9 +6,12 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple, cast
 
+import attrs
 import trio
+
+from ._thread_memory import has_memory_for_thread
 
 __all__ = ["OutOfThreads", "from_any_thread", "run_in_spare_thread", "run_in_thread", "thread_errors"]
 
@@ -17,10 +20,40 @@ Ts = TypeVarTuple("Ts")
 
 
 class OutOfThreads(OSError):
-    """No thread can be started. Its errno is EAGAIN, as in pthread_create(3)."""
+    """No thread can be started, or none for which there is enough memory. Its errno is EAGAIN, as in
+    pthread_create(3)."""
 
     def __init__(self) -> None:
         super().__init__(errno.EAGAIN, "no thread can be started")
+
+
+def _check_memory() -> None:
+    """Raise OutOfThreads if a thread might run out of memory before it has begun."""
+    if not has_memory_for_thread():
+        raise OutOfThreads
+
+
+@attrs.frozen
+class _WithMemory:
+    """A limiter for `trio.to_thread.run_sync`, which checks the memory just before a thread is started."""
+
+    _limiter: trio.CapacityLimiter
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._limiter.acquire_on_behalf_of(borrower)
+        try:
+            _check_memory()
+        except OutOfThreads:
+            self._limiter.release_on_behalf_of(borrower)
+            raise
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._limiter.release_on_behalf_of(borrower)
+
+
+def _with_memory(limiter: trio.CapacityLimiter) -> trio.CapacityLimiter:
+    # Trio uses only the two methods.
+    return cast(trio.CapacityLimiter, _WithMemory(limiter))
 
 
 def from_any_thread(function: Callable[[T], object]) -> Callable[[T], None]:
@@ -65,8 +98,8 @@ async def run_in_thread(
         return function(*arguments)
 
     try:
-        return await trio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=abandon_on_cancel)
-    except RuntimeError:
+        return await trio.to_thread.run_sync(run, limiter=_with_memory(limiter), abandon_on_cancel=abandon_on_cancel)
+    except (RuntimeError, OutOfThreads):
         if started:
             raise
     return run()
@@ -86,7 +119,9 @@ async def run_in_spare_thread(function: Callable[[*Ts], T], *arguments: *Ts, lim
     If cancelled, it returns at once, and the function continues.
     """
     with thread_errors():
-        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(
+            function, *arguments, limiter=_with_memory(limiter), abandon_on_cancel=True
+        )
 
 
 #: The limiter of a Trio run.
@@ -105,11 +140,13 @@ def _own_limiter() -> trio.CapacityLimiter:
 
 @contextmanager
 def thread_errors() -> Iterator[None]:
-    """Translate the errors of Trio's calls that resolve names or start processes. Trio starts a thread for these.
+    """Translate the errors of Trio's calls that resolve names or start processes. Trio starts a thread for these. The
+    block is not entered if a thread might run out of memory before it has begun.
 
     Raises:
         OutOfThreads: no thread can be started.
     """
+    _check_memory()
     try:
         yield
     except RuntimeError as exc:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import errno
+import mmap
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 import trio
+import trio.testing
 
-from hybridrelay._threads import OutOfThreads, run_in_thread, thread_errors
+from hybridrelay._thread_memory import has_memory_for_thread
+from hybridrelay._threads import OutOfThreads, run_in_spare_thread, run_in_thread, thread_errors
 
 
 def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +61,60 @@ def test_threads_that_cannot_be_started_are_a_shortage() -> None:
     assert caught.value.errno == errno.EAGAIN
     with pytest.raises(RuntimeError, match="another"), thread_errors():
         raise RuntimeError("another")
+
+
+def _no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> mmap.mmap:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of address space are of POSIX")
+async def test_without_memory_for_a_thread_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter would wait without end for a thread that runs out of memory before it has begun."""
+    limiter = trio.CapacityLimiter(1)
+    _no_memory(monkeypatch)
+    assert await run_in_thread(threading.get_ident, limiter=limiter) == threading.get_ident()
+    with pytest.raises(OutOfThreads):
+        await run_in_spare_thread(threading.get_ident, limiter=limiter)
+    with pytest.raises(OutOfThreads), thread_errors():
+        raise AssertionError("this is not reached")
+    assert limiter.borrowed_tokens == 0
+    monkeypatch.undo()
+    assert await run_in_spare_thread(threading.get_ident, limiter=limiter) != threading.get_ident()
+
+
+async def test_memory_is_looked_at_when_it_is_the_turn_of_a_thread(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    """It may have been used up while other threads were waited for."""
+    limiter, borrower, found = trio.CapacityLimiter(1), object(), []
+
+    async def run() -> None:
+        found.append(await run_in_thread(threading.get_ident, limiter=limiter))
+
+    limiter.acquire_on_behalf_of_nowait(borrower)
+    nursery.start_soon(run)
+    await trio.testing.wait_all_tasks_blocked()
+    monkeypatch.setattr("hybridrelay._threads.has_memory_for_thread", lambda: False)
+    limiter.release_on_behalf_of(borrower)
+    await trio.testing.wait_all_tasks_blocked()
+    assert found == [threading.get_ident()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_limit_of_address_space_is_noticed() -> None:
+    program = """
+import os, resource
+from hybridrelay._thread_memory import THREAD_BYTES, has_memory_for_thread
+assert has_memory_for_thread()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+for spare in (0, THREAD_BYTES // 2, 4 * THREAD_BYTES):
+    resource.setrlimit(resource.RLIMIT_AS, (used + spare, hard))
+    print(has_memory_for_thread())
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False", "True"]
+    assert has_memory_for_thread()

@@ -28,6 +28,8 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from .._thread_memory import has_memory_for_thread
+
 #: The maximum size of the queue: lines, and bytes.
 MAX_LINES: Final = 10_000
 MAX_BYTES: Final = 4 << 20
@@ -173,7 +175,7 @@ class LogWriter:
 
     def _work_without_thread(self) -> None:
         now = time.monotonic()
-        if now >= self._no_thread_before and not self._rest:
+        if now >= self._no_thread_before and not self._rest and has_memory_for_thread():
             thread = threading.Thread(target=self._run, name="hybridrelay-log", daemon=True)
             try:
                 self._thread = thread
