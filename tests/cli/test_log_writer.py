@@ -164,10 +164,10 @@ def test_without_threads_a_stalled_reader_blocks_nobody_either(pipe: _Pipe) -> N
 
 @pytest.mark.usefixtures("no_threads")
 def test_a_thread_takes_over_when_one_can_be_started(pipe: _Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridrelay.cli.log_writer._THREAD_RETRY_SECONDS", 0.0)  # or the pipe could be full by then
     writer = pipe.writer()
     writer.put("one\n")
     monkeypatch.undo()
-    monkeypatch.setattr("hybridrelay.cli.log_writer._THREAD_RETRY_SECONDS", 0.0)
 
     def has_thread() -> bool:
         writer.put("more\n")
