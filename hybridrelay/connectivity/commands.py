@@ -107,10 +107,11 @@ class _Processes:
         self.pids: set[int] = set()
 
     async def start(self, command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfCloseableStream]:
-        """See `_start`."""
+        """See `_start`. Raises OSError, also if no thread can be started for this."""
         self.starting += 1
         try:
-            process, stream = await _start(command)
+            with thread_errors():
+                process, stream = await _start(command)
             self.pids.add(process.pid)
         finally:
             self.starting -= 1

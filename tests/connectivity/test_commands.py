@@ -64,6 +64,14 @@ async def test_whoever_reaps_other_children_knows_its_processes() -> None:
         assert not commands.reaps(pid)
 
 
+async def test_without_a_thread_it_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is a failure to connect, and no bug."""
+    monkeypatch.setattr("hybridrelay._threads.has_memory_for_thread", lambda: False)
+    async with Commands(ECHO) as commands:
+        with pytest.raises(OSError, match="no thread can be started"):
+            await commands.dial()
+
+
 async def test_each_dial_is_a_process() -> None:
     async with Commands(ECHO) as commands, await commands.dial() as one, await commands.dial() as other:
         assert await receive_pid(one) != await receive_pid(other)
