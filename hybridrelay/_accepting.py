@@ -31,7 +31,7 @@ import trio
 
 from ._descriptors import is_reserved
 from ._nursery import FlatNursery
-from ._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
+from ._shortage import OUT_OF_DESCRIPTORS, Shortage, socket_shortage_of
 from .events.program import ResourcesRestored, ResourcesShort
 from .events.stream import EventStream
 
@@ -104,7 +104,7 @@ async def _accept(
         try:
             stream = await listener.accept()
         except OSError as exc:
-            shortage = shortage_of(exc)
+            shortage = socket_shortage_of(exc)
             if shortage is None:
                 raise
             reset = reserve.reset_one(listener)
@@ -166,7 +166,7 @@ async def _accept_sockets(
             except BlockingIOError:
                 pass
             except OSError as exc:
-                shortage = shortage_of(exc)
+                shortage = socket_shortage_of(exc)
                 if shortage is None:
                     if exc.errno not in _ERRORS_OF_ONE_CONNECTION:
                         raise

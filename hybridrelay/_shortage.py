@@ -1,4 +1,4 @@
-"""Resources that this machine can run out of: descriptors, local ports, memory for sockets, threads.
+"""Resources that this machine can run out of: descriptors, local ports, memory for sockets, threads, epoll watches.
 
 Such a failure is not caused by the other side. It is reported as a shortage of this machine, and it is temporary: the
 operation is retried or refused, and no program ends because of it.
@@ -14,7 +14,15 @@ import attrs
 from ._descriptors import RAISE_LIMIT
 from ._value import Value
 
-__all__ = ["OUT_OF_DESCRIPTORS", "OUT_OF_MEMORY", "Shortage", "remedy_or", "shortage_of", "text_or"]
+__all__ = [
+    "OUT_OF_DESCRIPTORS",
+    "OUT_OF_MEMORY",
+    "Shortage",
+    "remedy_or",
+    "shortage_of",
+    "socket_shortage_of",
+    "text_or",
+]
 
 
 @attrs.frozen
@@ -40,6 +48,10 @@ _PORTS = Shortage(
 _MEMORY = Shortage(
     "has no memory left for connections", "free memory on this machine, or raise net.ipv4.tcp_mem (see tcp(7))"
 )
+_WATCHES = Shortage(
+    "may not wait for more sockets",
+    "raise fs.epoll.max_user_watches, or find out which programs of the same user have so many sockets open",
+)
 _SHORTAGES = {
     errno.EMFILE: OUT_OF_DESCRIPTORS,
     errno.ENFILE: Shortage(
@@ -62,6 +74,12 @@ def shortage_of(error: OSError) -> Shortage | None:
     if error.errno == errno.EADDRNOTAVAIL:
         return None if _has_free_port() else _PORTS
     return _SHORTAGES.get(error.errno)
+
+
+def socket_shortage_of(error: OSError) -> Shortage | None:
+    """The same for a call about a socket, or one that waits for it. There, ENOSPC is about epoll(7), and not about a
+    disk."""
+    return _WATCHES if error.errno == errno.ENOSPC else shortage_of(error)
 
 
 def text_or(error: Exception, usual: str) -> str:

@@ -128,6 +128,28 @@ async def test_without_a_descriptor_newcomers_are_reset(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_socket_that_cannot_be_watched_is_a_shortage(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The system limits how many descriptors the programs of a user may register with epoll."""
+    taken: list[str] = []
+
+    def take(sock: socket.socket, _name: object) -> None:
+        sock.close()
+        taken.append("once more" if taken else "no room")
+        if len(taken) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        await nursery.start(partial(accept_sockets, {listener: take}, events=logged_events(), what="port x"))
+        with trio.fail_after(60):
+            while len(taken) < 2:
+                await _is_served(listener.socket.getsockname()[1])
+        assert "max_user_watches" in _messages(caplog)[0]
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_log_says_when_it_is_over(
     nursery: trio.Nursery,
     autojump_clock: trio.testing.MockClock,

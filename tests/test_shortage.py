@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from hybridrelay._shortage import remedy_or, shortage_of, text_or
+from hybridrelay._shortage import remedy_or, shortage_of, socket_shortage_of, text_or
 from hybridrelay._threads import OutOfThreads
 
 
@@ -33,6 +33,15 @@ def test_what_has_run_out_is_named_with_its_remedy(error: OSError, says: str, do
     assert do in shortage.remedy
     assert text_or(error, "usual") == f"this machine {shortage.text}"
     assert remedy_or(error, "usual") == shortage.remedy
+
+
+def test_no_space_is_about_epoll_if_it_is_the_error_of_a_socket() -> None:
+    error = _error(errno.ENOSPC)
+    assert shortage_of(error) is None, "a file: the disk is full"
+    shortage = socket_shortage_of(error)
+    assert shortage is not None
+    assert "max_user_watches" in shortage.remedy
+    assert socket_shortage_of(_error(errno.EMFILE)) is shortage_of(_error(errno.EMFILE))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import socket
 
 import trio
 
-from .._shortage import shortage_of
+from .._shortage import socket_shortage_of
 from ..abc import Dialer
 from ..failure import Failure, FailureKind, Step, causes, kind_of_error
 from ..streams.connecting import open_tcp, resolve_host
@@ -102,7 +102,7 @@ def dial_failure(error: OSError) -> Failure:
         if isinstance(cause, socket.gaierror):
             known = cause.errno in _NAME_NOT_FOUND
             return Failure.of(FailureKind.NAME_NOT_FOUND if known else FailureKind.NAME_SERVICE_FAILED, Step.RESOLVE)
-        if isinstance(cause, OSError) and (shortage := shortage_of(cause)) is not None:
+        if isinstance(cause, OSError) and (shortage := socket_shortage_of(cause)) is not None:
             # If this machine lacks a resource, the failures at other addresses are irrelevant.
             return Failure(FailureKind.OUT_OF_RESOURCES, f"this machine {shortage.text}", shortage.remedy)
         if (kind := kind_of_error(cause)) is not None:

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from .._descriptors import is_reserved
-from .._shortage import OUT_OF_DESCRIPTORS, shortage_of
+from .._shortage import OUT_OF_DESCRIPTORS, socket_shortage_of
 from .._value import Value
 from ..policy.decision import Decision
 from ..protocol.reasons import Reason
@@ -198,7 +198,7 @@ async def _ask(instance: str, address: AddressInfo) -> int:
                         except BadReply as exc:
                             problem = str(exc)
     except OSError as exc:
-        if (shortage := shortage_of(exc)) is not None:
+        if (shortage := socket_shortage_of(exc)) is not None:
             raise TargetError(
                 f"the connector {shortage.text}", Reason.OUT_OF_RESOURCES, remedy=shortage.remedy
             ) from exc

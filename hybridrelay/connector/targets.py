@@ -10,7 +10,7 @@ from typing import TypeAlias
 import trio
 
 from .._descriptors import is_reserved
-from .._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
+from .._shortage import OUT_OF_DESCRIPTORS, Shortage, socket_shortage_of
 from ..errors import ConfigurationError
 from ..failure import causes
 from ..policy.decision import ALLOWED, Decision
@@ -211,7 +211,7 @@ def _target_error(exc: OSError) -> TargetError:
     # `open_tcp` raises one error for all addresses, whose cause has the error of each.
     failed = [cause for cause in causes(exc) if isinstance(cause, OSError)]
     for cause in failed:
-        if (shortage := shortage_of(cause)) is not None:
+        if (shortage := socket_shortage_of(cause)) is not None:
             return _out_of(shortage)
     # A refusal at one address says more (the host exists) than a missing route to another one.
     reason = max(map(_reason, failed), key=lambda one: one.specificity, default=Reason.TARGET_UNREACHABLE)

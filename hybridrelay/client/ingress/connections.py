@@ -9,7 +9,7 @@ import socket
 import trio
 
 from ..._nursery import FlatNursery
-from ..._shortage import shortage_of
+from ..._shortage import socket_shortage_of
 from ..._unexpected_failure import unexpected_failure
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError, HybridRelayError, StreamRefused
@@ -142,7 +142,7 @@ class Connections:
 
 def _no_socket(error: OSError) -> HybridRelayError:
     """Return the error for a machine on which no socket can be made."""
-    shortage = shortage_of(error)
+    shortage = socket_shortage_of(error)
     if shortage is not None:
         return HybridRelayError(
             f"this machine {shortage.text}", reason=Reason.OUT_OF_RESOURCES, remedy=shortage.remedy

@@ -17,7 +17,7 @@ from ..._accepting import ShortageReport, accept_sockets, serve_listeners
 from ..._changing_listeners import change_listeners
 from ..._listening import explain_listen_error
 from ..._nursery import FlatNursery
-from ..._shortage import shortage_of
+from ..._shortage import socket_shortage_of
 from ...abc import Binding, Incoming, Listener, Port, Purpose, Transport
 from ...connectivity.discovery import all_ports, local_ports, purposes_by_port, transports_by_port
 from ...errors import ConfigurationError
@@ -280,7 +280,7 @@ async def _accept_from(
             try:
                 incoming = await port.listener.accept()
             except OSError as exc:
-                shortage = shortage_of(exc)
+                shortage = socket_shortage_of(exc)
                 if shortage is None:
                     raise
                 report.note(shortage, 0)
