@@ -27,7 +27,7 @@ async def test_connections_that_arrive_while_it_stops(tmp_path: Path, monkeypatc
         arriving.extend(socket.create_connection(port) for port in 3 * ports)
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(ControlPeers, "drain", arrive)
+    monkeypatch.setattr(ControlPeers, "announce_stop", arrive)
     config = RelayConfig(state_dir=tmp_path / "state", bindings={port: (Binding(HOST, 0),) for port in PORTS})
     for _ in range(ROUNDS):
         stop = trio.Event()
