@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from hybridrelay.client import open_port
 from hybridrelay.client.ingress import fronts, replies
-from hybridrelay.client.ingress.fronts import Front
+from hybridrelay.client.ingress.fronts import Found, Front
 from hybridrelay.client.ingress.http_connect import HttpConnectHandshake
 from hybridrelay.client.ingress.socks import SocksHandshake
 from hybridrelay.events import Event, EventStream, FrontListening, FrontOpenToOthers, FrontRequestRefused
@@ -27,6 +27,8 @@ class Scene:
     def __init__(self) -> None:
         self.published: list[Event] = []
         self.wanted: list[str] = []
+        #: What is found, whatever is wanted.
+        self.found: Found | None = None
         self.port = 0
 
     @asynccontextmanager
@@ -36,8 +38,9 @@ class Scene:
         events = EventStream(self.published.append)
         port = await open_port((host, 0), events=events)
 
-        def find(wanted: object) -> None:
+        def find(wanted: object) -> Found | None:
             self.wanted.append(str(wanted))
+            return self.found
 
         front = Front(kind, port, make, requires_password=lambda: True, find=find, events=events)
         self.port = port.bound[0][1]
@@ -157,6 +160,30 @@ async def test_a_refused_connection_that_is_not_closed_gives_way_to_others(monke
         assert b"\x05\x02" in await waiting.receive_some()
         for stream in (waiting, *refused):
             await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_"), [("socks", SOCKS + b"\x05\x01\x00\x03\x01a\x00\x01"), ("http-proxy", CONNECT)]
+)
+async def test_what_follows_a_request_is_left_for_the_target(kind: str, request_: bytes) -> None:
+    """Even if it arrives in one piece with the request."""
+    left: list[bytes] = []
+    served = trio.Event()
+
+    class Served:
+        def serve_answered(self, local: trio.SocketStream, _handshake: object, _port: int | None) -> None:
+            left.append(local.socket._sock.recv(100))  # type: ignore[attr-defined]
+            local.socket.close()
+            served.set()
+
+    scene = Scene()
+    scene.found = Found(Served())  # type: ignore[arg-type]
+    async with scene.running(kind):
+        async with await scene.connect() as stream:
+            await stream.send_all(request_ + b"early")
+            with trio.fail_after(60):
+                await served.wait()
+    assert left == [b"early"]
 
 
 async def test_an_address_that_other_machines_can_reach() -> None:

@@ -13,13 +13,14 @@ import trio
 import trio.testing
 
 from hybridrelay.abc import Binding
+from hybridrelay.relay.edge import unauthenticated
 from hybridrelay.relay.edge.handshakes import HandshakeQueue
 from hybridrelay.relay.edge.permits import HandshakeScheduler
 from hybridrelay.relay.edge.ports import OpenPort
 from hybridrelay.relay.edge.requests import Request
 from hybridrelay.relay.edge.slots import Slots
 from hybridrelay.relay.edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
-from hybridrelay.relay.limits import RateLimit
+from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS, RateLimit
 from hybridrelay.security import parse_networks_untrusted
 from hybridrelay_websocket import transport
 
@@ -38,6 +39,8 @@ async def is_closed(sock: socket.socket) -> bool:
         return sock.recv(1) == b""
     except BlockingIOError:
         return False
+    except ConnectionResetError:  # with bytes that were not read
+        return True
 
 
 @attrs.define
@@ -138,3 +141,36 @@ async def test_a_connection_that_has_a_task_is_cancelled_if_its_slot_is_needed()
         is_cancelled.append(served.scope.cancel_called)
         assert is_cancelled == [False, True]
         assert len(watched.connections) == 1
+
+
+async def test_a_peer_that_sends_tiny_pieces_without_end_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unauthenticated, "MAX_LOOKS", 5)
+    async with watching(Slots(10), one_for_each_address()) as watched:
+        watched.connect("192.0.2.1").send(b"GET ")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        client = watched.connect("192.0.2.1")
+        closed = []
+        for _ in range(5):
+            client.send(b"G")
+            closed.append(await is_closed(client))
+        assert closed == [False] * 4 + [True]
+
+
+async def test_a_peer_that_can_send_no_more_is_closed_unless_it_may_wait_for_an_answer() -> None:
+    async with watching(Slots(10)) as watched:
+        of_proxy, of_http = watched.connect(PROXY), watched.connect("192.0.2.1")
+        for client in (of_proxy, of_http):
+            assert not await is_closed(client)
+            client.shutdown(socket.SHUT_WR)
+        assert [await is_closed(client) for client in (of_proxy, of_http)] == [True, False]
+
+
+async def test_a_peer_that_sends_nothing_is_closed_at_the_deadline(mock_clock: trio.testing.MockClock) -> None:
+    async with watching(Slots(10)) as watched:
+        early = watched.connect("192.0.2.1")
+        assert not await is_closed(early)
+        mock_clock.jump(AUTHENTICATION_DEADLINE_SECONDS - 1)
+        late = watched.connect("192.0.2.2")
+        assert [await is_closed(client) for client in (early, late)] == [False, False]
+        mock_clock.jump(1)
+        assert [await is_closed(client) for client in (early, late)] == [True, False]
