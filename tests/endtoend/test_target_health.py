@@ -16,6 +16,8 @@ import trio
 from hybridrelay import open_client
 from hybridrelay.client import Client
 from hybridrelay.errors import StreamRefused
+from hybridrelay.management import ManagementClient, read_status
+from hybridrelay.management.addresses import LocalAddress
 from hybridrelay.mux import MuxStream
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams.exact import receive_exactly
@@ -83,14 +85,23 @@ class Scene:
         assert done.returncode in (0, 1), done.stderr
         return done.stdout
 
+    async def status(self) -> dict[str, Any]:
+        """What ``status --json`` prints, without the time that it takes to start a program."""
+        client = ManagementClient(LocalAddress(self.deployment.state))
+        try:
+            status = await read_status(client)
+        finally:
+            await client.aclose()
+        found: dict[str, Any] = json.loads("".join(status.json_parts()))
+        return found
+
     async def listeners(self) -> list[dict[str, Any]]:
-        status = json.loads(await self.run("status", "--state", self.deployment.state, "--json"))
-        found: list[dict[str, Any]] = status["listeners"]
+        found: list[dict[str, Any]] = (await self.status())["listeners"]
         return found
 
     async def problems(self) -> list[tuple[str, str | None]]:
         """The codes of the relay's problems, with the hybrid connections that have them."""
-        status = json.loads(await self.run("status", "--state", self.deployment.state, "--json"))
+        status = await self.status()
         return [(one["code"], one["connection"]) for one in status["relay"]["problems"]]
 
     async def report(self, *wanted: str) -> None:
