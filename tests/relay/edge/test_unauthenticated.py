@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,24 +13,30 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import Binding
+import hybridrelay_tcp
+import hybridrelay_websocket
+from hybridrelay.abc import Binding, Port
+from hybridrelay.protocol.preamble import PREAMBLE_SIZE
 from hybridrelay.relay.edge import unauthenticated
 from hybridrelay.relay.edge.handshakes import HandshakeQueue
 from hybridrelay.relay.edge.permits import HandshakeScheduler
 from hybridrelay.relay.edge.ports import OpenPort
-from hybridrelay.relay.edge.requests import Request
+from hybridrelay.relay.edge.requests import ProbeRequest, Request
 from hybridrelay.relay.edge.slots import Slots
 from hybridrelay.relay.edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS, RateLimit
 from hybridrelay.security import parse_networks_untrusted
-from hybridrelay_websocket import transport
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has epoll")
 PROXY = "10.0.0.5"
+TCP = hybridrelay_tcp.transport.routes[0].port
+HTTPS, HTTP = (route.port for route in hybridrelay_websocket.transport.routes)
 
 
-def no_preamble(port: OpenPort, data: bytes) -> Request:
-    raise AssertionError("the transport's handshake comes first")
+def probe(port: OpenPort, data: bytes) -> Request:
+    """Decode the preamble of a plain port. On the others, the transport's handshake comes first."""
+    assert port.is_plain
+    return ProbeRequest()
 
 
 async def is_closed(sock: socket.socket) -> bool:
@@ -45,7 +52,7 @@ async def is_closed(sock: socket.socket) -> bool:
 
 @attrs.define
 class Watched:
-    """Connections that are watched on the port `http`."""
+    """Connections that are watched on one port."""
 
     connections: UnauthenticatedConnections
     slots: Slots
@@ -72,15 +79,22 @@ class Watched:
 
 
 @asynccontextmanager
-async def watching(slots: Slots, scheduler: HandshakeScheduler | None = None) -> AsyncIterator[Watched]:
+async def watching(
+    slots: Slots, scheduler: HandshakeScheduler | None = None, *, port: Port = HTTP
+) -> AsyncIterator[Watched]:
     scheduler = scheduler or HandshakeScheduler()
     served: list[UnauthenticatedConnection] = []
     connections = UnauthenticatedConnections(
-        slots, scheduler, decode=no_preamble, serve=served.append, proxies=parse_networks_untrusted(PROXY)
+        slots,
+        scheduler,
+        decode=probe,
+        serve=served.append,
+        proxies=parse_networks_untrusted(PROXY),
     )
+    transport = hybridrelay_tcp.transport if port is TCP else hybridrelay_websocket.transport
     listener = await transport.listen(Binding("127.0.0.1", 0))
-    port = OpenPort(transport.routes[1].port, listener, frozenset(), "websocket")
-    watched = Watched(connections, slots, scheduler, port, served)
+    open_port = OpenPort(port, listener, frozenset(), "tcp" if port is TCP else "websocket")
+    watched = Watched(connections, slots, scheduler, open_port, served)
     async with listener, trio.open_nursery() as nursery:
         nursery.start_soon(connections.run)
         nursery.start_soon(scheduler.run)
@@ -156,13 +170,29 @@ async def test_a_peer_that_sends_tiny_pieces_without_end_is_closed(monkeypatch: 
         assert closed == [False] * 4 + [True]
 
 
-async def test_a_peer_that_can_send_no_more_is_closed_unless_it_may_wait_for_an_answer() -> None:
-    async with watching(Slots(10)) as watched:
-        of_proxy, of_http = watched.connect(PROXY), watched.connect("192.0.2.1")
-        for client in (of_proxy, of_http):
-            assert not await is_closed(client)
-            client.shutdown(socket.SHUT_WR)
-        assert [await is_closed(client) for client in (of_proxy, of_http)] == [True, False]
+@pytest.mark.parametrize(
+    ("port", "address", "sent", "closed"),
+    [
+        pytest.param(HTTP, PROXY, b"PROXY ", True, id="in a PROXY header"),
+        pytest.param(HTTPS, "192.0.2.1", b"\x16\x03\x01", True, id="in a ClientHello"),
+        pytest.param(TCP, "192.0.2.1", bytes(PREAMBLE_SIZE), True, id="after the preamble"),
+        pytest.param(HTTP, "192.0.2.1", b"", False, id="in HTTP"),
+    ],
+)
+async def test_a_peer_that_can_send_no_more_is_closed_unless_it_may_wait_for_an_answer(
+    port: Port, address: str, sent: bytes, closed: bool
+) -> None:
+    """An HTTP client may still wait for one."""
+    async with watching(Slots(10), port=port) as watched:
+        client = watched.connect(address)
+        client.send(sent)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with contextlib.suppress(BlockingIOError):
+            client.recv(100)  # the answer to the preamble
+        assert not await is_closed(client)
+        client.shutdown(socket.SHUT_WR)
+        assert await is_closed(client) is closed
+        assert len(watched.slots) == (0 if closed else 1)
 
 
 async def test_a_peer_that_sends_nothing_is_closed_at_the_deadline(mock_clock: trio.testing.MockClock) -> None:
