@@ -18,6 +18,7 @@ from hybridrelay.events import (
 from hybridrelay.http import Failure, RequestError
 from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.management.handlers import OPERATIONS
+from hybridrelay.management.logins import TokenCredential, digest_of
 from hybridrelay.management.peers import CertificateRefusal, Peer
 from hybridrelay.management.plugins import Credentials
 from hybridrelay.protocol.reasons import Reason
@@ -206,7 +207,7 @@ async def begin(api: Api, method: str, path: str, *fields: tuple[str, str]) -> N
     await trio.testing.wait_all_tasks_blocked()
 
 
-@pytest.mark.parametrize("by", ["token", "certificate"])
+@pytest.mark.parametrize("by", ["token", "certificate", "login with a token", "login that has ended"])
 async def test_a_change_is_refused_if_its_caller_is_nobody_any_more_when_its_body_has_arrived(
     relay: Relay, autojump_clock: trio.testing.MockClock, by: str
 ) -> None:
@@ -215,16 +216,38 @@ async def test_a_change_is_refused_if_its_caller_is_nobody_any_more_when_its_bod
     certificate = Peer("192.0.2.1", Caller("certificate", "x", ManagementRole.ADMIN), expires_at=NOW + 10)
     api = relay.connect(certificate if by == "certificate" else None)
     fields = [("Content-Type", "application/json"), ("Content-Length", "2")]
-    credentials = [("Authorization", header)] if by == "token" else []
-    await begin(api, "PUT", f"{CONNECTIONS}/new", *fields, *credentials)
+    login = digest_of("text")
     if by == "token":
-        relay.store.delete_token(token.id)
-    else:
+        fields.append(("Authorization", header))
+    elif by.startswith("login"):
+        relay.gate.logins.begin(login, TokenCredential(token.id), now=NOW, valid_until=NOW + 60)
+        fields += [("Cookie", "hybridrelay=text"), ("Sec-Fetch-Site", "same-origin")]
+    await begin(api, "PUT", f"{CONNECTIONS}/new", *fields)
+    if by == "certificate":
         relay.now += 10
+    elif by == "login that has ended":
+        relay.gate.logins.end(login)
+    else:
+        relay.store.delete_token(token.id)
     await api.client.send(h11.Data(data=b"{}"))
     await api.client.send(h11.EndOfMessage())
     assert (await api.client.answer()).status == 401
     assert "new" not in relay.store.snapshot()
+
+
+async def test_a_plug_in_that_knows_one_hybrid_connection_cannot_create_it(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Like a key, whose hybrid connection may have been deleted while its request waited."""
+    relay.authenticators.append(("idp", Fixed(Caller("", "ann", ManagementRole.ADMIN, Scope(only="orders")))))
+    api = relay.connect()
+    path, endpoints = f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]}
+    rules = [{"name": "mine", "rights": ["Manage", "Listen", "Send"]}]
+    assert (await api.call("PUT", path, endpoints, Authorization="Bearer x"))[0].status == 200
+    relay.store.delete("orders")
+    for body in (endpoints, {**endpoints, "authorizationRules": rules}):
+        assert (await api.call("PUT", path, body, Authorization="Bearer x"))[0].status == 404
+    assert "orders" not in relay.store.snapshot()
 
 
 async def test_a_request_with_two_credentials_is_refused(

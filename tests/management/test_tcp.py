@@ -273,6 +273,23 @@ async def test_a_client_certificate_gives_the_role_of_its_unit(state: Path, file
     ]
 
 
+async def test_client_certificates_need_tls_1_3(state: Path, files: Files) -> None:
+    """In TLS 1.2, everybody on the way can read the client's certificate. Without them, TLS 1.2 is possible."""
+    for where, client_ca, is_possible in (
+        (state, None, True),
+        (_other(state), files.directory / "ca.pem", False),
+    ):
+        context = files.context()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        async with served(where, attrs.evolve(files.options, client_ca=client_ca)) as relay:
+            if is_possible:
+                assert (await relay.ask(context=context))[0] == 200
+            else:
+                with pytest.raises(ssl.SSLError):
+                    await relay.ask(context=context)
+            assert (await relay.ask(context=files.context()))[0] == 200
+
+
 def test_what_a_certificate_says() -> None:
     def subject(*parts: tuple[str, str]) -> dict[str, object]:
         return {
