@@ -400,7 +400,7 @@ async def test_a_channel_that_proves_nothing_ends_and_the_client_is_told(
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("when", ["before its handshake", "before HELLO", "while it is open"])
+@pytest.mark.parametrize("when", ["before its handshake", "before HELLO", "before it resumes", "while it is open"])
 async def test_an_identity_that_is_denied_at_any_time_has_no_session(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -417,6 +417,15 @@ async def test_an_identity_that_is_denied_at_any_time_has_no_session(
         with pytest.raises(SessionError) as refused:
             await scene.session()
         assert refused.value.reason is Reason.IDENTITY_DENIED
+    elif when == "before it resumes":
+        # A session belongs to a serial, so only the policy keeps another label of it from resuming.
+        session = await scene.session()
+        renamed = attrs.evolve(PEER, label="renamed")
+        scene.sessions.set_policy(Policy(frozenset({renamed.label})))
+        assert not await scene.attach(session, peer=renamed)
+        assert session.outcome is not None
+        assert session.outcome.reason is Reason.IDENTITY_DENIED
+        assert not any(isinstance(event, SessionResumed) for event in scene.events)
     elif when == "before HELLO":
         channel = scene.channel()
         await trio.testing.wait_all_tasks_blocked()

@@ -7,13 +7,14 @@ import random
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay import events
-from hybridrelay.connector import served_stream
+from hybridrelay.connector import served_stream, targets
 from hybridrelay.connector.served_stream import REPEAT_SECONDS
 from hybridrelay.errors import HybridRelayError, StreamRefused
 from hybridrelay.events import (
@@ -306,6 +307,34 @@ async def test_a_connector_that_goes_away_while_it_dials_says_so(
         await stream.wait_opened()
     assert refused.value.reason is Reason.GOING_AWAY
     assert scene.attempts == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_policy_that_changes_when_the_target_has_just_been_connected_ends_the_stream(
+    nursery: trio.Nursery, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is too late to cancel the attempt, and there is no bridge yet that could be cut off."""
+
+    async def open_target(*args: Any, **options: Any) -> trio.SocketStream:
+        connected = await targets.open_target(*args, **options)
+        scene.policy = Policy(frozenset({"shop"}))
+        scene.service.enforce()
+        return connected
+
+    monkeypatch.setattr(served_stream, "open_target", open_target)
+    scene = await Scene.start(nursery, target.address)
+    with pytest.raises(StreamRefused) as refused:
+        await scene.client.open_stream()
+    assert refused.value.reason is Reason.IDENTITY_DENIED
+    async with await target.accept() as server:
+        with pytest.raises(trio.BrokenResourceError):  # it is reset, and has got no bytes
+            await server.receive_some()
+    assert len(scene.service) == 0
+    opened, denied, refusal = scene.events
+    assert isinstance(opened, StreamOpened)
+    assert isinstance(denied, PolicyRefused)
+    assert isinstance(refusal, StreamNotConnected)
+    assert (denied.detail, refusal.detail, refusal.reason) == (*["deny list: label shop"] * 2, Reason.IDENTITY_DENIED)
     nursery.cancel_scope.cancel()
 
 
