@@ -14,7 +14,7 @@ from hybridrelay.connectivity.string_keeper import AGAIN_SECONDS, StringKeeper, 
 from hybridrelay.events.base import Event
 from hybridrelay.events.endpoint import StringKept, StringNotKept
 from hybridrelay.events.stream import EventStream
-from hybridrelay.security import ConnectionString, Endpoint, Secret
+from hybridrelay.security import ConnectionString, Endpoint, Role, Secret, create_authority
 
 BEFORE = ConnectionString((Endpoint("relay.example"),), "application", Secret("old"), "orders")
 
@@ -118,6 +118,26 @@ async def test_somebody_writes_the_key_into_the_source() -> None:
     assert scene.take_events() == [StringKept(connection="orders", parts=("key", "update"))]
     keeper.given(rolled(BEFORE, "third"))
     assert scene.take_events() == []
+
+
+async def test_a_renewed_identity_is_reported_until_it_is_stored_whatever_key_the_source_has() -> None:
+    """A running program keeps its identity when its source changes: the source still has the earlier one."""
+    authority = create_authority("orders", now=0)
+    earlier, renewed = (authority.issue(Role.APPLICATION, "shop", now=0) for _ in range(2))
+    before = attrs.evolve(BEFORE, identity=earlier, authority=authority.certificate)
+    scene = Scene(before, file=before)
+    keeper = scene.keeper()
+    await scene.receive(keeper, lambda string: attrs.evolve(rolled(string), identity=renewed))
+    assert [event.parts for event in scene.take_events() if isinstance(event, StringNotKept)] == [("key", "identity")]
+    scene.file = rolled(before)
+    keeper.given(scene.string)
+    (event,) = scene.take_events()
+    assert isinstance(event, StringNotKept)
+    assert (event.parts, event.detail) == (("identity",), "read-only")
+    scene.why = ""
+    await keeper.try_again()
+    assert scene.take_events() == [StringKept(connection="orders", parts=("identity",))]
+    assert scene.file == scene.string
 
 
 async def test_a_program_without_a_file() -> None:
