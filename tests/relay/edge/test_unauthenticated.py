@@ -61,6 +61,8 @@ class Watched:
     #: Those that were handed over to a task.
     served: list[UnauthenticatedConnection]
     clients: list[socket.socket] = attrs.field(factory=list)
+    #: Why connections of proxies were closed.
+    refusals: list[str] = attrs.field(factory=list)
 
     def connect(self, address: str) -> socket.socket:
         """The client's end of a connection that comes from `address`."""
@@ -84,17 +86,19 @@ async def watching(
 ) -> AsyncIterator[Watched]:
     scheduler = scheduler or HandshakeScheduler()
     served: list[UnauthenticatedConnection] = []
+    refusals: list[str] = []
     connections = UnauthenticatedConnections(
         slots,
         scheduler,
         decode=probe,
         serve=served.append,
         proxies=parse_networks_untrusted(PROXY),
+        refused=lambda port, address, detail: refusals.append(detail),
     )
     transport = hybridrelay_tcp.transport if port is TCP else hybridrelay_websocket.transport
     listener = await transport.listen(Binding("127.0.0.1", 0))
     open_port = OpenPort(port, listener, frozenset(), "tcp" if port is TCP else "websocket")
-    watched = Watched(connections, slots, scheduler, open_port, served)
+    watched = Watched(connections, slots, scheduler, open_port, served, refusals=refusals)
     async with listener, trio.open_nursery() as nursery:
         nursery.start_soon(connections.run)
         nursery.start_soon(scheduler.run)
@@ -195,12 +199,23 @@ async def test_a_peer_that_can_send_no_more_is_closed_unless_it_may_wait_for_an_
         assert len(watched.slots) == (0 if closed else 1)
 
 
-async def test_a_peer_that_sends_nothing_is_closed_at_the_deadline(mock_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize("address", [PROXY, "192.0.2.1"])
+async def test_a_peer_that_sends_nothing_is_closed_at_the_deadline(
+    mock_clock: trio.testing.MockClock, address: str
+) -> None:
     async with watching(Slots(10)) as watched:
-        early = watched.connect("192.0.2.1")
-        assert not await is_closed(early)
-        mock_clock.jump(AUTHENTICATION_DEADLINE_SECONDS - 1)
-        late = watched.connect("192.0.2.2")
-        assert [await is_closed(client) for client in (early, late)] == [False, False]
+        first = watched.connect(address)
         mock_clock.jump(1)
-        assert [await is_closed(client) for client in (early, late)] == [True, False]
+        second = watched.connect(address)
+        assert not await is_closed(first)
+        mock_clock.jump(AUTHENTICATION_DEADLINE_SECONDS - 1)
+        # Not until all tasks are blocked: a watcher that does not close a late connection never is.
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert first.recv(1) == b""
+        with pytest.raises(BlockingIOError):
+            second.recv(1)
+        assert (len(watched.connections), len(watched.slots)) == (1, 1)
+        seconds = f"{AUTHENTICATION_DEADLINE_SECONDS:g} s"
+        why = [f"no complete PROXY header has arrived within {seconds}"]
+        assert watched.refusals == (why if address == PROXY else [])
