@@ -41,6 +41,12 @@ class Receiver:
         max_held: see `NowaitStream.limit_held`.
     """
 
+    # Every connection has two of these before it has authenticated.
+    __slots__ = (
+        "_decrypted", "_incoming", "_later", "_outgoing", "_port", "_tls", "_undecrypted", "error", "feeder",
+        "has_ended", "records",
+    )  # fmt: skip
+
     def __init__(
         self, port: NowaitStream, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, max_held: int | None
     ) -> None:
