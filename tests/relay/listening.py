@@ -30,8 +30,13 @@ class FakeListener:
         #: Reports that the sender of the last offer has proved its identity.
         self.prove: Callable[[], None] = lambda: None
 
+    async def take_turn(self, connection: str, holder: str) -> int | None:
+        await trio.lowlevel.checkpoint()
+        return 0
+
     async def offer(
         self,
+        number: int,
         connection: str,
         ticket: bytes,
         lifetime_seconds: float,

@@ -284,9 +284,9 @@ class BrokerService:
         listener = ask.listener
         offer = partial(
             listener.handle.offer,
-            listener.connection,
-            ask.ticket,
-            TICKET_LIFETIME_SECONDS,
+            connection=listener.connection,
+            ticket=ask.ticket,
+            lifetime_seconds=TICKET_LIFETIME_SECONDS,
             withdraw=withdraw,
             proved=proved,
             holder=ask.holder,
@@ -294,7 +294,10 @@ class BrokerService:
             client_address=client_address,
         )
         try:
-            answer = await in_time(offer, OFFER_SECONDS)
+            number = await listener.handle.take_turn(listener.connection, ask.holder)
+            answer = None if number is None else await in_time(partial(offer, number), OFFER_SECONDS)
+        except trio.TooSlowError:
+            return Answer.DECLINED, Reason.LIMIT
         except trio.BrokenResourceError:
             return Answer.LOST, Reason.LISTENER_SILENT
         if answer is None:

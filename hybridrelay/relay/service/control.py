@@ -40,11 +40,12 @@ from ..core.control_channel import (
 )
 from ..limits import REVOKED_CHANNEL_SECONDS, UNREAD_SWEEPS
 from ..model import KeyId
-from .broker import BrokerService
+from .broker import OFFER_SECONDS, BrokerService
 from .channel_index import ChannelIndex
 from .checkpoints import Checkpoints, NoCheckpoints
 from .claims import Claims, NoClaims
 from .listener_handle import ListenerHandle
+from .offer_turns import OfferTurns
 from .patience import happens
 
 __all__ = ["CHECK_SECONDS", "ControlPeer"]
@@ -151,6 +152,8 @@ class ControlPeer:
         #: Offers without an answer, by id: the channel for the answer, and the callbacks.
         self._answers: dict[int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], _Offer]] = {}
         self._accepted: OrderedDict[int, _Offer] = OrderedDict()
+        #: The turns of offers; None until there is one.
+        self._offer_turns: OfferTurns | None = None
         #: The reason, if the relay ends the channel: at once, or as soon as it is attached; otherwise None.
         self._must_end: Reason | None = None
         self._heard = trio.Event()
@@ -381,8 +384,17 @@ class ControlPeer:
 
     # --- ListenerHandle
 
+    async def take_turn(self, connection: str, holder: str) -> int | None:
+        """Wait until an offer may be sent; see `ListenerHandle`."""
+        if self._offer_turns is None:
+            self._offer_turns = OfferTurns()
+        number = next(self._ids)
+        may_send = await self._offer_turns.take(number, connection, holder, silent_seconds=OFFER_SECONDS)
+        return number if may_send else None
+
     async def offer(
         self,
+        number: int,
         connection: str,
         ticket: bytes,
         lifetime_seconds: float,
@@ -394,14 +406,14 @@ class ControlPeer:
         client_address: str = "",
     ) -> control.Accept | control.Failed:
         """Offer a rendezvous to the listener; see `ListenerHandle`."""
-        id_ = next(self._ids)
         answer_in, answer_out = trio.open_memory_channel[control.Accept | control.Failed](1)
-        self._answers[id_] = answer_in, _Offer(withdraw, proved)
+        self._answers[number] = answer_in, _Offer(withdraw, proved)
         self._is_silent = True
+        is_sent = False
         try:
             await self.send(
                 control.Offer(
-                    id_,
+                    number,
                     connection,
                     ticket,
                     lifetime_seconds,
@@ -410,16 +422,21 @@ class ControlPeer:
                     printable(client_address)[: control.MAX_CLIENT_ADDRESS],
                 )
             )
+            is_sent = True
             try:
                 return await answer_out.receive()
             except trio.EndOfChannel:
                 raise trio.BrokenResourceError("the listener's control channel is gone") from None
         finally:
-            self._answers.pop(id_, None)
+            self._answers.pop(number, None)
+            if not is_sent and self._offer_turns is not None:
+                self._offer_turns.drop(number)
             answer_in.close()
             answer_out.close()
 
     def _answered(self, id_: int, answer: control.Accept | control.Failed) -> None:
+        if self._offer_turns is not None:
+            self._offer_turns.answered(id_)
         waiting = self._answers.pop(id_, None)
         if waiting is not None:
             answer_in, offer = waiting
@@ -517,3 +534,5 @@ class ControlPeer:
         self._broker.carry_out()
         for answer, _ in self._answers.values():
             answer.close()
+        if self._offer_turns is not None:
+            self._offer_turns.lost()

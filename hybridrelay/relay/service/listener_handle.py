@@ -18,8 +18,24 @@ class ListenerHandle(Protocol):
     `Places` also keeps control channels of clients under this type, and uses only `end` of them.
     """
 
+    async def take_turn(self, connection: str, holder: str) -> int | None:
+        """Wait until an offer may be sent to the listener; see `OfferTurns`.
+
+        Args:
+            connection: the name of the hybrid connection.
+            holder: see `control.Offer.holder`.
+
+        Returns:
+            The number with which `offer` is to be called; None if the listener answers nothing.
+
+        Raises:
+            trio.TooSlowError: too many others wait.
+            trio.BrokenResourceError: the listener's control channel has ended.
+        """
+
     async def offer(
         self,
+        number: int,
         connection: str,
         ticket: bytes,
         lifetime_seconds: float,
@@ -33,6 +49,7 @@ class ListenerHandle(Protocol):
         """Offer a rendezvous to the listener, and return its answer. The caller sets the deadline.
 
         Args:
+            number: from `take_turn`.
             connection: the name of the hybrid connection.
             ticket: the ticket for the listener's data channel.
             lifetime_seconds: how long the ticket is valid.

@@ -1,0 +1,91 @@
+"""In which order the offers of a relay are sent to a listener over one control channel. Pure.
+
+A listener reads only some 200 frames a second from a control channel (`mux/pace.py`), for all its hybrid connections
+together. If a relay sent offers as fast as clients request sessions, those with a key of one hybrid connection could
+make the offers for all others wait until nobody waits for their answers. So:
+
+1. At most `MAX_UNANSWERED` offers are unanswered at a time. The listener reads these in a quarter of a second.
+2. The other offers wait. Hybrid connections take turns. When it is a hybrid connection's turn, the holders of its
+   keys take turns, and a holder's offers are sent in the order in which they were added.
+3. An offer that was sent counts as unanswered even if nobody waits for the answer any more, because the listener may
+   not have read it yet. This ends after `FORGET_SECONDS`, for a listener that never answers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+__all__ = ["FORGET_SECONDS", "MAX_UNANSWERED", "OfferQueue"]
+
+MAX_UNANSWERED: Final = 48
+FORGET_SECONDS: Final = 10.0
+
+
+class OfferQueue:
+    """The offers of one control channel, by their ids; see the module."""
+
+    def __init__(self) -> None:
+        #: The offers that wait, by hybrid connection and holder. Whose turn is next comes first.
+        self._waiting: OrderedDict[str, OrderedDict[str, dict[int, None]]] = OrderedDict()
+        self._owners: dict[int, tuple[str, str]] = {}
+        #: The offers that were sent and not answered, and when they were sent: the earliest first.
+        self._sent: dict[int, float] = {}
+        #: How many answers there were.
+        self.answers = 0
+
+    def __len__(self) -> int:
+        """Return how many offers wait."""
+        return len(self._owners)
+
+    def add(self, id_: int, connection: str, holder: str) -> None:
+        """Add an offer, which waits for its turn.
+
+        Args:
+            id_: another one for each offer.
+            connection: the name of the hybrid connection.
+            holder: see `control.Offer.holder`.
+        """
+        self._owners[id_] = connection, holder
+        self._waiting.setdefault(connection, OrderedDict()).setdefault(holder, {})[id_] = None
+
+    def next(self, now: float) -> int | None:
+        """Return the offer that is to be sent now, which counts as unanswered from here on; None if there is none.
+
+        Args:
+            now: seconds, on a clock that never goes back and is never set.
+        """
+        while self._sent and now - next(iter(self._sent.values())) >= FORGET_SECONDS:
+            del self._sent[next(iter(self._sent))]
+        if not self._waiting or len(self._sent) >= MAX_UNANSWERED:
+            return None
+        connection, holders = next(iter(self._waiting.items()))
+        holder, offers = next(iter(holders.items()))
+        id_ = next(iter(offers))
+        self._waiting.move_to_end(connection)
+        holders.move_to_end(holder)
+        self._stop_waiting(id_)
+        self._sent[id_] = now
+        return id_
+
+    def drop(self, id_: int) -> None:
+        """Remove an offer that was not sent, whether it waits or it was its turn."""
+        self._sent.pop(id_, None)
+        self._stop_waiting(id_)
+
+    def _stop_waiting(self, id_: int) -> None:
+        owner = self._owners.pop(id_, None)
+        if owner is None:
+            return
+        connection, holder = owner
+        holders = self._waiting[connection]
+        del holders[holder][id_]
+        if not holders[holder]:
+            del holders[holder]
+        if not holders:
+            del self._waiting[connection]
+
+    def answered(self, id_: int) -> None:
+        """Note that an offer was answered. Does nothing if it was not unanswered."""
+        if self._sent.pop(id_, None) is not None:
+            self.answers += 1

@@ -1,0 +1,157 @@
+"""Offers to one listener wait for their turns, so that those with one key leave others room."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.protocol import control
+from hybridrelay.relay.core.offer_queue import FORGET_SECONDS, MAX_UNANSWERED
+from hybridrelay.relay.service.broker import OFFER_SECONDS
+from hybridrelay.relay.service.offer_turns import WAIT_SECONDS, OfferTurns
+from hybridrelay.relay.store.sqlite import SQLiteStore
+from hybridrelay.security import Right, Rule
+
+from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for
+
+
+class Taken:
+    """A task that waits for a turn, and its result."""
+
+    def __init__(self, nursery: trio.Nursery, turns: OfferTurns, number: int, connection: str = "a") -> None:
+        self.result: object = None
+        self.scope = trio.CancelScope()
+
+        async def take() -> None:
+            with self.scope:
+                try:
+                    self.result = await turns.take(number, connection, "1", silent_seconds=OFFER_SECONDS)
+                except (trio.TooSlowError, trio.BrokenResourceError) as exc:
+                    self.result = type(exc)
+
+        nursery.start_soon(take)
+
+
+async def begun(nursery: trio.Nursery, turns: OfferTurns, *owners: tuple[int, str]) -> list[Taken]:
+    """Tasks that have begun to wait in this order: the number of the offer, and the hybrid connection."""
+    found = []
+    for number, connection in owners:
+        found.append(Taken(nursery, turns, number, connection))
+        await trio.testing.wait_all_tasks_blocked()
+    return found
+
+
+async def full(nursery: trio.Nursery) -> OfferTurns:
+    """As many offers as may be unanswered."""
+    turns = OfferTurns()
+    sent = [Taken(nursery, turns, number) for number in range(MAX_UNANSWERED)]
+    await trio.testing.wait_all_tasks_blocked()
+    assert all(one.result is True for one in sent)
+    return turns
+
+
+async def test_each_answer_lets_one_more_be_sent(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns = await full(nursery)
+    # The offer of another hybrid connection was added last, and is the next but one.
+    waiting = await begun(nursery, turns, (100, "a"), (101, "a"), (102, "a"), (200, "b"))
+    order = []
+    for number in range(4):
+        turns.answered(number)
+        turns.answered(number)
+        await trio.testing.wait_all_tasks_blocked()
+        order.append([index for index, one in enumerate(waiting) if one.result is True])
+    assert order == [[0], [0, 3], [0, 1, 3], [0, 1, 2, 3]]
+
+
+async def test_a_listener_that_answers_nothing_is_given_up(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns = await full(nursery)
+    began = trio.current_time()
+    assert not await turns.take(100, "b", "1", silent_seconds=OFFER_SECONDS)
+    assert trio.current_time() - began == pytest.approx(OFFER_SECONDS)
+    await trio.sleep(FORGET_SECONDS)
+    assert await turns.take(101, "b", "1", silent_seconds=OFFER_SECONDS)
+
+
+async def test_while_others_are_answered_an_offer_waits_longer(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns = await full(nursery)
+    before = [Taken(nursery, turns, 100 + number) for number in range(20)]
+    await trio.testing.wait_all_tasks_blocked()
+    late, soon = await begun(nursery, turns, (300, "a"), (200, "b"))
+    began = trio.current_time()
+    for number in range(10):
+        await trio.sleep(0.9)
+        turns.answered(number)
+        if number == 2:
+            assert soon.result is True
+    assert late.result is trio.TooSlowError
+    assert [one.result for one in before].count(True) < 10
+    assert trio.current_time() - began > WAIT_SECONDS
+
+
+async def test_all_waits_end_with_the_control_channel(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns = await full(nursery)
+    waiting = Taken(nursery, turns, 100)
+    await trio.testing.wait_all_tasks_blocked()
+    turns.lost()
+    await trio.testing.wait_all_tasks_blocked()
+    assert waiting.result is trio.BrokenResourceError
+
+
+async def test_an_offer_that_is_cancelled_neither_waits_nor_counts(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns = await full(nursery)
+    first, second = await begun(nursery, turns, (100, "a"), (101, "a"))
+    first.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    turns.answered(0)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (first.result, second.result) == (None, True)
+    turns.drop(101)  # it was cancelled before it has sent the offer
+    third, fourth = await begun(nursery, turns, (102, "a"), (103, "a"))
+    assert (third.result, fourth.result) == (True, None)
+    turns.answered(1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert fourth.result is True
+
+
+async def test_joins_with_one_key_leave_room_for_another_hybrid_connection(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    """The listener reads offers slowly. Before it has read many, there is one of the other hybrid connection."""
+    registry.create("db", [HOST], rules)
+    others = (Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND]))
+    registry.create("other", [HOST], others)
+    broker = make_broker(registry)
+    connector = await FarEnd.connect(broker, nursery, hello_of("0" * 64))
+    await connector.hear()
+    for number, (name, its) in enumerate((("db", rules), ("other", others))):
+        answer = await connector.ask(control.Register(number, name, token_for(its[0], name)))
+        assert isinstance(answer, control.Registered)
+    flood = await FarEnd.connect(broker, nursery, client_hello())
+    await flood.hear()
+    count = 3 * MAX_UNANSWERED
+    await flood.say(*(control.Join(number, "db", token_for(rules[1])) for number in range(count)))
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    victim = await FarEnd.connect(broker, nursery, client_hello())
+    await victim.hear()
+    await victim.say(control.Join(1, "other", token_for(others[1], "other")))
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    offered = []
+    while "other" not in offered:
+        offer = await connector.hear()
+        assert isinstance(offer, control.Offer)
+        offered.append(offer.connection)
+        await connector.say(control.Accept(offer.id))
+    assert len(offered) <= MAX_UNANSWERED + 2
+    assert isinstance(await victim.hear(), control.Joined)
+    nursery.cancel_scope.cancel()
