@@ -19,7 +19,7 @@ from .listener import HandleT, Listener
 
 __all__ = ["MAX_ASKED", "RELAYED_REASONS", "TRANSITIONS", "Answer", "Join", "JoinState"]
 
-#: How many listeners are asked for one join. Each has a second for its answer, and before that, the offer may wait for
+#: How many listeners are asked for one join. Each has a second for its answer. Before that, the offer may wait for
 #: its turn. The client waits for 20 seconds.
 MAX_ASKED = 8
 
