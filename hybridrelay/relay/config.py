@@ -54,8 +54,9 @@ class RelayConfig(Value):
     #: How many worker processes move the bytes of pairs of native data channels, at most `MAX_WORKERS`. 0: this
     #: process moves them. Systems other than Linux have no workers.
     workers: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.le(MAX_WORKERS)])
-    #: How long workers keep their pairs after this process has stopped gracefully, or was killed, for the next relay
-    #: on the same state directory (seconds). 0: they end with this process. If the relay is cancelled, they also end.
+    #: How long workers keep their pairs after this process has stopped gracefully, or was killed, for the next main
+    #: process on the same state directory (seconds). 0: they end with this process. If the relay is cancelled, they
+    #: also end.
     keep_pairs: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(3600)])
     #: Proxies in front of the relay, from which every connection has to begin with a PROXY header (TCP ports only).
     proxy_protocol_from: Networks = NO_NETWORKS

@@ -259,7 +259,7 @@ class RollSnapshot(Value):
     kept: int = 0
     #: Some of those that have not.
     missing: tuple[HolderSnapshot, ...] = ()
-    #: Whether programs that a previous relay has seen during the roll are no longer known.
+    #: Whether programs that were seen during the roll before the relay was restarted are no longer known.
     has_forgotten: bool = False
     #: Whether there was no room for others, which are not counted.
     is_crowded: bool = False

@@ -404,11 +404,12 @@ class Broker(Generic[HandleT]):
         self._ended(ended, bytes_to_client, bytes_to_connector)
 
     def take_over(self, note: PairNote, joined_at: float, now: float, *, is_established: bool) -> None:
-        """Take over a pair of a previous relay. The shell has to be ready to stop the pair, because the pair ends at
-        once if it is no longer allowed.
+        """Take over a pair of the previous main process. The shell has to be ready to stop the pair, because the pair
+        ends at once if it is no longer allowed.
 
         Args:
-            note: what the previous relay has noted about it. Its id must not be known (`RendezvousTable.knows`).
+            note: what the previous main process has noted about it. Its id must not be known
+                (`RendezvousTable.knows`).
             joined_at: when it was joined.
             now: the time.
             is_established: whether its place is established.

@@ -2,12 +2,12 @@
 
 The clock of a machine may be wrong for a while: it has no battery and starts in another year, somebody sets it, or a
 time server is wrong. What becomes invalid because of that is valid again once the clock is right; what was deleted is
-lost. So for the latter:
+lost. So these rules say which moments have passed, for what cannot be undone:
 
 1. A moment that the clock has reached while it ran without a step has passed.
-2. After a step forwards of more than a minute, no time counts as passed until the clock has run on for
-   `CONFIRM_SECONDS` without going back. Then the step counts. A machine that was suspended makes such a step, too.
-3. A moment that was past already at the first reading has passed `CONFIRM_SECONDS` after it.
+2. A step forwards of more than a minute counts once the clock has run on for `CONFIRM_SECONDS` without going back.
+   Until then, time passes as if there had been no step. A machine that was suspended makes such a step, too.
+3. A moment that was already past at the first reading counts as passed `CONFIRM_SECONDS` after this reading.
 4. A step backwards counts at once.
 
 So something may happen ten minutes late, but happens early only if the clock is wrong for ten minutes. What may wait
@@ -40,7 +40,7 @@ class ConfirmedTime:
         self._now = now
         #: By how much the clock was ahead of `now` when it was last right, as far as is known.
         self._offset = time_of_day - now
-        #: The same after a step that is not confirmed, and since when; None if there was none.
+        #: By how much it is ahead after a step that is not confirmed, and since when; None if there is no such step.
         self._step: tuple[float, float] | None = None
 
     def read(self, time_of_day: float, now: float) -> None:

@@ -1,10 +1,11 @@
-"""Which rendezvous are joined, as the next relay will find it in a file if this one is killed. Pure.
+"""Which rendezvous are joined, as the next main process will find it in a file if this one is killed. Pure.
 
 The rules:
 
 1. A rendezvous is in the file from the moment at which it is joined until its end was published.
-2. What an earlier relay has left in the file, a worker may still have (`relay.worker.orphaned`). Such a rendezvous is
-   *inherited*. It ceases to be when this relay takes it over, and when its end is published.
+2. A rendezvous that an earlier main process has left in the file is *inherited*: a worker may still have it
+   (`relay.worker.orphaned`). It is no longer inherited when this main process has taken it over, or when its end was
+   published.
 3. Once no worker can have it any more, an inherited rendezvous is lost: the caller publishes its end.
 4. If saving fails, what was to be saved is saved the next time. If too much has accumulated, everything is.
 
@@ -22,7 +23,7 @@ from ..joined import Batch, Entry
 
 __all__ = ["JoinedRendezvous"]
 
-#: How much longer a worker may have them, because a main process has begun to take it over (seconds).
+#: How much longer a worker may have its pairs, because a main process has begun to take it over (seconds).
 _TAKING_SECONDS: Final = 70.0
 #: How many rendezvous may have changed since the file was last written. If there are more, all are written.
 _MAX_CHANGED: Final = 100_000
@@ -64,7 +65,7 @@ class JoinedRendezvous:
             self._note_change(id_)
 
     def restore(self, saved: Sequence[Entry], when: float) -> None:
-        """Note what the file contained when this relay began to use it. Call this once."""
+        """Note what the file contained when this main process began to use it. Call this once."""
         if self._changed is None:
             return  # some of these may have ended meanwhile, and it is not known which
         for entry in saved:

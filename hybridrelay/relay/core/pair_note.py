@@ -1,4 +1,4 @@
-"""What a relay notes about a pair, so that the next relay can take it over. Pure.
+"""What a main process notes about a pair, so that the next main process can take it over. Pure.
 
 A worker keeps the note with the pair, in memory that it shares with the main process. Increase
 `relay.worker.messages.VERSION` with every change.

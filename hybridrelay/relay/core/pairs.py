@@ -137,8 +137,8 @@ class PairTable:
             account.joined[pair.id] = pair
 
     def taken_over(self, pair: Pair, settled: Traffic) -> None:
-        """Add a pair of a previous relay. `settled`: how many of its bytes that relay has counted for the hybrid
-        connection; they are not counted again."""
+        """Add a pair of the previous main process. `settled`: how many of its bytes that process has counted for the
+        hybrid connection; they are not counted again."""
         self.joined(pair)
         self._connections[pair.connection].ended += Traffic(-settled.to_client, -settled.to_connector)
 

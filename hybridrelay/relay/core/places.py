@@ -253,9 +253,9 @@ class Places(Generic[OwnerT]):
         return None
 
     def has_room(self, newcomer: Holder) -> bool:
-        """Return whether the fixed limits leave room for a place that its holder had at a previous relay.
+        """Return whether the fixed limits leave room for a place that its holder had in the previous main process.
 
-        Rule 1 is not applied, because the places are not taken in the order in which they were taken there.
+        Rule 1 is not applied, because the places are not taken in the order in which they were taken in that process.
         """
         self._pass_time()
         key = newcomer.key

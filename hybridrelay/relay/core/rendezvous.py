@@ -23,7 +23,8 @@ The rules:
    channel has presented its ticket, it may still have to wait for its handshake.
 7. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
    the relay has stopped moving bytes between them, so that its last event contains the final number of bytes.
-8. A joined rendezvous may outlive the relay (`Outcome.KEPT`): the next relay takes it over with the same id.
+8. A joined rendezvous may outlive the main process (`Outcome.KEPT`): the next main process takes it over with the
+   same id.
 
 The transitions are in `rendezvous_states.py`. Time and randomness are arguments. Times are seconds of a monotonic
 clock.
@@ -167,7 +168,7 @@ class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
     - `create`, `use`, `ready` and `establish` are for requests and reports of peers.
-    - `take_over` is for pairs of a previous relay.
+    - `take_over` is for pairs of the previous main process.
     - `expire`, `end`, `revoke`, `end_connections` and `end_all` are for everything else that happens; they return
       what ends because of it.
     - `next_deadline`, `open` and `joined` change nothing.
@@ -367,10 +368,10 @@ class RendezvousTable:
         return rendezvous_id in self._entries
 
     def take_over(self, note: PairNote, joined_at: float, *, is_established: bool) -> bool:
-        """Enter a rendezvous that a previous relay has joined, and whose id is not known.
+        """Enter a rendezvous that the previous main process had, and whose id is not known.
 
         Args:
-            note: what the previous relay has noted about it.
+            note: what the previous main process has noted about it.
             joined_at: when it was joined, on the clock of this table.
             is_established: whether its place is established.
 

@@ -60,7 +60,7 @@ class Input(enum.Enum):
     BREAKS = "breaks"
     #: The task that served one of the two joined channels was cancelled.
     CANCELLED = "cancelled"
-    #: The relay ends, and a worker keeps the pair for the next one.
+    #: The main process ends, and a worker keeps the pair for the next main process.
     KEPT = "kept"
     #: Its place is needed for another rendezvous of the same hybrid connection.
     DISPLACED = "displaced"
@@ -90,9 +90,10 @@ class Outcome(enum.Enum):
     DISPLACED_BY_OTHER = "displaced by another hybrid connection"
     DROPPED = "dropped"
     SHUT_DOWN = "shut down"
-    #: The relay and its worker have ended without reporting it, which the next relay does. No transition has it.
+    #: The main process and the worker have ended without reporting it; the next main process does. No transition
+    #: has this.
     LOST = "lost"
-    #: Not an end: the next relay goes on with it.
+    #: Not an end: the next main process takes it over.
     KEPT = "kept"
 
 

@@ -9,9 +9,9 @@ The rules:
    `REPEAT_SECONDS`, and on each new control channel.
 3. The old key is revoked when every program that was seen during the roll has kept the new one, and no registration
    and no pair of data channels depends on the old one, for `SETTLED_SECONDS`. A program that has disconnected without
-   an answer does not count as having kept it. If no program was seen, the roll continues. A relay that was started
-   during the roll remembers which programs the previous one has seen, but perhaps not the very last ones, and
-   therefore waits for `RETURN_SECONDS` first. If it has forgotten them, rule 4 applies.
+   an answer does not count as having kept it. If no program was seen, the roll continues. A relay that was restarted
+   during the roll remembers which programs it has seen before, but perhaps not the very last ones, and therefore
+   waits for `RETURN_SECONDS` first. If it has forgotten them, rule 4 applies.
 4. The old key is revoked at the end of the grace period in any case; with `KeyRoll.waits`, not before.
 5. After that (`Roll.end`), programs that have not kept the new key are given it again, more rarely. No others are
    noted.
@@ -89,7 +89,8 @@ class Roll(Generic[HandleT]):
     Args:
         roll: which keys, and when it ends.
         resumed_at: when the relay was started during the roll, on the clock of `observe`; None if it was not.
-        remembered: the programs that a previous relay has seen during the roll; None: they were forgotten.
+        remembered: the programs that were seen during the roll before the relay was restarted; None: they were
+            forgotten.
         take_room: returns whether there is room for one more program, and takes it.
     """
 
@@ -108,9 +109,9 @@ class Roll(Generic[HandleT]):
         self._take_room = take_room
         #: When the key was last sent over each control channel.
         self._asked: dict[HandleT, float] = {}
-        #: Whether a previous relay has seen programs of which nothing is known.
+        #: Whether programs that were seen before the relay was restarted are no longer known.
         self.has_forgotten = remembered is None
-        #: How many times something has changed that the next relay has to remember.
+        #: How many times something has changed that has to be known after a restart.
         self.changes = 0
         #: Whether there was no room for a program that was seen.
         self.is_crowded = False

@@ -317,7 +317,7 @@ class BrokerService:
         self.pairs.joined(Pair(rendezvous_id, name, listener, sender, trio.current_time(), channels))
         return self._paces.of(name, Holder(sender.key, sender.address), sender.key)
 
-    # --- pairs of a previous relay
+    # --- pairs of the previous main process
 
     def knows(self, rendezvous_id: str) -> bool:
         """Return whether there is a rendezvous with this id that has not ended."""
@@ -326,13 +326,13 @@ class BrokerService:
     def take_over(
         self, worker: WorkerProcess, slot: int, note: PairNote, settled: Traffic, *, is_established: bool
     ) -> Callable[[], Awaitable[None]]:
-        """Take over a pair that a worker has moved for a previous relay.
+        """Take over a pair that a worker has kept for this main process.
 
         Args:
             worker: the worker.
             slot: the slot of the pair.
-            note: what the previous relay has noted about it. Its id must not be known (`knows`).
-            settled: how many of the bytes that the worker has moved the previous relay has counted.
+            note: what the previous main process has noted about it. Its id must not be known (`knows`).
+            settled: how many of the bytes that the worker has moved the previous main process has counted.
             is_established: whether its place is established.
 
         Returns:

@@ -149,7 +149,7 @@ class DataChannels(Generic[HandleT]):
         await _send_status(stream, channels.status)
 
     def take_over(self, channels: Channels, handover: PairHandover) -> None:
-        """Enter the data channels of a pair that a worker has moved for a previous relay. Call `go_on` next."""
+        """Enter the data channels of a pair that a worker has kept for this main process. Call `go_on` next."""
         channels.handover = handover
         channels.moving = trio.CancelScope()
         self._channels[handover.note.id] = channels

@@ -2,8 +2,8 @@
 
 These programs work until they are restarted, and fail then, because the old key was revoked. So the relay remembers
 them, shows them, and gives them the key again, until they have stored it. It forgets a roll when all have, when the
-new key itself is changed, revoked or rolled, and after `KEPT_SECONDS`: it does not learn that a program that has
-disconnected was given the key otherwise.
+new key itself is changed, revoked or rolled, and after `KEPT_SECONDS`, because it does not learn when a program that
+has disconnected gets the key by other means.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class EndedRolls:
             self._ended[name, machine.roll.rule] = _Ended(machine, ended_at, seen)
 
     def restore(self, saved: SavedEnd, machine: Roll[ControlPeer]) -> None:
-        """Continue with what the previous relay has saved. `machine` has its programs."""
+        """Continue with what the previous main process has saved. `machine` has its programs."""
         self._ended[saved.connection, saved.roll.rule] = _Ended(machine, saved.ended_at, saved.seen)
 
     def saved(self) -> Iterator[SavedEnd]:
-        """Yield copies of what the next relay has to know. The caller may let other tasks run in between."""
+        """Yield copies of what the next main process has to know. The caller may let other tasks run in between."""
         for (name, _), one in list(self._ended.items()):
             holders = [attrs.evolve(holder) for holder in one.machine.holders]
             yield SavedEnd(name, one.machine.roll, one.ended_at, one.seen, holders)

@@ -1,8 +1,8 @@
-"""Reports the ends of rendezvous that were lost together with a relay.
+"""Reports the ends of rendezvous that were lost together with the main process.
 
-A relay that is killed publishes nothing, and neither does a worker that ends without a main process. So the relay
-keeps a list of its joined rendezvous in a file. The next one takes over those that a worker still has (`takeover`),
-and publishes the ends of the others.
+A main process that is killed publishes nothing, and neither does a worker that ends without a main process. So the
+main process keeps a list of the joined rendezvous in a file. The next main process takes over those that a worker
+still has (`takeover`), and publishes the ends of the others.
 
 This is a subscriber: it learns from the events what is joined, and `core.joined` decides.
 """
@@ -64,7 +64,7 @@ class JoinedService:
         )
         self._limiter = trio.CapacityLimiter(1)
         self._is_loaded = False
-        #: When the previous relay last wrote to the file.
+        #: When the previous main process last wrote to the file.
         self._seen_at = 0.0
         #: Set, and then replaced, when there is something to be saved.
         self._changed = trio.Event()
@@ -91,7 +91,7 @@ class JoinedService:
         self._changed.set()
 
     async def load(self) -> None:
-        """Read what the previous relay has left. If this fails now, it is tried again before anything is saved."""
+        """Read what the previous main process has left. If this fails, it is tried again before anything is saved."""
         with trio.move_on_after(_FILE_SECONDS):
             await self._save()
 
@@ -139,7 +139,7 @@ class JoinedService:
                 await trio.lowlevel.checkpoint()
 
     async def _save(self) -> None:
-        """Save what has changed, after what the previous relay has left was read."""
+        """Save what has changed, after what the previous main process has left was read."""
         self._changed = trio.Event()
         batch = None
         try:

@@ -78,7 +78,7 @@ class PumpOutcome(enum.Enum):
     B_BROKE = "b broke"
     #: The worker process that moved the bytes has ended, or could not serve the pair; both connections were reset.
     WORKER_ENDED = "worker ended"
-    #: This relay ends, and the worker keeps the pair for the next one.
+    #: This main process ends, and the worker keeps the pair for the next main process.
     KEPT = "kept"
 
 

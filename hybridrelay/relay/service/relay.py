@@ -520,7 +520,8 @@ async def run_relay(
         transports: the transports by name; None means those that are installed.
         events: the stream to which events are published; None means the log.
         stop: set it to stop the relay gracefully: peers are told when to reconnect, and open connections may continue
-            for one second. With `RelayConfig.keep_pairs`, workers then keep their pairs for the next relay.
+            for one second. With `RelayConfig.keep_pairs`, workers then keep their pairs for the next main
+            process.
 
     Raises:
         StateError: the state directory is unusable, belongs to another user, is used by another relay, or was written

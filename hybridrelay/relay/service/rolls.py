@@ -4,7 +4,7 @@ There may be thousands of rolls, and thousands of control channels. All of them 
 tasks run in between.
 """
 
-# This module is long because what is done at each moment and what the next relay has to know belong together.
+# This module is long because what is done at each moment and what the next main process has to know belong together.
 
 from __future__ import annotations
 
@@ -118,12 +118,13 @@ class RollService:
         self._revision = -1
         self._has_begun = False
         self._state_dir = state_dir
-        #: What the previous relay has seen; None if that is not known.
+        #: What the previous main process has seen; None if that is not known.
         self._remembered: Remembered | None = {}
         self._saved_ends: list[SavedEnd] = []
         #: The rolls that are over, although programs have not stored the new key.
         self._ended = EndedRolls(self._room)
-        #: How many times something has changed that the next relay has to remember, now and when it was last written.
+        #: How many times something has changed that the next main process has to know: now, and when this was last
+        #: written.
         self._changes = self._written = 0
         self._write_again_at = -math.inf
         #: Why it cannot be written at the moment.
@@ -148,7 +149,7 @@ class RollService:
             await trio.sleep(_LOOK_SECONDS)
 
     async def _remember(self) -> None:
-        """Read what the previous relay has seen."""
+        """Read what the previous main process has seen."""
         if self._state_dir is None:
             return
         try:
@@ -264,7 +265,7 @@ class RollService:
         return _Known(id_, Roll(roll, trio.current_time(), remembered, take_room=room))
 
     def _restore_ended(self) -> None:
-        """Continue with the rolls that were over when the previous relay ended."""
+        """Continue with the rolls that were over when the previous main process ended."""
         for saved in self._saved_ends:
             room = partial(self._room.take, saved.connection)
             self._ended.restore(saved, Roll(saved.roll, None, saved.holders, take_room=room))

@@ -11,7 +11,7 @@ __all__ = ["read_changes"]
 
 _CHANGED = "SELECT name, version FROM connections WHERE version > ? ORDER BY version LIMIT ?"
 _DELETED = "SELECT name, number FROM deletions WHERE number > ? ORDER BY number LIMIT ?"
-#: The last number, even after the deletion was forgotten, and the first one that is remembered.
+#: The number of the last deletion, even if that was forgotten, and of the first deletion that is remembered.
 _NUMBERS = """
 SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'deletions'), (SELECT min(number) FROM deletions)
 """
@@ -55,5 +55,5 @@ def _read(database: sqlite3.Connection, since: Mark | None, limit: int) -> Chang
 
 
 def _is_known(since: Mark, now: Mark, first: int) -> bool:
-    """Return whether all deletions since a mark are remembered, and the registry is not one from before it."""
+    """Return whether all deletions since a mark are remembered, and the registry is not older than the mark."""
     return since.version <= now.version and first - 1 <= since.deletion <= now.deletion

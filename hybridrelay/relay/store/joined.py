@@ -1,5 +1,5 @@
-"""The rendezvous that are joined, in an SQLite file, so that the next relay can report the ends of those that were
-lost together with this one. Synchronous."""
+"""The rendezvous that are joined, in an SQLite file, so that the next main process can report the ends of those that
+were lost together with this one. Synchronous."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _SCHEMA: Final = (
 
 @attrs.frozen
 class SavedRendezvous(Value):
-    """What an earlier relay has left."""
+    """What earlier main processes have left."""
 
     entries: Sequence[Entry]
-    #: When it last wrote to the file (seconds since 1970).
+    #: When the last of them last wrote to the file (seconds since 1970).
     seen_at: float
 
 
@@ -47,7 +47,7 @@ class JoinedFile(ExpendableDatabase):
         super().__init__(ExpendableFile(file, "the list of joined rendezvous", _SCHEMA, _VERSION, _MAX_BYTES))
 
     def load(self) -> SavedRendezvous:
-        """Read what an earlier relay has left."""
+        """Read what earlier main processes have left."""
         return self.use(_load)
 
     def save(self, batch: Batch, now: float) -> None:
