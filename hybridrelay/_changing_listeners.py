@@ -3,7 +3,7 @@
 1. Addresses that are in both configurations are not touched.
 2. New addresses are opened before removed ones are closed, so that a mistake costs nothing.
 3. The system refuses some new addresses only because of a removed one, such as ``127.0.0.1:80`` because of
-   ``*:80``. That one is then closed first. If the new address still cannot be opened, it is opened again.
+   ``*:80``. The removed one is then closed first, and opened again if the new address still cannot be opened.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def shortage_of(error: OSError) -> Shortage | None:
 
 
 def socket_shortage_of(error: OSError) -> Shortage | None:
-    """The same for a call about a socket, or one that waits for it. There, ENOSPC is about epoll(7), and not about a
-    disk."""
+    """Like `shortage_of`, for a call about a socket, or one that waits for it. There, ENOSPC is about epoll(7), and
+    not about a disk."""
     return _WATCHES if error.errno == errno.ENOSPC else shortage_of(error)
 
 

@@ -1,10 +1,9 @@
 """Checking, before a thread is started, that it will not run out of memory before it has begun.
 
-CPython waits without a time limit until a new thread says that it has begun (`threading.Thread.start`). If it runs
-out of memory before that, it ends without saying so, and the thread that has started it hangs for good. In these
-programs, that is the event loop. The system may have memory for the stack of the thread, of which the C library keeps
-some, and none for anything else: so this asks for more than the first steps of a thread need, and gives it back at
-once.
+CPython waits without a time limit until a new thread says that it has begun (`threading.Thread.start`). If the new
+thread runs out of memory before that, it ends without saying so, and the thread that has started it waits forever. In
+these programs, that is the event loop. That the thread gets a stack proves nothing, because the C library keeps some
+stacks for reuse. So this asks for more memory than the first steps of a thread need, and gives it back immediately.
 """
 
 from __future__ import annotations

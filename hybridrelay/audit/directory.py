@@ -66,8 +66,8 @@ KEEP_DAYS: Final = 400.0
 CHECKPOINT_LINES: Final = 256
 #: How long a line may be without a checkpoint that covers it (seconds).
 CHECKPOINT_SECONDS: Final = 60.0
-#: Without lines, there is a checkpoint after this time (seconds): an hour in which nothing happens is then distinct
-#: from one that was removed.
+#: Without lines, there is a checkpoint after this time (seconds), so that an hour in which nothing has happened can
+#: be distinguished from one whose lines were removed.
 IDLE_SECONDS: Final = 3600.0
 #: How often to look for files that are old enough to be deleted (seconds).
 DELETION_SECONDS: Final = 600.0
@@ -116,8 +116,8 @@ class AuditDirectory:
         clock: seconds since 1970.
         max_bytes: the size at which a file ends.
         keep_days: how long files are kept after their end.
-        max_total: the size of the directory (bytes). When it is reached, the oldest files are deleted. A file then
-            ends at an eighth of it at the latest. None: no limit.
+        max_total: the maximum size of the directory (bytes). When it is reached, the oldest files are deleted. A file
+            ends when it has an eighth of this size, or `max_bytes` if that is less. None: no limit.
         new_key: makes a key.
     """
 
@@ -142,7 +142,7 @@ class AuditDirectory:
         self._new_key = new_key
         self._keys = KeyFiles(disk)
         self._state: _State | None = None
-        #: The newest file and its size, up to where everything in it was reported as written; None at the start.
+        #: The name of the newest file, and how many of its bytes were reported as written; None at the start.
         self._good: tuple[str, int] | None = None
         #: The last checkpoint that is on the disk; None if this object has signed nothing.
         self.signed: Checkpoint | None = None

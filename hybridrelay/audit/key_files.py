@@ -1,5 +1,5 @@
 """The two keys of an audit directory: ``signing.key`` signs the newest file, and ``next.key`` is for the file after
-it, while that is begun."""
+it, and exists only while that file is being created."""
 
 from __future__ import annotations
 

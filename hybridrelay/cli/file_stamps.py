@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 __all__ = ["POLL_SECONDS", "Stamp", "stamp_of"]
 
-#: How often the files are checked (seconds). A change counts once the file is the same at two looks in a row.
+#: How often the files are checked (seconds). A change counts once the file is the same in two checks in a row.
 POLL_SECONDS = 0.5
 
 #: What distinguishes a file from another one, or from the same file with another content: device, inode, times and

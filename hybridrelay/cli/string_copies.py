@@ -12,8 +12,9 @@ file, and notes what the file had there. The rules:
 2. When no part is used any more, because the file has caught up or was changed, the copy is removed.
 3. A copy that is damaged is reported and not used.
 
-Copies are written only below ``STATE_DIRECTORY``, which systemd sets, or an administrator: a directory that is known
-to outlive the program. A home directory in a container may not, and then a key would count as stored that is not.
+Copies are written only below ``STATE_DIRECTORY``, which systemd or an administrator sets: this directory is known to
+outlive the program. A home directory in a container may not outlive it, and a key that is lost with it must not count
+as stored.
 """
 
 from __future__ import annotations
@@ -137,8 +138,8 @@ class StringCopies:
         return found
 
     def base_of(self, stored: ConnectionString, before: ConnectionString) -> ConnectionString:
-        """Return the connection string from which the one in use has emerged: what the file has, if its copy leads
-        from there to `before`; otherwise `before`. Blocks.
+        """Return the connection string from which the one in use is derived: what the file has, if this and its copy
+        result in `before`; otherwise `before`. Blocks.
 
         Args:
             stored: what the file has now.

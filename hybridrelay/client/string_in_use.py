@@ -38,7 +38,7 @@ class StringInUse:
         check: raises `DeniedByPolicy` if the policy of the machine does not allow using a connection string.
         new_link: makes a link to a relay. `upgrade_interval` is added for a relay that is not only tried out.
         new_relay: makes the client's connection to a relay. `on_key_or_update` is added.
-        changed: called with each change that is not one of the identity, when it is in use.
+        changed: called with each change that is in use now, except changes of the identity.
         nursery: runs the handling of what relays send.
         events: the stream to which events are published.
         clock: returns seconds since 1970.

@@ -25,8 +25,8 @@ __all__ = ["StringChanges"]
 
 
 class StringChanges:
-    """Handles what relays send to change one connection string. One change is stored and used at a time, so that none
-    is stored or used without another that is made at the same moment.
+    """Handles what relays send to change one connection string. One change is stored and used at a time, so that
+    neither of two changes that arrive at the same moment undoes the other.
 
     Args:
         string: returns the connection string that is in use.
@@ -90,7 +90,8 @@ class StringChanges:
             others: the other relays of the connection string.
 
         Returns:
-            None if the message is to be ignored, because too many arrive from this relay: it sends an update again.
+            None if the message is to be ignored, because too many arrive from this relay. The relay sends an update
+            again if it gets no answer.
         """
         if isinstance(message, control.Key):
             return partial(self._new_keys.received, channel, endpoint.host, message, others)

@@ -2,7 +2,8 @@
 
 The program publishes and withdraws hybrid connections, and changes their connection strings (`Connector.publish`,
 `withdraw` and `update`). Relays change the strings, too, with a new key or an update
-(`connectivity/string_changes.py`). One that the policy does not allow is published, but not registered until it does.
+(`connectivity/string_changes.py`). A hybrid connection that the policy does not allow is published, but is not
+registered until the policy allows it.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class Publishing:
         self._use(published, published.string)
 
     def _use(self, published: Published, string: ConnectionString) -> StringUpdate:
-        """Like `update`, for an update that a relay has delivered, or for what is in use already."""
+        """Use a connection string from the program or a relay, or the current one again; see `Connector.update`."""
         update = update_string(published.string, string)
         EndToEnd.from_connection_string(string)
         if (denial := self._denial(update.string)) is not None:

@@ -47,7 +47,7 @@ Connected: TypeAlias = trio.SocketStream | socket.socket
 class Serving(Value):
     """What is the same for all streams of a connector."""
 
-    #: Those that have not ended.
+    #: The streams that have not ended.
     streams: OpenStreams[ServedStream]
     #: Returns the policy that is in force now.
     policy: Callable[[], Policy]
@@ -59,8 +59,8 @@ class Serving(Value):
     #: Waits until the events so far are in the audit log, before the target is dialed (`AuditLog.wait_recorded`).
     #: None: there is no audit log.
     recorded: Callable[[], Awaitable[None]] | None
-    #: Is told how each attempt to connect to a target has ended, unless it was withdrawn or the policy has decided
-    #: against it.
+    #: Called with the result of each attempt to connect to a target, unless the client has withdrawn the stream or
+    #: the policy has denied it.
     target_attempted: TargetAttempted
     named_instances: NamedInstances
     #: Returns seconds on a monotonic clock.
@@ -103,7 +103,7 @@ class ServedStream:
         self._target = events.target
         #: What is dialed: the target. For a named instance, this becomes its host and port once the port is known.
         self.dialed: StreamTarget = events.target
-        #: Why it is refused whatever the policy says; None if it is not.
+        #: Why the stream is refused, whatever the policy says; None if it is not.
         self._refusal = refusal
         #: The bytes that the bridge has moved so far; None while the target is not connected.
         self._progress: BridgeProgress | None = None
@@ -231,7 +231,7 @@ class ServedStream:
         return shares.descriptors, shares.ports(self._target)
 
     async def _connect_measured(self) -> Connected:
-        """Connect to the target, send the PROXY header if there is one, and count how long that has taken. Raises
+        """Connect to the target, send the PROXY header if there is one, and record how long this has taken. Raises
         TargetError."""
         began = self._serving.clock()
         connected = await self._dial()

@@ -13,7 +13,7 @@ __all__ = ["Description"]
 
 class Description:
     """Makes a document when somebody first asks for it. Making it takes a tenth of the processor time that a relay
-    needs to start, and most are never asked."""
+    needs to start, and most relays are never asked for it."""
 
     def __init__(self, make: Callable[[], Mapping[str, object]]) -> None:
         """Take the function that makes the document. It is called in a thread."""

@@ -82,7 +82,8 @@ class PageReader(Generic[PageT]):
 
     Args:
         client: sends the requests.
-        path: the path of the list. kind: the type of a page.
+        path: the path of the list.
+        kind: the type of a page.
         query: the parameters of the request, except ``cursor``.
     """
 
@@ -174,7 +175,8 @@ async def read_rows(client: ManagementClient, path: str, kind: type[RowT]) -> Ro
 
     Args:
         client: sends the requests.
-        path: the path of the list. kind: the type of an entry.
+        path: the path of the list.
+        kind: the type of an entry.
 
     Raises:
         EndlessList: the list does not end.

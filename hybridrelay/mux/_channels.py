@@ -56,7 +56,13 @@ class Channels:
         self._next = (channel, initial)
 
     async def use(self, reactor: Reactor, reconnect: Reconnect | None, greeting_timeout: float) -> None:
-        """Use one channel after another until the session ends."""
+        """Use one channel after another until the session ends.
+
+        Args:
+            reactor: serves the channels.
+            reconnect: see `Reconnect`; None means that only the peer opens further channels.
+            greeting_timeout: how long the peer may take to send HELLO over a channel (seconds).
+        """
         try:
             while self._next is not None and self._core.ended is None:
                 (stream, initial), self._next = self._next, None

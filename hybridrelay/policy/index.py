@@ -38,7 +38,8 @@ class FirstRanges:
     """Ranges of numbers, and for each number the first of the ranges that contain it.
 
     Args:
-        ranges: for each range its rank, its first and its last number. The range with the lowest rank is the first.
+        ranges: for each range its rank, its lowest and its highest number. The range with the lowest rank is the
+            first.
     """
 
     def __init__(self, ranges: Iterable[tuple[int, int, int]]) -> None:
@@ -111,8 +112,8 @@ class HostIndex:
     """The first of many patterns of hosts and ports that fits.
 
     Args:
-        patterns: for each pattern its rank, the pattern of the host, and the first and last port. The pattern with
-            the lowest rank is the first.
+        patterns: for each pattern its rank, the pattern of the host, and the lowest and highest port. The pattern
+            with the lowest rank is the first.
     """
 
     def __init__(self, patterns: Iterable[tuple[int, HostPattern, int, int]]) -> None:
@@ -145,7 +146,7 @@ class HostIndex:
             networks.freeze()
 
     def by_name(self, host: str, port: int | UnknownPort) -> Iterator[int]:
-        """Yield the first pattern of each kind that fits the name: a pattern for every host, the name or a suffix."""
+        """Yield, for each kind of pattern (every host, the name, a suffix), the rank of the first one that fits."""
         name = normal_host(host)
         found = [self._everywhere.first("host", port), self._names.first(name, port)]
         if ip_address(host) is None:
@@ -156,8 +157,8 @@ class HostIndex:
         yield from (one for one in found if one is not None)
 
     def by_address(self, address: Address, port: int | UnknownPort, *, only_all: bool = False) -> Iterator[int]:
-        """Yield the first network of each length that contains an address. `only_all`: only networks that contain
-        all addresses."""
+        """Yield, for each length of prefix, the rank of the first network that contains an address. `only_all`: only
+        networks that contain all addresses."""
         for (version, length), buckets in self._networks.items():
             if version == address.version and not (only_all and length):
                 found = buckets.first(_prefix(address, length), port)
@@ -268,8 +269,8 @@ class RelayIndex:
         self._index = HostIndex((rank, host, *ALL_PORTS) for rank, host in enumerate(hosts))
 
     def permits(self, host: str) -> bool:
-        """Return whether an entry allows the host of a relay. A pin allows none. The name of a relay is not resolved
-        for this, so only its address itself can be in a network."""
+        """Return whether an entry allows the host of a relay. A pin allows none. Names of relays are not resolved, so
+        a network allows only hosts that are written as addresses."""
         if any(True for _ in self._index.by_name(host, ALL_PORTS[0])):
             return True
         address = ip_address(host)

@@ -177,5 +177,5 @@ def _decode_untrusted(body: bytes) -> Message | Unknown:
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
-        # The texts of the validators contain names of fields and no values. For a missing field, Python's text does.
+        # The texts of the validators, and Python's text about a missing field, name fields and contain no values.
         raise RemoteProtocolError(f"a bad {name} message: {error}") from None

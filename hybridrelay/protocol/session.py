@@ -242,11 +242,13 @@ class SessionCore:
     def receive_data(
         self, data: bytes | bytearray | memoryview, now: float, *, max_frames: int | None = None
     ) -> list[SessionEvent]:
-        """Process bytes from the peer; `data` itself is not kept.
+        """Process bytes from the peer.
 
         If the peer violates the protocol, the session ends with `SessionOutcome`. No exception is raised.
 
         Args:
+            data: the bytes, which are copied as far as they are needed later.
+            now: the time.
             max_frames: the most frames to process. While `has_input`, continue with ``receive_data(b"", now)``.
         """
         if self.state not in (State.GREETING, State.ESTABLISHED):

@@ -8,8 +8,8 @@ name could be looked up.
 Rules:
 
 1. Callers that want the same name share one lookup. Another one begins only if the last one has not been answered
-   for `AGAIN_SECONDS`, because the name service may work again while the earlier one still waits. The first answer is
-   that of all callers.
+   for `AGAIN_SECONDS`, because the name service may work again while the earlier one still waits. All callers get the
+   first answer.
 2. For one purpose, there are at most `MAX_LOOKUPS` at the same time, so that the targets of a connector cannot keep
    it from looking up its relays.
 3. At most `MAX_OF_ZONE` of these are for names in one zone.

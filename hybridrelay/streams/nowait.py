@@ -198,7 +198,7 @@ class Turn:
 
 
 class _Scratch(threading.local):
-    """The buffer into which sockets are read. One for each thread is enough, because its content is used at once."""
+    """The buffer into which sockets are read. One for each thread is enough: its content is used immediately."""
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(READ_BYTES))

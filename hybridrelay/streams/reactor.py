@@ -13,9 +13,9 @@ Rules:
    event loop, however many handlers it has.
 2. A handler never waits. If it raises, that is reported to its `on_failed`, and it is not called again.
 3. For a stream without a socket of its own (a WebSocket connection, a pipe, a stream of a test), tasks wait in place
-   of the epoll set: one until something arrives, and another one while something is buffered. They call the same
-   handlers. The same is done for sockets where there is no epoll, and if the environment variable
-   ``HYBRIDRELAY_POLLING`` is ``tasks``.
+   of the epoll set: one until something arrives, and another one that writes what is buffered. They call the same
+   handlers. The same is done for sockets where there is no epoll, once the system's limit on watched sockets
+   (``fs.epoll.max_user_watches``) is reached, and if the environment variable ``HYBRIDRELAY_POLLING`` is ``tasks``.
 
 The reactor of a Trio run exists while somebody uses it; see `using_reactor`. `epoll_set.py` and `watching.py` are the
 two ways to wait, and `registration.py` has what they have in common.

@@ -123,7 +123,7 @@ class Registration:
 
         Call this before the stream is closed, because nothing tells the reactor that a socket was closed. A Trio
         socket may be closed at once after this. Any other stream may be closed only when `wait_closed` has returned.
-        Until it has, no stream, and no socket either, may be used in any other way.
+        Until then, the stream may not be used in any other way, even if it is a socket.
         """
         self._is_closed = True
 

@@ -13,15 +13,15 @@ from .tls_handshake import TOO_LONG, describe_tls_error
 
 __all__ = ["Receiver"]
 
-#: How many bytes of answers reading may leave to be sent. Honest peers cause a few dozen bytes. Without this limit, a
-#: peer that floods us with key updates and does not read could use up our memory.
+#: How many bytes of answers that TLS requires may wait to be sent. Honest peers cause a few dozen bytes. Without this
+#: limit, a peer that floods us with key updates and does not read could use up our memory.
 _MAX_OWED_BYTES = 64 * 1024
 #: The last position in the buffer at which a record can begin; see `_Scratch`.
 _LAST_RECORD = READ_BYTES + RECORD_BYTES
 
 
 class _Scratch(threading.local):
-    """The buffer for decrypted data. One for each thread is enough, because its content is used at once."""
+    """The buffer for decrypted data. One for each thread is enough, because its content is used immediately."""
 
     def __init__(self) -> None:
         # Room for one read of the transport, and for a record that was incomplete before.
@@ -113,7 +113,7 @@ class Receiver:
         return data
 
     def _receive_all(self, max_bytes: int) -> Buffer | None:
-        """Like `_receive`, but may return more than `max_bytes`, because records are decrypted as a whole."""
+        """Like `receive`, but may return more than `max_bytes`, because records are decrypted as a whole."""
         feeder = self.feeder
         if feeder is not None and max_bytes > SMALL_READ_BYTES:
             feeder.feed_all()

@@ -1,4 +1,4 @@
-"""Unix sockets, in directories whose paths may be long. Only this user can connect to them, unless said otherwise."""
+"""Unix sockets, in directories whose paths may be long. By default, only this user can connect to them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "short_path",
 ]
 
-#: The longest path that fits into ``sockaddr_un`` on every system, with its final zero (bytes).
+#: The longest path that fits into ``sockaddr_un`` on every system (bytes, without the final zero).
 _MAX_PATH = 103
 _BACKLOG = 128
 #: The pauses between attempts to connect to a socket whose queue is full (seconds).
@@ -87,7 +87,7 @@ async def listen_unix_socket(path: Path, *, mode: int = 0o600) -> tuple[trio.Soc
     try:
         _remove_socket(path)
         # On Linux, the file gets the mode of the socket without the bits of the umask, so that it is private from the
-        # beginning. On other systems, the private directory protects the file until it gets its mode.
+        # beginning. On other systems, only the mode of its directory protects the file until it gets its own mode.
         os.fchmod(sock.fileno(), mode)
         with short_path(path) as name:
             # Trio's bind would need a thread, and perhaps no thread can be started. On a local file system, this call
@@ -139,7 +139,7 @@ async def _connect(name: str) -> trio.SocketStream:
 
 
 class UnixSocketFile:
-    """The file of a Unix socket of another program, which was found at a path, and stays the same.
+    """The file of a Unix socket of another program, as it was when the path was resolved.
 
     Use it as a context manager. On Linux, it keeps the file open: `connect` leads to exactly this file, even if
     somebody replaces a part of the path in the meantime. On other systems, `connect` uses the path without symbolic

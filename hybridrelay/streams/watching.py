@@ -1,5 +1,5 @@
-"""Tasks that wait for a stream in place of the reactor's epoll set: one until something arrives, and another one
-while something is buffered."""
+"""Tasks that wait for a stream in place of the reactor's epoll set: one waits until something arrives, and another
+one writes what is buffered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["WatchedRegistration"]
 
 
 class WatchedRegistration(Registration):
-    """A stream for which tasks wait: one to receive, and another one while something is buffered."""
+    """A stream for which tasks wait: one until something arrives, and another one that writes what is buffered."""
 
     __slots__ = ("_ended", "_flush_scope", "_nursery", "_tasks", "_wanted", "_watch_scope")
 

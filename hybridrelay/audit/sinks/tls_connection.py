@@ -29,7 +29,7 @@ class TLSConnection:
         sock: a connected socket.
         context: verifies the server.
         host: the server's name or address.
-        seconds: how long the handshake may take, and later each sending.
+        seconds: how long the handshake may take, and later each call of `sendall`.
 
     Raises:
         ssl.SSLCertVerificationError: the server's certificate is not valid for it.

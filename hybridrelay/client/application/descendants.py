@@ -5,7 +5,7 @@ the parent of such a program ends, the program becomes a child of its nearest an
 (prctl(2), PR_SET_CHILD_SUBREAPER), however it was put into the background. The first process and the client's process
 are both subreapers: if one of them is killed, the other one has all of these programs below it.
 
-Only children are killed here, never their children: as long as a child was not reaped, its process id belongs to it.
+Only children are killed here, never their children: until a child has been reaped, its process id belongs to it.
 When it has ended, its children are children of this process, and are killed next.
 """
 
@@ -30,8 +30,8 @@ _PAUSE_SECONDS: Final = 0.002
 def end_descendants(*, spared: Collection[int] = ()) -> None:
     """Kill and reap all descendants of this process, which is a subreaper.
 
-    Blocks until there are none, for at most ten seconds. Processes that are in uninterruptible sleep after that end
-    as soon as they wake.
+    Blocks until there are none, for at most ten seconds. A process that is still in uninterruptible sleep by then
+    ends as soon as it wakes.
 
     Args:
         spared: children that are left alone, and are not reaped.

@@ -18,7 +18,7 @@ from .visit import Visit
 
 __all__ = ["SECURITY_HEADERS", "View", "page_response", "plain_page", "redirect"]
 
-#: The policy: nothing is loaded from other servers, nothing is inline, and scripts cannot turn text into HTML.
+#: Nothing is loaded from other servers, no script or style is inline, and scripts cannot turn text into HTML.
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -61,7 +61,7 @@ class View(Value):
     actions: Child = None
     #: Whether the title is a name from outside, such as that of a hybrid connection.
     is_named: bool = False
-    #: Whether the page's script follows events and requests newer parts.
+    #: Whether the page's script follows events, and requests the parts of the page that change.
     is_live: bool = True
     #: Further scripts and style sheets, by their names in ``static``.
     files: tuple[str, ...] = ()
