@@ -321,9 +321,9 @@ class RendezvousJoined(_Rendezvous):
 
 @attrs.frozen(kw_only=True)
 class RendezvousKept(_Rendezvous):
-    """The relay stops, and a worker keeps moving the bytes of the two data channels, for the next relay.
+    """The main process stops, and a worker keeps moving the bytes of the two data channels.
 
-    The next relay publishes `RendezvousTakenOver`, and `RendezvousEnded`. If no relay starts in time, the worker
+    The next main process publishes `RendezvousTakenOver`, and `RendezvousEnded`. If none starts in time, the worker
     resets the data channels.
     """
 
@@ -334,7 +334,7 @@ class RendezvousKept(_Rendezvous):
 
 @attrs.frozen(kw_only=True)
 class RendezvousTakenOver(_Rendezvous):
-    """The relay has taken over two data channels that were joined by a previous one, which has stopped or was
+    """The main process has taken over two data channels that were joined by an earlier one, which has stopped or was
     killed."""
 
     name: ClassVar = "rendezvous.taken-over"

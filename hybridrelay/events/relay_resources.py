@@ -184,7 +184,8 @@ class WorkerEnded(Event):
     status: str
     #: How many pairs of data channels it had.
     pairs: int
-    #: It is replaced after this time (seconds); 0 if it was taken over from a previous relay, and is not replaced.
+    #: It is replaced after this time (seconds); 0 if it was taken over from the previous main process, and is not
+    #: replaced.
     retry_seconds: float
 
 
@@ -203,7 +204,7 @@ class WorkerNotStarted(Event):
 
 @attrs.frozen(kw_only=True)
 class WorkersKeepPairs(Event):
-    """The relay has stopped, and its workers keep the pairs that they have for the next relay."""
+    """The main process has stopped, and its workers keep the pairs that they have for the next main process."""
 
     name: ClassVar = "relay.workers-keep-pairs"
     level: ClassVar = Level.INFO
@@ -213,13 +214,14 @@ class WorkersKeepPairs(Event):
 
     #: How many pairs of data channels they have.
     pairs: int
-    #: After this time without a relay, they reset the connections and end (seconds).
+    #: After this time without a main process, they reset the connections and end (seconds).
     seconds: float
 
 
 @attrs.frozen(kw_only=True)
 class WorkerTakenOver(Event):
-    """The relay has taken over a worker of the previous one, which has stopped or was killed, and its pairs."""
+    """The main process has taken over a worker, with its pairs, of the previous one, which has stopped or was
+    killed."""
 
     name: ClassVar = "relay.worker-taken-over"
     level: ClassVar = Level.INFO
@@ -232,7 +234,7 @@ class WorkerTakenOver(Event):
 
 @attrs.frozen(kw_only=True)
 class WorkerNotTakenOver(Event):
-    """A worker of the previous relay cannot be taken over. It is ended, so that its sessions resume."""
+    """A worker of the previous main process cannot be taken over. It is ended, so that its sessions resume."""
 
     name: ClassVar = "relay.worker-not-taken-over"
     level: ClassVar = Level.WARNING

@@ -21,7 +21,7 @@ class Entry(Value):
     id: str
     connection: str
     joined_at: float
-    #: How long a worker keeps it if this relay ends (seconds).
+    #: How long a worker keeps it if this main process ends (seconds).
     keep: float
 
 

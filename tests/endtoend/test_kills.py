@@ -129,7 +129,7 @@ async def test_everybody_comes_back_to_a_killed_relay(
 async def test_a_signal_stops_the_relay_while_traffic_flows(
     deployment: Deployment, nursery: trio.Nursery, mode: str
 ) -> None:
-    """It ends soon and with success; the traffic waits, and goes on through the next relay."""
+    """It ends soon and with success; the traffic waits, and goes on through the next main process."""
     published = deployment.create("stop", await serve(nursery, flood))
     deployment.start_connector(published, arguments=["--mode", mode])
     forward = deployment.start_forward(published, mode=mode)

@@ -62,7 +62,7 @@ class Scene:
         await trio.to_thread.run_sync(how, self.relay)
 
     async def start(self, *arguments: str) -> None:
-        """Start the next relay, on the same ports."""
+        """Start the next main process, on the same ports."""
         self.deployment.programs.pop(0).close()
         start = partial(self.deployment.start_relay, "--workers", "1", *arguments)
         await trio.to_thread.run_sync(start)
@@ -221,7 +221,7 @@ async def test_an_operator_can_end_everything_at_once(tmp_path: Path, how: str) 
 async def test_each_rendezvous_ends_with_one_event_although_the_relay_and_its_worker_are_killed(
     tmp_path: Path,
 ) -> None:
-    """A relay that is killed says nothing, and a worker cannot: the next relay does."""
+    """A main process that is killed reports nothing, and neither can its worker: the next main process does."""
     async with upgrading(tmp_path, "--keep-pairs", "0") as scene:
         first, state = scene.relay, Path(scene.deployment.state)
 

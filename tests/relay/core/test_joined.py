@@ -1,4 +1,4 @@
-"""Which rendezvous are in the file, and which of them the next relay reports as lost."""
+"""Which rendezvous are in the file, and which of them the next main process reports as lost."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_every_input_in_every_state(state: State, event: Side | Input) -> None:
 
 
 def test_the_table_is_consistent() -> None:
-    # What was lost has no machine any more: the next relay reports it.
+    # What was lost has no machine any more: the next main process reports it.
     assert {outcome for _, outcome in TRANSITIONS.values()} == {None, *Outcome} - {Outcome.LOST}
     for (before, _), (after, outcome) in TRANSITIONS.items():
         # The outcome is decided once: when it ends, or when it has to stop.

@@ -1,4 +1,4 @@
-"""A pair of the previous relay is taken over, and ends at once if it would not be allowed now."""
+"""A pair of the previous main process is taken over, and ends at once if it would not be allowed now."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ async def kept(directory: Path, *pairs: JoinedPair, seconds: float = 60.0) -> As
 
 @attrs.define(eq=False)
 class Successor:
-    """The next relay."""
+    """The next main process."""
 
     broker: BrokerService
     workers: Workers
