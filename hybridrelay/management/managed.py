@@ -63,7 +63,7 @@ class Managed:
     #: Keeps the latest events, once it is subscribed to `events`.
     feed: Feed = attrs.field()
     #: The turns of callers (`Caller.limit_group`): for requests that read and for pages, and for reading from `feed`.
-    #: A task may take one of the latter while it has one of the former.
+    #: A task that has a turn of `turns` may take one of `feed_turns` in addition.
     turns: Turns = attrs.field(factory=Turns)
     feed_turns: Turns = attrs.field(factory=Turns)
     #: Limits how often callers with a scope change something.

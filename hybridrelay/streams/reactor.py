@@ -62,7 +62,7 @@ class Reactor:
         self._epoll_set = new_epoll_set()
         #: The handlers that are due, in the order in which they are called, by the peer for which they work.
         self._due: dict[SharedTurns, deque[Registration]] = {}
-        #: Those that have something to write at the end of the round.
+        #: The channels that have something to write at the end of the round.
         self._writers: list[Writer] = []
         self._is_running = False
         self._work = Waiter()

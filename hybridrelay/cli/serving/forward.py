@@ -62,7 +62,7 @@ class ForwardService:
         self._events = events
         self._stop = stop
         self._served: dict[Key, Served] = {}
-        #: Those that were stopped or replaced, and may still have open connections.
+        #: What was stopped or replaced, and may still have open connections.
         self._ending: set[Served] = set()
         self._nursery: trio.Nursery | None = None
         self._fronts: tuple[str, ...] = ()

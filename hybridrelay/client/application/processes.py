@@ -68,7 +68,7 @@ class NotPrepared(Exception):
 def without_signals() -> set[signal.Signals]:
     """Block all signals of this thread, and return those that were blocked before.
 
-    Those that report an error of the process itself cannot be blocked usefully, and are left out.
+    Signals that report an error of the process itself cannot be blocked usefully, and are left out.
     """
     errors = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - errors)
