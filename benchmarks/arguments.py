@@ -8,7 +8,7 @@ from pathlib import Path
 DESCRIPTION = """\
 Measure hybridrelay over native TCP, ws and wss, and its alternatives in turn: no tunnel, three plaintext forwarders,
 ssh, and other tunnels that are on PATH. Every role runs in a process of its own on this machine; nothing
-leaves the loopback interface. The short form takes about ten minutes. Ctrl-C ends it early and keeps what was
+leaves the loopback interface. The short form takes about 16 minutes. Ctrl-C ends it early and keeps what was
 measured until then.
 
 Absolute figures depend on the machine. Only ratios within one run can be compared with those of other machines.

@@ -1,4 +1,4 @@
-"""How much is measured. The short form takes about ten minutes, the full one more than an hour."""
+"""How much is measured. The short form takes about 16 minutes, the full one more than an hour."""
 
 from __future__ import annotations
 
