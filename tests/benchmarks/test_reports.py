@@ -180,7 +180,7 @@ def test_a_real_but_tiny_run(tmp_path: Path) -> None:
         "bench",
         *(part for case in cases for part in ("--only", case)),
     ]
-    command += ["--systems", "direct,splice", "--rounds", "1", "--seconds", "0.1", "--json", str(tmp_path / "x.json")]
+    command += ["--systems", "direct,splice", "--rounds", "1", "--seconds", "0.5", "--json", str(tmp_path / "x.json")]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
         stdin=subprocess.DEVNULL,
