@@ -7,8 +7,8 @@ the next start uses.
 A copy has three parts: the key, the identity, and what updates change. It contains only those that differ from the
 file, and notes what the file had there. The rules:
 
-1. A part of the copy is used as long as the file has what it had when the copy was written. So whoever changes
-   the file decides, even if the content is older.
+1. A part of the copy is used as long as the file has what it had when the copy was written. If somebody
+   changes the file, its new content is used, even if it is older than that of the copy.
 2. When no part is used any more, because the file has caught up or was changed, the copy is removed.
 3. A copy that is damaged is reported and not used.
 

@@ -31,7 +31,8 @@ __all__ = [
 #: Changes, and requests that show keys, of one caller: the sustained rate per second, and the burst.
 CHANGES_PER_SECOND: Final = 2.0
 CHANGES_BURST: Final = 100
-#: The limits of all keys of a tenant together. Whoever may create hybrid connections can make keys for each of them.
+#: The limits of all keys of a tenant together. A caller who may create hybrid connections can make keys for
+#: each of them.
 KEYS_PER_SECOND: Final = 3 * CHANGES_PER_SECOND
 KEYS_BURST: Final = 3 * CHANGES_BURST
 #: A caller with a scope creates a hybrid connection only if there are fewer than this in its scope.

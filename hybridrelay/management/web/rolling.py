@@ -107,7 +107,8 @@ async def _show(visit: Visit) -> View:
                 h("p", "The relay makes a new key, and gives it to the programs that use the old one. They write it "
                   "into their files, and nothing is interrupted. The page of the hybrid connection then shows which "
                   "programs do not have it yet."),
-                h("p", "Whoever has stolen the old key gets the new one, too. If it may have been stolen, ",
+                h("p", "Anyone who has stolen the old key gets the new one, too. If the old key may have been "
+                  "stolen, ",
                   h("a", "regenerate it", href=f"{path_of(name)}/rules/{segment(rule.name)}/regenerate?"
                     f"slot={old.slot}"), " instead."),
                 _form(name, rule.name, new.slot, new.generation),
