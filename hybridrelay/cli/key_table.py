@@ -13,29 +13,21 @@ from .not_counted import not_counted
 from .times import utc_text
 
 
-def key_rows(
-    connection: ConnectionInfo, keys: Mapping[str, Rule] | None = None
-) -> list[tuple[str, str, str, str, str]]:
-    """Return the rows of a table: rule, rights, slot, and the key's fingerprint, or the key itself.
+def key_table(connection: ConnectionInfo, keys: Mapping[str, Rule] | None = None) -> str:
+    """Return a table of the keys: each with its rule, its fingerprint, and when it was used last.
 
     Args:
         connection: the hybrid connection.
-        keys: the rules with their keys, by name, if the keys are to be shown.
+        keys: the rules with their keys, by name, if the keys themselves are to be shown, and not the fingerprints.
     """
     rows = []
     for rule in connection.rules:
         for slot in KeySlot:
             shown = rule.fingerprint(slot) if keys is None else _key(keys, rule.name, slot)
-            rows.append(
-                (
-                    rule.name,
-                    ", ".join(sorted(rule.rights)),
-                    slot.value,
-                    shown or "revoked",
-                    _last_use(rule.keys[slot]),
-                )
-            )
-    return rows
+            rights, last_use = ", ".join(sorted(rule.rights)), _last_use(rule.keys[slot])
+            rows.append((rule.name, rights, slot.value, shown or "revoked", last_use))
+    shows = "FINGERPRINT" if keys is None else "KEY TEXT"
+    return output.table(("RULE", "RIGHTS", "KEY", shows, "LAST USED"), rows)
 
 
 def keys_as_dicts(
@@ -46,7 +38,7 @@ def keys_as_dicts(
     """Return the keys for JSON output. Later versions may add members, but remove or rename none.
 
     Args:
-        connection, keys: as for `key_rows`.
+        connection, keys: as for `key_table`.
         rolls: the rolls in progress, by rule.
     """
     found = []

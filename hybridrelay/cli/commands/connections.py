@@ -17,7 +17,7 @@ from ...administration import (
 )
 from ...security import KeySlot, Role, format_ports
 from .. import exits, output
-from ..key_table import key_rows, keys_as_dicts
+from ..key_table import key_table, keys_as_dicts
 from ..moved_ports import warn_of_other_ports
 from ..relay_access import check_alternatives, describe_access, open_registry
 from ..times import utc_text
@@ -112,7 +112,7 @@ def run_show(args: argparse.Namespace) -> int:
     if connection.disabled:
         output.say("disabled: the relay refuses all requests for it until 'connections enable'")
     output.say()
-    output.say(output.table(("RULE", "RIGHTS", "KEY", "FINGERPRINT", "LAST USED"), key_rows(connection)))
+    output.say(key_table(connection))
     return exits.OK
 
 

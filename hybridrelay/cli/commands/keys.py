@@ -7,7 +7,7 @@ import argparse
 from ...administration import revoke_key
 from ...security import KeySlot
 from .. import exits, output
-from ..key_table import key_rows, keys_as_dicts, roll_text, tell_ended
+from ..key_table import key_table, keys_as_dicts, roll_text, tell_ended
 from ..relay_access import open_registry
 
 
@@ -22,8 +22,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json(keys_as_dicts(connection, keys, rolls))
     else:
-        last = "KEY TEXT" if args.show_keys else "FINGERPRINT"
-        output.say(output.table(("RULE", "RIGHTS", "KEY", last, "LAST USED"), key_rows(connection, keys)))
+        output.say(key_table(connection, keys))
         for name, roll in rolls.items():
             if roll is not None:
                 output.say()
