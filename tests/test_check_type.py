@@ -36,7 +36,7 @@ async def test_the_message_says_what_is_expected(
 
 
 @pytest.mark.parametrize("value", [b"Endpoint=x", Path("application.txt"), None])
-async def test_what_is_no_connection_string(value: object) -> None:
+async def test_what_is_not_a_connection_string(value: object) -> None:
     with pytest.raises(TypeError, match="expected a ConnectionString, not"):
         async with open_client(value):  # type: ignore[arg-type]
             pass

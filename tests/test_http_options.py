@@ -20,7 +20,7 @@ def test_a_slash_at_the_end_of_a_path_prefix_is_removed(prefix: str) -> None:
     ["", "/", "a", "//a", "/a//b", "/a//", "/..", "/a/../b", "/.", "/a b", "/a?b", "/a#b", "/a%2Fb", "/{name}", "/ä",
      "/a\r\nX: y", "/x" * 101],
 )  # fmt: skip
-def test_what_is_no_path_prefix(prefix: str) -> None:
+def test_what_is_not_a_path_prefix(prefix: str) -> None:
     with pytest.raises(ValueError, match="expected a path"):
         check_path_prefix(prefix)
 

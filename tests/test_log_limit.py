@@ -17,7 +17,7 @@ def _admit(limit: LogLimit, kind: object, *times: float) -> list[bool]:
     return [limit.admit(kind, now, partial("{} at {}".format, kind, now)) for now in times]
 
 
-def test_lines_beyond_the_limit_are_counted_and_told_once_when_the_period_is_over() -> None:
+def test_lines_beyond_the_limit_are_counted_and_reported_once_when_the_period_is_over() -> None:
     limit = LogLimit(lines=2, seconds=10)
 
     assert _admit(limit, "a", 100.0, 101.0, 102.0, 109.9) == [True, True, False, False]
@@ -48,7 +48,7 @@ def test_the_number_of_kinds_is_bounded() -> None:
     assert limit.ended(10.0) == [LeftOut(None, 97, "x")]
 
 
-def test_at_the_end_everything_is_told() -> None:
+def test_at_the_end_everything_is_reported() -> None:
     limit = LogLimit(lines=1, seconds=10)
     _admit(limit, "a", 0.0, 1.0)
     assert limit.ended(math.inf) == [LeftOut("a", 1, "a at 1.0")]

@@ -271,7 +271,7 @@ def test_a_hard_link_stays_one_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "loop"])
-def test_what_is_no_file_is_refused(path: Path, kind: str) -> None:
+def test_what_is_not_a_file_is_refused(path: Path, kind: str) -> None:
     other = path.with_name("other")
     if kind == "directory":
         other.mkdir()

@@ -54,7 +54,7 @@ def test_no_space_is_about_epoll_if_it_is_the_error_of_a_socket() -> None:
         socket.gaierror(errno.EMFILE, "a number of another kind"),
     ],
 )
-def test_other_errors_are_no_shortage(error: OSError) -> None:
+def test_other_errors_are_not_a_shortage(error: OSError) -> None:
     assert shortage_of(error) is None
     assert (text_or(error, "usual"), remedy_or(error, "usual")) == ("usual", "usual")
 
@@ -65,7 +65,7 @@ def test_only_errors_of_the_system_are_shortages() -> None:
 
 
 @pytest.mark.parametrize(("number", "is_shortage"), [(None, False), (errno.EADDRINUSE, True), (errno.EACCES, False)])
-def test_no_address_is_told_from_no_port(
+def test_no_address_is_distinguished_from_no_port(
     number: int | None, is_shortage: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connecting fails with EADDRNOTAVAIL in both cases. If no port is left, binding one fails as well."""

@@ -47,7 +47,9 @@ def test_what_editors_write_is_the_same_text(data: bytes, tmp_path: Path) -> Non
         (b"secret" * 1000, "is larger than 4096 bytes"),
     ],
 )
-def test_what_is_no_text_names_file_and_line_and_repeats_nothing(data: bytes, problem: str, tmp_path: Path) -> None:
+def test_the_error_about_what_is_not_text_names_file_and_line_and_repeats_nothing(
+    data: bytes, problem: str, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(data)
 
     with pytest.raises(TextError, match=problem) as caught:
@@ -105,7 +107,7 @@ def test_blanks_and_quotes_are_not_part_of_a_value(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["'value\"", "va'lue'", '"', "''x", "v\u00a0alue"])
-def test_quotes_that_are_no_pair_stay(text: str) -> None:
+def test_quotes_that_are_not_a_pair_stay(text: str) -> None:
     assert strip_value(text) == text
 
 
@@ -127,7 +129,7 @@ def test_any_bytes_are_text_or_an_error_of_ours(data: bytes) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_no_regular_file_and_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_not_a_regular_file_and_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(ConfigurationError, match="is not a regular file"):

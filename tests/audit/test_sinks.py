@@ -286,7 +286,7 @@ class TestSyslogServers:
         with pytest.raises(ConnectionRefusedError):
             sink.write([RECORD])
 
-    def test_a_name_that_is_no_name(self) -> None:
+    def test_a_name_that_is_not_valid(self) -> None:
         with pytest.raises(OSError, match=r"encoding|Name or service|not known"):
             SyslogSink("tcp", "a" * 70 + ".example", 514).write([RECORD])
 

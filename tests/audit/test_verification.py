@@ -234,7 +234,7 @@ class TestFiles:
 
         assert verify(log.files).deleted == len(lines)
 
-    def test_a_deletion_of_another_file_is_no_excuse(self) -> None:
+    def test_a_deletion_of_another_file_is_not_an_excuse(self) -> None:
         log = WrittenLog.of(2, 2)
         first, _ = names(log)
         lines = log.files.pop(first)
@@ -243,7 +243,7 @@ class TestFiles:
         with pytest.raises(BadLine, match="are missing"):
             verify(log.files)
 
-    def test_an_unsigned_line_about_a_deletion_is_no_excuse(self) -> None:
+    def test_an_unsigned_line_about_a_deletion_is_not_an_excuse(self) -> None:
         """Anybody who can write the files can append it, without any private key."""
         log = WrittenLog.of(2, 2)
         first, _ = names(log)

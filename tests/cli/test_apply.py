@@ -169,7 +169,7 @@ def test_a_unix_socket_as_target(scene: Scene) -> None:
     assert "hybridrelay updates push db --target db.internal:5432 " in advice
 
 
-def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:
+def test_nothing_is_deleted_without_the_option(scene: Scene) -> None:
     """What was not made from this directory is not touched in any case."""
     scene.apply(declaration("a", "b", more=REPORTING))
     result = scene.apply(declaration("b"))

@@ -52,7 +52,7 @@ async def test_a_reader_that_comes_back_gets_everything() -> None:
     assert found.decode() == _MUCH + "\n"
 
 
-async def test_a_reader_that_left_is_no_error() -> None:
+async def test_a_reader_that_left_is_not_an_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream, contextlib.redirect_stdout(stream):

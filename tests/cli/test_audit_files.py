@@ -111,7 +111,7 @@ class TestVerify:
         witness.write_text("nothing\n")
         assert run("audit", "verify", directory, "--witness", witness).code == 2
 
-    def test_what_is_no_audit_directory(self, run: Run, tmp_path: Path) -> None:
+    def test_what_is_not_an_audit_directory(self, run: Run, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "missing"):
             for command in (("verify",), ("key",), ("show",), ("export", "--format", "cef")):
                 assert run("audit", command[0], path, *command[1:]).code == 2

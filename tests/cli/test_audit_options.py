@@ -56,7 +56,7 @@ def test_a_sink_is_named_by_its_kind_or_url(text: str, target: AuditTarget) -> N
         "syslog+tls://user@logs", "syslog+quic://logs", "JOURNAL",
     ],
 )  # fmt: skip
-def test_what_is_no_sink(text: str) -> None:
+def test_what_is_not_a_sink(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected journal, stderr, eventlog, or syslog"):
         audit_target(text)
 
@@ -105,7 +105,7 @@ def test_the_size_of_a_directory(tmp_path: Path, size: str, max_total: int | Non
 
 
 @pytest.mark.parametrize("size", ["63MB", "0", "much", "-1"])
-def test_what_is_no_size(run: Run, size: str) -> None:
+def test_what_is_not_a_size(run: Run, size: str) -> None:
     result = run("relay", "--audit-max-bytes", size)
 
     assert (result.code, "--audit-max-bytes" in result.err) == (2, True)

@@ -142,7 +142,7 @@ def test_a_state_directory_that_is_not_there_is_not_made(run: Run, tmp_path: Pat
 
 
 @pytest.mark.parametrize("text", ["", "{}", "not json", '{"format": "another"}'])
-def test_importing_what_is_no_relay_file(run: Run, tmp_path: Path, text: str) -> None:
+def test_importing_what_is_not_a_relay_file(run: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "r").write_text(text)
     result = run("connections", "import", tmp_path / "r", "--state", tmp_path / "state")
 

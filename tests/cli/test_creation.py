@@ -135,7 +135,7 @@ def test_one_list_of_ports_is_for_all_relays(run: Run, tmp_path: Path) -> None:
         assert [endpoint.ports for endpoint in string.endpoints] == [{"https": 8443}] * 2
 
 
-def test_a_pin_that_may_be_missing_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_pin_that_may_be_missing_is_reported(run: Run, tmp_path: Path) -> None:
     code, out, _ = _create(run, tmp_path, "--relay-file", tmp_path / "r", *TWO[:4])
 
     assert code == 0
@@ -265,14 +265,14 @@ def test_wrong_options_create_no_file(run: Run, tmp_path: Path, more: tuple[str,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_public_ports_the_default_ports_are_told(run: Run, tmp_path: Path) -> None:
+def test_without_public_ports_the_default_ports_are_printed(run: Run, tmp_path: Path) -> None:
     _, out, _ = _create(run, tmp_path, "--relay-file", tmp_path / "r", "--relay-pin", PIN)
 
     assert "the defaults (9350, 5671, 9352, 80, 443)" in out
     assert "--public-ports" in out
 
 
-def test_a_state_directory_that_no_relay_has_used_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_state_directory_that_no_relay_has_used_is_reported(run: Run, tmp_path: Path) -> None:
     state = tmp_path / "stat"
     _, out, _ = _create(run, tmp_path, "--state", state)
 

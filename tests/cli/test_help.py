@@ -40,7 +40,7 @@ def test_every_command_explains_itself(run: Run, command: tuple[str, ...], monke
     assert max(map(len, result.out.splitlines())) <= 80
 
 
-def test_the_exit_codes_are_told_and_documented(run: Run) -> None:
+def test_the_exit_codes_are_in_the_help_and_documented(run: Run) -> None:
     documented = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     rows = re.findall(r"^\| (\d+)(?: \+ N)? \| ", documented.partition("## Exit codes")[2], re.MULTILINE)
     told = re.findall(r"\b(\d+)\b", run("--help").out.partition("exit codes:")[2])

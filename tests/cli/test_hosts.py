@@ -78,7 +78,7 @@ def test_names_of_a_configuration_file(run: Run, created: Created, hosts: Path, 
     ]
 
 
-def test_a_name_that_another_line_has_is_told(run: Run, created: Created, hosts: Path) -> None:
+def test_a_name_that_another_line_has_is_reported(run: Run, created: Created, hosts: Path) -> None:
     hosts.write_text(f"127.0.0.1 localhost\n10.0.0.1 {NAME}\n")
     result = run("hosts", "apply", "--connection-string-file", created.application, "--hosts-file", hosts)
     assert result.code == 0

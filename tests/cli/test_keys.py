@@ -173,7 +173,7 @@ def test_a_string_is_issued_with_the_key_that_the_relay_has(run: Run, created: C
     assert "there is no secondary key" in result.err
 
 
-def test_a_revoked_key_is_told_with_what_is_left(run: Run, created: Created) -> None:
+def test_a_revoked_key_is_reported_with_what_is_left(run: Run, created: Created) -> None:
     def revoke(key: str) -> str:
         result = run("keys", "revoke", "orders", "--rule", "connector", "--key", key, "--state", created.state)
         assert (result.code, result.err) == (0, "")

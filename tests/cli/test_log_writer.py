@@ -114,7 +114,7 @@ def test_a_stalled_reader_blocks_nobody_and_hears_what_was_dropped(pipe: _Pipe) 
     assert lines[-1] == "[6 missing]"
 
 
-def test_what_was_dropped_is_told_in_its_place(pipe: _Pipe) -> None:
+def test_what_was_dropped_is_reported_in_its_place(pipe: _Pipe) -> None:
     writer = pipe.writer(max_lines=200)
     put = _put_much(writer)
     text = ""

@@ -310,7 +310,7 @@ def test_the_new_key_is_kept_if_the_relay_stops_during_a_regenerate(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_relay_that_hangs_can_be_given_up(created: Created, number: signal.Signals) -> None:
+def test_a_command_that_waits_for_a_relay_that_hangs_can_be_stopped(created: Created, number: signal.Signals) -> None:
     """It is never taken for one that does not run: nothing is changed behind its back."""
     with socket.socket(socket.AF_UNIX) as listener:
         with short_path(created.state / "management.sock") as name:

@@ -90,7 +90,7 @@ def test_a_shortage_behind_an_error_is_named(run: Run, monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 @pytest.mark.parametrize("descriptors", range(7, 18, 2))
-def test_too_few_descriptors_are_never_told_as_something_else(
+def test_too_few_descriptors_are_never_reported_as_something_else(
     created: Created, tmp_path: Path, descriptors: int
 ) -> None:
     command = [

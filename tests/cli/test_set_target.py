@@ -49,7 +49,7 @@ def test_a_target_becomes_a_unix_socket(run: Run, created: Created, tmp_path: Pa
         ("unix:/" + "x" * 1024, "at most 1024"),
     ],
 )
-def test_what_is_no_unix_socket(run: Run, created: Created, target: str, says: str) -> None:
+def test_what_is_not_a_unix_socket(run: Run, created: Created, target: str, says: str) -> None:
     result = run("connections", "set-target", "orders", "--target", target, "--update", created.connector)
     assert (result.code, says in result.err) == (2, True), result.err
 

@@ -123,7 +123,7 @@ async def test_changes_add_up(scene: Scene) -> None:
     assert scene.stored() == before
 
 
-async def test_the_file_catches_up(scene: Scene) -> None:
+async def test_a_copy_is_removed_when_the_file_contains_everything(scene: Scene) -> None:
     before = scene.stored()
     after = updated(rolled(before))
     await scene.keep(before, after)
@@ -135,7 +135,7 @@ async def test_the_file_catches_up(scene: Scene) -> None:
     assert not scene.copy.exists()
 
 
-async def test_whoever_changes_the_file_decides(scene: Scene) -> None:
+async def test_what_somebody_writes_into_the_file_replaces_what_the_copy_has(scene: Scene) -> None:
     before = scene.stored()
     await scene.keep(before, updated(rolled(before)))
     third = rolled(before, "third")

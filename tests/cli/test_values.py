@@ -53,7 +53,7 @@ def test_a_local_address_is_parsed(text: str, expected: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["own/tcp", "own:", "127.0.0.1:*/tcp", ":*/udp", "own/udp/udp"])
-def test_what_is_no_local_address_is_refused(text: str) -> None:
+def test_what_is_not_a_local_address_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         values.local_address(text)
 
@@ -61,7 +61,7 @@ def test_what_is_no_local_address_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "5432", ":5432", "::1:5432", "[::1]", "127.0.0.1:65536", "127.0.0.1:-1", "a b:1"]
 )
-def test_what_is_no_address_to_listen_on_is_refused(text: str) -> None:
+def test_what_is_not_an_address_to_listen_on_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         values.listen_address(text)
     assert "from 1 to" not in str(caught.value)  # 0 is possible
@@ -133,7 +133,7 @@ def test_what_is_more_than_a_host(parse: Callable[[str], str], text: str, says: 
 
 
 @pytest.mark.parametrize("text", ["tcp://db:5432", "postgresql://db:5432/orders", "tcp://[::1]:5432"])
-def test_a_target_is_no_url(text: str) -> None:
+def test_a_target_is_not_a_url(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="without a scheme such as tcp://"):
         values.target(text)
 

@@ -40,7 +40,7 @@ def test_seconds_are_not_negative(times: Times) -> None:
         attrs.evolve(config, **times)
 
 
-def test_what_is_no_connection_string_of_an_application_is_rejected() -> None:
+def test_what_is_not_a_connection_string_of_an_application_is_rejected() -> None:
     with pytest.raises(ConnectionStringError):
         ClientConfig("Endpoint=hr://relay.example/")
     with pytest.raises(ConfigurationError, match="connector"):

@@ -194,7 +194,7 @@ async def test_the_first_attempt_may_take_longer_than_the_patience(
     assert len(scene.attempts) == 1
 
 
-async def test_what_waiting_cannot_change_is_told_at_once(
+async def test_what_waiting_cannot_change_is_reported_at_once(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery
 ) -> None:
     scene.error = WRONG_KEY

@@ -113,7 +113,7 @@ async def test_a_control_channel_goes_on_to_the_next_address(
     nursery.cancel_scope.cancel()
 
 
-async def test_the_wrong_certificate_is_told_where_no_address_has_the_right_one(
+async def test_the_wrong_certificate_is_reported_if_no_address_has_the_right_one(
     serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
 ) -> None:
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
@@ -282,7 +282,7 @@ async def test_of_two_answers_one_is_discarded(autojump_clock: trio.testing.Mock
     assert (answer, discarded) == ("b", ["a"])
 
 
-async def test_an_error_that_is_no_silence_ends_the_race(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_error_other_than_silence_ends_the_race(autojump_clock: trio.testing.MockClock) -> None:
     tried: list[str] = []
 
     async def attempt(address: str) -> str:

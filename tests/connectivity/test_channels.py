@@ -87,7 +87,7 @@ async def test_over_a_real_socket(listen: Listen, certificates: Certificates) ->
         ("newer", {FailureKind.VERSION_MISMATCH}),
     ],
 )
-async def test_what_is_no_relay(
+async def test_what_is_not_a_relay(
     behaviour: str, kinds: set[FailureKind], listen: Listen, certificates: Certificates
 ) -> None:
     port = await listen(behaviour)
@@ -100,7 +100,7 @@ async def test_what_is_no_relay(
     assert caught.value.failure.step is Step.STATUS
 
 
-async def test_a_port_on_which_nobody_listens_is_told_as_that(refusing_port: int) -> None:
+async def test_a_port_on_which_nobody_listens_is_reported_as_that(refusing_port: int) -> None:
     endpoint = RelayEndpoint("127.0.0.1", {"data": refusing_port})
     (tcp,) = candidates(discover(), "tcp")
     with pytest.raises(RelayUnreachable, match="connection refused"):
@@ -370,5 +370,5 @@ async def test_the_callers_deadline_holds_whatever_the_transport_does(
 
 
 @pytest.mark.parametrize("reason", [Reason.LISTENER_GONE, Reason.KEY_REVOKED, Reason.IDENTITY_CHANGED])
-def test_a_status_that_only_a_control_channel_can_say_is_no_word_on_the_rendezvous(reason: Reason) -> None:
+def test_a_status_for_control_channels_says_nothing_about_the_rendezvous(reason: Reason) -> None:
     assert isinstance(_refusal(reason), RelayUnreachable)

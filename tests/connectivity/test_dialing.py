@@ -88,7 +88,7 @@ async def test_a_failed_lookup_is_classified(code: int, kind: FailureKind) -> No
 
 
 @pytest.mark.parametrize("host", ["a" * 64 + ".example.com", "a..example.com", "a\0b"])
-async def test_what_is_no_name_is_not_found(host: str) -> None:
+async def test_what_is_not_a_name_is_not_found(host: str) -> None:
     assert (await failure_of(host, 1)).kind is FailureKind.NAME_NOT_FOUND
 
 

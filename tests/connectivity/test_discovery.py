@@ -71,7 +71,7 @@ class NoName:
         (NoName(), "NoName is not an instance of hybridrelay.abc.Transport"),
     ],
 )
-def test_what_does_not_load_is_told_and_left_out(
+def test_what_does_not_load_is_reported_and_left_out(
     breakage: object, problem: str, transports: dict[str, Transport]
 ) -> None:
     discovered, broken = found(Point("aaa", breakage), Point("tcp", transports["tcp"]))
@@ -107,7 +107,7 @@ GOOD = Route("x", 5, PORT)
         ("x", (GOOD, Route("y", 6, Port("x", 2))), "it defines port x in two ways"),
     ],
 )
-def test_what_breaks_the_contract_is_told_and_left_out(
+def test_what_breaks_the_contract_is_reported_and_left_out(
     name: object, routes: object, problem: str, transports: dict[str, Transport]
 ) -> None:
     other = FakeTransport("x")

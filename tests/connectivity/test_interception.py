@@ -21,7 +21,7 @@ SOMEBODYS = OuterCertificate("sha256:x", "Corp CA", self_signed=False)
 SELF_SIGNED = OuterCertificate("sha256:y", "hybridrelay relay", self_signed=True)
 
 
-def test_the_certificate_of_the_relay_itself_is_no_interception(tmp_path: Path) -> None:
+def test_the_certificate_of_the_relay_itself_is_not_an_interception(tmp_path: Path) -> None:
     path = load_or_create_relay_certificate(tmp_path, now=time.time(), name="outer")
     pem = path.read_text()
     der = ssl.PEM_cert_to_DER_cert(pem[: pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)])

@@ -110,7 +110,7 @@ async def test_without_a_proxy_for_it_the_address_is_dialed(nursery: trio.Nurser
 
 
 @pytest.mark.parametrize("host", ["", "a b", "a\r\nX: y", "ü.example", "a" * 254, "x" * 64 + ".com"])
-async def test_what_is_no_host_is_not_asked_for(nursery: trio.Nursery, host: str) -> None:
+async def test_what_is_not_a_host_is_not_asked_for(nursery: trio.Nursery, host: str) -> None:
     proxy = ScriptedProxy(nursery, echo)
     with pytest.raises(ProxyError) as caught:
         await proxy.through()(host, 443)
@@ -236,7 +236,7 @@ async def test_what_the_proxy_says_is_cut_and_cleaned(nursery: trio.Nursery) -> 
         b"HTTP/1.1 2000 OK\r\n\r\n",
     ],
 )
-async def test_what_is_no_proxy(nursery: trio.Nursery, answer: bytes) -> None:
+async def test_what_is_not_a_proxy(nursery: trio.Nursery, answer: bytes) -> None:
     failure = await fail(ScriptedProxy(nursery, saying(answer)))
     assert failure.kind is K.PROXY_FAILED
     assert any(words in failure.text for words in ("does not speak HTTP", "closed the connection", "no final one"))

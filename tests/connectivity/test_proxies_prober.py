@@ -103,7 +103,7 @@ async def test_behind_the_proxy_nothing_is_there(
     assert "the relay serves this port" in (caught.value.remedy or "")
 
 
-async def test_a_stalled_port_behind_the_proxy_is_no_fault_of_the_proxys(
+async def test_a_stalled_port_behind_the_proxy_is_not_the_fault_of_the_proxy(
     make_prober: MakeProber, network: FakeNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
     network.behaviours = dict.fromkeys((*NATIVE, 443, 80), "stalled")

@@ -66,7 +66,7 @@ BAD_URLS = [
 
 
 @pytest.mark.parametrize("text", BAD_URLS)
-def test_what_is_no_url_is_said_and_not_repeated(text: str) -> None:
+def test_what_is_not_a_url_is_reported_and_not_repeated(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         Proxy.parse_untrusted(text)
     assert "hunter2" not in str(caught.value)
@@ -257,7 +257,7 @@ def test_a_password_that_no_proxy_takes(password: str) -> None:
     assert password not in str(caught.value)
 
 
-def test_a_line_end_is_no_part_of_a_password() -> None:
+def test_a_line_end_is_not_part_of_a_password() -> None:
     environment = {"ALL_PROXY": "http://me@proxy", "HYBRIDRELAY_PROXY_PASSWORD": " pass word \r\n"}
     proxy = ProxySettings.from_environment(environment).proxy
     assert proxy is not None

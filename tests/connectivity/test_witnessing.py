@@ -52,7 +52,7 @@ class Channel:
     ],
     ids=["refused", "without a text", "no answer", "nothing registered"],
 )
-async def test_why_a_relay_is_no_witness(
+async def test_why_a_relay_is_not_a_witness(
     nursery: trio.Nursery, answer: control.Witnessed | control.Failed | None, names: list[str], why: str
 ) -> None:
     witnessing, channel = Witnessing(), Channel(answer)

@@ -51,7 +51,7 @@ def test_without_a_connection_string_there_is_nothing_to_do() -> None:
 
 
 @pytest.mark.parametrize("value", ["Endpoint=x", b"Endpoint=x", Path("orders.connector"), published("orders").string])
-def test_one_connection_string_is_no_list(value: object) -> None:
+def test_one_connection_string_is_not_a_list(value: object) -> None:
     with pytest.raises(TypeError, match="expected a list of ConnectionString, not"):
         ConnectorConfig(value)  # type: ignore[arg-type]
 

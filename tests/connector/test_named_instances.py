@@ -79,7 +79,7 @@ def test_the_port_is_found_in_every_form_of_reply(data: bytes) -> None:
         (reply(more=";;tcp;1433"), "does not listen on TCP"),
     ],
 )
-def test_what_is_no_reply(data: bytes, says: str) -> None:
+def test_what_is_not_a_reply(data: bytes, says: str) -> None:
     with pytest.raises(BadReply) as caught:
         parse_instance_reply_untrusted(data, "SQLEXPRESS")
     assert says.replace("no reply", "not a reply") in str(caught.value)
@@ -164,7 +164,7 @@ async def test_in_parallel_it_is_asked_for_each_time(responder: Responder) -> No
             assert len(responder.asked) == times
 
 
-async def test_what_is_no_reply_is_ignored(responder: Responder) -> None:
+async def test_what_is_not_a_reply_is_ignored(responder: Responder) -> None:
     responder.answers = lambda _: [b"", b"\x05\0\0", reply("OTHER"), reply()]
     found = await NamedInstances(responder.port).find(responder.instance, lambda _: ALLOWED)
     assert found.target.port == 49823

@@ -330,7 +330,7 @@ async def test_a_flood_of_notices_ends_the_control_channel(
     nursery.cancel_scope.cancel()
 
 
-async def test_notices_that_come_now_and_then_are_no_flood(
+async def test_notices_that_come_now_and_then_are_not_a_flood(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:
     start(nursery, scene)

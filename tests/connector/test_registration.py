@@ -114,7 +114,7 @@ def test_a_channel_that_ends_because_of_a_replacement_is_not_reported_as_lost() 
     assert "ControlChannelLost" in kinds(made.handle(inputs.ChannelEnded(2), 9.0))
 
 
-def test_a_registration_that_another_machine_has_replaced_is_no_failure() -> None:
+def test_a_registration_that_another_registrar_has_replaced_is_not_a_failure() -> None:
     """The connection string has other ports for the same relay: no warning, and no further request."""
     made = machine("one", "two")
     made.handle(inputs.Start(), 0.0)

@@ -575,7 +575,7 @@ async def _again(scene: Scene, nursery: trio.Nursery) -> Scene:
 
 
 @pytest.mark.parametrize("has_ended", [True, False], ids=["lost", "open"])
-async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
+async def test_an_acceptance_that_did_not_reach_the_relay_does_not_matter(
     monkeypatch: pytest.MonkeyPatch, has_ended: bool
 ) -> None:
     """The relay forgets the offer with the control channel, and makes another one over the next."""

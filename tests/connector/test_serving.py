@@ -339,7 +339,7 @@ async def test_a_policy_that_changes_when_the_target_has_just_been_connected_end
 
 
 @pytest.mark.parametrize("why", ["policy", "target", "bug"])
-async def test_a_refusal_is_told_to_both(
+async def test_a_refusal_is_reported_to_both(
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
     lines: Callable[[], list[tuple[object, ...]]],

@@ -83,7 +83,7 @@ async def test_a_connection_that_is_dropped_is_reset() -> None:
                 await accepted.receive_some()
 
 
-async def test_the_last_descriptors_are_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_last_descriptors_are_not_for_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "is_reserved", lambda descriptor: True)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:

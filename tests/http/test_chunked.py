@@ -89,7 +89,7 @@ def test_incomplete_bodies_are_not_complete(name: str) -> None:
         assert decode(data[:end])[1] is False
 
 
-def test_chunks_of_one_byte_are_no_attack() -> None:
+def test_chunks_of_one_byte_are_not_an_attack() -> None:
     data = b"1\r\na\r\n" * 50_000 + b"0\r\n\r\n"
 
     assert decode(data, size=4096) == (b"a" * 50_000, True, b"")

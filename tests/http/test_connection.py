@@ -311,7 +311,7 @@ async def test_what_a_handler_reads_after_it_began_to_answer() -> None:
 # --- ends
 
 
-async def test_what_is_no_request() -> None:
+async def test_what_is_not_a_request() -> None:
     received, observed = await exchange(b"GET / HTTP/1.1\r\nHost : x\r\n\r\n" + GET)
 
     assert received.startswith(b"HTTP/1.1 400 ")
@@ -341,7 +341,7 @@ async def test_head_that_is_refused_before_it_is_parsed(head: bytes) -> None:
     assert not observed.crashes
 
 
-async def test_head_of_what_is_no_request() -> None:
+async def test_head_of_what_is_not_a_request() -> None:
     received, _ = await exchange(b"HEAD /%zz HTTP/1.1\r\nHost: x\r\n\r\n")
 
     assert received.startswith(b"HTTP/1.1 400 ")

@@ -114,7 +114,7 @@ def test_segments_are_decoded_once(segment: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("segment", ["%ff", "%C3", "%00", "a%0Ab", "%7f", "%C2%85", "%ED%A0%80"])
-def test_segments_that_are_no_text(segment: str) -> None:
+def test_segments_that_are_not_text(segment: str) -> None:
     with pytest.raises(ValueError, match=r"control|utf-8"):
         decode_segment(segment)
 

@@ -71,7 +71,7 @@ async def test_what_is_no_longer_kept_is_known_to_be_missing(feed: Feed) -> None
     assert counts(await feed.read(numbers[3], 10, anything)) == [5]
 
 
-async def test_numbers_of_another_run_are_no_numbers_of_this_one(feed: Feed) -> None:
+async def test_numbers_of_another_run_are_not_numbers_of_this_one(feed: Feed) -> None:
     later = Feed(lambda: 1_001.5)
     feed(_Happened(count=1))
     later(_Happened(count=2))

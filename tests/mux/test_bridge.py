@@ -129,7 +129,9 @@ async def test_a_target_that_reads_no_more_holds_nothing_for_ever(
 
 
 @pytest.mark.parametrize("attempt", range(20))  # which task runs first is for trio to choose
-async def test_a_reset_that_is_met_while_delivering_is_no_end_of_file(attempt: int, nursery: trio.Nursery) -> None:
+async def test_a_reset_that_is_met_while_delivering_is_not_an_end_of_file(
+    attempt: int, nursery: trio.Nursery
+) -> None:
     client, server = await session_pair(nursery)
     stream = client.open_stream_nowait()
     theirs = (await server.offers.receive()).accept()

@@ -138,7 +138,9 @@ async def test_the_end_of_the_stream_its_reset_and_the_loss_of_the_channel_are_t
                     await early.receive_some()
 
 
-async def test_the_reason_of_the_end_is_told_and_the_channel_closed(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_reason_of_the_end_is_reported_and_the_channel_closed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     ours, _, early = await _early(b"")
     await ours.receive_some()  # OPENED
     with trio.fail_after(10):

@@ -464,7 +464,7 @@ class Blocks(Discarding):
         return bool(self.blocks)
 
 
-async def test_the_time_for_which_a_channel_takes_nothing_is_no_part_of_a_turn(nursery: trio.Nursery) -> None:
+async def test_the_time_for_which_a_channel_takes_nothing_is_not_part_of_a_turn(nursery: trio.Nursery) -> None:
     now = 0.0
     turns = SharedTurns(lambda: now)
     far, near = trio.testing.memory_stream_pair()

@@ -63,7 +63,7 @@ def test_an_index_of_unix_sockets_decides_like_its_patterns(
 
 
 @given(st.lists(path_patterns, max_size=5), hosts, ports)
-def test_unix_sockets_are_no_hosts(texts: list[str], host: str, port: int) -> None:
+def test_unix_sockets_are_not_hosts(texts: list[str], host: str, port: int) -> None:
     index = TargetIndex(map(parse_target, texts))
     assert index.first_about(host, port, address_of(host)) is None
     assert not index.permits(host, port, address_of(host))

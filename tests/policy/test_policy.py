@@ -255,7 +255,7 @@ async def test_another_file_of_the_same_time_and_size_is_read(
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"appli\0cation\n", b"caf\xe9\n", "application".encode("utf-16-le")])
-def test_a_file_that_is_no_text_is_an_error(data: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_an_error(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data)
 
     with pytest.raises(ConfigurationError, match="line 1"):

@@ -125,7 +125,7 @@ def test_which_relays_a_pattern_permits(pattern: str, host: str, permitted: bool
 
 
 @pytest.mark.parametrize("text", ["https://relay.example", "relay.example:443", "sha256:abc", "rel ay", "[x]", ""])
-def test_what_is_no_relay_is_an_error(text: str) -> None:
+def test_what_is_not_a_relay_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):
         parse_relay(text)
 
@@ -159,7 +159,7 @@ def test_which_moments_are_within_hours(text: str, inside: list[str], outside: l
     "text",
     ["Mon 8:00-18:00", "Mon 18:00-08:00", "Mon 08:00-24:01", "Mon 08:60-09:00", "Mo 08:00-09:00", "08:00-09:00"],
 )
-def test_what_is_no_time_is_an_error(text: str) -> None:
+def test_what_is_not_a_time_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):
         parse_hours(text)
 

@@ -447,7 +447,7 @@ def test_every_field_without_a_default_is_needed(fields: dict[str, object]) -> N
         b'{"type":"accept","id":1} x',
     ],
 )
-def test_what_is_no_message_is_an_error(body: bytes) -> None:
+def test_what_is_not_a_message_is_an_error(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         ControlDecoder().receive_data_untrusted(frame(body))
 
@@ -548,7 +548,7 @@ def test_an_instance_belongs_to_one_secret_and_does_not_tell_it() -> None:
 
 
 @pytest.mark.parametrize("secret", [value for value in NOT_SECRETS if isinstance(value, str)])
-def test_what_is_no_secret_has_no_instance(secret: str) -> None:
+def test_what_is_not_a_secret_has_no_instance(secret: str) -> None:
     with pytest.raises(ValueError, match="not the secret of an instance"):
         instance_of(secret)
 

@@ -243,7 +243,7 @@ def test_an_unknown_reason_is_an_internal_error() -> None:
     assert decode(raw(0x07, 1, b"\xff\xff")) == [Reset(1, Reason.INTERNAL_ERROR)]
 
 
-def test_text_that_is_no_utf8_is_repaired_and_still_fits() -> None:
+def test_text_that_is_not_utf8_is_repaired_and_still_fits() -> None:
     (frame,) = decode(raw(0x07, 1, b"\0\x08" + b"\xff" * 256))
     assert isinstance(frame, Reset)
     assert frame.text == "\N{REPLACEMENT CHARACTER}" * 85

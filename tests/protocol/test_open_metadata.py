@@ -17,7 +17,7 @@ def test_a_port_arrives(port: int | None) -> None:
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
-def test_what_is_no_port_is_not_sent(port: int) -> None:
+def test_what_is_not_a_port_is_not_sent(port: int) -> None:
     with pytest.raises(ValueError, match="from 1 to 65535"):
         port_metadata(port)
 

@@ -61,7 +61,7 @@ GOOD = Preamble(Purpose.DATA, TICKET).encode()
         (GOOD[:5] + b"\x03" + GOOD[6:], Reason.PROTOCOL_ERROR),
     ],
 )
-def test_what_is_no_preamble(data: bytes, reason: Reason) -> None:
+def test_what_is_not_a_preamble(data: bytes, reason: Reason) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         decode_preamble_untrusted(data)
     assert caught.value.reason is reason
@@ -75,7 +75,7 @@ def test_what_is_no_preamble(data: bytes, reason: Reason) -> None:
         (b"HYRS\x02\0\0\0", Reason.VERSION_MISMATCH),
     ],
 )
-def test_what_is_no_status(data: bytes, reason: Reason) -> None:
+def test_what_is_not_a_status(data: bytes, reason: Reason) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         decode_status_untrusted(data)
     assert caught.value.reason is reason

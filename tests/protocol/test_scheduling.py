@@ -161,7 +161,7 @@ def test_data_and_open_wait_for_acknowledgements_and_nothing_else_does() -> None
     assert {type(frame) for frame in written(pair.initiator, pair)} == {frames.Open, frames.Data}
 
 
-def test_the_limit_of_the_unacknowledged_is_no_deadlock() -> None:
+def test_the_limit_of_what_is_unacknowledged_causes_no_deadlock() -> None:
     """ACK is written although both sides have reached their limits."""
     config = SessionConfig(max_unacknowledged=512 * KIB, initial_window=4096 * KIB)
     pair = CorePair.established(config)

@@ -65,7 +65,7 @@ ACTIONS: dict[str, tuple[Callable[[SessionCore, Stream], object], Callable[[Stre
 }
 
 
-def test_no_data_is_no_frame() -> None:
+def test_no_data_makes_no_frame() -> None:
     pair = CorePair.established()
     ours, _ = pair.open()
     pair.advance(1)

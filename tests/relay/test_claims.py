@@ -37,7 +37,7 @@ def test_the_first_taker_gets_the_content_and_nothing_is_left() -> None:
     assert take.changed == attrs.evolve(CLAIM, sealed=None, taken_at=150.0, taken_by="192.0.2.1")
 
 
-def test_a_second_taker_is_told_so_and_counted() -> None:
+def test_a_second_taker_learns_that_it_is_the_second_and_is_counted() -> None:
     taken = decide_take(CLAIM, PROOF, "192.0.2.1", 150.0).changed
     again = decide_take(taken, PROOF, "198.51.100.7", 160.0)
     assert (again.reason, again.sealed) == (Reason.CLAIM_TAKEN, None)
@@ -127,7 +127,7 @@ def test_the_content_is_not_shown() -> None:
     assert CLAIM.proof_digest not in repr(CLAIM)
 
 
-def test_a_taker_that_asks_again_is_no_thief() -> None:
+def test_a_taker_that_asks_again_is_not_a_thief() -> None:
     """The relay was killed, or the channel was lost, after the content had been sent."""
     first, other = bytes(16), bytes(range(16))
     taken = decide_take(CLAIM, PROOF, "192.0.2.1", 150.0, attempt=first).changed

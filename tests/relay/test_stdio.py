@@ -97,7 +97,7 @@ async def test_it_ends_when_standard_input_does_even_if_the_relay_does_not(tmp_p
             await stdio.ended.wait()
 
 
-async def test_only_the_owner_may_connect_and_a_long_path_is_no_problem(tmp_path: Path) -> None:
+async def test_only_the_owner_may_connect_and_a_long_path_is_not_a_problem(tmp_path: Path) -> None:
     state = tmp_path.joinpath(*["a" * 60] * 3)
     state.mkdir(parents=True)
     async with running(state) as stdio:

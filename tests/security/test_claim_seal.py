@@ -198,7 +198,7 @@ def test_a_pending_claim_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "5", '{"format": "hybridrelay-pending-claim", "version": 2}', "[" * 9999]
 )
-def test_another_file_is_no_pending_claim(text: str) -> None:
+def test_another_file_is_not_a_pending_claim(text: str) -> None:
     with pytest.raises(ClaimError):
         PendingClaim.parse_untrusted(text)
 

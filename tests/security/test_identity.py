@@ -145,7 +145,7 @@ def test_serials_are_whole_bytes(serial: int) -> None:
     assert text == text.upper()
 
 
-def test_a_certificate_that_is_no_identity() -> None:
+def test_a_certificate_that_is_not_an_identity() -> None:
     for der in (AUTHORITY.certificate, b"junk"):
         with pytest.raises(ConfigurationError, match="identity"):
             _ = Identity(der, AUTHORITY.private_key).details

@@ -144,7 +144,7 @@ async def test_nothing_that_the_issuer_signs_is_a_connector(
 
 
 @pytest.mark.parametrize("trusts", [OURS, TRUSTED], ids=["usual", "path length 1"])
-async def test_the_issuer_itself_is_no_connector_and_no_application(trusts: Authority) -> None:
+async def test_the_issuer_itself_is_neither_a_connector_nor_an_application(trusts: Authority) -> None:
     itself = Identity(ISSUER.certificate, ISSUER.private_key)
     client, _ = await meet(OURS.issue(Role.APPLICATION, "a", now=NOW), itself, client_trusts=trusts)
     assert isinstance(client, PeerIdentityError)
@@ -222,7 +222,7 @@ def test_an_issuer_is_for_clients_only() -> None:
         (attrs.evolve(ISSUER, certificate=ISSUER.certificate[:-9]), TRUSTED.certificate),
     ],
 )
-def test_what_is_no_issuer_is_noticed(issuer: Issuer, authority: bytes) -> None:
+def test_what_is_not_an_issuer_is_noticed(issuer: Issuer, authority: bytes) -> None:
     with pytest.raises(ConfigurationError):
         issuer.check(authority)
 
@@ -249,13 +249,13 @@ def test_a_claim_certificate_ends_with_the_claim() -> None:
 
 
 @pytest.mark.parametrize("trusts", [OURS, TRUSTED], ids=["usual", "path length 1"])
-async def test_a_claim_certificate_is_no_application(trusts: Authority) -> None:
+async def test_a_claim_certificate_is_not_an_application(trusts: Authority) -> None:
     _, server = await meet(claim(), CONNECTOR, server_trusts=trusts)
     assert isinstance(server, PeerIdentityError)
     assert server.reason is Reason.IDENTITY_WRONG_ROLE
 
 
-async def test_a_claim_certificate_is_no_connector() -> None:
+async def test_a_claim_certificate_is_not_a_connector() -> None:
     client, _ = await meet(OURS.issue(Role.APPLICATION, "a", now=NOW), claim())
     assert isinstance(client, PeerIdentityError)
 

@@ -49,7 +49,7 @@ def test_names_in_their_normal_form(text: str, host: str) -> None:
         "[fe80::1%eth0]:80", "sql01", "sql01:0", "sql01:65536", ":80", "a b:80", "a\tb:80", "*.corp:80", "tcp://a:80",
     ],
 )  # fmt: skip
-def test_what_can_be_no_local_name(text: str) -> None:
+def test_what_cannot_be_a_local_name(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_local_name_untrusted(text)
     with pytest.raises(ConnectionStringError) as caught:

@@ -127,7 +127,7 @@ def test_an_address_to_dial_is_written_back_as_it_was_read(text: str) -> None:
     assert parse_host_port_untrusted(str(parsed)) == parsed
 
 
-def test_a_url_is_no_address_to_dial() -> None:
+def test_a_url_is_not_an_address_to_dial() -> None:
     with pytest.raises(ValueError, match="without a scheme such as tcp://"):
         parse_host_port_untrusted("tcp://db:5432")
 

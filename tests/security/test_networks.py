@@ -24,6 +24,6 @@ def test_no_networks_cover_nothing() -> None:
 @pytest.mark.parametrize(
     "text", ["", "10.0.0.0/8,", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "*", "10.0.0.0-10.0.0.9"]
 )
-def test_what_is_no_network_is_refused(text: str) -> None:
+def test_what_is_not_a_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected addresses or networks"):
         parse_networks_untrusted(text)

@@ -63,7 +63,7 @@ def test_where_there_is_none_in_memory(fault: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
-def test_a_shortage_of_descriptors_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shortage_of_descriptors_is_reported_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, flags: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

@@ -184,7 +184,7 @@ async def test_outer_tls_offers_http(certificate_file: Path) -> None:
     assert stream.ssl_object.selected_alpn_protocol() == "http/1.1"
 
 
-def test_what_is_no_certificate_raises_nothing_but_value_error(certificate_file: Path) -> None:
+def test_what_is_not_a_certificate_raises_nothing_but_value_error(certificate_file: Path) -> None:
     with pytest.raises(ValueError):
         spki_pin(b"junk")
     pem = certificate_file.read_text(encoding="ascii")

@@ -97,7 +97,7 @@ def test_what_is_refused(changes: Changes) -> None:
         update_string(CURRENT, attrs.evolve(CURRENT, **changes))
 
 
-def test_no_secret_is_told() -> None:
+def test_no_secret_is_reported() -> None:
     update = update_string(CURRENT, string())
 
     assert update.string.key.reveal() not in repr(update) + str(update)

@@ -82,7 +82,7 @@ async def test_an_error_is_that_of_every_caller(autojump_clock: MockClock) -> No
     assert errors == 5 * [socket.EAI_AGAIN]
 
 
-async def test_without_threads_callers_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_threads_callers_get_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

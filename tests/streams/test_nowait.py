@@ -263,7 +263,7 @@ async def test_why_a_stream_broke_is_kept() -> None:
 
 
 @posix
-async def test_a_reset_is_no_end_of_file() -> None:
+async def test_a_reset_is_not_an_end_of_file() -> None:
     ours, theirs = await tcp_pair()
     async with ours:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")

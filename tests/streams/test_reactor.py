@@ -1282,7 +1282,7 @@ async def test_a_handler_that_pauses_learns_of_a_reset(unread: bytes, is_early: 
 
 
 @pytest.mark.usefixtures("epoll")
-async def test_an_end_of_file_is_no_failure_for_a_handler_that_pauses() -> None:
+async def test_an_end_of_file_is_not_a_failure_for_a_handler_that_pauses() -> None:
     ours, theirs = await tcp_pair()
     reader = Reader(nowait(ours))
     async with using_reactor() as reactor:

@@ -80,7 +80,7 @@ def test_the_turns_of_a_peer_are_those_of_all_its_tasks_and_are_forgotten_with_t
     assert gone() is None
 
 
-async def test_the_time_that_other_tasks_take_before_a_turn_is_no_part_of_it() -> None:
+async def test_the_time_that_other_tasks_take_before_a_turn_is_not_part_of_it() -> None:
     now = 0.0
     turns = SharedTurns(lambda: now)
     turns.use(0, TURN_BYTES)

@@ -46,7 +46,7 @@ async def test_the_socket_of_a_later_program_is_left_alone(tmp_path: Path) -> No
     assert not path.exists()
 
 
-async def test_a_file_that_is_gone_is_no_error(tmp_path: Path) -> None:
+async def test_a_file_that_is_gone_is_not_an_error(tmp_path: Path) -> None:
     listener, file = await listen_unix_socket(tmp_path / "a.sock")
     async with listener:
         (tmp_path / "a.sock").unlink()
@@ -187,7 +187,7 @@ async def test_a_socket_that_is_removed_while_it_is_looked_at(
             await UnixSocketFile.open(str(path))
 
 
-async def test_what_is_no_socket(tmp_path: Path) -> None:
+async def test_what_is_not_a_socket(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nothing")
     (tmp_path / "loop").symlink_to("loop")

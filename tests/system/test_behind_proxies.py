@@ -207,7 +207,7 @@ async def test_a_health_check_without_bytes_causes_no_event(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("each_way_to_accept")
-async def test_a_header_from_an_address_that_is_no_proxy_is_not_believed(tmp_path: Path) -> None:
+async def test_a_header_from_an_address_that_is_not_a_proxy_is_not_believed(tmp_path: Path) -> None:
     async with running(tmp_path, proxy_protocol_from="127.0.0.5", trusted_proxies="127.0.0.5") as relay:
         async with relay.connect("probe", OTHER) as stream:
             await probe(stream)

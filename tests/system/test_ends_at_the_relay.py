@@ -119,7 +119,7 @@ async def test_a_connector_that_stops(
 
 
 @pytest.mark.parametrize("cut", [abort_stream, trio.aclose_forcefully], ids=["reset", "end of file"])
-async def test_a_cut_in_the_network_is_told_as_that(
+async def test_a_cut_in_the_network_is_reported_as_that(
     deployment: Deployment,
     nursery: trio.Nursery,
     first_end: Callable[[], Awaitable[str]],

@@ -64,7 +64,7 @@ async def test_a_connector_that_shuts_us_out_is_passed_over(
     nursery.cancel_scope.cancel()
 
 
-async def test_rogues_alone_are_told_as_what_they_are(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_rogues_alone_are_reported_as_what_they_are(deployment: Deployment, nursery: trio.Nursery) -> None:
     published = deployment.publish()
     await rogues(deployment, published, 2)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:

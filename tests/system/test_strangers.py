@@ -210,7 +210,7 @@ async def test_handshakes_of_strangers_are_limited(low_limit: None, nursery: tri
     nursery.cancel_scope.cancel()
 
 
-async def test_what_is_no_whole_client_hello_uses_nothing_up(
+async def test_what_is_not_a_whole_client_hello_uses_nothing_up(
     low_limit: None, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     deployment = await deploy(nursery, tmp_path / "state")
@@ -388,7 +388,7 @@ async def test_a_probe_is_answered_and_a_wrong_purpose_refused_before_any_task_b
     nursery.cancel_scope.cancel()
 
 
-async def test_what_is_no_tls_is_told_so(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_what_is_not_tls_is_refused_with_that_reason(deployment: Deployment, nursery: trio.Nursery) -> None:
     """It is refused at once, by OpenSSL's alert, and the connection ends."""
     stream = await _dial(deployment, "https")
     await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")

@@ -276,7 +276,9 @@ async def test_identities_are_refused_with_their_reason(deployment: Deployment, 
     nursery.cancel_scope.cancel()
 
 
-async def test_a_connector_string_is_no_application(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_the_string_of_a_connector_is_not_that_of_an_application(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
     published = deployment.publish()
     with pytest.raises(ConfigurationError, match="connector's connection string"):
         async with deployment.client(deployment.string(published, Role.CONNECTOR)):

@@ -155,7 +155,7 @@ def test_a_stranger_may_send_few_frames_of_any_kind(idle: tuple[int, bytes]) -> 
         list(iter(lambda: decoder.next_event(200), None))
 
 
-def test_small_messages_with_an_empty_end_are_no_flood() -> None:
+def test_small_messages_with_an_empty_end_are_not_a_flood() -> None:
     """Some intermediaries send such frames."""
     decoder = FrameDecoder(masked=False)
     decoder.receive_untrusted(encoded([(MORE, b"x"), (LAST, b"")] * (MAX_IDLE_FRAMES + 1), None))

@@ -108,7 +108,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_request_that_is_no_upgrade_is_answered(name: str) -> None:
+async def test_a_request_that_is_not_an_upgrade_is_answered(name: str) -> None:
     sent, status = REFUSED[name]
     head, _, body = (await accept(sent)).partition(b"\r\n\r\n")
     lines = head.decode().lower().split("\r\n")

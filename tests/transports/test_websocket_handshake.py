@@ -154,7 +154,7 @@ async def test_a_bad_handshake_is_refused(name: str) -> None:
         await connect(lambda head: answer(head, **BAD_HANDSHAKES[name]))
 
 
-async def test_the_reason_is_told() -> None:
+async def test_the_reason_is_reported() -> None:
     with pytest.raises(TransportError, match="Bad accept token"):
         await connect(lambda head: answer(head, Sec_WebSocket_Accept="AAAA"))
 
@@ -165,7 +165,7 @@ async def test_half_an_answer_is_a_closed_connection(size: int) -> None:
         await connect(lambda head: answer(head)[:size], then_close=True)
 
 
-async def test_a_connection_that_is_lost_in_the_handshake_is_told_as_that() -> None:
+async def test_a_connection_that_is_lost_in_the_handshake_is_reported_as_that() -> None:
     near, far = trio.testing.memory_stream_pair()
     await far.aclose()
 
@@ -178,7 +178,7 @@ async def test_a_connection_that_is_lost_in_the_handshake_is_told_as_that() -> N
         await near.send_all(b"x")
 
 
-async def test_a_connection_that_is_reset_in_the_handshake_is_told_as_that() -> None:
+async def test_a_connection_that_is_reset_in_the_handshake_is_reported_as_that() -> None:
     near, far = await tcp_pair()
 
     async def dial(host: str, port: int) -> trio.abc.Stream:

@@ -135,7 +135,9 @@ async def test_what_came_with_the_handshake_is_read_first() -> None:
     ],
     ids=["end of file", "close", "half a frame", "unmasked", "text"],
 )
-async def test_what_arrived_before_a_break_is_received_and_the_break_is_no_end_of_file(sent: bytes, why: str) -> None:
+async def test_what_arrived_before_a_break_is_received_and_the_break_is_not_an_end_of_file(
+    sent: bytes, why: str
+) -> None:
     peer = Peer()
     await peer.raw.send_all(message(b"before") + sent)
     await peer.raw.send_eof()

@@ -49,7 +49,7 @@ async def test_other_names_do_not_exist(sock: socket.socket, nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_what_is_no_question_is_ignored(sock: socket.socket, nursery: trio.Nursery) -> None:
+async def test_what_is_not_a_question_is_ignored(sock: socket.socket, nursery: trio.Nursery) -> None:
     nursery.start_soon(serve_names, sock, NAMES, None)
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         for data in (b"", b"\0", bytes(12), question("a")[:-1], b"\xff" * 512, bytes(9000)):

@@ -60,7 +60,7 @@ async def test_a_reader_and_a_writer(site: Site) -> None:
     assert await in_asyncio(main()) == data
 
 
-async def test_a_reset_is_no_end_of_file(site: Site) -> None:
+async def test_a_reset_is_not_an_end_of_file(site: Site) -> None:
     async def target(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(b"half of the ans")

@@ -100,7 +100,7 @@ def test_the_thread_does_not_wait_for_itself(thread: Background) -> None:
         call_and_wait(calls_again)
 
 
-def test_calls_that_wait_when_it_stops_are_told_so(thread: Background) -> None:
+def test_calls_that_wait_when_it_stops_get_that_error(thread: Background) -> None:
     future = thread.call(trio.sleep_forever, dispose=nothing_left)
     thread.stop()
     with pytest.raises(HybridRelayError, match="exiting") as ended:
@@ -112,7 +112,7 @@ def test_calls_that_wait_when_it_stops_are_told_so(thread: Background) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_bug_in_the_thread_is_told_to_those_who_wait(thread: Background) -> None:
+def test_a_bug_in_the_thread_is_reported_to_those_who_wait(thread: Background) -> None:
     async def breaks() -> None:
         async def bug() -> None:
             raise ZeroDivisionError

@@ -80,7 +80,7 @@ async def test_it_is_an_ordinary_blocking_socket(site: Site) -> None:
     assert await trio.to_thread.run_sync(talk) == data
 
 
-async def test_a_reset_of_the_target_is_no_end_of_file(site: Site) -> None:
+async def test_a_reset_of_the_target_is_not_an_end_of_file(site: Site) -> None:
     async def target(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(b"half of the ans")
@@ -100,7 +100,7 @@ async def test_a_reset_of_the_target_is_no_end_of_file(site: Site) -> None:
     assert b"half of the answer".startswith(await trio.to_thread.run_sync(talk))
 
 
-async def test_a_connector_that_dies_is_no_end_of_file(site: Site) -> None:
+async def test_a_connector_that_dies_is_not_an_end_of_file(site: Site) -> None:
     published = site.deployment.publish("db")
     targets = Targets()
     listener = await site.deployment.nursery.start(

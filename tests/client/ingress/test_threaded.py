@@ -15,7 +15,7 @@ from hybridrelay.errors import ConnectionStringError
 @pytest.mark.parametrize(
     "path", ["orders.application", "/etc/hybridrelay/orders.application", "./a=b", "C:\\orders=1", "~/orders"]
 )
-def test_the_name_of_a_file_is_no_connection_string(path: str) -> None:
+def test_the_name_of_a_file_is_not_a_connection_string(path: str) -> None:
     with pytest.raises(ConnectionStringError, match="it has no fields") as caught:
         with forward_in_thread(path):
             pytest.fail("the block was entered")
@@ -32,7 +32,7 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [Path("orders.application"), b"Endpoint=x", None, ["Endpoint=x"]])
-def test_what_is_no_connection_string_is_a_type_error_that_says_how_to_read_one(value: Any) -> None:
+def test_what_is_not_a_connection_string_is_a_type_error_that_says_how_to_read_one(value: Any) -> None:
     for use in (lambda: forward_in_thread(value).__enter__(), lambda: ConnectorConfig([value])):
         with pytest.raises(TypeError, match=r"expected a ConnectionString, not .*load_connection_string\(path\)"):
             use()

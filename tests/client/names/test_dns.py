@@ -105,7 +105,7 @@ def test_the_longest_answer_needs_no_truncation() -> None:
         query() + bytes(4096),
     ],
 )
-def test_what_is_no_query_is_not_read(data: bytes) -> None:
+def test_what_is_not_a_query_is_not_read(data: bytes) -> None:
     with pytest.raises(NotAQuery):
         parse_query_untrusted(data)
 

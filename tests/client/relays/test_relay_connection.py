@@ -340,7 +340,7 @@ async def test_where_all_are_of_no_use_the_error_is_the_last_ones_and_all_are_tr
     nursery.cancel_scope.cancel()
 
 
-async def test_no_listener_at_all_is_told_as_that(
+async def test_no_listener_at_all_is_reported_as_that(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay, avoided = Relay({}), AvoidedListeners()

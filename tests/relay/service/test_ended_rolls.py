@@ -162,7 +162,7 @@ async def test_the_next_relay_knows_it(scene: Scene) -> None:
     assert relay.ended("db", RULE) is None
 
 
-async def test_a_program_that_has_left_is_still_shown_but_is_no_problem(scene: Scene) -> None:
+async def test_a_program_that_has_left_is_still_shown_but_is_not_a_problem(scene: Scene) -> None:
     relay = await ended(scene)
     del scene.channels[1]
     await look(scene, relay)

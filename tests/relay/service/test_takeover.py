@@ -511,7 +511,7 @@ async def test_a_pair_that_the_relay_has_already_is_not_taken_over(tmp_path: Pat
         await pair.talk(b"x", b"y")
 
 
-async def test_a_program_that_is_no_worker_is_left_alone(tmp_path: Path, store: SQLiteStore) -> None:
+async def test_a_program_that_is_not_a_worker_is_left_alone(tmp_path: Path, store: SQLiteStore) -> None:
     pair = await JoinedPair.make(store)
     async with successor(tmp_path, store) as next_:
         async with program(tmp_path, "control.send(b'x'); assert not control.recv(1); sys.exit(3)", pair.note) as one:

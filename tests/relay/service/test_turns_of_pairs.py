@@ -145,7 +145,7 @@ async def test_a_task_that_is_cancelled_while_it_waits_for_a_turn_of_the_key_let
     assert not turns.begin()
 
 
-async def test_the_time_that_a_slow_receiver_takes_is_no_part_of_a_turn(nursery: trio.Nursery) -> None:
+async def test_the_time_that_a_slow_receiver_takes_is_not_part_of_a_turn(nursery: trio.Nursery) -> None:
     now = 0.0
     turns = CountedTurns(lambda: now)
 
@@ -165,7 +165,7 @@ async def test_the_time_that_a_slow_receiver_takes_is_no_part_of_a_turn(nursery:
     assert turns.waits == 0
 
 
-async def test_the_time_that_a_slow_socket_takes_is_no_part_of_a_turn(nursery: trio.Nursery) -> None:
+async def test_the_time_that_a_slow_socket_takes_is_not_part_of_a_turn(nursery: trio.Nursery) -> None:
     now, total = 0.0, TURN_BYTES // 2
     turns, moved = CountedTurns(lambda: now), Moved()
     (far, near), (other, last) = await tcp_pair(), await tcp_pair()
@@ -184,7 +184,7 @@ async def test_the_time_that_a_slow_socket_takes_is_no_part_of_a_turn(nursery: t
     await trio.aclose_forcefully(other)
 
 
-async def test_waiting_for_the_rate_is_no_part_of_a_turn(
+async def test_waiting_for_the_rate_is_not_part_of_a_turn(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     turns, pace = CountedTurns(trio.current_time), Pace()

@@ -81,7 +81,7 @@ async def test_the_event_loop_does_not_compare_hybrid_connections(
     assert threading.current_thread() not in comparing
 
 
-async def test_a_token_that_is_used_is_no_change(registry: SQLiteStore, state: Path, rules: Rules) -> None:
+async def test_a_token_that_is_used_is_not_a_change(registry: SQLiteStore, state: Path, rules: Rules) -> None:
     registry.create("sql", ["relay.example.com"], rules)
     watcher = StoreWatcher(registry)
     async with trio.open_nursery() as nursery:
@@ -365,7 +365,7 @@ async def test_our_own_changes_are_noticed(registry: SQLiteStore, rules: Rules) 
             nursery.cancel_scope.cancel()
 
 
-async def test_a_new_version_with_the_same_content_is_no_change(
+async def test_a_new_version_with_the_same_content_is_not_a_change(
     registry: SQLiteStore, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.create("sql", ["relay.example.com"], rules)

@@ -110,7 +110,7 @@ def test_it_takes_no_more_than_the_disk_has(tmp_path: Path, monkeypatch: pytest.
     assert _size(tmp_path) == RESERVE_BYTES
 
 
-def test_a_directory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_not_an_error(tmp_path: Path) -> None:
     Reserve(tmp_path / "absent").restore()
     assert not Reserve(tmp_path / "absent").release()
 
@@ -206,7 +206,7 @@ def test_what_was_released_to_open_the_registry_is_taken_back(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_a_shortage_of_descriptors_is_no_full_disk(tmp_path: Path, rules: Rules) -> None:
+def test_a_shortage_of_descriptors_is_not_a_full_disk(tmp_path: Path, rules: Rules) -> None:
     with SQLiteStore.open(tmp_path) as registry:
         registry.create("sql", ["relay.example.com"], rules)
         reserve = (tmp_path / RESERVE_FILE).stat().st_ino

@@ -228,7 +228,7 @@ def test_another_programs_file_is_left_alone(tmp_path: Path, statement: str) -> 
         SQLiteStore.open(tmp_path)
 
 
-def test_garbage_is_no_registry(tmp_path: Path) -> None:
+def test_garbage_is_not_a_registry(tmp_path: Path) -> None:
     (tmp_path / REGISTRY_FILE).write_bytes(b"garbage" * 1000)
     with pytest.raises(StateError) as caught:
         SQLiteStore.open(tmp_path)

@@ -72,7 +72,7 @@ def test_it_must_exist_where_it_is_only_read(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_no_directory(tmp_path: Path) -> None:
+def test_a_file_is_not_a_directory(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
     assert "not a directory" in refusal(path)
