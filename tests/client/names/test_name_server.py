@@ -19,6 +19,8 @@ from hybridrelay.client.names.name_server import NameServer, answer_untrusted, o
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import EventStream
 
+from ...deployments import free_port
+
 A, AAAA, MX = 1, 28, 15
 NAME = "sql01.corp.example"
 V4 = IPv4Address("127.64.3.7")
@@ -188,7 +190,8 @@ async def test_the_oldest_connection_gives_way(nursery: trio.Nursery, monkeypatc
 
 async def test_a_port_that_is_taken_with_udp_only() -> None:
     with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as taken:
-        await taken.bind(("127.0.0.1", 0))
+        # Not a port that the system chooses: it chooses ports for outgoing TCP connections from the same range.
+        await taken.bind(("127.0.0.1", free_port()))
         with pytest.raises(ConfigurationError, match="with UDP"):
             await open_name_server(taken.getsockname(), find, events=EVENTS)
     # With port 0, another one is found.
