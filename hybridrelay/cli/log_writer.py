@@ -5,16 +5,17 @@ queue, and one daemon thread writes them. The rules:
 
 1. `LogWriter.put` never blocks. If the queue is full, the line is dropped and counted.
 2. The number of dropped lines is reported at their position among the lines, as soon as there is room, or at the end.
-3. If a write fails (a closed pipe, a full disk), the lines that were not written completely are lost, and are counted
-   too. Later lines are still attempted, and at the end another attempt is made to report how many lines are missing.
+3. If a write fails (a closed pipe, a full disk) or memory runs out, the lines that were not written completely are
+   lost, and are counted too. Later lines are still attempted, and at the end another attempt is made to report how
+   many lines are missing.
 4. If no thread can be started, `put` itself writes as much as the descriptor accepts without blocking, and the rest
-   stays in the queue. Another attempt to start a thread follows later.
+   stays in the queue. Another attempt to start a thread follows later. A thread that has ended is replaced.
 5. `LogWriter.flush` waits until the queue has been written, but only for a limited time.
 6. A forked child process starts with an empty queue: the lines that were queued are written by the parent.
 
 Calls of `put` are serialized by the lock of the logging handler, or come from one thread. Each counter is changed
 either by `put` or by the thread, so that no lock is needed between the two. `put` is reentrant: a signal handler or
-a finalizer that logs may interrupt it.
+a finalizer that logs may interrupt it. A call that interrupts another one only queues its line.
 """
 
 from __future__ import annotations
@@ -46,9 +47,12 @@ _GATHER_SECONDS = 0.05
 #: How often another attempt is made to start a thread (seconds).
 _THREAD_RETRY_SECONDS = 1.0
 
+#: How long the thread waits after memory has run out (seconds).
+_NO_MEMORY_SECONDS = 0.05
 #: How many lines are taken from the queue at once if there is no thread.
 _NOWAIT_LINES = 64
 
+_LINE_END = ord("\n")
 #: A line, and the total number of lines that had been dropped when it was queued.
 _Item = tuple[bytes, int]
 
@@ -97,6 +101,9 @@ class LogWriter:
         self._thread: threading.Thread | None = None
         self._no_thread_before = 0.0
         self._flushing = threading.Event()
+        self._is_closed = False
+        #: Whether `put` or `flush` is changing what follows, so that a call that interrupts it only queues its line.
+        self._is_in_use = False
         # Changed only by `put`.
         self._lines_in = 0
         self._bytes_in = 0
@@ -117,22 +124,31 @@ class LogWriter:
         """Queue a line, which includes its line end. Returns whether there was room for it. Never blocks."""
         if os.getpid() != self._process:
             self._start_over()
+        if self._is_in_use:
+            return self._enqueue(line)
+        self._is_in_use = True
+        try:
+            has_room = self._enqueue(line)
+            if not self._has_thread():
+                self._work_without_thread()
+            return has_room
+        finally:
+            self._is_in_use = False
+
+    def _enqueue(self, line: str) -> bool:
         data = line.encode("utf-8", "backslashreplace")
         waiting = self._lines_in - self._lines_out
         if waiting and (waiting >= self._max_lines or self._bytes_in - self._bytes_out + len(data) > self._max_bytes):
             self._dropped += 1
-            if self._thread is None:
-                self._work_without_thread()
             return False
         self._lines_in += 1
         self._bytes_in += len(data)
         self._queue.put((data, self._dropped))
-        if self._thread is None:
-            self._work_without_thread()
         return True
 
     def close(self) -> None:
         """Let the thread end when it has written the queue. `put` must not be called afterwards."""
+        self._is_closed = True
         self._queue.put(None)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
@@ -144,20 +160,20 @@ class LogWriter:
         if os.getpid() != self._process:
             return True
         self._flushing.set()
+        self._is_in_use = True
         try:
             return self._wait_until_done(time.monotonic() + seconds)
         finally:
+            self._is_in_use = False
             self._flushing.clear()
 
     def _wait_until_done(self, deadline: float) -> bool:
         retried = False  # whether reporting the lost lines was tried once more: the disk may have room again
         while not self._is_done() or (self._lost and not retried):
-            if self._thread is None:
+            if not self._has_thread():
                 only_lost = self._is_done()
                 self._work_without_thread()
-                retried = only_lost and self._thread is None
-            elif not self._thread.is_alive():
-                return False
+                retried = only_lost and not self._has_thread()
             elif self._lines_in == self._lines_out:  # nothing is left but to report missing lines
                 retried = self._dropped == self._reported
                 self._lines_in += 1
@@ -173,25 +189,56 @@ class LogWriter:
 
     # --- with a thread
 
+    def _has_thread(self) -> bool:
+        """Return whether there is a thread. It may have ended, because memory has run out."""
+        return self._thread is not None and self._thread.is_alive()
+
     def _work_without_thread(self) -> None:
+        """Start a thread, or write without one. No line is being queued."""
+        self._thread = None
+        if self._batch is None and self._lines_in - self._lines_out > self._queue.qsize():
+            self._count_lost()
         now = time.monotonic()
-        if now >= self._no_thread_before and not self._rest and has_memory_for_thread():
+        may_start = now >= self._no_thread_before and self._batch is None and not self._is_closed
+        if may_start and has_memory_for_thread():
             thread = threading.Thread(target=self._run, name="hybridrelay-log", daemon=True)
             try:
-                self._thread = thread
                 thread.start()
-                return
             except RuntimeError:  # can't start new thread
-                self._thread = None
                 self._no_thread_before = now + _THREAD_RETRY_SECONDS
+            else:
+                self._thread = thread
+                return
         self._write_nowait()
 
-    def _run(self) -> None:
+    def _count_lost(self) -> None:
+        """Count the lines that were taken from the queue by a thread that has ended, or when memory has run out, and
+        were not written. There is no thread."""
         while True:
-            item = self._queue.get()
+            lines, size = self._lines_in, self._bytes_in
+            queued = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+            for item in queued:
+                self._queue.put(item)
+            if self._lines_in == lines:
+                break  # otherwise, a call that has interrupted this one has queued another line
+        waiting = [item for item in queued if item is not None]
+        lines -= len(waiting)
+        self._lost += lines - self._lines_out
+        self._lines_out = lines
+        self._bytes_out = size - sum(len(line) for line, _ in waiting)
+
+    def _run(self) -> None:
+        while self._write_next():
+            pass
+
+    def _write_next(self) -> bool:
+        """Wait for lines, and write them. Returns False after `close`."""
+        item = self._queue.get()
+        is_open = item is not None
+        items: list[_Item] = []
+        try:
             if item is not None:
                 self._flushing.wait(_GATHER_SECONDS)
-            items: list[_Item] = []
             size = 0
             while item is not None:
                 items.append(item)
@@ -199,10 +246,17 @@ class LogWriter:
                 if size >= _BATCH_BYTES or self._queue.empty():
                     break
                 item = self._queue.get_nowait()
+                is_open = item is not None
             batch = self._make_batch(items)
             self._written(batch, self._write(batch.text))
-            if item is None:
-                return
+        except MemoryError:
+            # If this fails, too, the thread ends, and the next call of `put` or `flush` counts the lines.
+            if item is not None and (not items or items[-1] is not item):
+                items.append(item)
+            lost, size = self._lost + len(items), self._bytes_out + sum(len(line) for line, _ in items)
+            self._lines_out, self._bytes_out, self._lost = self._lines_out + len(items), size, lost
+            time.sleep(_NO_MEMORY_SECONDS)
+        return is_open
 
     def _make_batch(self, items: list[_Item]) -> _Batch:
         text = bytearray(b"\n" if self._mid_line else b"")
@@ -223,28 +277,26 @@ class LogWriter:
         return _Batch(bytes(text), len(items), sum(len(line) for line, _ in items), reported, tuple(ends))
 
     def _written(self, batch: _Batch, size: int) -> None:
-        """Update the counters after a batch of which `size` bytes were written."""
-        self._reported = batch.reported
+        """Update the counters after a batch of which `size` bytes were written: all of them, or none if memory runs
+        out."""
         # A line that lacks only its line end counts as written: the next write begins with a line end.
-        self._lost = sum(count for end, count in batch.ends if end > size + 1)
-        if size:
-            self._mid_line = not batch.text[:size].endswith(b"\n")
-        self._bytes_out += batch.bytes
-        self._lines_out += batch.items
+        lost = sum(count for end, count in batch.ends if end > size + 1)
+        is_mid_line = batch.text[size - 1] != _LINE_END if size else self._mid_line
+        bytes_out, lines_out = self._bytes_out + batch.bytes, self._lines_out + batch.items
+        self._reported, self._lost, self._mid_line = batch.reported, lost, is_mid_line
+        self._bytes_out, self._lines_out = bytes_out, lines_out
 
     def _write(self, data: bytes) -> int:
         """Write all data, blocking as long as necessary. Returns how many bytes were written before an error."""
-        view = memoryview(data)
-        while view:
+        view, written = memoryview(data), 0
+        while written < len(data):
             try:
-                written = os.write(self._descriptor, view)
+                written += os.write(self._descriptor, view[written:])
             except BlockingIOError:  # another program has made the descriptor non-blocking
                 _wait_writable(self._descriptor)
-                continue
-            except OSError:
+            except (OSError, MemoryError):
                 break
-            view = view[written:]
-        return len(data) - len(view)
+        return written
 
     # --- without a thread
 
@@ -261,8 +313,8 @@ class LogWriter:
                     if retried or not self._lost:
                         return
                     retried = True
-                self._batch = self._make_batch(items)
-                self._rest = memoryview(self._batch.text)
+                batch = self._make_batch(items)
+                self._batch, self._rest = batch, memoryview(batch.text)
             while self._rest:
                 if not _is_writable(self._descriptor):
                     return

@@ -150,7 +150,7 @@ class StderrHandler(logging.Handler):
         super().close()
 
     def _report_missing(self, count: int) -> str:
-        text = "%d log records are missing here: standard error could not be written, or not fast enough"
+        text = "%d log records are missing here: standard error could not be written, or was slow, or memory ran out"
         return self.format(logging.LogRecord("hybridrelay.log", logging.ERROR, "", 0, text, (count,), None)) + "\n"
 
 

@@ -43,24 +43,38 @@ def blocking_client(client: ManagementClient) -> Iterator[BlockingClient]:
     """Run a Trio loop in a thread during the block, for calls with `client`, which is closed at the end.
 
     Raises:
-        OSError: no thread can be started.
+        OSError: no thread can be started, or the system has no descriptors for a loop.
     """
-    started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = queue.SimpleQueue()
+    started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.CancelScope] | BaseException] = queue.SimpleQueue()
+    has_begun = False
 
     async def main() -> None:
+        nonlocal has_begun
         with trio.CancelScope() as scope:
             started.put((trio.lowlevel.current_trio_token(), scope))
+            has_begun = True
             await trio.sleep_forever()
         with trio.CancelScope(shield=True):
             await client.aclose()
 
+    def run() -> None:
+        try:
+            trio.run(main)
+        except BaseException as exc:
+            if has_begun:
+                raise  # a bug, which `threading.excepthook` reports
+            started.put(exc)
+
     # A daemon, so that an interrupted program can end while a name is being resolved.
-    thread = threading.Thread(target=trio.run, args=(main,), name="management client", daemon=True)
+    thread = threading.Thread(target=run, name="management client", daemon=True)
     try:
         thread.start()
     except RuntimeError:
         raise OutOfThreads from None
-    token, scope = started.get()
+    begun = started.get()
+    if isinstance(begun, BaseException):
+        raise begun
+    token, scope = begun
     try:
         yield BlockingClient(client, token)
     finally:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from hybridrelay.cli.log_writer import LogWriter
+from hybridrelay.cli.log_writer import LogWriter, _Batch
 
 from ..waiting import wait_until
 
@@ -297,3 +297,88 @@ def test_a_child_writes_only_its_own_lines(pipe: _Pipe) -> None:
     # The child may have written between two parts of a block of its parent's.
     lines = "\n".join(pipe.read_until_flushed(writer)).replace("child\n", "").splitlines()
     assert _numbers(lines) == list(range(put - 1))
+
+
+def _fail_once(writer: LogWriter, failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let the next attempt to write lines fail after they were taken from the queue. Returns what is set then."""
+    make_batch, has_failed = writer._make_batch, threading.Event()
+
+    def fail(items: list[tuple[bytes, int]]) -> _Batch:
+        if items and not has_failed.is_set():
+            has_failed.set()
+            raise failure
+        return make_batch(items)
+
+    monkeypatch.setattr(writer, "_make_batch", fail)
+    return has_failed
+
+
+# A thread also ends if memory runs out again while it counts what it has lost.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("failure", [MemoryError(), SystemExit()], ids=["memory runs out", "the thread ends"])
+@pytest.mark.parametrize("later", [True, False], ids=["a line follows", "no line follows"])
+def test_what_a_thread_without_memory_has_lost_is_reported(
+    pipe: _Pipe, failure: BaseException, later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = pipe.writer()
+    assert writer.put("before\n")
+    assert writer.flush(10)
+    has_failed = _fail_once(writer, failure, monkeypatch)
+    for _ in range(10):
+        assert writer.put("line\n")
+    assert has_failed.wait(20)
+    if later:
+        assert writer.put("after\n")
+    first, *lines = pipe.read_until_flushed(writer)
+    assert first == "before"
+    missing = [int(line[1:].split()[0]) for line in lines if line.startswith("[")]
+    assert sum(missing) >= 1
+    assert sum(missing) + lines.count("line") == 10
+    assert lines[-1] == ("after" if later else lines[-1])
+    assert writer.flush(0), "nothing waits"
+    assert writer.put("at the end\n")
+    assert pipe.read_until_flushed(writer) == ["at the end"]
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_what_was_lost_without_threads_and_memory_is_reported(pipe: _Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = pipe.writer()
+    _fail_once(writer, MemoryError(), monkeypatch)
+    with pytest.raises(MemoryError):
+        writer.put("lost\n")
+    assert writer.put("after\n")
+    assert writer.flush(0)
+    assert pipe.read() == "[1 missing]\nafter\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_queue_has_its_room_again_after_a_thread_has_ended(pipe: _Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost does not wait, and what still waits is written in order."""
+    writer = pipe.writer(max_lines=50)
+    has_failed = _fail_once(writer, SystemExit(), monkeypatch)
+    accepted = 0
+    while writer.put(f"{accepted:08d}\n") and accepted < 49:
+        accepted += 1
+    assert has_failed.wait(20)
+    assert writer.flush(10)
+    for number in range(100, 149):
+        assert writer.put(f"{number:08d}\n")
+    numbers = _numbers(pipe.read_until_flushed(writer))
+    assert numbers == sorted(numbers)
+    assert numbers[-49:] == list(range(100, 149))
+
+
+def test_a_line_that_interrupts_another_one_is_written(pipe: _Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a signal handler, or a finalizer. It does not start a second thread."""
+    writer = pipe.writer()
+    start, before = threading.Thread.start, set(threading.enumerate())
+
+    def interrupted(self: threading.Thread) -> None:
+        assert writer.put("inner\n")
+        start(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        assert writer.put("outer\n")
+    assert pipe.read_until_flushed(writer) == ["outer", "inner"]
+    assert len(set(threading.enumerate()) - before) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
 from hybridrelay.administration import Registry, StoreRegistry, create_claim, revoke_claim
 from hybridrelay.errors import ConfigurationError, ManagementError
@@ -217,6 +220,20 @@ def test_a_relay_that_has_stopped_since_the_request_before(tmp_path: Path) -> No
             registry.delete(known)
     with StoreRegistry(state_dir=state) as local:
         assert local.connections() == before
+
+
+def test_a_loop_that_cannot_begin_in_its_thread_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the command would wait for it forever."""
+
+    def cannot_begin(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(trio, "run", cannot_begin)
+    with (
+        pytest.raises(OSError, match="Too many open files"),
+        blocking_client(ManagementClient(LocalAddress(tmp_path / "state"))),
+    ):
+        raise AssertionError("the block is not entered")
 
 
 def test_a_claim_is_made_and_revoked(scene: Scene) -> None:
