@@ -1,9 +1,16 @@
 """Redirects an application's calls of connect(2), without namespaces: seccomp user notification.
 
 The kernel stops a thread of the application that calls connect(2), and notifies the client's process. It looks at the
-address. If this is a published one, it takes a copy of the application's own socket (pidfd_getfd(2)), connects it to
-a listener of its own, and lets the call return the result. Because it is the same socket, its options, its mode and
-its registrations with epoll stay as they are. All other calls are executed as the application has made them.
+address. If this is a published one, it takes a copy of the application's own socket (pidfd_getfd(2)), and begins to
+connect it to a listener of its own. Because it is the same socket, its options, its mode and its registrations with
+epoll stay as they are. All other calls are executed as the application has made them.
+
+A signal may interrupt a call at any time. If its handler restarts calls (SA_RESTART), the call is made again, which
+is another notification, for a socket that is already being connected or is connected. The kernel knows what a call
+has to return for such a socket, and ignores the address. So a blocking call is executed as soon as its socket is
+being connected: it waits for the connection, and signals interrupt it as always. A non-blocking call returns a result
+that is given to it here. If a signal keeps this result from the application, the next call for the same socket gets
+it.
 
 This works for programs that know nothing of it. It is no sandbox: a program that changes the address in its memory
 after it was checked, or that connects by another system call (io_uring), can connect to any address.
@@ -21,6 +28,7 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
@@ -51,10 +59,10 @@ KeyT = TypeVar("KeyT")
 T = TypeVar("T")
 
 _DNS_PORT: Final = 53
-#: The longest time that a blocking connect(2) waits for a listener of this program (seconds).
+#: The longest time that a listener of this program may take to answer (seconds).
 _CONNECT_SECONDS: Final = 30.0
-#: How long a connection is admitted after it was begun (seconds). A non-blocking connect(2) may fail without notice,
-#: and its address then belongs to nobody.
+#: How long a connection is admitted after it was begun (seconds). It may fail without notice, and its address then
+#: belongs to nobody.
 _ADMITTED_SECONDS: Final = 2 * _CONNECT_SECONDS
 #: How many connections that were not accepted yet, and how many resolvers, are remembered.
 _MAX_NOTED: Final = 65536
@@ -63,6 +71,10 @@ _MAX_NOTED: Final = 65536
 _NAME_SERVICES: Final = frozenset(
     {"/run/nscd/socket", "/var/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve"}
 )
+#: Identifies a socket: no other one has the same number, not even later (asm-generic/socket.h).
+_SO_COOKIE: Final = 57
+#: The state of a TCP socket that is neither connected nor being connected (net/tcp_states.h).
+_TCP_CLOSE: Final = 7
 #: Errors that mean that the process has ended, or that a signal has interrupted its call.
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EINTR})
 
@@ -116,7 +128,7 @@ class Redirected:
 
 
 class _Noted(Generic[KeyT, T]):
-    """Values by addresses. The oldest one is forgotten when there are too many."""
+    """Values by keys. The oldest one is forgotten when there are too many."""
 
     def __init__(self) -> None:
         self._values: dict[KeyT, T] = {}
@@ -159,6 +171,9 @@ class _Interception:
         self._redirected = redirected
         self._events = events
         self._has_warned = False
+        #: By the cookies of sockets: the result of a call that no call has returned, because a signal has interrupted
+        #: the one that it was for.
+        self._undelivered = _Noted[int, int]()
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
 
@@ -182,7 +197,7 @@ class _Interception:
             return None
 
     def answer(self, notification: Notification, nursery: trio.Nursery) -> None:
-        """Answer a notification, or start a task that does."""
+        """Answer a notification. Does not wait: a connection that is not made at once is watched by a task."""
         response = continue_response(notification.identifier)
         try:
             address = parse_address_untrusted(_memory_of(notification))
@@ -192,7 +207,7 @@ class _Interception:
             elif address is not None and (target := self._target_of(address)) is not None:
                 sock = self._socket_of(notification)
                 if sock is not None and _is_redirected(sock, address, self._redirected):
-                    nursery.start_soon(self._connect, notification, sock, address, target)
+                    self._redirect(notification, sock, address, target, nursery)
                     return
                 if sock is not None:
                     sock.close()
@@ -229,65 +244,64 @@ class _Interception:
             os.close(copied)
             raise
 
-    async def _connect(
-        self, notification: Notification, sock: socket.socket, address: SocketAddress, target: Address
-    ) -> None:
-        """Connect the application's socket, and answer.
+    def _redirect(
+        self, notification: Notification, sock: socket.socket, address: SocketAddress, target: Address,
+        nursery: trio.Nursery,
+    ) -> None:  # fmt: skip
+        """Begin to connect a copy of the application's socket, and answer. Closes the copy."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sock)
+            if sock.type == socket.SOCK_DGRAM:
+                self._redirect_resolver(notification, sock, address, target)
+                return
+            cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
+            is_blocking = os.get_blocking(sock.fileno())
+            result = self._undelivered.take(cookie)
+            if _is_unconnected(sock):
+                result = _begin_to_connect(sock, target)
+                if result in (0, errno.EINPROGRESS):
+                    # Before anything is awaited: the listener may get the connection at any time.
+                    self._redirected.note(_local_address(sock), target)
+                if result == errno.EINPROGRESS and not _is_connected(sock):
+                    stack.pop_all()
+                    nursery.start_soon(self._watch, sock, target)
+            if result is None or (is_blocking and result == errno.EINPROGRESS):
+                self._send(continue_response(notification.identifier))
+            elif not self._send(_response(notification, result)) and result in (0, errno.EINPROGRESS):
+                self._undelivered.add(cookie, result)
 
-        If the application's socket is blocking, this waits for the connection, too, but without blocking this
-        process: the socket is made non-blocking while the application waits in its call. If it is non-blocking, the
-        call returns at once, but the copy stays open until the connection is made or has failed. Until then, the
-        local address cannot become that of another user, even if the application closes its socket.
+    def _redirect_resolver(
+        self, notification: Notification, sock: socket.socket, address: SocketAddress, server: Address
+    ) -> None:
+        """Connect a socket to the name server, and answer. If the call is interrupted, it can be made again."""
+        result = linux.connect_raw(sock.fileno(), _packed(sock, server))
+        if result == 0:
+            self._redirected.note_resolver(_local_address(sock), (address.host, address.port))
+        self._send(_response(notification, result))
+
+    async def _watch(self, sock: socket.socket, target: Address) -> None:
+        """Wait until a connection is made, or has failed and is not admitted any more.
+
+        Until then, the copy stays open, so that the local address cannot become that of another user, even if the
+        application closes its socket.
         """
         with sock:
-            waits = sock.type == socket.SOCK_STREAM and os.get_blocking(sock.fileno())
-            if waits:
-                os.set_blocking(sock.fileno(), False)
-            try:
-                number = linux.connect_raw(
-                    sock.fileno(), pack_address(*target, is_ipv6=sock.family == socket.AF_INET6)
-                )
-                if number in (0, errno.EINPROGRESS):
-                    # Before anything is awaited: the listener may get the connection at any time.
-                    self._note(sock, address, target)
-                if waits and number == errno.EINPROGRESS:
-                    number = await self._finish(sock, target)
-            finally:
-                if waits:
-                    os.set_blocking(sock.fileno(), True)
-            if number == errno.EINPROGRESS and not _is_connected(sock):
-                self._send(error_response(notification.identifier, number))
-                if is_reserved(sock.fileno()):  # new connections are reset anyway
-                    self._redirected.withdraw(_local_address(sock), target)
-                else:
-                    await self._finish(sock, target)
-                return
-        if number:
-            self._send(error_response(notification.identifier, number))
-        else:
-            self._send(result_response(notification.identifier, 0))
+            local = _local_address(sock)
+            if not is_reserved(sock.fileno()):  # otherwise, new connections are reset anyway
+                with trio.move_on_after(_CONNECT_SECONDS):
+                    await trio.lowlevel.wait_writable(sock.fileno())
+            if not _is_connected(sock):
+                self._redirected.withdraw(local, target)
 
-    async def _finish(self, sock: socket.socket, target: Address) -> int:
-        """Wait until a socket is connected. Returns 0 or the error number. After an error, the connection is not
-        admitted any more."""
-        local = _local_address(sock)
-        if number := await _wait_connected(sock):
-            self._redirected.withdraw(local, target)
-        return number
-
-    def _note(self, sock: socket.socket, wanted: SocketAddress, target: Address) -> None:
-        local = _local_address(sock)
-        if sock.type == socket.SOCK_DGRAM:
-            self._redirected.note_resolver(local, (wanted.host, wanted.port))
-        else:
-            self._redirected.note(local, target)
-
-    def _send(self, response: bytes) -> None:
+    def _send(self, response: bytes) -> bool:
+        """Answer a call. Returns False if it was interrupted, or its process has ended."""
         try:
             linux.send_response(self._descriptor, response)
         except OSError as exc:
             if exc.errno not in _GONE:
                 raise
+            return False
+        return True
 
     def _warn(self, notification: Notification, error: OSError) -> None:
         """Report once that calls are not redirected, unless the process has just ended."""
@@ -312,7 +326,8 @@ def _local_address(sock: socket.socket) -> Address:
 
 
 def _is_connected(sock: socket.socket) -> bool:
-    """Return whether a socket that was connecting is connected now."""
+    """Return whether a socket that was connecting is connected now. Takes no error from it, which is for the
+    application."""
     try:
         sock.getpeername()
     except OSError:
@@ -320,12 +335,40 @@ def _is_connected(sock: socket.socket) -> bool:
     return True
 
 
-async def _wait_connected(sock: socket.socket) -> int:
-    """Wait until a socket is connected. Returns 0 or the error number."""
-    with trio.move_on_after(_CONNECT_SECONDS):
-        await trio.lowlevel.wait_writable(sock.fileno())
-        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return errno.ETIMEDOUT
+def _is_unconnected(sock: socket.socket) -> bool:
+    """Return whether a call of connect(2) would begin to connect a socket."""
+    try:
+        (state,) = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except OSError:  # Multipath TCP, on older kernels
+        return not _is_connected(sock)
+    return state == _TCP_CLOSE
+
+
+def _begin_to_connect(sock: socket.socket, target: Address) -> int:
+    """Begin to connect a socket, and return EINPROGRESS; or another error number, or 0.
+
+    A blocking socket is made non-blocking for this moment, in which its application waits in its call, and which ends
+    before anything can be sent or received.
+    """
+    is_blocking = os.get_blocking(sock.fileno())
+    if is_blocking:
+        os.set_blocking(sock.fileno(), False)
+    try:
+        return linux.connect_raw(sock.fileno(), _packed(sock, target))
+    finally:
+        if is_blocking:
+            os.set_blocking(sock.fileno(), True)
+
+
+def _packed(sock: socket.socket, target: Address) -> bytes:
+    return pack_address(*target, is_ipv6=sock.family == socket.AF_INET6)
+
+
+def _response(notification: Notification, result: int) -> bytes:
+    """Return the answer that lets the call return 0, or fail with an error number."""
+    if result:
+        return error_response(notification.identifier, result)
+    return result_response(notification.identifier, 0)
 
 
 def _memory_of(notification: Notification) -> bytes:

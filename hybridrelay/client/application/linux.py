@@ -7,6 +7,7 @@ module is the only one that uses ctypes for them.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import functools
 import os
@@ -58,6 +59,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 # linux/seccomp.h. The numbers of ioctl contain the sizes of the structures below.
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 1 << 3
+_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: Final = 1 << 5
 _SECCOMP_IOCTL_NOTIF_RECV: Final = 0xC050_2100
 _SECCOMP_IOCTL_NOTIF_SEND: Final = 0xC018_2101
 _SECCOMP_IOCTL_NOTIF_ID_VALID: Final = 0x4008_2102
@@ -237,7 +239,9 @@ def open_signal_descriptor(signals: frozenset[signal.Signals] | set[int]) -> int
 def notify_listener(program: bytes) -> int:
     """Install a filter for this thread and everything that it executes.
 
-    It needs `forbid_new_privileges` before.
+    It needs `forbid_new_privileges` before. From Linux 5.19, only a deadly signal interrupts a call whose
+    notification was received (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV). Before 6.18, unless the kernel has the
+    correction of that version, a signal at the moment of the answer interrupts it, too.
 
     Args:
         program: instructions of classic BPF (struct sock_filter), of which at least one returns
@@ -250,13 +254,22 @@ def notify_listener(program: bytes) -> int:
         OSError: EINVAL, ENOSYS: the kernel is older than 5.0, or has no seccomp; EBUSY: the process has such a filter
             already; EPERM, EACCES: a security policy refuses it.
     """
+    try:
+        return _set_filter(program, _SECCOMP_FILTER_FLAG_NEW_LISTENER | _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # the kernel does not know the second flag
+            raise
+    return _set_filter(program, _SECCOMP_FILTER_FLAG_NEW_LISTENER)
+
+
+def _set_filter(program: bytes, flags: int) -> int:
     instructions = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, and their address.
     description = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
     descriptor = _library().syscall(
         ctypes.c_long(_number_of(_SECCOMP, "seccomp")),
         ctypes.c_ulong(_SECCOMP_SET_MODE_FILTER),
-        ctypes.c_ulong(_SECCOMP_FILTER_FLAG_NEW_LISTENER),
+        ctypes.c_ulong(flags),
         ctypes.c_char_p(description),
     )
     return _check(descriptor, "seccomp")
