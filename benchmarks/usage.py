@@ -46,7 +46,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int, *, peak: bool = False) -> int:
-    """Return the resident memory, present or at its peak since `reset_peak` (bytes); 0 for a process that has
+    """Return the resident memory, current or at its peak since `reset_peak` (bytes); 0 for a process that has
     ended."""
     try:
         status = (_PROC / str(pid) / "status").read_text()

@@ -44,8 +44,8 @@ def measure(
         rate: requests per second, on all streams together.
         warm_up: the time that is not counted (seconds).
         seconds: the time that is counted.
-        beside: the arguments of the generator ``bulk`` for flows that start when the streams are open; None means
-            none.
+        beside: the arguments of the generator ``bulk`` for bulk streams that start when the others are open; None
+            means none.
     """
     first = wire.header(wire.Mode.ANSWER, size) + bytes(size)
     socks = open_answered_streams(entry, streams, first, seconds=60)
@@ -60,7 +60,7 @@ def measure(
         asked[sock.fileno()] = deque()
         # This begins below zero, because the first answer is not counted. One byte of it has already been read.
         received[sock.fileno()] = 1 - size
-    flows = None if beside is None else _Flows({**beside, "warm_up": warm_up, "seconds": seconds})
+    bulk = None if beside is None else _BulkStreams({**beside, "warm_up": warm_up, "seconds": seconds})
     turns = random.Random(_SEED)
     sampler = Sampler(pids)
     times: list[float] = []
@@ -91,14 +91,14 @@ def measure(
     times += [end - at for waiting in asked.values() for at in waiting if at >= counted_from]
     for sock in socks:
         sock.close()
-    if flows is not None:
-        flows.finish()
+    if bulk is not None:
+        bulk.finish()
     metrics = {"p99_us": percentile(times, 99) * 1e6, "p50_us": percentile(times, 50) * 1e6}
     return {"metrics": metrics, "usage": usage, "requests": len(times)}
 
 
-class _Flows:
-    """Bulk flows in a separate process. They are running when the constructor returns."""
+class _BulkStreams:
+    """Bulk streams in a separate process. They are running when the constructor returns."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         pipe = subprocess.PIPE
@@ -110,9 +110,9 @@ class _Flows:
         self._process.stdin.write(json.dumps({**arguments, "announce": True}))
         self._process.stdin.close()
         if self._process.stdout.readline() != "running\n":
-            raise ConnectionError("the bulk flows did not start")
+            raise ConnectionError("the bulk streams did not start")
 
     def finish(self) -> None:
         """Wait until they have finished. Raises OSError if they failed."""
         if self._process.wait(10):
-            raise ConnectionError("the bulk flows broke")
+            raise ConnectionError("the bulk streams broke")

@@ -49,21 +49,21 @@ def opens(plan: Plan) -> Iterator[Case]:
 
 
 def chatty(plan: Plan) -> Iterator[Case]:
-    """Send small requests on many streams, alone and beside bulk flows."""
+    """Send small requests on many streams, alone and beside bulk streams."""
     common = {"size": plan.chatty_bytes, "streams": plan.chatty_streams, "rate": plan.chatty_rate}
     seconds = 2 * plan.seconds
     title = f"{plan.chatty_streams} chatty streams, {plan.chatty_rate:.0f} requests/s"
     yield _case(plan, "chatty/alone", title, "chatty", window=seconds, extra=3.0, **common)
-    flows = plan.bulk_beside_chatty
+    count = plan.bulk_beside_chatty
 
     def measure(stage: Stage, system: System) -> Outcome:
         deployment = stage.deployment(system)
         target = stage.server("target")[1].port
-        beside = {"entry": deployment.entry, "target": target, "pids": {}, "direction": "down", "streams": flows}
+        beside = {"entry": deployment.entry, "target": target, "pids": {}, "direction": "down", "streams": count}
         return stage.load(deployment, "chatty", warm_up=plan.warm_up, seconds=seconds, beside=beside, **common)
 
     estimate = plan.warm_up + seconds + _START_SECONDS + 3.0
-    yield Case("chatty/beside", f"{title}, beside {flows} bulk flows", measure, plan.rounds, estimate)
+    yield Case("chatty/beside", f"{title}, beside {count} bulk streams", measure, plan.rounds, estimate)
 
 
 def _case(
