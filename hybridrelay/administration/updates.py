@@ -3,7 +3,7 @@
 The authority file records what was pushed, so that each update can state all of it:
 
 - for each side, whether relays, pins and the target were pushed to it, but not their values: an update states the
-  present values in the authority file, which `connections endpoints` and `set-target` may have changed in the
+  current values in the authority file, which `connections endpoints` and `set-target` may have changed in the
   meantime;
 - for single identities, the values that were pushed only to them. These take precedence. An update for such an
   identity also states what was pushed to its whole side.

@@ -240,7 +240,7 @@ class AuditDirectory:
     def _begin(self) -> Opened:
         """Begin the log, or continue to begin it."""
         names = self._disk.names()
-        if any(file_number(name) is not None for name in names) or self._keys.has_present():
+        if any(file_number(name) is not None for name in names) or self._keys.has_current():
             raise damaged(self._disk, "the newest file is missing")
         key = self._keys.following()
         if key is None:
@@ -293,10 +293,10 @@ class AuditDirectory:
         if following is not None and following.public == wanted:
             self._keys.promote()
             return following
-        present = self._keys.present()
-        if present is None or present.public != wanted:
+        current = self._keys.current()
+        if current is None or current.public != wanted:
             raise damaged(self._disk, f"{SIGNING_KEY} is missing, or is not the key of the newest file")
-        return present
+        return current
 
     def _finish_change(self, chain: Chain, new_key: str, oldest: int) -> _State:
         """Begin the next file, after the last line of the one before it was written."""

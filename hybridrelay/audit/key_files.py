@@ -20,16 +20,16 @@ class KeyFiles:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
 
-    def has_present(self) -> bool:
+    def has_current(self) -> bool:
         """Return whether there is a file for the current key, whatever its content."""
         return self._has(SIGNING_KEY)
 
-    def present(self) -> SigningKey | None:
+    def current(self) -> SigningKey | None:
         """Return the current key; None if it does not exist, or was not written or overwritten completely."""
         return self._read(SIGNING_KEY)
 
     def following(self) -> SigningKey | None:
-        """Return the key of the next file; None as for `present`."""
+        """Return the key of the next file; None as for `current`."""
         return self._read(NEXT_KEY)
 
     def write_following(self, key: SigningKey) -> None:

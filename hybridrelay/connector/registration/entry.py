@@ -65,8 +65,8 @@ class Registration:
     @property
     def earlier(self) -> ConnectionString | None:
         """The connection string that the relay accepted last; None if it has the same key as the current one."""
-        accepted, present = self.accepted, self.string
-        same = accepted is None or (accepted.key_name, accepted.key) == (present.key_name, present.key)
+        accepted, current = self.accepted, self.string
+        same = accepted is None or (accepted.key_name, accepted.key) == (current.key_name, current.key)
         return None if same else accepted
 
     @property

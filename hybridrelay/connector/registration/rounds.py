@@ -90,7 +90,7 @@ class Rounds:
     def __init__(self, registrations: Registrations, out: list[Output]) -> None:
         self._registrations = registrations
         self._out = out
-        self._present: Round | None = None
+        self._current: Round | None = None
         #: Rounds that wait for the current one to end.
         self._waiting: deque[Round] = deque()
         self._numbers = itertools.count(1)
@@ -110,8 +110,8 @@ class Rounds:
         """Drop the rounds and requests of a channel that has ended."""
         self._asked = {number: what for number, what in self._asked.items() if what[0] != channel.number}
         self._waiting = deque(one for one in self._waiting if one.channel is not channel)
-        if self._present is not None and self._present.channel is channel:
-            self._present = None
+        if self._current is not None and self._current.channel is channel:
+            self._current = None
 
     def advance(self, now: float) -> Round | None:
         """Make the next request, unless one is waiting for its answer.
@@ -119,19 +119,19 @@ class Rounds:
         Returns:
             A round if it is complete now. Then call this again.
         """
-        if self._present is None:
-            self._present = self._begin(now)
-        present = self._present
-        if present is None or present.request is not None:
+        if self._current is None:
+            self._current = self._begin(now)
+        current = self._current
+        if current is None or current.request is not None:
             return None
-        while present.pending:
-            registration = present.pending.popleft()
+        while current.pending:
+            registration = current.pending.popleft()
             # The hybrid connection may have been withdrawn in the meantime.
-            if self._registrations.get(registration.name) is registration and present.concerns(registration, now):
-                self._ask(present, registration, registration.string)
+            if self._registrations.get(registration.name) is registration and current.concerns(registration, now):
+                self._ask(current, registration, registration.string)
                 return None
-        self._present = None
-        return present
+        self._current = None
+        return current
 
     def _begin(self, now: float) -> Round | None:
         while self._waiting:
@@ -143,10 +143,10 @@ class Rounds:
                 return following
         return None
 
-    def _ask(self, present: Round, registration: Registration, string: ConnectionString) -> None:
-        number, channel = self.next_number(), present.channel.number
-        present.request = _Request(number, registration, string)
-        present.has_asked = True
+    def _ask(self, current: Round, registration: Registration, string: ConnectionString) -> None:
+        number, channel = self.next_number(), current.channel.number
+        current.request = _Request(number, registration, string)
+        current.has_asked = True
         self._asked[number] = channel, registration, string.key
         self._out.append(commands.RequestRegistration(channel, number, registration.name, string))
 
@@ -162,15 +162,15 @@ class Rounds:
         longest."""
         if (answered := self._take_answer(number)) is None:
             return
-        present, request = answered
-        channel, registration = present.channel, request.registration
+        current, request = answered
+        channel, registration = current.channel, request.registration
         if registration.name not in self._registrations:  # withdrawn while the relay answered
             withdrawal = self.next_number()
             self._out.append(commands.WithdrawRegistration(channel.number, withdrawal, registration.name))
             return
-        if (rejection := present.rejection) is not None:  # the earlier string is still valid
-            present.rejection = None
-            present.temporary = present.temporary or rejection
+        if (rejection := current.rejection) is not None:  # the earlier string is still valid
+            current.rejection = None
+            current.temporary = current.temporary or rejection
             self._registrations.falls_back(registration, rejection)
         assert channel.route is not None
         self._registrations.succeeded(
@@ -181,7 +181,7 @@ class Rounds:
             relay=channel.relay,
             now=now,
         )
-        present.until = min(present.until, now + seconds)
+        current.until = min(current.until, now + seconds)
 
     def refused(self, number: int, error: HybridRelayError, now: float) -> Round | None:
         """Note that the relay has refused the request.
@@ -192,23 +192,23 @@ class Rounds:
         self._asked.pop(number, None)
         if (answered := self._take_answer(number)) is None:
             return None
-        present, request = answered
+        current, request = answered
         registration = request.registration
-        if present.rejection is None and registration.earlier is not None and isinstance(error, AuthorizationError):
+        if current.rejection is None and registration.earlier is not None and isinstance(error, AuthorizationError):
             # The connection string was changed while this connector runs. The earlier one may still be valid.
-            present.rejection = error
-            self._ask(present, registration, registration.earlier)
+            current.rejection = error
+            self._ask(current, registration, registration.earlier)
             return None
-        present.rejection = None
-        if registration.over in (None, present.channel.number):
+        current.rejection = None
+        if registration.over in (None, current.channel.number):
             self._registrations.failed(registration, error, now)
         else:
             self._registrations.stays(registration, error)
         if error.reason is Reason.SUPERSEDED:
-            self._present = None
-            return present
+            self._current = None
+            return current
         if not registration.is_refused:
-            present.temporary = present.temporary or error
+            current.temporary = current.temporary or error
         return None
 
     def failed(self, number: int) -> Round | None:
@@ -218,7 +218,7 @@ class Rounds:
         answered = self._take_answer(number)
         if answered is None:
             return None
-        self._present = None
+        self._current = None
         return answered[0]
 
     def same_relay(self, number: int, host: str, now: float) -> None:
@@ -230,8 +230,8 @@ class Rounds:
 
     def _take_answer(self, number: int) -> tuple[Round, _Request] | None:
         """Return the round and the request to which an answer belongs; None if the answer is no longer needed."""
-        present = self._present
-        if present is None or present.request is None or present.request.number != number:
+        current = self._current
+        if current is None or current.request is None or current.request.number != number:
             return None
-        request, present.request = present.request, None
-        return present, request
+        request, current.request = current.request, None
+        return current, request

@@ -30,9 +30,9 @@ class Entered(Value):
     values: Mapping[str, str] | None = None
     errors: Mapping[str, str] = attrs.field(factory=dict)
 
-    def value(self, name: str, present: str) -> str:
-        """Return the value that a field shows, which is `present` if the form was not sent."""
-        return present if self.values is None else self.values.get(name, "")
+    def value(self, name: str, current: str) -> str:
+        """Return the value that a field shows, which is `current` if the form was not sent."""
+        return current if self.values is None else self.values.get(name, "")
 
     def error(self, name: str) -> str:
         """Return the error in a field; empty if there is none."""

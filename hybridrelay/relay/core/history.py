@@ -42,7 +42,7 @@ MAX_WAITING: Final = 100_000
 class Sample(NamedTuple):
     """The numbers of one hybrid connection at one moment."""
 
-    #: Present numbers.
+    #: Current numbers.
     listeners: int = 0
     senders: int = 0
     sessions: int = 0
