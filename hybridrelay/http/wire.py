@@ -23,13 +23,13 @@ class Wire:
         limits: the limits of the connection.
     """
 
-    __slots__ = ("_ahead", "_ended", "_limits", "_port", "is_gone", "is_unfinished", "sent_bytes", "stream")
+    __slots__ = ("_ahead", "_ended", "_limits", "_nowait", "is_gone", "is_unfinished", "sent_bytes", "stream")
 
     def __init__(self, stream: trio.abc.Stream, limits: Limits) -> None:
         self.stream = stream
         self._limits = limits
         #: Non-blocking access, which is cheaper; None if the stream itself does not support it.
-        self._port = nowait(stream) if _supports_nowait(stream) else None
+        self._nowait = nowait(stream) if _supports_nowait(stream) else None
         #: Received data that was not consumed yet.
         self._ahead = b""
         self._ended = False
@@ -50,10 +50,10 @@ class Wire:
         """
         if self._ahead:
             return self.take_ahead()
-        if self._port is None or self._ended:
+        if self._nowait is None or self._ended:
             return None
         try:
-            data = self._port.receive_nowait(self._limits.read_bytes)
+            data = self._nowait.receive_nowait(self._limits.read_bytes)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._receive_failure(exc) from exc
         return None if data is None else bytes(data)
@@ -115,13 +115,13 @@ class Wire:
         return "the client sent too much before it received its response"
 
     async def _receive(self, max_bytes: int) -> bytes:
-        port = self._port
-        if port is None:
+        nowait_stream = self._nowait
+        if nowait_stream is None:
             return bytes(await self.stream.receive_some(max_bytes))
         await trio.lowlevel.checkpoint_if_cancelled()
         waited = False
-        while (data := port.receive_nowait(max_bytes)) is None:
-            await port.wait_readable()
+        while (data := nowait_stream.receive_nowait(max_bytes)) is None:
+            await nowait_stream.wait_readable()
             waited = True
         data = bytes(data)
         if not waited:
@@ -151,9 +151,9 @@ class Wire:
             raise ClientGone("the client has left")
         self.is_unfinished = True
         try:
-            if self._port is None or not self._port.send_nowait(data):
+            if self._nowait is None or not self._nowait.send_nowait(data):
                 with trio.move_on_after(self._limits.write_seconds) as scope:
-                    await (self.stream.send_all(data) if self._port is None else self._port.flush())
+                    await (self.stream.send_all(data) if self._nowait is None else self._nowait.flush())
                 if scope.cancelled_caught:
                     raise self.lose("the client does not read")
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:

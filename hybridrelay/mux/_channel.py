@@ -67,7 +67,7 @@ class Channel(Handler):
     ) -> None:
         self._core = core
         self._stream = stream
-        self._port = nowait(stream)
+        self._nowait = nowait(stream)
         self._initial: Buffer = initial
         self._dispatch = dispatch
         #: The turns in which reading and writing are counted.
@@ -120,7 +120,7 @@ class Channel(Handler):
         try:
             with self._tasks:
                 async with trio.open_nursery() as self._nursery:
-                    self._registration = self._reactor.register(self._port, self, self.turns)
+                    self._registration = self._reactor.register(self._nowait, self, self.turns)
                     self._registration.mark_readable()  # there may be `_initial`, or data in the layers of the stream
                     if self._writing:
                         self._registration.flush()
@@ -197,16 +197,16 @@ class Channel(Handler):
             data, self._initial = self._initial, b""
         else:
             try:
-                received = self._port.receive_nowait(self._read_bytes)
+                received = self._nowait.receive_nowait(self._read_bytes)
             except _BROKEN as exc:
                 return self._end_of_input(f"the channel was lost: {exc}", exc)
             if received is None:
-                return Next.AGAIN if self._port.has_more else Next.WAIT
+                return Next.AGAIN if self._nowait.has_more else Next.WAIT
             if not received:
                 return self._end_of_input("the channel was lost", None)
             data = received
         if core.ended is not None:  # data after the end was sent before the peer received our GOAWAY
-            return Next.AGAIN if self._port.has_more else Next.WAIT
+            return Next.AGAIN if self._nowait.has_more else Next.WAIT
         return self._take_in(data)
 
     def on_flushed(self, error: BaseException | None) -> None:
@@ -256,7 +256,7 @@ class Channel(Handler):
             if pause and self._nursery is not None:
                 self._start_soon(partial(self._resume_after, pause))
                 return Next.PAUSE
-        return Next.AGAIN if core.has_input or self._port.has_more else Next.WAIT
+        return Next.AGAIN if core.has_input or self._nowait.has_more else Next.WAIT
 
     def _end_of_input(self, text: str, error: BaseException | None) -> Next:
         self._read_all.set()
@@ -293,7 +293,7 @@ class Channel(Handler):
         size = sum(map(len, buffers))
         self.bytes_moved += size
         try:
-            self._writing = not self._port.send_nowait(*buffers)
+            self._writing = not self._nowait.send_nowait(*buffers)
         except _BROKEN as exc:
             self._stop_writing(exc)
             return
@@ -382,10 +382,10 @@ class Channel(Handler):
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
             try:
                 if self._writing:
-                    await self._port.flush()
-                self._writing = not self._port.send_nowait(*self._core.data_to_send(trio.current_time()))
+                    await self._nowait.flush()
+                self._writing = not self._nowait.send_nowait(*self._core.data_to_send(trio.current_time()))
                 if self._writing:
-                    await self._port.flush()
+                    await self._nowait.flush()
                     self._writing = False
             except _BROKEN:
                 pass  # the peer is gone

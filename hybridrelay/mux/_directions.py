@@ -12,7 +12,7 @@ import trio
 
 from ..errors import HybridRelayError
 from ..protocol.reasons import Reason
-from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, SocketPort
+from ..streams.nowait import READ_BYTES, Buffer, NowaitSocket, NowaitStream
 from ..streams.registration import Next
 from .bridging import Input
 from .stream import MuxStream
@@ -57,20 +57,20 @@ class Outward:
 
     Args:
         stream: the stream.
-        port: the TCP connection.
+        local: the TCP connection.
         early: the pieces of data that were sent on an earlier, refused stream and have to be sent again; b"" means
             the end of file. Data that is sent on this stream before the peer accepts it is appended.
         report: called with what happens.
     """
 
-    __slots__ = ("_again", "_drops", "_needs_room", "_port", "_report", "_stream", "early", "has_ended")
+    __slots__ = ("_again", "_drops", "_local", "_needs_room", "_report", "_stream", "early", "has_ended")
 
-    def __init__(self, stream: MuxStream, port: NowaitStream, early: list[bytes], report: Report) -> None:
+    def __init__(self, stream: MuxStream, local: NowaitStream, early: list[bytes], report: Report) -> None:
         self.early = early
         #: What still has to be sent again, the last piece first.
         self._again = early[::-1]
         self._stream = stream
-        self._port = port
+        self._local = local
         self._report = report
         #: Whether the peer has stopped reading: what the TCP connection sends is read and dropped.
         self._drops = False
@@ -87,13 +87,13 @@ class Outward:
         """
         if self._again:
             return self._send_again()
-        port = self._port
+        local = self._local
         try:
-            data = port.receive_nowait(min(READ_BYTES, self._stream.send_share))
+            data = local.receive_nowait(min(READ_BYTES, self._stream.send_share))
         except _STREAM_ERRORS as exc:
             raise _local_broke() from exc
         if data is None:
-            return Next.AGAIN if port.has_more else Next.WAIT
+            return Next.AGAIN if local.has_more else Next.WAIT
         size = len(data)
         if not size:
             self._end(data)
@@ -102,7 +102,7 @@ class Outward:
         self._stream.turns.count(0, size)
         if not has_room:
             return self._wait_for_room()
-        return Next.AGAIN if port.has_more else Next.WAIT
+        return Next.AGAIN if local.has_more else Next.WAIT
 
     def continue_with_room(self) -> bool:
         """Return whether there is room in the stream's queue after `move` has stopped for lack of it, so that `move`
@@ -183,16 +183,16 @@ class Inward:
 
     Args:
         stream: the stream.
-        port: the TCP connection.
+        local: the TCP connection.
         report: called with what happens.
         flush: called when the connection does not accept everything; `unblock` has to be called when it has.
     """
 
-    __slots__ = ("_flush", "_is_blocked", "_port", "_received", "_report", "_stream", "has_ended")
+    __slots__ = ("_flush", "_is_blocked", "_local", "_received", "_report", "_stream", "has_ended")
 
-    def __init__(self, stream: MuxStream, port: SocketPort, report: Report, flush: Callable[[], None]) -> None:
+    def __init__(self, stream: MuxStream, local: NowaitSocket, report: Report, flush: Callable[[], None]) -> None:
         self._stream = stream
-        self._port = port
+        self._local = local
         self._report = report
         self._flush = flush
         self._received = 0
@@ -204,7 +204,7 @@ class Inward:
     @property
     def received(self) -> int:
         """The number of bytes that the TCP connection has accepted."""
-        return max(0, self._received - self._port.unsent_bytes)
+        return max(0, self._received - self._local.unsent_bytes)
 
     def deliver(self) -> None:
         """Move as much of what has arrived as the TCP connection accepts, and the end of file.
@@ -221,11 +221,11 @@ class Inward:
                 return
             try:
                 if not pieces:
-                    self._port.send_eof_nowait()
+                    self._local.send_eof_nowait()
                     self.has_ended = True
                     self._report(Input.PEER_ENDED)
                     return
-                self._is_blocked = not self._port.send_nowait(*pieces)
+                self._is_blocked = not self._local.send_nowait(*pieces)
             except _STREAM_ERRORS as exc:
                 raise _local_broke() from exc
             if self._is_blocked:

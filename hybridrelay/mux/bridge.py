@@ -21,7 +21,7 @@ import trio
 
 from ..errors import StreamRefused
 from ..protocol.reasons import Reason
-from ..streams.nowait import SocketPort
+from ..streams.nowait import NowaitSocket
 from ..streams.reactor import Reactor
 from ..streams.registration import Handler, Next, Registration
 from ..streams.sockets import has_unread
@@ -53,8 +53,8 @@ class Bridge(Handler):
 
     __slots__ = (
         "_directions",
+        "_local",
         "_over",
-        "_port",
         "_reactor",
         "_received",
         "_registration",
@@ -70,14 +70,14 @@ class Bridge(Handler):
     def __init__(
         self, stream: MuxStream, local: trio.SocketStream, early: list[bytes], over: Callable[[], None]
     ) -> None:
-        self._port = port = SocketPort(local)
+        self._local = connection = NowaitSocket(local)
         self._over = over
         self.stream = stream
         self.machine = BridgeMachine()
         #: The two directions, which move the bytes; None when both sides are closed.
         self._directions: tuple[Outward, Inward] | None = (
-            Outward(stream, port, early, self.report),
-            Inward(stream, port, self.report, self._flush),
+            Outward(stream, connection, early, self.report),
+            Inward(stream, connection, self.report, self._flush),
         )
         #: How many bytes the TCP connection had accepted when it was closed.
         self._received = 0
@@ -97,7 +97,7 @@ class Bridge(Handler):
         """Begin to move bytes in both directions. The reactor has to run until `over` is called."""
         stream = self.stream
         self._reactor = reactor
-        self._registration = reactor.register(self._port, self, stream.turns)
+        self._registration = reactor.register(self._local, self, stream.turns)
         stream.set_watcher(self)
         self._registration.mark_readable()
         if not stream.was_accepted:
@@ -137,14 +137,14 @@ class Bridge(Handler):
         """Note that the program at the other end of the TCP connection is about to end: what it has sent is still
         passed on, as if it had closed the connection, and nothing more is delivered to it."""
         if not self.is_over:
-            self._port.end_receiving()
+            self._local.end_receiving()
             if self._registration is not None:
                 self._registration.mark_readable()
             self.report(Input.PROGRAM_ENDS)
 
     def has_unread(self) -> bool:
         """Return whether the program has sent something that was not read here yet."""
-        return not self.is_over and not self._outward.has_ended and has_unread(self._port.fileno())
+        return not self.is_over and not self._outward.has_ended and has_unread(self._local.fileno())
 
     def _flush(self) -> None:
         if self._registration is not None:
@@ -299,7 +299,7 @@ class Bridge(Handler):
         """
         if self.refusal is None or (self.gave_up and any(self.early)):
             return False
-        if self._port.has_failed():
+        if self._local.has_failed():
             self.report(Input.LOCAL_BROKE, Reason.TARGET_RESET)
         return self.machine.may_be_sent_again(self.refusal.reason, has_sent=any(self.early))
 

@@ -37,11 +37,11 @@ class EarlySession:
         config: the configuration of the session.
     """
 
-    __slots__ = ("_bytes", "_channel", "_core", "_port", "_reads", "_stream")
+    __slots__ = ("_bytes", "_channel", "_core", "_nowait", "_reads", "_stream")
 
     def __init__(self, channel: trio.abc.Stream, *, config: SessionConfig = CONTROL_CONFIG) -> None:
         self._channel = channel
-        self._port = nowait(channel)
+        self._nowait = nowait(channel)
         self._core = SessionCore(SessionRole.ACCEPTOR, config=config)
         self._core.channel_opened(trio.current_time())
         #: The peer's stream, once it has opened one. It is accepted at once.
@@ -76,7 +76,7 @@ class EarlySession:
             if core.ended is not None:
                 raise trio.BrokenResourceError(core.ended.text or core.ended.reason.describe)
             core.limit_data(HELD_FOR_STRANGER - held)
-            self._port.limit_held(HELD_FOR_STRANGER - held - core.held_bytes)
+            self._nowait.limit_held(HELD_FOR_STRANGER - held - core.held_bytes)
             received = await self._channel.receive_some(SMALL_READ_BYTES)
             if not received:
                 raise trio.BrokenResourceError("the channel was lost")
@@ -132,7 +132,7 @@ class EarlySession:
         """
         assert self._stream is not None
         self._core.limit_data(None)
-        self._port.limit_held(None)
+        self._nowait.limit_held(None)
         return Session.take_over(self._core, self._stream, turns)
 
     async def _write(self) -> None:

@@ -20,7 +20,7 @@ MAX_RECORDS = 16
 _RECORD_HEADER = 5
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
-_MAX_RECORD = 16 * 1024
+_MAX_RECORD_BYTES = 16 * 1024
 
 
 class ClientHelloReader:
@@ -81,7 +81,7 @@ class ClientHelloReader:
         if len(data) < at + _RECORD_HEADER:
             return None
         length = data[at + 3] << 8 | data[at + 4]
-        if not 0 < length <= _MAX_RECORD:
+        if not 0 < length <= _MAX_RECORD_BYTES:
             return -1
         end = at + _RECORD_HEADER + length
         return end if len(data) >= end else None

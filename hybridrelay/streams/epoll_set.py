@@ -39,9 +39,9 @@ class EpollSet:
         Raises:
             OSError: the descriptor was closed, or the system's limit is reached (``max_user_watches``).
         """
-        port = registration.stream.port
-        assert port is not None
-        fd = port.fileno()
+        sock = registration.stream.socket_below
+        assert sock is not None
+        fd = sock.fileno()
         self._epoll.register(fd, _EVENTS)
         self._by_fd[fd] = registration
         return fd

@@ -32,8 +32,8 @@ __all__ = [
     "READ_BYTES",
     "SMALL_READ_BYTES",
     "Buffer",
+    "NowaitSocket",
     "NowaitStream",
-    "SocketPort",
     "Turn",
     "UnitTooLong",
     "nowait",
@@ -114,7 +114,7 @@ class NowaitStream(ABC):
         """
 
     def flush_nowait(self) -> bool:
-        """Pass on as much of what is buffered as is possible without waiting. Only for streams with a `port`.
+        """Pass on as much of what is buffered as is possible without waiting. Only for streams with a `socket_below`.
 
         Returns:
             Whether nothing is buffered any more.
@@ -125,13 +125,13 @@ class NowaitStream(ABC):
         raise NotImplementedError
 
     @property
-    def port(self) -> SocketPort | None:
+    def socket_below(self) -> NowaitSocket | None:
         """The socket below, if this stream can send and receive whenever that socket can; None otherwise."""
         return None
 
     @property
     def has_more(self) -> bool:
-        """Whether `receive_nowait` may have a result now. If False, a stream that has a `port` has nothing until its
+        """Whether `receive_nowait` may have a result now. If False, a stream that has a `socket_below` has nothing until its
         socket becomes readable again; for other streams, False only means that this is not known."""
         return False
 
@@ -163,7 +163,7 @@ def nowait(stream: trio.abc.Stream) -> NowaitStream:
     if isinstance(stream, NowaitStream):
         return stream
     if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
-        return SocketPort(stream)
+        return NowaitSocket(stream)
     return _Waiting(stream)
 
 
@@ -208,7 +208,7 @@ _scratch = _Scratch()
 _NOTHING = memoryview(b"")
 
 
-class SocketPort(NowaitStream):
+class NowaitSocket(NowaitStream):
     """A socket, used through its descriptor.
 
     Args:
@@ -234,7 +234,7 @@ class SocketPort(NowaitStream):
         self._since_wait = 0
 
     @property
-    def port(self) -> SocketPort:
+    def socket_below(self) -> NowaitSocket:
         """The socket whose readiness is awaited."""
         return self
 

@@ -83,7 +83,7 @@ class Reactor:
             handler: called when the stream is ready.
             turns: the turns of the peer for which the handler works.
         """
-        if self._epoll_set is not None and stream.port is not None:
+        if self._epoll_set is not None and stream.socket_below is not None:
             # If the system's limit is reached, tasks wait for the socket instead. If the socket was closed, these
             # tasks find out.
             with contextlib.suppress(OSError, ValueError):

@@ -22,7 +22,7 @@ _RECORD_HEADER = 5
 #: RFC 8446, 5.1: change cipher spec, alert, handshake, application data.
 _RECORD_TYPES = range(20, 24)
 #: The largest record of TLS 1.2 (RFC 5246, 6.2.3); those of TLS 1.3 are smaller.
-_MAX_RECORD = 16 * 1024 + 2048
+_MAX_RECORD_BYTES = 16 * 1024 + 2048
 #: The greatest overhead of a record (bytes), in TLS 1.2 with the oldest cipher.
 _RECORD_OVERHEAD = 256
 #: The lowest limit for records (bytes). Records up to this length are never refused, whatever else is held.
@@ -188,7 +188,7 @@ def _whole_record(data: bytearray) -> int:
     if len(data) < _RECORD_HEADER:
         return 0
     length = data[3] << 8 | data[4]
-    if length > _MAX_RECORD:
+    if length > _MAX_RECORD_BYTES:
         return len(data)
     end = _RECORD_HEADER + length
     return end if len(data) >= end else 0

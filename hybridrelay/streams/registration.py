@@ -139,9 +139,9 @@ class Registration:
         """Note what the epoll set has reported."""
         self._is_broken = self._is_broken or broken
         if readable or hung_up:
-            port = self.stream.port
-            assert port is not None
-            port.on_readable(hung_up=hung_up)
+            sock = self.stream.socket_below
+            assert sock is not None
+            sock.on_readable(hung_up=hung_up)
             self._is_readable = True
         if writable or hung_up:
             self._can_flush = True

@@ -1,14 +1,14 @@
 """A TLS stream over any other stream, with high throughput and a strict treatment of the end of data.
 
 Theory of operation: an `ssl.SSLObject` converts bytes between two memory buffers. Calls of OpenSSL never wait; only
-calls of the transport wait, so no lock is needed around OpenSSL. Rules:
+calls of the stream below wait, so no lock is needed around OpenSSL. Rules:
 
-1. `TLSStream.receive_some` never writes to the transport, because a reader must not wait for a peer that does not
+1. `TLSStream.receive_some` never writes to the stream below, because a reader must not wait for a peer that does not
    read. What OpenSSL produces while reading (answers to key updates, and alerts) is sent with the next send, or at
    close.
 2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record, and was half as
    fast in measurements.
-3. If the transport ends without the peer's close_notify, `trio.BrokenResourceError` is raised: something in the path
+3. If the stream below ends without the peer's close_notify, `trio.BrokenResourceError` is raised: something in the path
    may have cut the connection, which must never look like end of file.
 4. `ssl.SSLError` leaves this module only as the `__cause__` of `TLSHandshakeError` or `trio.BrokenResourceError`.
 5. A peer that has not authenticated uses few resources. A server collects the ClientHello before passing it to
@@ -33,11 +33,11 @@ from typing import Any, Literal, overload
 import trio
 
 from .conflict import ConflictDetector
-from .nowait import HELD_FOR_STRANGER, READ_BYTES, Buffer, NowaitStream, SocketPort, nowait
+from .nowait import HELD_FOR_STRANGER, READ_BYTES, Buffer, NowaitSocket, NowaitStream, nowait
 from .tls_handshake import CLOSE_SECONDS, Handshake, describe_tls_error, linger
 from .tls_receiving import Receiver
 
-#: How much is encrypted per write to the transport (bytes): sixteen records. In measurements, more was not faster,
+#: How much is encrypted per write to the stream below (bytes): sixteen records. In measurements, more was not faster,
 #: and less cost a third of the throughput.
 _CHUNK_BYTES = 256 * 1024
 
@@ -82,8 +82,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         server_hostname: str | None = None,
         before_answer: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._transport = transport_stream
-        self._port = nowait(transport_stream)
+        self._transport_stream = transport_stream
+        self._below = nowait(transport_stream)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._context = ssl_context
@@ -96,7 +96,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._made = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         #: Decrypts what arrives. From a stranger, only records that are not too long.
         self._receiver = Receiver(
-            self._port, self._incoming, self._outgoing, None if before_answer is None else HELD_FOR_STRANGER
+            self._below, self._incoming, self._outgoing, None if before_answer is None else HELD_FOR_STRANGER
         )
         self._state = _State.NEW
         self._closed = False
@@ -116,7 +116,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     @property
     def transport_stream(self) -> trio.abc.Stream:
         """The stream that carries the records. It may be inspected, but must not be read or written."""
-        return self._transport
+        return self._transport_stream
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
@@ -153,7 +153,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
         Raises:
             TLSHandshakeError: the handshake failed, and an alert was sent if that was possible. `__cause__` is the
-                exception of OpenSSL, of the transport or of the `ClientHelloReader`; None if the peer ended the
+                exception of OpenSSL, of the stream below or of the `ClientHelloReader`; None if the peer ended the
                 connection or sent too much.
             trio.BrokenResourceError: an earlier handshake failed or was cancelled.
             trio.ClosedResourceError: this stream was closed.
@@ -171,7 +171,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             feeder = self._receiver.feeder
             assert feeder is not None, "nothing has been received yet"
             handshake = Handshake(
-                transport=self._transport,
+                transport_stream=self._transport_stream,
                 context=self._context,
                 server_side=self._server_side,
                 tls=lambda: self._ssl,
@@ -188,7 +188,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         """Encrypt and send `data`, together with any answers that reading has left to be sent.
 
         Raises:
-            trio.BrokenResourceError: the transport is broken, or an earlier send failed or was cancelled.
+            trio.BrokenResourceError: the stream below is broken, or an earlier send failed or was cancelled.
             trio.ClosedResourceError: this stream was closed, before the call or during it.
             RuntimeError: the handshake has not been done.
 
@@ -212,7 +212,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Encrypt `buffers`, and send what the transport accepts at once. See `NowaitStream.send_nowait`.
+        """Encrypt `buffers`, and send what the stream below accepts without waiting. See `NowaitStream.send_nowait`.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as for `send_all`.
@@ -230,9 +230,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._receiver.limit_held(max_bytes)
 
     @property
-    def port(self) -> SocketPort | None:
-        """The socket below; see `NowaitStream.port`."""
-        return self._port.port
+    def socket_below(self) -> NowaitSocket | None:
+        """The socket below; see `NowaitStream.socket_below`."""
+        return self._below.socket_below
 
     @property
     def has_more(self) -> bool:
@@ -245,7 +245,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             raise trio.BusyResourceError("another task is sending on this TLS stream")
         self._check_sendable()
         try:
-            return self._port.flush_nowait()
+            return self._below.flush_nowait()
         except BaseException:
             self._send_broken = self._record_torn = True
             raise
@@ -257,14 +257,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             await self._flush()
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the transport might accept more.
+        """Wait until the stream below might accept more.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as for `send_all`.
         """
         with self._sending:
             await self._check_sendable_at_checkpoint()
-            await self._transport.wait_send_all_might_not_block()
+            await self._transport_stream.wait_send_all_might_not_block()
             self._check_open()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -291,7 +291,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             waited = False
             try:
                 while (data := self._receive(max_bytes or READ_BYTES)) is None:
-                    await self._port.wait_readable()
+                    await self._below.wait_readable()
                     waited = True
                 return bytes(data)
             finally:
@@ -314,19 +314,19 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             if self._receiver.has_held:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._port.wait_readable()
+                await self._below.wait_readable()
             self._check_open()
 
     async def aclose(self) -> None:
-        """Send close_notify, wait for the peer's close_notify if it has not arrived, and close the transport.
+        """Send close_notify, wait for the peer's close_notify if it has not arrived, and close the stream below.
 
-        This takes at most one second, and in addition the time in which the transport closes. The side that closes
+        This takes at most one second, and in addition the time in which the stream below closes. The side that closes
         first waits, because a closed socket would answer the other side's close_notify with a reset.
 
         Tasks that are blocked in this stream get `trio.ClosedResourceError`. If cancelled, the stream is closed, too.
         """
         if self._closed:
-            await self._transport.aclose()
+            await self._transport_stream.aclose()
             return
         self._closed = True
         try:
@@ -340,20 +340,20 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 if not in_good_order:
                     # Forcefully, because a graceful close of the stream below would also wait for a peer that does
                     # not read.
-                    await trio.aclose_forcefully(self._transport)
+                    await trio.aclose_forcefully(self._transport_stream)
         finally:
-            await self._transport.aclose()
+            await self._transport_stream.aclose()
 
     async def _say_goodbye(self) -> None:
         # OpenSSL raises SSLError (an OSError) to say that it wants the peer's answer, for which this does not wait.
         with contextlib.suppress(OSError):
             self._ssl.unwrap()
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._port.flush()
-            if not self._port.send_nowait(self._outgoing.read()):
-                await self._port.flush()
+            await self._below.flush()
+            if not self._below.send_nowait(self._outgoing.read()):
+                await self._below.flush()
             if self._receiver.may_get_more and not self._receiving.held:
-                await linger(self._transport)
+                await linger(self._transport_stream)
 
     def _encrypt(self, view: memoryview) -> bytes:
         tls = self._made
@@ -367,18 +367,18 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return self._outgoing.read()
 
     def _transmit(self, ciphertext: bytes) -> bool:
-        """Send what the transport accepts. Returns False if a part is left for `_flush`."""
+        """Send what the stream below accepts. Returns False if a part is left for `_flush`."""
         try:
-            return self._port.send_nowait(ciphertext)
+            return self._below.send_nowait(ciphertext)
         except BaseException:
             self._send_broken = self._record_torn = True
             raise
 
     async def _flush(self) -> None:
         try:
-            await self._port.flush()
+            await self._below.flush()
         except trio.Cancelled:
-            raise  # if the transport cannot continue after a cancellation, its next call raises
+            raise  # if the stream below cannot continue after a cancellation, its next call raises
         except BaseException:
             self._send_broken = self._record_torn = True
             raise

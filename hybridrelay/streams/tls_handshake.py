@@ -22,7 +22,7 @@ _MAX_CLIENT_FLIGHT = 16 * 1024
 _MAX_SHORT_FLIGHT = 1024
 #: How much a server may send until the handshake is complete (bytes). OpenSSL accepts certificate chains of 100 KiB.
 _MAX_SERVER_FLIGHT = 128 * 1024
-#: How long closing waits for the transport to accept the last record, and for the peer's close_notify (seconds).
+#: How long closing waits for the stream below to accept the last record, and for the peer's close_notify (seconds).
 #: Enough for any path that works.
 CLOSE_SECONDS = 1.0
 #: How much is read and dropped after our last record was sent (bytes). Closing with unread data would reset the
@@ -36,7 +36,7 @@ TOO_LONG = "the peer sent a longer TLS record, or more records, than it may befo
 class Handshake:
     """One handshake."""
 
-    transport: trio.abc.Stream
+    transport_stream: trio.abc.Stream
     context: ssl.SSLContext
     server_side: bool
     #: Returns the object of OpenSSL. A server calls it only once it has the whole ClientHello, because the object
@@ -54,7 +54,7 @@ class Handshake:
 
         Raises:
             TLSHandshakeError: see `TLSStream.do_handshake`.
-            trio.ClosedResourceError: the transport was closed.
+            trio.ClosedResourceError: the stream below was closed.
 
         The caller sets the deadline. It cannot be continued after a cancellation or an error.
         """
@@ -78,7 +78,7 @@ class Handshake:
         while True:
             done = self._step()
             if self.outgoing.pending:
-                await self.transport.send_all(self.outgoing.read())
+                await self.transport_stream.send_all(self.outgoing.read())
             if done:
                 return
             if left <= 0:
@@ -112,7 +112,7 @@ class Handshake:
         return reader.take()
 
     async def _receive(self) -> bytes:
-        data = await self.transport.receive_some(SMALL_READ_BYTES)
+        data = await self.transport_stream.receive_some(SMALL_READ_BYTES)
         if not data:
             raise TLSHandshakeError.lost("the connection ended during the TLS handshake")
         return bytes(data)
@@ -122,22 +122,22 @@ class Handshake:
         with trio.move_on_after(CLOSE_SECONDS):
             try:
                 if self.outgoing.pending:
-                    await self.transport.send_all(self.outgoing.read())
+                    await self.transport_stream.send_all(self.outgoing.read())
                 if self.server_side and isinstance(error, ssl.SSLCertVerificationError):
                     # The client may consider the handshake complete and have sent data. Closing a TCP connection with
                     # unread data resets it, and then the client's system discards the unread alert.
-                    await linger(self.transport)
+                    await linger(self.transport_stream)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
 
 
-async def linger(transport: trio.abc.Stream) -> None:
-    """Send end of file, if the transport can, and drop what the peer still sends, so that it can read what was sent
+async def linger(stream: trio.abc.Stream) -> None:
+    """Send end of file, if the stream can, and drop what the peer still sends, so that it can read what was sent
     before. Returns when the peer ends its direction. The caller sets the deadline."""
-    if isinstance(transport, trio.abc.HalfCloseableStream):
-        await transport.send_eof()
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        await stream.send_eof()
     dropped = 0
-    while dropped < _LINGER_BYTES and (data := await transport.receive_some(READ_BYTES)):
+    while dropped < _LINGER_BYTES and (data := await stream.receive_some(READ_BYTES)):
         dropped += len(data)
 
 

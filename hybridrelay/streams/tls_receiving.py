@@ -24,7 +24,7 @@ class _Scratch(threading.local):
     """The buffer for decrypted data. One for each thread is enough, because its content is used immediately."""
 
     def __init__(self) -> None:
-        # Room for one read of the transport, and for a record that was incomplete before.
+        # Room for one read of the stream below, and for a record that was incomplete before.
         self.view = memoryview(bytearray(_LAST_RECORD + RECORD_BYTES))
 
 
@@ -32,10 +32,10 @@ _scratch = _Scratch()
 
 
 class Receiver:
-    """Decrypts the records that arrive over a transport, once the handshake is complete.
+    """Decrypts the records that arrive over a stream, once the handshake is complete.
 
     Args:
-        port: the transport.
+        below: the stream over which they arrive.
         incoming: what OpenSSL is given to decrypt.
         outgoing: what OpenSSL has produced, and was not sent yet.
         max_held: see `NowaitStream.limit_held`.
@@ -43,14 +43,14 @@ class Receiver:
 
     # Every connection has two of these before it has authenticated.
     __slots__ = (
-        "_decrypted", "_incoming", "_later", "_outgoing", "_port", "_tls", "_undecrypted", "error", "feeder",
+        "_below", "_decrypted", "_incoming", "_later", "_outgoing", "_tls", "_undecrypted", "error", "feeder",
         "has_ended", "records",
     )  # fmt: skip
 
     def __init__(
-        self, port: NowaitStream, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, max_held: int | None
+        self, below: NowaitStream, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, max_held: int | None
     ) -> None:
-        self._port = port
+        self._below = below
         self._incoming = incoming
         self._outgoing = outgoing
         #: None until the handshake is complete.
@@ -80,7 +80,7 @@ class Receiver:
         if self.feeder is not None:
             self.feeder.limit = max_bytes
         if max_bytes is None:
-            self._port.limit_held(None)
+            self._below.limit_held(None)
 
     @property
     def has_more(self) -> bool:
@@ -91,7 +91,7 @@ class Receiver:
             or self._later
             or self.has_ended
             or self.error is not None
-            or self._port.has_more
+            or self._below.has_more
         )
 
     @property
@@ -137,11 +137,11 @@ class Receiver:
             if self.has_ended:
                 return b""
             if feeder is None:
-                ciphertext = self._later or self._port.receive_nowait()
+                ciphertext = self._later or self._below.receive_nowait()
             else:
                 if feeder.limit is not None:
-                    self._port.limit_held(feeder.limit - feeder.held_bytes)
-                ciphertext = self._port.receive_nowait(SMALL_READ_BYTES)
+                    self._below.limit_held(feeder.limit - feeder.held_bytes)
+                ciphertext = self._below.receive_nowait(SMALL_READ_BYTES)
             if ciphertext is None:
                 return None
             if not ciphertext:

@@ -395,11 +395,11 @@ class Chatter(Flood):
 class Mover(Handler):
     """Moves what arrives on a TCP connection into a stream."""
 
-    def __init__(self, stream: MuxStream, port: NowaitStream) -> None:
-        self._outward = Outward(stream, port, [], lambda cause, reason=Reason.NO_ERROR: None)
+    def __init__(self, stream: MuxStream, source: NowaitStream) -> None:
+        self._outward = Outward(stream, source, [], lambda cause, reason=Reason.NO_ERROR: None)
 
-    def serve(self, reactor: Reactor, stream: MuxStream, port: NowaitStream) -> None:
-        self._registration = reactor.register(port, self, stream.turns)
+    def serve(self, reactor: Reactor, stream: MuxStream, source: NowaitStream) -> None:
+        self._registration = reactor.register(source, self, stream.turns)
         self._registration.mark_readable()
 
     def on_data(self) -> None: ...
@@ -428,11 +428,11 @@ async def test_what_targets_send_to_one_peer_shares_turns(pauses: bool) -> None:
     """However many streams there are, and although each of them has only a little at a time."""
     # Each look at this clock takes a whole turn, so that one read does.
     turns = SharedTurns(itertools.count(0.0, TURN_SECONDS).__next__)
-    ports, most, before = [Chatter(pauses=pauses) for _ in range(SESSIONS)], 0, 0
+    sources, most, before = [Chatter(pauses=pauses) for _ in range(SESSIONS)], 0, 0
 
     def look() -> None:
         nonlocal most, before
-        now = sum(port.reads for port in ports)
+        now = sum(source.reads for source in sources)
         most, before = max(most, now - before), now
 
     async with using_reactor() as reactor, trio.open_nursery() as nursery:
@@ -441,9 +441,9 @@ async def test_what_targets_send_to_one_peer_shares_turns(pauses: bool) -> None:
         nursery.start_soon(peer.run, far)
         await nursery.start(partial(session.run, near, reconnect=trio.sleep_forever))
         with trio.fail_after(60), instrument(Passes(look)):
-            for port in ports:
+            for source in sources:
                 stream = session.open_stream_nowait()
-                Mover(stream, port).serve(reactor, stream, port)
+                Mover(stream, source).serve(reactor, stream, source)
             while before < 30 * SESSIONS:
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
@@ -477,16 +477,16 @@ async def test_the_time_for_which_a_channel_takes_nothing_is_not_part_of_a_turn(
     has_room = trio.Event()
     near.send_stream.send_all_hook = has_room.wait
     await ours.send_all(b"this blocks the channel")
-    port = Blocks(bytes(session.core.config.send_queue), b"x")
-    mover = Mover(ours, port)
+    source = Blocks(bytes(session.core.config.send_queue), b"x")
+    mover = Mover(ours, source)
     async with using_reactor() as reactor:
         ours.set_watcher(mover)
-        mover.serve(reactor, ours, port)
+        mover.serve(reactor, ours, source)
         await trio.testing.wait_all_tasks_blocked()
-        assert port.blocks == [b"x"], "the queue is full"
+        assert source.blocks == [b"x"], "the queue is full"
         now += 100.0
         has_room.set()
         await trio.testing.wait_all_tasks_blocked()
-    assert not port.blocks
+    assert not source.blocks
     assert not turns.is_over
     nursery.cancel_scope.cancel()

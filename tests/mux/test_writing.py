@@ -25,7 +25,7 @@ class Channel(trio.abc.Stream, NowaitStream):
 
     def __init__(self) -> None:
         self._inner, self.far_end = trio.testing.memory_stream_pair()
-        self._port = nowait(self._inner)
+        self._nowait = nowait(self._inner)
         self.writes: list[bytes] = []
         #: How much it takes. It then holds the rest until `flush` is called and `opened` is set.
         self.room = math.inf
@@ -55,10 +55,10 @@ class Channel(trio.abc.Stream, NowaitStream):
         self._held.clear()
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        return self._port.receive_nowait(max_bytes)
+        return self._nowait.receive_nowait(max_bytes)
 
     async def wait_readable(self) -> None:
-        await self._port.wait_readable()
+        await self._nowait.wait_readable()
 
     async def send_all(self, data: Buffer) -> None:
         raise AssertionError("the channel is used without waiting")
@@ -323,19 +323,19 @@ async def test_a_session_that_is_cancelled_during_a_long_write_sends_goaway_last
 ) -> None:
     """On every kind of channel, a TLS record or WebSocket frame that is half written is finished first."""
     channel, far = await maker(nursery)
-    port = nowait(far)
+    peer = nowait(far)
     server = SessionCore(SessionRole.ACCEPTOR, config=SessionConfig(initial_window=BUSY_BYTES))
     server.channel_opened(trio.current_time())
     client = Session.create(SessionRole.INITIATOR)
 
     async def read_on() -> None:
         while server.ended is None:
-            if data := port.receive_nowait():
+            if data := peer.receive_nowait():
                 server.receive_data(data, trio.current_time())
                 if output := server.data_to_send(trio.current_time()):
-                    port.send_nowait(*output)
+                    peer.send_nowait(*output)
             else:
-                await port.wait_readable()
+                await peer.wait_readable()
 
     async with trio.open_nursery() as running:
         running.start_soon(client.run, channel)
@@ -346,7 +346,7 @@ async def test_a_session_that_is_cancelled_during_a_long_write_sends_goaway_last
                 await trio.testing.wait_all_tasks_blocked()
             (core,) = server.streams.values()
             server.accept(core, trio.current_time())
-            assert port.send_nowait(*server.data_to_send(trio.current_time()))
+            assert peer.send_nowait(*server.data_to_send(trio.current_time()))
             await stream.wait_opened()
             reading.cancel_scope.cancel()
         running.start_soon(stream.send_all, bytes(BUSY_BYTES))

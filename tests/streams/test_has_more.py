@@ -10,10 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.streams.nowait import READ_BYTES, SMALL_READ_BYTES, TURN_BYTES, NowaitStream, SocketPort, nowait
+from hybridrelay.streams.nowait import READ_BYTES, SMALL_READ_BYTES, TURN_BYTES, NowaitSocket, NowaitStream, nowait
 from hybridrelay.testing import tcp_pair
 from hybridrelay_websocket.frames import END_OF_DATA, encode_close, encode_data
-from hybridrelay_websocket.stream import MAX_PIECES, PROTOCOL_ERROR, WebSocketStream
+from hybridrelay_websocket.stream import MAX_FRAMES_PER_READ, PROTOCOL_ERROR, WebSocketStream
 
 from ..fake_channels import Discarding
 from ..stream_pairs import tls
@@ -30,13 +30,13 @@ async def arrived(stream: trio.SocketStream, event: int = select.POLLIN) -> None
             await trio.lowlevel.checkpoint()
 
 
-async def move(far: trio.SocketStream, near: trio.SocketStream, port: SocketPort, size: int) -> None:
+async def move(far: trio.SocketStream, near: trio.SocketStream, sock: NowaitSocket, size: int) -> None:
     """Send and read this much, in pieces, so that no read finds less than it has asked for."""
     while size:
         piece = min(1000, size)
         await far.send_all(bytes(piece))
         await arrived(near)
-        data = port.receive_nowait(piece)
+        data = sock.receive_nowait(piece)
         assert data is not None
         assert len(data) == piece
         size -= piece
@@ -57,71 +57,71 @@ async def close_all(*streams: trio.abc.AsyncResource) -> None:
 
 async def test_a_socket_has_no_more_after_a_read_that_found_less_than_its_buffer_holds() -> None:
     near, far = await tcp_pair()
-    port = SocketPort(near)
-    assert port.port is port
-    assert more(port), "nobody has looked"
-    assert port.receive_nowait() is None
-    assert not more(port)
+    sock = NowaitSocket(near)
+    assert sock.socket_below is sock
+    assert more(sock), "nobody has looked"
+    assert sock.receive_nowait() is None
+    assert not more(sock)
     await far.send_all(b"12345678")
     await arrived(near)
-    port.on_readable(hung_up=False)
-    assert more(port)
-    assert port.receive_nowait(4) == b"1234"
-    assert more(port), "the buffer was full"
-    assert port.receive_nowait(5) == b"5678"
-    assert not more(port)
-    assert port.receive_nowait() is None
-    assert not more(port)
+    sock.on_readable(hung_up=False)
+    assert more(sock)
+    assert sock.receive_nowait(4) == b"1234"
+    assert more(sock), "the buffer was full"
+    assert sock.receive_nowait(5) == b"5678"
+    assert not more(sock)
+    assert sock.receive_nowait() is None
+    assert not more(sock)
     await close_all(near, far)
 
 
 async def test_a_socket_has_more_after_it_has_hung_up() -> None:
     near, far = await tcp_pair()
-    port = SocketPort(near)
+    sock = NowaitSocket(near)
     await far.send_all(b"last")
     await far.send_eof()
     await arrived(near, getattr(select, "POLLRDHUP", select.POLLIN))
-    port.on_readable(hung_up=True)
-    assert port.receive_nowait() == b"last"
-    assert more(port)
-    assert port.receive_nowait() == b""
+    sock.on_readable(hung_up=True)
+    assert sock.receive_nowait() == b"last"
+    assert more(sock)
+    assert sock.receive_nowait() == b""
     await close_all(near, far)
 
 
 async def test_that_a_socket_has_hung_up_is_not_forgotten() -> None:
     near, far = await tcp_pair()
-    port = SocketPort(near)
-    port.on_readable(hung_up=True)
-    port.on_readable(hung_up=False)
+    sock = NowaitSocket(near)
+    sock.on_readable(hung_up=True)
+    sock.on_readable(hung_up=False)
     await far.send_all(b"last")
     await arrived(near)
-    assert port.receive_nowait() == b"last"
-    assert more(port)
+    assert sock.receive_nowait() == b"last"
+    assert more(sock)
     await close_all(near, far)
 
 
 async def test_a_socket_has_more_when_it_only_lets_others_run() -> None:
     near, far = await tcp_pair()
-    port = SocketPort(near)
-    await move(far, near, port, TURN_BYTES)
+    sock = NowaitSocket(near)
+    await move(far, near, sock, TURN_BYTES)
     await far.send_all(b"x")
     await arrived(near)
-    assert port.receive_nowait(1) is None
-    assert more(port)
-    assert port.receive_nowait(1) == b"x"
+    assert sock.receive_nowait(1) is None
+    assert more(sock)
+    assert sock.receive_nowait(1) == b"x"
     await close_all(near, far)
 
 
 async def test_a_socket_that_has_drained_has_no_more_although_its_turn_is_over() -> None:
     near, far = await tcp_pair()
-    port = SocketPort(near)
-    await move(far, near, port, TURN_BYTES - 1)
+    sock = NowaitSocket(near)
+    await move(far, near, sock, TURN_BYTES - 1)
     await far.send_all(b"x")
     await arrived(near)
-    assert port.receive_nowait(5) == b"x"
-    assert not more(port)
-    assert port.receive_nowait(5) is None
-    assert not more(port)
+    assert sock.receive_nowait(5) == b"x"
+    assert not more(sock)
+    assert sock.receive_nowait(5) is None
+    assert not more(sock)
     await close_all(near, far)
 
 
@@ -130,52 +130,52 @@ async def test_flushing_a_socket_without_waiting() -> None:
     for stream in (near, far):
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
-    port = SocketPort(near)
-    assert port.flush_nowait(), "nothing is buffered"
+    sock = NowaitSocket(near)
+    assert sock.flush_nowait(), "nothing is buffered"
     data = bytes(range(256)) * 4000
-    assert not port.send_nowait(data)
-    assert not port.flush_nowait()
-    received, before = bytearray(), port.unsent_bytes
+    assert not sock.send_nowait(data)
+    assert not sock.flush_nowait()
+    received, before = bytearray(), sock.unsent_bytes
     with trio.fail_after(60):
-        while not port.flush_nowait():
-            assert 0 < port.unsent_bytes <= before
-            before = port.unsent_bytes
+        while not sock.flush_nowait():
+            assert 0 < sock.unsent_bytes <= before
+            before = sock.unsent_bytes
             received += await far.receive_some()
-    assert port.unsent_bytes == 0
-    port.send_eof_nowait()
+    assert sock.unsent_bytes == 0
+    sock.send_eof_nowait()
     while some := await far.receive_some():
         received += some
     assert received == data
     await far.send_all(b"answer")
     await arrived(near)
-    assert port.receive_nowait() == b"answer"
+    assert sock.receive_nowait() == b"answer"
     await close_all(near, far)
 
 
 async def test_a_socket_says_once_that_it_has_failed() -> None:
     near, far = await tcp_pair()
-    port = SocketPort(near)
-    assert not port.has_failed()
+    sock = NowaitSocket(near)
+    assert not sock.has_failed()
     far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     await far.aclose()
     await arrived(near, select.POLLERR)
-    assert port.has_failed()
-    assert not port.has_failed()
+    assert sock.has_failed()
+    assert not sock.has_failed()
     await close_all(near)
-    assert port.has_failed(), "it was closed"
+    assert sock.has_failed(), "it was closed"
 
 
 async def test_the_end_of_a_direction_that_cannot_be_sent() -> None:
     near, far = await tcp_pair()
-    port = SocketPort(near)
+    sock = NowaitSocket(near)
     far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     await far.aclose()
     await arrived(near, select.POLLERR)
     with pytest.raises(trio.BrokenResourceError):
-        port.send_eof_nowait()
+        sock.send_eof_nowait()
     await close_all(near)
     with pytest.raises(trio.ClosedResourceError):
-        port.send_eof_nowait()
+        sock.send_eof_nowait()
 
 
 # --- TLS
@@ -184,8 +184,8 @@ async def test_the_end_of_a_direction_that_cannot_be_sent() -> None:
 async def test_tls_has_more_while_it_holds_what_it_has_decrypted() -> None:
     raw, far_raw = await tcp_pair()
     near, far = await tls((raw, far_raw))
-    assert near.port is not None
-    assert near.port.fileno() == raw.socket.fileno()
+    assert near.socket_below is not None
+    assert near.socket_below.fileno() == raw.socket.fileno()
     await far.send_all(b"1234")
     await arrived(raw)
     assert near.receive_nowait(READ_BYTES) == b"1234"
@@ -301,9 +301,9 @@ async def test_tls_cannot_be_used_after_flushing_has_failed() -> None:
     await close_all(near, far)
 
 
-async def test_tls_over_something_else_has_no_port() -> None:
+async def test_tls_over_something_else_has_no_socket_below() -> None:
     near, far = await tls(trio.testing.memory_stream_pair())
-    assert near.port is None
+    assert near.socket_below is None
     await far.send_all(b"1234")
     await near.wait_readable()
     assert near.receive_nowait(1) == b"1"
@@ -315,18 +315,18 @@ async def test_tls_over_something_else_has_no_port() -> None:
 
 async def test_an_adapted_stream_has_more_while_it_holds_something() -> None:
     near, far = trio.testing.memory_stream_pair()
-    port = nowait(near)
-    assert port.port is None
-    assert not more(port)
+    adapter = nowait(near)
+    assert adapter.socket_below is None
+    assert not more(adapter)
     await far.send_all(b"1234")
-    await port.wait_readable()
-    assert more(port)
-    assert port.receive_nowait(3) == b"123"
-    assert more(port)
-    assert port.receive_nowait(3) == b"4"
-    assert not more(port)
+    await adapter.wait_readable()
+    assert more(adapter)
+    assert adapter.receive_nowait(3) == b"123"
+    assert more(adapter)
+    assert adapter.receive_nowait(3) == b"4"
+    assert not more(adapter)
     with pytest.raises(NotImplementedError):
-        port.flush_nowait()
+        adapter.flush_nowait()
 
 
 # --- WebSocket
@@ -364,8 +364,8 @@ def stream(below: Arriving) -> WebSocketStream:
     return WebSocketStream(below, client=True)
 
 
-def test_websocket_has_no_port(stream: NowaitStream) -> None:
-    assert stream.port is None
+def test_websocket_has_no_socket_below(stream: NowaitStream) -> None:
+    assert stream.socket_below is None
 
 
 def test_websocket_has_more_while_it_holds_payload(below: Arriving, stream: NowaitStream) -> None:
@@ -382,15 +382,15 @@ async def test_websocket_has_more_while_frames_are_left_unless_it_pauses(
     below: Arriving, stream: WebSocketStream, autojump_clock: trio.testing.MockClock
 ) -> None:
     size = 100
-    below.arrived = [message(bytes(size)) * (MAX_PIECES + 1)]
-    assert len(stream.receive_nowait() or b"") == size * MAX_PIECES
+    below.arrived = [message(bytes(size)) * (MAX_FRAMES_PER_READ + 1)]
+    assert len(stream.receive_nowait() or b"") == size * MAX_FRAMES_PER_READ
     assert more(stream) == (stream._paused_until is None)
     await stream.wait_readable()
     assert more(stream)
     assert len(stream.receive_nowait() or b"") == size
     assert not more(stream)
-    below.arrived = [message(b"x") * (MAX_PIECES + 1)]
-    assert len(stream.receive_nowait() or b"") == MAX_PIECES
+    below.arrived = [message(b"x") * (MAX_FRAMES_PER_READ + 1)]
+    assert len(stream.receive_nowait() or b"") == MAX_FRAMES_PER_READ
     assert not more(stream), "it pauses"
     await stream.wait_readable()
     assert more(stream)

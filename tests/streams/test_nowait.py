@@ -16,7 +16,7 @@ import trio.testing
 
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, NowaitStream, Turn, nowait
 from hybridrelay.testing import tcp_pair
-from hybridrelay_websocket.stream import MAX_PIECES, WebSocketStream
+from hybridrelay_websocket.stream import MAX_FRAMES_PER_READ, WebSocketStream
 
 from ..stream_pairs import MAKERS, MAKERS_OVER_SOCKETS, Maker, Pair, names, tls, websocket
 
@@ -313,7 +313,7 @@ def test_a_turn_ends_with_its_bytes_or_with_its_time(monkeypatch: pytest.MonkeyP
 async def test_small_frames_are_given_out_a_few_at_a_time_and_what_is_left_is_kept() -> None:
     """What is left was received into memory that the next stream to receive overwrites."""
     (ours, theirs), (other, far) = await tcp_pair(), await tcp_pair()
-    data = os.urandom(3 * MAX_PIECES + 7)
+    data = os.urandom(3 * MAX_FRAMES_PER_READ + 7)
     async with ours, theirs, other, far:
         stream = WebSocketStream(ours, client=True)
         await theirs.send_all(b"".join(b"\x82\x01%c" % byte for byte in data))
@@ -328,7 +328,7 @@ async def test_small_frames_are_given_out_a_few_at_a_time_and_what_is_left_is_ke
                 if len(received) < len(data):
                     await stream.wait_readable()
     assert received == data
-    assert max(sizes) == MAX_PIECES
+    assert max(sizes) == MAX_FRAMES_PER_READ
 
 
 @posix
@@ -359,14 +359,14 @@ async def test_a_record_in_pieces_is_received_for_no_longer_than_a_turn(monkeypa
     await source.send_all(bytes(10_000))
     records = await inner.transport_stream.receive_some()
     async with ours, theirs:
-        inner._port = inner._receiver._port = WebSocketStream(ours, client=True)  # they come through frames
+        inner._below = inner._receiver._below = WebSocketStream(ours, client=True)  # they come through frames
         await theirs.send_all(b"".join(b"\x82\x01%c" % byte for byte in records))
         turns = 0
         while (data := inner.receive_nowait()) is None:
             turns += 1
             await inner.wait_readable()
         assert data == bytes(10_000)
-        assert turns >= 10_000 // MAX_PIECES
+        assert turns >= 10_000 // MAX_FRAMES_PER_READ
 
 
 @posix
@@ -400,7 +400,7 @@ async def test_a_peer_that_takes_nothing_is_left_within_a_second(
     below = websocket(trio.testing.memory_stream_pair())
     ours, theirs = await tls(below)
     clogged, _ = trio.testing.lockstep_stream_pair()
-    below[0]._port = nowait(clogged)
+    below[0]._below = nowait(clogged)
     async with trio.open_nursery() as nursery:
         if how == "send_all":
             nursery.start_soon(ours.send_all, bytes(100_000))

@@ -23,8 +23,8 @@ from hybridrelay.streams.nowait import (
     SMALL_READ_BYTES,
     TURN_BYTES,
     Buffer,
+    NowaitSocket,
     NowaitStream,
-    SocketPort,
     nowait,
 )
 from hybridrelay.streams.reactor import Reactor, using_reactor
@@ -170,7 +170,7 @@ async def reading(turns: SharedTurns | None = None) -> AsyncIterator[tuple[Reade
     """Yield a reader of one end of a TCP connection, which the reactor already serves, and the other end."""
     near, far = await tcp_pair()
     async with using_reactor() as reactor:
-        reader = Reader(SocketPort(near))
+        reader = Reader(NowaitSocket(near))
         reader.serve(reactor, turns)
         yield reader, far
         await stop(reader)
@@ -261,7 +261,7 @@ async def test_data_and_the_end_in_one_event(form: str, most: int) -> None:
     await far.send_eof()
     await arrived(near, getattr(select, "POLLRDHUP", select.POLLIN))
     async with using_reactor() as reactor:
-        reader = Reader(SocketPort(near), most)
+        reader = Reader(NowaitSocket(near), most)
         reader.serve(reactor)
         await until(lambda: reader.ended)
         await stop(reader)
@@ -299,7 +299,7 @@ async def test_a_reset_after_data(form: str) -> None:
     await abort_stream(far)
     await arrived(near, select.POLLERR)
     async with using_reactor() as reactor:
-        reader = Reader(SocketPort(near), 4)
+        reader = Reader(NowaitSocket(near), 4)
         reader.serve(reactor)
         await until(lambda: reader.error is not None or reader.ended)
         await stop(reader)
@@ -319,7 +319,7 @@ async def test_what_follows_urgent_data(form: str) -> None:
     await arrived(near, select.POLLPRI)
     await arrived(near)
     async with using_reactor() as reactor:
-        reader = Reader(SocketPort(near))
+        reader = Reader(NowaitSocket(near))
         reader.serve(reactor)
         await until(lambda: reader.received == b"before after")
         await far.socket.send(b", again ")
@@ -396,12 +396,12 @@ async def tls_over_sockets_pair() -> tuple[TLSStream, TLSStream]:
 # --- writing
 
 
-def fill(port: NowaitStream) -> int:
+def fill(stream: NowaitStream) -> int:
     """Send until nothing more is accepted. Returns how much was sent."""
     sent = 0
     while True:
         sent += 400_000
-        if not port.send_nowait(bytes(400_000)):
+        if not stream.send_nowait(bytes(400_000)):
             return sent
 
 
@@ -415,15 +415,15 @@ async def test_flushing_is_reported_once(form: str, over: str) -> None:
     near, far = await tcp_pair() if over == "sockets" else await tls_over_sockets_pair()
     narrow(near)
     narrow(far)
-    port = nowait(near)
+    stream = nowait(near)
     async with using_reactor() as reactor:
-        reader = Reader(port)
+        reader = Reader(stream)
         registration = reader.serve(reactor)
         await some_passes()
         assert reader.flushed == [], "nothing was buffered"
         for _ in range(3):
             reader.flushed.clear()
-            sent = fill(port)
+            sent = fill(stream)
             registration.flush()
             await some_passes()
             assert reader.flushed == []
@@ -431,7 +431,7 @@ async def test_flushing_is_reported_once(form: str, over: str) -> None:
             await until(lambda: reader.flushed)
             await some_passes()
             assert reader.flushed == [None]
-            assert port.unsent_bytes == 0
+            assert stream.unsent_bytes == 0
             size = len(reader.received)
             await far.send_all(b"x")  # the event says again that the socket is writable
             await until(partial(reader.has_received, size + 1))
@@ -454,7 +454,7 @@ async def test_flushing_goes_on_while_reading_pauses(form: str) -> None:
 
 
 async def test_nothing_is_flushed_in_vain(epoll: None) -> None:
-    class Port(SocketPort):
+    class Counted(NowaitSocket):
         flushes = 0
 
         def flush_nowait(self) -> bool:
@@ -465,18 +465,18 @@ async def test_nothing_is_flushed_in_vain(epoll: None) -> None:
     narrow(near)
     narrow(far)
     async with using_reactor() as reactor:
-        port = Port(near)
-        reader = Reader(port)
+        stream = Counted(near)
+        reader = Reader(stream)
         reader.serve(reactor)
-        fill(port)
+        fill(stream)
         reader.registration.flush()
         await some_passes()
-        flushes = port.flushes
+        flushes = stream.flushes
         for number in range(1, 20):
             await far.send_all(b"x")
             await until(partial(reader.has_received, number))
         # The system may still have taken something, but not each time.
-        assert port.flushes - flushes < 10
+        assert stream.flushes - flushes < 10
         await stop(reader)
     await close_all(near, far)
 
@@ -487,12 +487,12 @@ async def test_a_connection_that_breaks_while_something_is_buffered(form: str, o
     pair: tuple[trio.abc.Stream, trio.abc.Stream] = near, far
     if over == "tls":
         pair = await tls((near, far))
-    port = nowait(pair[0])
+    stream = nowait(pair[0])
     async with using_reactor() as reactor:
-        reader = Reader(port)
+        reader = Reader(stream)
         reader.instead = lambda: Next.PAUSE
         registration = reader.serve(reactor)
-        fill(port)
+        fill(stream)
         registration.flush()
         await abort_stream(far)
         await until(lambda: reader.flushed)
@@ -503,7 +503,7 @@ async def test_a_connection_that_breaks_while_something_is_buffered(form: str, o
         await registration.wait_closed()
     if over == "tls":
         with pytest.raises(trio.BrokenResourceError):
-            port.send_nowait(b"more")
+            stream.send_nowait(b"more")
     await close_all(*pair)
 
 
@@ -536,7 +536,7 @@ async def test_a_writer_is_called_once_after_all_handlers(form: str, peers: int)
         log: list[str] = []
         batch = Batch(reactor, log)
         turns = [SharedTurns() for _ in range(peers)]
-        readers = [Reader(SocketPort(near)) for near, _ in pairs]
+        readers = [Reader(NowaitSocket(near)) for near, _ in pairs]
 
         def read(name: str) -> None:
             assert reactor.is_running
@@ -567,7 +567,7 @@ async def test_a_writer_is_called_once_after_all_handlers(form: str, peers: int)
 async def test_a_handler_that_closes_itself_and_another_one_that_is_due(form: str) -> None:
     pairs = [await tcp_pair() for _ in range(3)]
     async with using_reactor() as reactor:
-        readers = [Reader(SocketPort(near)) for near, _ in pairs]
+        readers = [Reader(NowaitSocket(near)) for near, _ in pairs]
 
         def close() -> Next:
             readers[0].registration.close()
@@ -599,7 +599,7 @@ async def test_a_handler_that_closes_itself_when_all_is_flushed(form: str) -> No
     narrow(near)
     narrow(far)
     async with using_reactor() as reactor:
-        reader = Reader(SocketPort(near))
+        reader = Reader(NowaitSocket(near))
         reader.instead = lambda: Next.PAUSE
         registration = reader.serve(reactor)
 
@@ -625,7 +625,7 @@ async def test_a_handler_that_closes_itself_when_all_is_flushed(form: str) -> No
 async def test_a_handler_that_another_one_closes_before_it_learns_that_all_is_flushed(epoll: None) -> None:
     pairs = [await tcp_pair() for _ in range(2)]
     async with using_reactor() as reactor:
-        first, second = (Reader(SocketPort(near)) for near, _ in pairs)
+        first, second = (Reader(NowaitSocket(near)) for near, _ in pairs)
         turns = SharedTurns()
         for reader in (first, second):
             reader.serve(reactor, turns)
@@ -658,7 +658,7 @@ async def test_a_descriptor_that_is_used_again_in_the_same_round(form: str) -> N
     streams: list[trio.SocketStream] = []
     async with using_reactor() as reactor:
         turns = SharedTurns()
-        one, two = Reader(SocketPort(first)), Reader(SocketPort(old))
+        one, two = Reader(NowaitSocket(first)), Reader(NowaitSocket(old))
         three: list[Reader] = []
 
         def replace() -> None:
@@ -666,7 +666,7 @@ async def test_a_descriptor_that_is_used_again_in_the_same_round(form: str) -> N
                 return
             two.registration.close()
             streams.append(reuse(old, new))
-            three.append(Reader(SocketPort(streams[0])))
+            three.append(Reader(NowaitSocket(streams[0])))
             three[0].serve(reactor, turns)
 
         one.instead = replace
@@ -692,10 +692,10 @@ async def test_a_descriptor_that_is_used_again_in_the_same_round(form: str) -> N
 async def test_closing_late_does_not_affect_the_next_user_of_the_descriptor(epoll: None) -> None:
     (old, old_far), (new, new_far) = [await tcp_pair() for _ in range(2)]
     async with using_reactor() as reactor:
-        before, after = Reader(SocketPort(old)), Reader(SocketPort(new))
+        before, after = Reader(NowaitSocket(old)), Reader(NowaitSocket(new))
         before.serve(reactor)
         moved = reuse(old, new)
-        after.stream = SocketPort(moved)
+        after.stream = NowaitSocket(moved)
         after.serve(reactor)
         before.registration.close()
         await new_far.send_all(b"new")
@@ -712,7 +712,7 @@ async def test_a_handler_that_raises_ends_only_itself(form: str) -> None:
     pairs = [await tcp_pair() for _ in range(2)]
     async with using_reactor() as reactor:
         turns = SharedTurns()
-        bad, good = (Reader(SocketPort(near)) for near, _ in pairs)
+        bad, good = (Reader(NowaitSocket(near)) for near, _ in pairs)
         bad.instead = lambda: 1 // 0  # type: ignore[assignment, return-value]
         for reader in (bad, good):
             reader.serve(reactor, turns)
@@ -726,7 +726,7 @@ async def test_a_handler_that_raises_ends_only_itself(form: str) -> None:
         assert bad.calls == 1
         assert list(map(type, bad.failures)) == [ZeroDivisionError]
         await stop(bad)
-        again = Reader(SocketPort(pairs[0][0]))
+        again = Reader(NowaitSocket(pairs[0][0]))
         again.serve(reactor, turns)
         await until(lambda: again.received == b"xy")
         await pairs[1][1].send_all(b"z")
@@ -790,7 +790,7 @@ class Faulty(Discarding):
 async def test_a_stream_that_raises_ends_only_its_handler(method: str) -> None:
     near, far = await tcp_pair()
     async with using_reactor() as reactor:
-        bad, good = Reader(Faulty(method)), Reader(SocketPort(near))
+        bad, good = Reader(Faulty(method)), Reader(NowaitSocket(near))
         for reader in (bad, good):
             reader.serve(reactor)
         bad.registration.flush()
@@ -838,7 +838,7 @@ async def test_the_handlers_of_a_peer_share_its_turn_and_take_it_one_after_the_o
     quarter = TURN_BYTES // 4
     async with using_reactor() as reactor:
         busy, quiet = (SharedTurns(lambda: 0.0) for _ in range(2))
-        readers = [Reader(SocketPort(near)) for near, _ in pairs]
+        readers = [Reader(NowaitSocket(near)) for near, _ in pairs]
         for index, reader in enumerate(readers):
             turns = busy if index else quiet
 
@@ -947,7 +947,7 @@ async def test_handlers_do_not_call_each_other(form: str) -> None:
 async def test_other_tasks_run_although_no_turn_is_over(form: str, what: str) -> None:
     near, far = await tcp_pair()
     async with using_reactor() as reactor:
-        reader = Reader(SocketPort(near))
+        reader = Reader(NowaitSocket(near))
         turns = SharedTurns(lambda: 0.0)
         log: list[str] = []
         batch = Batch(reactor, log, turns)
@@ -1043,7 +1043,7 @@ async def test_tasks_wait_for_a_socket_that_the_epoll_set_does_not_accept(epoll:
         assert reactor._epoll_set is not None
         full = FullEpoll(reactor._epoll_set._epoll)
         reactor._epoll_set._epoll = full  # type: ignore[assignment]
-        reader = Reader(SocketPort(near))
+        reader = Reader(NowaitSocket(near))
         reader.serve(reactor)
         assert full.attempts == 1
         await far.send_all(b"x")
@@ -1066,7 +1066,7 @@ async def test_tasks_wait_if_no_epoll_set_can_be_made(epoll: None, monkeypatch: 
         patch.setattr(select, "epoll", refuse)
         async with using_reactor() as reactor:
             patch.undo()
-            reader = Reader(SocketPort(near))
+            reader = Reader(NowaitSocket(near))
             reader.serve(reactor)
             await far.send_all(b"x")
             await until(lambda: reader.received)
@@ -1076,10 +1076,10 @@ async def test_tasks_wait_if_no_epoll_set_can_be_made(epoll: None, monkeypatch: 
 
 async def test_a_socket_that_was_closed_before(form: str) -> None:
     near, far = await tcp_pair()
-    port = SocketPort(near)
+    stream = NowaitSocket(near)
     await close_all(near, far)
     async with using_reactor() as reactor:
-        reader = Reader(port)
+        reader = Reader(stream)
         reader.serve(reactor)
         await until(lambda: reader.error)
         assert isinstance(reader.error, trio.ClosedResourceError)
@@ -1091,7 +1091,7 @@ async def test_one_task_serves_all_sockets(form: str) -> None:
     async with using_reactor() as reactor:
         await trio.testing.wait_all_tasks_blocked()
         before = trio.lowlevel.current_statistics().tasks_living
-        readers = [Reader(SocketPort(near)) for near, _ in pairs]
+        readers = [Reader(NowaitSocket(near)) for near, _ in pairs]
         for reader in readers:
             reader.serve(reactor)
         for _, far in pairs:
@@ -1113,7 +1113,7 @@ async def test_it_ends_with_its_last_user(form: str) -> None:
         async with using_reactor() as inner:
             assert inner is outer
         near, far = await tcp_pair()
-        reader = Reader(SocketPort(near))
+        reader = Reader(NowaitSocket(near))
         reader.serve(outer)
         await far.send_all(b"x")
         await until(lambda: reader.received)
@@ -1125,7 +1125,7 @@ async def test_it_ends_with_its_last_user(form: str) -> None:
     assert epoll_set is None or epoll_set._epoll.closed
     async with using_reactor() as another:
         assert another is not outer
-        reader = Reader(SocketPort(near))
+        reader = Reader(NowaitSocket(near))
         reader.serve(another)
         await far.send_all(b"y")
         await until(lambda: reader.received)
@@ -1136,7 +1136,7 @@ async def test_it_ends_with_its_last_user(form: str) -> None:
 async def test_a_user_that_is_cancelled(form: str) -> None:
     near, far = await tcp_pair()
     async with using_reactor() as reactor:
-        reader = Reader(SocketPort(near))
+        reader = Reader(NowaitSocket(near))
 
         async def use() -> None:
             async with using_reactor() as used:
@@ -1151,7 +1151,7 @@ async def test_a_user_that_is_cancelled(form: str) -> None:
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         # The first user still has its reactor, and the socket is free.
-        again = Reader(SocketPort(near))
+        again = Reader(NowaitSocket(near))
         again.serve(reactor)
         await far.send_all(b"x")
         await until(lambda: again.received)

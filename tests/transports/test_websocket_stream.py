@@ -22,7 +22,7 @@ from hybridrelay_websocket.frames import (
     encode_data,
     encode_pong,
 )
-from hybridrelay_websocket.stream import CLOSE_TIMEOUT, MAX_MESSAGE, MAX_PIECES, WebSocketStream
+from hybridrelay_websocket.stream import CLOSE_TIMEOUT, MAX_FRAMES_PER_READ, MAX_MESSAGE, WebSocketStream
 
 from ..leaks import no_garbage_collector
 
@@ -314,7 +314,7 @@ async def test_of_many_pings_that_are_decoded_at_once_only_the_last_is_answered(
     await peer.raw.send_all(b"".join(ping(b"%d" % number) for number in range(4_000)) + END)
     assert await peer.stream.receive_some() == b""
     await trio.testing.wait_all_tasks_blocked()
-    last = [MAX_PIECES * (number + 1) - 1 for number in range(4_000 // MAX_PIECES)]
+    last = [MAX_FRAMES_PER_READ * (number + 1) - 1 for number in range(4_000 // MAX_FRAMES_PER_READ)]
     assert pongs(await peer.raw.receive_some()) == [b"%d" % number for number in (*last, 3_999)]
 
 

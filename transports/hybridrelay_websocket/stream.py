@@ -40,18 +40,18 @@ __all__ = ["WebSocketStream"]
 #: The longest message that we send (bytes): what a session writes at once, with the overhead of TLS. Longer messages
 #: would have no advantage, and intermediaries may hold a message until it is complete.
 MAX_MESSAGE = 320 * 1024
-#: The limit for one piece of payload: none, since what was received does not stay in memory.
-MAX_PIECE = 1 << 62
+#: The `max_bytes` of `FrameDecoder.next_event`: no limit, since what was received does not stay in memory.
+_UNLIMITED = 1 << 62
 #: How many frames, including those without payload, are decoded before their payload is returned. This takes up to
 #: 0.6 ms.
-MAX_PIECES = 64
-#: If the payload of `MAX_PIECES` frames is smaller than this on average (bytes), other tasks run before more are
+MAX_FRAMES_PER_READ = 64
+#: If the payload of `MAX_FRAMES_PER_READ` frames is smaller than this on average (bytes), other tasks run before more are
 #: decoded. Each takes as much time as a large one, and the peer may never stop sending them.
-SMALL_PIECE = 256
+SMALL_FRAME_BYTES = 256
 #: If it is smaller than this on average (bytes), the stream also pauses for `PAUSE_SECONDS`, so that the peer uses a
 #: few percent of a processor instead of all of it. Our own frames are never so small, because a TLS record adds 22
 #: bytes to its content.
-TINY_PIECE = 22
+TINY_FRAME_BYTES = 22
 PAUSE_SECONDS = 0.02
 #: How long `WebSocketStream.aclose` tries to send its last frames (seconds): enough for a slow link, and short enough
 #: that a peer that does not read does not delay the program.
@@ -73,7 +73,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
     def __init__(self, transport_stream: trio.abc.Stream, *, client: bool, received: bytes = b"") -> None:
         #: The underlying stream: a socket, or TLS over a socket.
         self.transport_stream = transport_stream
-        self._port = nowait(transport_stream)
+        self._below = nowait(transport_stream)
         self._client = client
         self._decoder = FrameDecoder(masked=not client)
         self._decoder.receive_untrusted(received)
@@ -143,7 +143,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._decoder.frames_left = None
         elif self._decoder.frames_left is None:
             self._decoder.frames_left = MAX_FRAMES_OF_STRANGER
-        self._port.limit_held(max_bytes)
+        self._below.limit_held(max_bytes)
 
     async def flush(self) -> None:
         """Wait until everything has been sent. See `NowaitStream.flush`."""
@@ -202,7 +202,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
     @property
     def has_more(self) -> bool:
         """Whether `receive_nowait` may have a result now. See `NowaitStream.has_more`."""
-        return self._paused_until is None and (self._has_result or self._port.has_more)
+        return self._paused_until is None and (self._has_result or self._below.has_more)
 
     @property
     def _has_result(self) -> bool:
@@ -261,7 +261,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def _write_nowait(self, parts: Sequence[Buffer]) -> bool:
         try:
-            return self._port.send_nowait(*parts)
+            return self._below.send_nowait(*parts)
         except BaseException as exc:
             self._torn = exc
             if isinstance(exc, trio.BrokenResourceError):
@@ -286,11 +286,11 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise self._broken("an earlier frame was not finished") from self._torn
         resumable = not parts
         try:
-            await self._port.flush()
+            await self._below.flush()
             held, self._held = self._held, []
             parts = (*held, *parts)
-            if parts and not self._port.send_nowait(*parts):
-                await self._port.flush()
+            if parts and not self._below.send_nowait(*parts):
+                await self._below.flush()
         except BaseException as exc:
             if not (resumable and isinstance(exc, trio.Cancelled)):
                 self._torn = exc
@@ -326,7 +326,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             await trio.lowlevel.checkpoint()
             return
         try:
-            await self._port.wait_readable()
+            await self._below.wait_readable()
         except trio.BrokenResourceError as exc:
             raise self._broken("the connection is lost", receiving=True) from exc
 
@@ -361,7 +361,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                 if turn.is_over(0):
                     return None
             try:
-                chunk = self._port.receive_nowait(read_bytes)
+                chunk = self._below.receive_nowait(read_bytes)
             except trio.BrokenResourceError as exc:
                 raise self._broken("the connection is lost", receiving=True) from exc
             if chunk is None:
@@ -377,13 +377,13 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         frames = 0
         self._undecoded = False
         while not self._eof_received:
-            if frames >= MAX_PIECES:
+            if frames >= MAX_FRAMES_PER_READ:
                 self._decoder.keep()
                 self._undecoded = True
                 self._maybe_pause(sum(map(len, pieces)))
                 break
             try:
-                event = self._decoder.next_event(MAX_PIECE)
+                event = self._decoder.next_event(_UNLIMITED)
             except FrameError as exc:
                 if pieces:
                     self._undecoded = True
@@ -410,9 +410,9 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _maybe_pause(self, size: int) -> None:
-        """Pause if `MAX_PIECES` frames, which were decoded at once, have only `size` bytes of payload."""
-        if size < MAX_PIECES * SMALL_PIECE:
-            pause = PAUSE_SECONDS if size < MAX_PIECES * TINY_PIECE else 0
+        """Pause if `MAX_FRAMES_PER_READ` frames, which were decoded in one go, have only `size` bytes of payload."""
+        if size < MAX_FRAMES_PER_READ * SMALL_FRAME_BYTES:
+            pause = PAUSE_SECONDS if size < MAX_FRAMES_PER_READ * TINY_FRAME_BYTES else 0
             self._paused_until = trio.current_time() + pause
 
     def _owe_pong(self, payload: bytes) -> None:
