@@ -1,7 +1,7 @@
 """Accepting connections, even when descriptors or memory have run out.
 
 In that situation, `trio.serve_listeners` logs a traceback and sleeps, ten times a second, while the peers in the
-backlog believe that they are connected. Here they are reset at once, so that they can try elsewhere or report an
+backlog believe that they are connected. Here they are reset immediately, so that they can try elsewhere or report an
 error:
 
 1. The last few descriptors are kept for the program itself (`is_reserved`). A connection that gets one of them is

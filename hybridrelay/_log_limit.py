@@ -22,7 +22,7 @@ from ._value import Value
 __all__ = ["LeftOut", "LogLimit", "may_log", "report_left_out"]
 
 #: How many lines of one kind are logged in one period. Enough for a connector that registers dozens of hybrid
-#: connections at once.
+#: connections at the same time.
 LINES: Final = 50
 #: The length of a period (seconds). The sustained rate is thus at most 2.5 lines of one kind per second.
 SECONDS: Final = 20.0

@@ -173,7 +173,8 @@ def create_file(path: Path, data: bytes, finish: Callable[[int], None] = _as_it_
 
 
 def create_file_once(path: Path, data: bytes) -> bool:
-    """Write a new file with mode 0600, unless it exists. If several processes do this at once, exactly one succeeds.
+    """Write a new file with mode 0600, unless it exists. If several processes do this at the same time, exactly one
+    succeeds.
 
     A symbolic link to a file that does not exist is followed. No process ever sees an incomplete file, except on a
     file system without hard links.

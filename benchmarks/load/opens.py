@@ -1,4 +1,4 @@
-"""Opens streams, one after another or several at once: a connection, one byte sent, one byte received."""
+"""Opens streams, one after another or several at the same time: a connection, one byte sent, one byte received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens many connections at once, without overflowing the listener's queue."""
+"""Opens many connections at the same time, without overflowing the listener's queue."""
 
 from __future__ import annotations
 

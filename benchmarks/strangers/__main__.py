@@ -12,7 +12,7 @@ def main() -> None:
     memory = what.add_parser("memory", help="the relay's memory per connection, by port and phase")
     memory.add_argument("--connections", type=int, default=500)
     memory.add_argument("--only", default="", help="phases whose port/name contains this")
-    mix = what.add_parser("mix", help="the relay's memory with 1,024 connections, in several phases at once")
+    mix = what.add_parser("mix", help="the relay's memory with 1,024 connections, in several phases at the same time")
     mix.add_argument("--only", default="", help="mixes whose name contains this")
     mix.add_argument("--without-rate-limits", action="store_true", help="do not limit handshakes: an upper bound")
     flood = what.add_parser("flood", help="an open stream, and a client that connects, during a flood")

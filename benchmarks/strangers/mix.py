@@ -1,4 +1,5 @@
-"""Measures the relay's memory with as many unauthenticated connections as it allows, in several phases at once.
+"""Measures the relay's memory with as many unauthenticated connections as it allows, in several phases at the same
+time.
 
 Several threads open connections, because the relay closes those that do not authenticate in time. With its default
 settings, only a part of them can complete a handshake. For the upper bound, the relay runs without rate limits of

@@ -6,8 +6,8 @@ relay, which would fill the audit log, and make it delete older records that mat
 1. Only the records in `LIMITED_SUBJECTS` count, and of these, not the ones about what an administrator has done
    (`_is_administrators`). These, and what a connector or client records about streams and sessions, are never left
    out.
-2. Each hybrid connection may cause `BURST` records at once, and `RATE` a second in the long run. Records above that
-   are left out, and counted.
+2. Each hybrid connection may cause `BURST` records in a burst, and `RATE` a second in the long run. Records above
+   that are left out, and counted.
 3. `take_left_out` returns the counts, for a record about each hybrid connection with omitted records.
 """
 
@@ -41,7 +41,7 @@ _REASONS_OF_ADMINISTRATORS: Final = frozenset(
 #: Events that peers cause even if the reason is one of these: a listener states it, or asks for something that is
 #: refused with it.
 _EVENTS_OF_PEERS: Final = frozenset({"listener.refused", "listener.declined"})
-#: How many records a hybrid connection may cause at once: when all of its connectors and clients come back.
+#: How many records a hybrid connection may cause in a burst: when all of its connectors and clients come back.
 BURST: Final = 2000
 #: How many it may cause in the long run (per second). A client that reuses its session causes none.
 RATE: Final = 20.0

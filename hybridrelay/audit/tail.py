@@ -11,7 +11,7 @@ from .lines import content_of
 
 __all__ = ["damaged", "end_of_lines", "line_of", "read_tail"]
 
-#: How much is read at once (bytes).
+#: How much one read returns at most (bytes).
 _BLOCK: Final = 64 * 1024
 
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 #: The most records that wait for a sink. While it cannot be written, further ones are lost there, and counted.
 MAX_WAITING = 20_000
-#: How many records are written at once.
+#: How many records one write contains at most.
 _BATCH = 1_000
 #: How long records wait for others, unless somebody waits for them (seconds). Each batch waits for the disk once.
 _GATHER_SECONDS = 0.2

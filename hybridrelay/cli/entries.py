@@ -59,7 +59,7 @@ class Entry(Value):
     listens_by_default: bool = False
     #: Whether a connector's connections to the target begin with a PROXY header.
     proxy_protocol: bool = False
-    #: Whether a connector connects to all addresses of the target at once.
+    #: Whether a connector connects to all addresses of the target at the same time.
     connect_in_parallel: bool = False
     #: A connector's deny list for this hybrid connection.
     deny_list: Path | None = None

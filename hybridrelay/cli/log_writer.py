@@ -49,7 +49,7 @@ _THREAD_RETRY_SECONDS = 1.0
 
 #: How long the thread waits after memory has run out (seconds).
 _NO_MEMORY_SECONDS = 0.05
-#: How many lines are taken from the queue at once if there is no thread.
+#: How many lines are taken from the queue at a time if there is no thread.
 _NOWAIT_LINES = 64
 
 _LINE_END = ord("\n")

@@ -73,7 +73,7 @@ class ClientConfig(Value):
     #: (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
     dialer: Dialer | None = attrs.field(default=None, kw_only=True)
     #: How long a new stream waits for a session while the relay or the connector is unavailable (seconds). Errors
-    #: that waiting cannot change are raised at once. 0 means a single attempt.
+    #: that waiting cannot change are raised immediately. 0 means a single attempt.
     open_patience: float = attrs.field(default=OPEN_PATIENCE, kw_only=True, validator=_check_patience)
     #: How long a session that has lost its data channel may take to resume before its streams are reset (seconds).
     #: The connector has a deadline of its own, and the shorter one counts. 0: sessions do not resume.

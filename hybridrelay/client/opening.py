@@ -7,7 +7,7 @@ One task makes the attempts while any caller waits. Each caller has a deadline o
    whichever succeeds first is used.
 2. A session that is going away takes no further streams, so another one is opened at once.
 3. A failed attempt is repeated after a short random pause. An error that waiting cannot change (see
-   `patience.may_pass`) is raised in all waiting callers at once, any other error in each caller when its deadline
+   `patience.may_pass`) is raised in all waiting callers immediately, any other error in each caller when its deadline
    passes. Every caller waits for at least one complete attempt, whatever its deadline.
 4. The attempts stop when no caller is waiting.
 """

@@ -3,7 +3,7 @@
 | state | what is done |
 |---|---|
 | before two thirds of the identity's life | wait |
-| after that | ask a connector, after a random part of a hundredth of its life, so that not all ask at once |
+| after that | ask a connector, after a random part of a hundredth of its life, so that not all ask at the same time |
 | another program has renewed it in the same file in the meantime | use that one |
 | an attempt has failed | try again after a minute, then twice as long each time, and every six hours at most |
 | it has expired | the same: perhaps a clock is wrong; the log and the status say what to do |

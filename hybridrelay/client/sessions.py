@@ -128,7 +128,7 @@ class Sessions:
         await replaced.session.aclose(grace=math.inf)
 
     def check_alive(self) -> None:
-        """Send a ping on each session at once, to find out whether its data channel still works."""
+        """Immediately send a ping on each session, to find out whether its data channel still works."""
         for one in self:
             one.session.check_alive()
 

@@ -18,7 +18,7 @@ class Backoff:
     With full jitter, connectors that all failed at the same moment (because a relay restarted) do not all return at
     the same moment. The waits are random rather than long, so that a relay is in use again within seconds even after
     an hour of downtime. A connection that ends immediately counts as a failure: only one that lasted for
-    `held_seconds` resets the back-off. Otherwise, if a relay accepted connections and dropped them at once,
+    `held_seconds` resets the back-off. Otherwise, if a relay accepted connections and dropped them immediately,
     connectors would reconnect as fast as the network allows.
     """
 

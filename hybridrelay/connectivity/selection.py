@@ -129,7 +129,7 @@ class SelectionRules(Value):
     min_grace_seconds: float = 0.3
     #: The maximum of that period.
     max_grace_seconds: float = 2.0
-    #: Try every port of every route, all at once.
+    #: Try every port of every route, all at the same time.
     complete: bool = False
 
     def grace(self, took: float) -> float:

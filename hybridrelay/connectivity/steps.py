@@ -126,7 +126,7 @@ async def connect(
     scope = trio.CancelScope(deadline=latest)
     no_connection = f"no connection within {dial_seconds:g} s"
     # While a connection is being opened: what it means if none is. When this process was suspended, or the machine is
-    # too busy, both deadlines pass at once, and the later one ends the attempt.
+    # too busy, both deadlines pass at the same time, and the later one ends the attempt.
     unanswered: Failure | None = None
 
     async def timed(

@@ -15,7 +15,7 @@ from .control import ControlChannel
 
 __all__ = ["send_checkpoints"]
 
-#: Under how many names the relay is asked to keep one checkpoint if it has no room. It accepts a few at once.
+#: Under how many names the relay is asked to keep one checkpoint if it has no room. It accepts a few in a burst.
 _MAX_NAMES: Final = 3
 
 

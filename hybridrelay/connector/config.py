@@ -95,9 +95,9 @@ class ConnectorConfig(Value):
     check_target_interval: float | None = attrs.field(
         default=None, kw_only=True, validator=attrs.validators.optional(attrs.validators.ge(1))
     )
-    #: Whether to connect to all addresses to which a target's name resolves at once (at most 8 at a time), instead of
-    #: to one after the other. The first connection is used, and the others are reset. `Connector.connect_in_parallel`
-    #: changes it for one hybrid connection.
+    #: Whether to connect to all addresses to which a target's name resolves at the same time (at most to 8), instead
+    #: of to one after the other. The first connection is used, and the others are reset.
+    #: `Connector.connect_in_parallel` changes it for one hybrid connection.
     connect_in_parallel: bool = attrs.field(default=False, kw_only=True)
     #: The file in which the connector records which claims were used, if a connection string has an issuer. With
     #: None, it issues no identities for claims, but renews those of applications.

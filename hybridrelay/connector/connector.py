@@ -194,7 +194,7 @@ class Connector:
         self._published[number].sends_proxy_header = on
 
     def connect_in_parallel(self, number: int, *, on: bool) -> None:
-        """Set whether all addresses of a target are connected to at once from now on (`ConnectorConfig`)."""
+        """Set whether all addresses of a target are connected to at the same time from now on (`ConnectorConfig`)."""
         self._published[number].connects_in_parallel = on
 
     def use_deny_list(self, number: int | None, deny_list: PolicyFile | None) -> None:
@@ -213,9 +213,9 @@ class Connector:
     def withdraw(self, number: int, *, grace: float = 0.0) -> None:
         """Stop publishing a hybrid connection. Other hybrid connections are not affected.
 
-        Its registrations end at once. Clients are informed, and open no further streams here. Its sessions end when
-        their streams have ended, in the background. A session whose data channel is lost in this time cannot resume,
-        if no other connector serves the hybrid connection.
+        Its registrations end immediately. Clients are informed, and open no further streams here. Its sessions end
+        when their streams have ended, in the background. A session whose data channel is lost in this time cannot
+        resume, if no other connector serves the hybrid connection.
 
         Args:
             number: the number of the hybrid connection.
@@ -255,7 +255,7 @@ class Connector:
         self._publishing.refresh(number)
 
     async def reload_policy(self) -> None:
-        """Read the policy and the deny list again at once, even if they seem unchanged, and put them into force.
+        """Read the policy and the deny list again immediately, even if they seem unchanged, and put them into force.
 
         Raises:
             ConfigurationError: one of them cannot be read or parsed. Its last valid version stays in force.
@@ -393,7 +393,7 @@ async def run_connector(
     the connection strings that are served: a string that every relay refuses is left out, if there are others. A
     relay that cannot be reached, now or later, is retried indefinitely, and does not affect the other relays.
 
-    If cancelled, all sessions end at once, and their streams are reset.
+    If cancelled, all sessions end immediately, and their streams are reset.
 
     Args:
         config: see `ConnectorConfig`.

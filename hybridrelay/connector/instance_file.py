@@ -1,7 +1,7 @@
 """The instance file: a record of a connector's instances, so that it can declare earlier ones dead after a restart.
 
 When a connector is killed, its clients wait for it until their resume deadline. As soon as the restarted connector
-declares the earlier instance dead, the relay notifies the clients, and they reset their connections at once.
+declares the earlier instance dead, the relay notifies the clients, and they reset their connections immediately.
 
 Each line of the file is one instance: its secret, and if it is dead, since when that is known (seconds since 1970).
 Lines without a time are the instances of the process that has the file locked, or had it last. A process begins with

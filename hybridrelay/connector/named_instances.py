@@ -31,7 +31,7 @@ _MAX_CACHED: Final = 1024
 #: How often the service is asked, and how long it may take each time (seconds).
 _ATTEMPTS: Final = 2
 _REPLY_SECONDS: Final = 1.0
-#: How many addresses of a host are asked, all at once.
+#: How many addresses of a host are asked, all at the same time.
 _MAX_ADDRESSES: Final = 8
 #: How many datagrams that are no reply are read for one request.
 _MAX_BAD_REPLIES: Final = 16
@@ -148,7 +148,7 @@ def _allowed(addresses: Sequence[AddressInfo], permit: Callable[[str], Decision]
 
 
 async def _ask_all(instance: NamedInstance, addresses: Sequence[AddressInfo], places: Places) -> FoundInstance:
-    """Ask all addresses at once, as far as there are places, and return the first answer."""
+    """Ask all addresses at the same time, as far as there are places, and return the first answer."""
     found: list[FoundInstance] = []
     problems: list[TargetError] = []
     async with trio.open_nursery() as nursery:

@@ -126,7 +126,7 @@ class Policies:
             await deny_list.file.watch(partial(self._deny_list_read, deny_list), partial(self._failed, deny_list))
 
     async def reload(self) -> None:
-        """Read everything again at once, even if it seems unchanged, and put it into force.
+        """Read everything again immediately, even if it seems unchanged, and put it into force.
 
         Raises:
             ConfigurationError: something cannot be read or parsed. Its last valid version stays in force.

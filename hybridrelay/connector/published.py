@@ -39,7 +39,7 @@ class Published:
         self.is_withdrawn = False
         #: Whether connections to the target begin with a PROXY header.
         self.sends_proxy_header = False
-        #: Whether the addresses of the target's name are connected to at once; see `ConnectorConfig`.
+        #: Whether the addresses of the target's name are connected to at the same time; see `ConnectorConfig`.
         self.connects_in_parallel = connects_in_parallel
         #: Why the policy does not allow registering it now; None if it does.
         self.denial: Decision | None = None

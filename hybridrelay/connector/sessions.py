@@ -204,7 +204,7 @@ class Sessions:
         return len(self._served)
 
     def set_policy(self, policy: Policy) -> None:
-        """Use another policy from now on. Sessions and streams that it denies end at once."""
+        """Use another policy from now on. Sessions and streams that it denies end immediately."""
         self._policy = policy
         self.enforce()
 
@@ -245,7 +245,7 @@ class Sessions:
         return [served for served in self._served.values() if served.link is link]
 
     def check_alive(self) -> None:
-        """Send a ping on every session at once, to find out whether its data channel still works."""
+        """Immediately send a ping on every session, to find out whether its data channel still works."""
         for served in self._served.values():
             served.session.check_alive()
 

@@ -108,7 +108,8 @@ async def open_target(
         at: the IP address to connect to; empty: all to which the target's name resolves.
         permit: decides about each IP address to which the name resolves, or about the path of the Unix socket without
             symbolic links and ``..``. Only what it allows is connected to: nothing is resolved a second time.
-        in_parallel: whether to connect to several addresses at once, and not in a staggered race; see `open_tcp`.
+        in_parallel: whether to connect to several addresses at the same time, and not in a staggered race; see
+            `open_tcp`.
         seconds: the deadline for resolving and connecting together.
         spare: see `open_tcp`.
 

@@ -7,9 +7,9 @@ number of such channels is therefore limited, and channels that never prove an i
 2. When all places are taken, the oldest channel of the holder with the most channels is displaced: at once if the
    newcomer's holder would still have fewer, otherwise only if that channel is `TENURE_SECONDS` old.
 3. If it is younger, the newcomer is refused. Honest channels need their place for much less time, so this happens
-   only while many arrive at once, and clients soon try again.
+   only while many arrive at the same time, and clients soon try again.
 4. A channel that ends without a proof keeps its place until it is `TENURE_SECONDS` old. Otherwise, channels that fail
-   at once could be dialed without a rate limit.
+   immediately could be dialed without a rate limit.
 5. While very many channels of the same relay fail, for whatever hybrid connections, no place becomes free by its age.
    So a relay that lies does not make the connector dial more often because it has more hybrid connections.
 
@@ -33,7 +33,7 @@ import trio
 #: How long a channel keeps its place although its holder wants another one, or although it has failed (seconds). One
 #: holder can thus make the connector dial at most limit / TENURE_SECONDS times per second.
 TENURE_SECONDS = 1.0
-#: So many channels of one relay may fail each second, on average, and so many at once, before rule 5 applies.
+#: So many channels of one relay may fail each second, on average, and so many in a burst, before rule 5 applies.
 FAILURES_PER_SECOND = 16.0
 MAX_FAILURES = 64.0
 

@@ -38,10 +38,11 @@ class Limits(Value):
     max_fields: int = attrs.field(default=100, validator=_at_least_1)
     #: The maximum length of a request's body, unless its route has a limit of its own (status 413 if exceeded).
     max_body_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
-    #: How much is read at once, and so how many bytes of pipelined requests are held in memory. See also
+    #: How much one read returns at most, and so how many bytes of pipelined requests are held in memory. See also
     #: `Route.until_client_leaves`.
     read_bytes: int = attrs.field(default=8 * 1024, validator=_at_least_1)
-    #: How much is written at once. Divided by `write_seconds`, this is the lowest rate at which a client has to read.
+    #: How much one write contains at most. Divided by `write_seconds`, this is the lowest rate at which a client has
+    #: to read.
     write_bytes: int = attrs.field(default=64 * 1024, validator=_at_least_1)
     #: The maximum number of requests on one connection. It is closed after that, so that load balancers can
     #: redistribute clients.

@@ -55,8 +55,8 @@ async def serve(
         listeners: TCP or Unix listeners. They are closed at the end.
         service: routes, limits and hooks.
         max_connections: further connections are answered with 503 and Retry-After.
-        grace_seconds: how long running requests may continue after `stop` was set. Idle connections are closed at
-            once.
+        grace_seconds: how long running requests may continue after `stop` was set. Idle connections are closed
+            immediately.
         stop: set it for a graceful shutdown.
         hold: see `Hold`; None if no connection is ever ended to make room for another.
         prepare: see `Prepare`. With None, the accepted connection is served unchanged, and `Request.peer` is None.

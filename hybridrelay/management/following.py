@@ -41,7 +41,7 @@ _COMMENT_SECONDS = 15.0
 #: How long to wait for further events after one has been published (seconds), so that many events wake each follower
 #: only five times a second instead of once for each.
 _COLLECT_SECONDS = 0.2
-#: The maximum number of events that are sent at once.
+#: The maximum number of events that are sent in one piece.
 _PER_PIECE = 100
 _LAST_EVENT_ID = re.compile(r"[0-9]{1,16}")
 

@@ -1,4 +1,5 @@
-"""Requests of one caller of the management API take turns: more requests at once do not get more of the event loop.
+"""Requests of one caller of the management API take turns: more requests at the same time do not get more of the
+event loop.
 
 A request that examines much lets other tasks run after about a millisecond. Each pass of the event loop therefore
 takes about a millisecond for each request that is being handled. So each caller has one at a time, and all callers

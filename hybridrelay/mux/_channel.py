@@ -5,9 +5,9 @@ has granted. A task watches the time, so that a dead channel is also detected wh
 
 Output that is caused by handlers of the reactor is collected, and written when all handlers that are due have been
 called: one write with several messages takes less processor time, here, at the relay, and at the peer. Output that is
-caused by another task is written at once, as much as the channel accepts without blocking, unless it follows shortly
-after another write. A write is never interrupted: if the channel does not accept all of it, all later output waits
-for the rest. So if a task that sends is cancelled, only whole frames have been queued.
+caused by another task is written immediately, as much as the channel accepts without blocking, unless it follows
+shortly after another write. A write is never interrupted: if the channel does not accept all of it, all later output
+waits for the rest. So if a task that sends is cancelled, only whole frames have been queued.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Channel(Handler):
     # --- called by the session, at any time
 
     def output(self) -> None:
-        """Write what the core has to write, at once or together with what follows."""
+        """Write what the core has to write, immediately or together with what follows."""
         if self._writing or self._writes_later or self._is_unregistered or not self._core.has_output:
             return
         now = trio.current_time()
@@ -278,8 +278,8 @@ class Channel(Handler):
             self._reactor.write_later(self)
 
     def _write_once(self, now: float) -> None:
-        """Make one write. If the channel does not accept everything at once, `on_flushed` continues; until then,
-        `_writing` is set."""
+        """Make one write. If the channel does not accept all of it without waiting, `on_flushed` continues; until
+        then, `_writing` is set."""
         core = self._core
         buffers = core.data_to_send(now, _WRITE_SIZE)
         if happened := core.pending_events():

@@ -1,7 +1,8 @@
 """Reporting the ends of a session's streams, in batches, so that many of them do not delay other tasks.
 
-A peer can make many streams end at once: it can end many sessions, or acknowledge thousands of streams. Only the
-first `BATCH` ends are then reported at once. A task of the session reports the rest, and takes turns with others.
+A peer can make many streams end at the same time: it can end many sessions, or acknowledge thousands of streams. Only
+the first `BATCH` ends are then reported immediately. A task of the session reports the rest, and takes turns with
+others.
 
 A stream that was closed on this side may wait for the peer's acknowledgement before its end is reported. This module
 also limits how long it waits.
@@ -41,7 +42,7 @@ class StreamEnds:
         self._turns = turns
         #: Runs `_report_later` and `_stop_waiting`; None unless the session runs.
         self._nursery: trio.Nursery | None = None
-        #: Ends that wait to be reported, because many streams ended at once.
+        #: Ends that wait to be reported, because many streams ended at the same time.
         self._later: deque[events.StreamAborted | events.StreamSettled] = deque()
         #: Closed streams that wait for an acknowledgement, and the time at which each stops waiting (on Trio's
         #: clock), which increases.
@@ -59,7 +60,7 @@ class StreamEnds:
             self._waiting.cancel()
 
     def stopped(self) -> None:
-        """Note that the nursery has ended. From now on, every end is reported at once."""
+        """Note that the nursery has ended. From now on, every end is reported immediately."""
         self._nursery = None
 
     def limit_settling(self, stream: SettlingStream) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 __all__ = ["BURST", "PER_SECOND", "Pace"]
 
-#: How many tokens may be used at once: enough for more than a thousand registrations, or offers, with their overhead.
+#: How many tokens may be used in a burst: enough for more than a thousand registrations, or offers, with their
+#: overhead.
 BURST = 4096.0
 #: How many tokens are added per second.
 PER_SECOND = 200.0

@@ -34,9 +34,9 @@ QUEUED_PER_SESSION = 64 * 1024 * 1024
 class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     """One stream of a `Session`. It observes the stream's state in the core.
 
-    If the peer resets the stream, or it is lost with its session, both directions raise `trio.BrokenResourceError` at
-    once, with a `StreamReset` as the cause. This never looks like end of file. If an exception leaves an ``async
-    with`` block of the stream, the stream is reset, so that the peer does not consider the data complete.
+    If the peer resets the stream, or it is lost with its session, both directions raise `trio.BrokenResourceError`
+    immediately, with a `StreamReset` as the cause. This never looks like end of file. If an exception leaves an
+    ``async with`` block of the stream, the stream is reset, so that the peer does not consider the data complete.
     """
 
     __slots__ = (
@@ -374,7 +374,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
         self._let_go()
 
     def reset(self, reason: Reason = Reason.CANCELLED, text: str = "") -> None:
-        """Abort both directions at once, and drop what was not written yet. Synchronous and idempotent.
+        """Abort both directions immediately, and drop what was not written yet. Synchronous and idempotent.
 
         `text` is sent to the peer: at most 256 bytes, and nothing secret.
         """

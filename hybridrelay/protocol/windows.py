@@ -139,7 +139,8 @@ class ReceiveWindow:
         return 0 if self._closed else BASE_WINDOW + self._borrowed
 
     def grow_to(self, size: int, now: float) -> bool:
-        """Raise the size and the limit at once, as far as the budget allows. Returns True if the limit has risen."""
+        """Raise the size and the limit immediately, as far as the budget allows. Returns True if the limit has
+        risen."""
         if self._closed:
             return False
         self.size = max(self.size, min(size, self.max_size))

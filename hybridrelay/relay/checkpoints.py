@@ -27,7 +27,7 @@ The rules:
    `REPLACING_PART`; only about 9,000 hybrid connections together use that up. Nobody's evidence is deleted to make
    room for others.
 8. Clients may use three quarters of each of these parts (`CLIENT_PART`), as of all other limits.
-9. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
+9. A control channel may send `PACE_BURST` checkpoints in a burst, and then one every `PACE_SECONDS`.
 """
 
 from __future__ import annotations

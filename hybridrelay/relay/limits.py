@@ -72,8 +72,8 @@ REMEMBERED_ADDRESSES = 4096
 TICKET_LIFETIME_SECONDS = 30.0
 
 #: How many open rendezvous (created, and not yet joined) one sender key may have. Protects the listeners, which dial
-#: for each. Not lower, because many processes share an application key, and all return at once after a relay's
-#: restart.
+#: for each. Not lower, because many processes share an application key, and all return at the same time after a
+#: relay's restart.
 OPEN_RENDEZVOUS_PER_SENDER_KEY = 256
 
 #: How many open rendezvous there may be in total. Each costs about 1 KiB, and may have one waiting data channel.

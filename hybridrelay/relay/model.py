@@ -184,13 +184,14 @@ class HybridConnection(Value):
 class StoreChange(Value):
     """The difference between two states of a store."""
 
-    #: Keys that have lost a right (see `diff`). Everything that they had authorized has to be ended at once.
+    #: Keys that have lost a right (see `diff`). Everything that they had authorized has to be ended immediately.
     ended: frozenset[KeyId]
     #: The names of hybrid connections that were created.
     created: frozenset[str]
     #: The names of hybrid connections that were deleted.
     deleted: frozenset[str]
-    #: The names of hybrid connections that were disabled. Everything that belongs to them has to be ended at once.
+    #: The names of hybrid connections that were disabled. Everything that belongs to them has to be ended
+    #: immediately.
     disabled: frozenset[str]
     #: The names of hybrid connections that were enabled again.
     enabled: frozenset[str]

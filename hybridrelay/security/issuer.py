@@ -298,7 +298,7 @@ def check_issued_untrusted(
         raise ConfigurationError("the connector has issued an identity that has expired", remedy=_COMPARE_CLOCKS)
     if details.not_before > now:
         raise ConfigurationError("the connector has issued an identity that is not valid yet", remedy=_COMPARE_CLOCKS)
-    if details.not_before < now - _LONGEST_AGO_SECONDS:  # it would be due for renewal at once, and so on
+    if details.not_before < now - _LONGEST_AGO_SECONDS:  # it would be due for renewal immediately, and so on
         raise ConfigurationError("the connector has issued an identity that began long ago", remedy=_COMPARE_CLOCKS)
     if details.not_after < max(lasts_until, now + _SHORTEST_SECONDS):
         raise ConfigurationError(

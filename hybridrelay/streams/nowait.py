@@ -42,13 +42,14 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview
 
-#: How much is read from a socket at once (bytes). Together with the overhead of two layers of TLS, WebSocket and a
-#: session, this is a little less than four of the kernel's largest segments (almost 64 KiB each). With 256 KiB, most
-#: writes left a remainder of a few hundred bytes, which cost another wake-up and write. Larger reads were not faster.
+#: How much is read from a socket in one call (bytes). Together with the overhead of two layers of TLS, WebSocket and
+#: a session, this is a little less than four of the kernel's largest segments (almost 64 KiB each). With 256 KiB,
+#: most writes left a remainder of a few hundred bytes, which cost another wake-up and write. Larger reads were not
+#: faster.
 READ_BYTES = 254 * 1024
 
-#: If a reader requests at most this much at once (bytes), all streams below it also read at most this much, and use
-#: little memory. For peers that have not authenticated.
+#: If a reader requests at most this much in one call (bytes), all streams below it also read at most this much, and
+#: use little memory. For peers that have not authenticated.
 SMALL_READ_BYTES = 2 * 1024
 
 #: How many bytes of incomplete TLS records, frames and messages all layers of a connection together may hold before
@@ -80,7 +81,7 @@ class NowaitStream(ABC):
 
     @abstractmethod
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Take all of `buffers`, in order. The caller may reuse them at once.
+        """Take all of `buffers`, in order. The caller may reuse them immediately.
 
         Returns:
             True if everything was passed on. Otherwise the rest is buffered here until `flush`.
@@ -131,8 +132,8 @@ class NowaitStream(ABC):
 
     @property
     def has_more(self) -> bool:
-        """Whether `receive_nowait` may have a result now. If False, a stream that has a `socket_below` has nothing until its
-        socket becomes readable again; for other streams, False only means that this is not known."""
+        """Whether `receive_nowait` may have a result now. If False, a stream that has a `socket_below` has nothing
+        until its socket becomes readable again; for other streams, False only means that this is not known."""
         return False
 
     @abstractmethod

@@ -190,7 +190,7 @@ class Reactor:
             self.run_handlers(epoll_set)
 
     async def _keep_working(self) -> None:
-        """Call the handlers that are due but were not called at once."""
+        """Call the handlers that are due but were not called immediately."""
         while True:
             if self._due or self._writers:
                 await trio.lowlevel.checkpoint()

@@ -32,7 +32,7 @@ MAX_RECORDS_OF_STRANGER = 512
 #: How many records without application data a peer may send after the handshake. It may send one more for every
 #: `_DATA_PER_EMPTY` records with application data.
 _MAX_EMPTY, _DATA_PER_EMPTY = 64, 64
-#: How many records are passed to OpenSSL at once. It may turn out that none of them carries application data.
+#: How many records are passed to OpenSSL in one go. It may turn out that none of them carries application data.
 RECORDS_AT_ONCE = 64
 #: A record is passed to OpenSSL in pieces of this size (bytes), because OpenSSL's input buffer never shrinks.
 _SLICE_BYTES = 1024
@@ -76,7 +76,7 @@ class RecordCounter:
         """Count the records in `data`, which continues the data that was counted before.
 
         Returns:
-            How many bytes of `data` may be passed to OpenSSL at once: all of it, or the first `RECORDS_AT_ONCE`
+            How many bytes of `data` may be passed to OpenSSL in one go: all of it, or the first `RECORDS_AT_ONCE`
             records. The rest is not counted yet.
         """
         size, position, count = len(data), self._left, 0

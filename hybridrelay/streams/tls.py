@@ -8,13 +8,13 @@ calls of the stream below wait, so no lock is needed around OpenSSL. Rules:
    close.
 2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record, and was half as
    fast in measurements.
-3. If the stream below ends without the peer's close_notify, `trio.BrokenResourceError` is raised: something in the path
-   may have cut the connection, which must never look like end of file.
+3. If the stream below ends without the peer's close_notify, `trio.BrokenResourceError` is raised: something in the
+   path may have cut the connection, which must never look like end of file.
 4. `ssl.SSLError` leaves this module only as the `__cause__` of `TLSHandshakeError` or `trio.BrokenResourceError`.
 5. A peer that has not authenticated uses few resources. A server collects the ClientHello before passing it to
    OpenSSL. Handshakes are limited in bytes, and records in length (`limit_held`). Until more than `SMALL_READ_BYTES`
-   are requested at once, OpenSSL gets only complete records, because for an incomplete one it would hold a buffer of
-   17 KiB.
+   are requested in one call, OpenSSL gets only complete records, because for an incomplete one it would hold a buffer
+   of 17 KiB.
 
 The handshake is in `tls_handshake.py`, decrypting in `tls_receiving.py`, and records are handled in `records.py`.
 """
@@ -67,7 +67,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             final dot of an absolute name and the zone of an IPv6 address, which certificates do not contain.
         before_answer: for servers: awaited after the whole ClientHello has arrived and before OpenSSL gets it. If it
             is given, the peer is treated as a stranger, which may not send long records until `limit_held` allows it,
-            or until more than `SMALL_READ_BYTES` are requested at once.
+            or until more than `SMALL_READ_BYTES` are requested in one call.
 
     Raises:
         ValueError: `server_hostname` is not a host name.
@@ -225,7 +225,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             return self._transmit(self._encrypt(view))
 
     def limit_held(self, max_bytes: int | None) -> None:
-        """Limit the length of records until more than `SMALL_READ_BYTES` are requested at once. See
+        """Limit the length of records until more than `SMALL_READ_BYTES` are requested in one call. See
         `NowaitStream.limit_held`."""
         self._receiver.limit_held(max_bytes)
 

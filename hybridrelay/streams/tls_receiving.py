@@ -57,9 +57,9 @@ class Receiver:
         self._tls: ssl.SSLObject | None = None
         #: Counts the records since the handshake.
         self.records = RecordCounter()
-        #: Passes only complete records to OpenSSL. None once more than `SMALL_READ_BYTES` were requested at once.
+        #: Passes only complete records to OpenSSL. None once more than `SMALL_READ_BYTES` were requested in one call.
         self.feeder: RecordFeeder | None = RecordFeeder(incoming, max_held, self.records)
-        #: Received data beyond the number of records that OpenSSL gets at once.
+        #: Received data beyond the number of records that OpenSSL gets in one go.
         self._later = b""
         #: Why nothing more can be received: the message, and the cause, if any. None if more can be received.
         self.error: tuple[str, ssl.SSLError | None] | None = None
@@ -67,7 +67,7 @@ class Receiver:
         self.has_ended = False
         #: Decrypted data that exceeded the `max_bytes` of an earlier call.
         self._decrypted = bytearray()
-        #: Whether more records have arrived than could be decrypted at once.
+        #: Whether more records have arrived than could be decrypted in one go.
         self._undecrypted = False
 
     def start(self, tls: ssl.SSLObject) -> None:

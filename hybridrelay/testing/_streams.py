@@ -108,7 +108,8 @@ async def check_byte_at_a_time(transport: Transport, route: Route) -> None:
 
 
 async def check_bulk(transport: Transport, route: Route) -> None:
-    """Check that large transfers in both directions at once, written in pieces of many sizes, arrive unchanged."""
+    """Check that large transfers in both directions at the same time, written in pieces of many sizes, arrive
+    unchanged."""
     client, server = await stream_pair(transport, route)
     async with client, server, trio.open_nursery() as nursery:
         for seed, (source, sink) in enumerate(((client, server), (server, client))):
@@ -232,7 +233,7 @@ async def _expect_busy(stream: trio.abc.SendStream) -> None:
         await stream.send_all(b"x")
     except trio.BusyResourceError:
         return
-    raise AssertionError("two tasks could send at once")
+    raise AssertionError("two tasks could send at the same time")
 
 
 async def _send_and_end(stream: trio.abc.HalfCloseableStream, data: bytes) -> None:

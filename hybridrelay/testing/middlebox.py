@@ -37,7 +37,7 @@ class Middlebox:
         return near
 
     async def cut(self, *, reset: bool) -> None:
-        """End every connection at once: with a reset, or with an end of file that neither side sent."""
+        """End every connection immediately: with a reset, or with an end of file that neither side sent."""
         close = abort_stream if reset else trio.aclose_forcefully
         with trio.CancelScope(shield=True):
             for stream in self._streams:

@@ -1,4 +1,4 @@
-"""A lot of data, in both directions at once, arrives unchanged."""
+"""A lot of data, in both directions at the same time, arrives unchanged."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ async def test_both_sides_get_their_strings_by_claims(deployment: Deployment, nu
 
 
 def test_a_relay_that_is_killed_while_it_delivers_does_so_once(deployment: Deployment) -> None:
-    """Many takers at once, and the relay is killed among them: never do two get the content."""
+    """Many takers at the same time, and the relay is killed among them: never do two get the content."""
     published = deployment.create("orders", ("127.0.0.1", 9))
     for round_ in range(3):
         code = make_code(deployment, published)

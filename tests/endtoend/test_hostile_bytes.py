@@ -304,7 +304,7 @@ ATTACKS_AT_ONCE = 100
 
 
 async def run_attacks(attacks: Sequence[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
-    """Many at once; each has to be over in time. Attackers that are slow themselves would prove nothing."""
+    """Many at the same time; each has to be over in time. Attackers that are slow themselves would prove nothing."""
     limit = trio.CapacityLimiter(ATTACKS_AT_ONCE)
 
     async def run(name: str, attack: Callable[[], Awaitable[None]]) -> None:
@@ -335,7 +335,7 @@ async def wait_for_sockets(program: Program, before: int) -> None:
 async def test_honest_connections_work_during_hundreds_of_attacks(
     deployment: Deployment, nursery: trio.Nursery
 ) -> None:
-    """Hundreds of attacks at once, while honest connections exchange data over every transport."""
+    """Hundreds of attacks at the same time, while honest connections exchange data over every transport."""
     relay = deployment.programs[0]
     published = deployment.create("hostile", await serve(nursery, echo))
     connector = deployment.start_connector(published)

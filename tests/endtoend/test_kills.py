@@ -57,7 +57,7 @@ async def stop(program: Program) -> int:
 async def test_a_killed_connector_resets_its_applications(
     deployment: Deployment, nursery: trio.Nursery, remark: Callable[[str], None]
 ) -> None:
-    """Over every transport at once: one application that receives, and one that sends."""
+    """Over every transport at the same time: one application that receives, and one that sends."""
 
     async def sink(stream: trio.SocketStream) -> None:
         await receive(stream, 1_000_000)

@@ -136,7 +136,8 @@ def test_another_name_can_be_given(runner: Runner, network: str, name: str) -> N
 
 @pytest.mark.parametrize("network", ["host", "private"])
 def test_a_name_may_have_many_ports(runner: Runner, network: str) -> None:
-    """More than can be passed from one process to another at once. The connector's target has one port only."""
+    """More than can be passed from one process to another in one message. The connector's target has one port
+    only."""
     name = "many.corp.example"
     script = f"for port in 100 511; do (exec 3<>/dev/tcp/{name}/$port) && echo open; done; (: <>/dev/tcp/{name}/600)"
     done = runner.run("--network", require_network(network), "--as", f"{name}:100-611", "--", "bash", "-c", script)

@@ -1,4 +1,4 @@
-"""Everybody comes back at once to a relay that was restarted, while others talk through it."""
+"""Everybody comes back at the same time to a relay that was restarted, while others talk through it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class FakeRelay:
     """Implements `LiveRelay`."""
 
     held_listeners: list[ListenerSnapshot] = attrs.field(factory=list)
-    #: How many values were asked for at once.
+    #: How many values were asked for at the same time.
     limits: list[int] = attrs.field(factory=list, kw_only=True)
     held_senders: list[SenderSnapshot] = attrs.field(factory=list)
     held_sessions: list[SessionSnapshot] = attrs.field(factory=list)

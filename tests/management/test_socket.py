@@ -1,4 +1,4 @@
-"""The socket of a running relay: who may connect, how it ends, and two administrators at once."""
+"""The socket of a running relay: who may connect, how it ends, and two administrators at the same time."""
 
 from __future__ import annotations
 

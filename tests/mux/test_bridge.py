@@ -275,7 +275,7 @@ async def test_a_connection_that_broke_is_not_opened_again_only_to_end_in_good_o
     await trio.testing.wait_all_tasks_blocked()
     reset_on_close(application.application, on=True)
     application.application.socket.close()
-    # Both reach the bridge at once: the refusal, and the reset of the connection.
+    # Both reach the bridge at the same time: the refusal, and the reset of the connection.
     application.server.core.refuse(application.server.core.streams[offer.stream_id], Reason.GOING_AWAY)
     carry(application.server, application.client)
     await trio.testing.wait_all_tasks_blocked()

@@ -1,4 +1,5 @@
-"""Two sessions over TLS over real sockets, bridges at both ends, and everything that can happen to them at once.
+"""Two sessions over TLS over real sockets, bridges at both ends, and everything that can happen to them at the same
+time.
 
 What is drawn at random: sizes, who reads slowly, who ends which direction when, who resets, and when the channel is
 cut. What has to hold: an end of file comes after every byte and after nothing else, what was received is the start

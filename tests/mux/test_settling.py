@@ -159,7 +159,8 @@ async def test_other_tasks_run_while_the_ends_of_many_streams_are_reported(
     end: Callable[[Pair, trio.testing.MockClock], Awaitable[None]],
     closed: bool,
 ) -> None:
-    """Whatever ends them at once: each is reported once, and at most a portion in each pass of the event loop."""
+    """Whatever ends them at the same time: each is reported once, and at most a portion in each pass of the event
+    loop."""
     passes, reported = 0, list[tuple[int, int]]()
 
     def follow(number: int, stream: MuxStream) -> None:

@@ -188,7 +188,7 @@ async def _most_frames_in_a_pass(
 
         with instrument(Passes(look)):
             while sent < total:
-                for end in ends:  # all at once
+                for end in ends:  # all at the same time
                     end.put_data(frames.Ack(0).encode() * portion)
                 sent += portion
                 while received() < began + SESSIONS * sent:

@@ -1,4 +1,4 @@
-"""When output is written to a channel: at once, or with what follows; and who is informed of what happens."""
+"""When output is written to a channel: immediately, or with what follows; and who is informed of what happens."""
 
 from __future__ import annotations
 
@@ -362,7 +362,7 @@ async def test_a_session_that_is_cancelled_during_a_long_write_sends_goaway_last
 
 
 class Flooding(Channel):
-    """A channel on which many frames arrive at once."""
+    """A channel on which many frames arrive at the same time."""
 
     frames = b""
 

@@ -23,7 +23,7 @@ Combination = tuple[State, ...]
 #: All 1024 in `nox -s network`; otherwise those that differ in more than the number of faults.
 EVERYTHING = os.environ.get("HYBRIDRELAY_EVERY_COMBINATION", "") == "1"
 #: Surveys at a time: they wait for deadlines, most of the time. All come from one address and with one key, and the
-#: relay limits the handshakes of those that do not go on to authenticate, so there must not be many at once.
+#: relay limits the handshakes of those that do not go on to authenticate, so there must not be many at the same time.
 TOGETHER = 12
 #: Decisions at a time: they race, and a busy machine is not what is tried here.
 RACES_TOGETHER = 8

@@ -60,7 +60,7 @@ def test_curl_reaches_a_name_without_a_domain_at_a_port_of_root(runners: Runners
 
 
 def test_blocking_and_asyncio_sockets_reach_the_web_server(runners: Runners, network: str) -> None:
-    """Blocking sockets, and the non-blocking ones of asyncio, several at once."""
+    """Blocking sockets, and the non-blocking ones of asyncio, several at the same time."""
     script = """
 import asyncio, urllib.request
 

@@ -202,7 +202,7 @@ async def test_tls_has_more_while_it_holds_what_it_has_decrypted() -> None:
 
 @pytest.mark.parametrize("most", [SMALL_READ_BYTES, READ_BYTES])
 async def test_tls_has_more_while_records_are_left(most: int) -> None:
-    """Many records of one byte are not decrypted at once, and, in small reads, each is decrypted apart."""
+    """Many records of one byte are not decrypted in one go, and, in small reads, each is decrypted apart."""
     raw, far_raw = await tcp_pair()
     near, far = await tls((raw, far_raw))
     records = 3000

@@ -73,7 +73,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 class Reader(Handler):
-    """Reads everything, at most `most` bytes at once, and notes what happens."""
+    """Reads everything, at most `most` bytes in one call, and notes what happens."""
 
     def __init__(self, stream: NowaitStream, most: int = READ_BYTES) -> None:
         self.stream = stream

@@ -1,4 +1,4 @@
-"""A name with several addresses, some of which never answer: a staggered race, and all of them at once.
+"""A name with several addresses, some of which never answer: a staggered race, and all of them at the same time.
 
 Where time matters, the clock stands still unless the test moves it: what is reached does not wait for anything.
 """
@@ -240,7 +240,7 @@ async def test_the_name_is_resolved_again_each_time(net: Net, in_parallel: bool)
     assert net.resolver.asked == [b"db.example"] * 3
 
 
-@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at once", "staggered"])
+@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at the same time", "staggered"])
 @pytest.mark.parametrize("left", [0, 1, 3, 20])
 async def test_additional_attempts_take_places_and_give_them_back(
     net: Net, autojump_clock: trio.testing.MockClock, in_parallel: bool, left: int
@@ -257,7 +257,7 @@ async def test_additional_attempts_take_places_and_give_them_back(
     assert not net.sockets.open
 
 
-@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at once", "staggered"])
+@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at the same time", "staggered"])
 async def test_without_additional_places_addresses_are_tried_one_after_the_other(net: Net, in_parallel: bool) -> None:
     """Nothing listens at the first ones, and the place of each is free again for the next."""
     net.resolve_to(1, 2, 3, 4)
@@ -269,7 +269,7 @@ async def test_without_additional_places_addresses_are_tried_one_after_the_other
     assert net.most == 1
 
 
-@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at once", "staggered"])
+@pytest.mark.parametrize("in_parallel", [True, False], ids=["all at the same time", "staggered"])
 async def test_a_connection_that_is_made_needs_no_additional_place(
     net: Net, autojump_clock: trio.testing.MockClock, in_parallel: bool
 ) -> None:

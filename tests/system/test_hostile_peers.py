@@ -73,7 +73,7 @@ async def test_a_control_channel_ends_with_the_last_key_that_opened_it(
 
 
 async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deployment, nursery: trio.Nursery) -> None:
-    """Both arrive at once. The client, which has begun to dial, must not wait until the ticket expires."""
+    """Both arrive at the same time. The client, which has begun to dial, must not wait until the ticket expires."""
     published = deployment.publish()
     listening = deployment.string(published, Role.CONNECTOR)
     sending = deployment.string(published, Role.APPLICATION)

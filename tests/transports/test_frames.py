@@ -131,7 +131,7 @@ def test_a_flood_of_frames_without_data_is_an_error(idle: tuple[int, bytes]) -> 
     decoder.receive_untrusted(encoded([(MORE, b"x")], None))
     assert decoder.next_event(1) == Data(b"x")
     assert decoder.next_event(1) is None
-    for _ in range(2):  # it is what comes at once that counts
+    for _ in range(2):  # it is what comes at the same time that counts
         decoder.receive_untrusted(encoded([idle] * MAX_IDLE_FRAMES, None))
         while decoder.next_event(1) is not None:
             pass

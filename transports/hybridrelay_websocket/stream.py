@@ -37,16 +37,16 @@ from .frames import (
 
 __all__ = ["WebSocketStream"]
 
-#: The longest message that we send (bytes): what a session writes at once, with the overhead of TLS. Longer messages
-#: would have no advantage, and intermediaries may hold a message until it is complete.
+#: The longest message that we send (bytes): what a session passes to one write, with the overhead of TLS. Longer
+#: messages would have no advantage, and intermediaries may hold a message until it is complete.
 MAX_MESSAGE = 320 * 1024
 #: The `max_bytes` of `FrameDecoder.next_event`: no limit, since what was received does not stay in memory.
 _UNLIMITED = 1 << 62
 #: How many frames, including those without payload, are decoded before their payload is returned. This takes up to
 #: 0.6 ms.
 MAX_FRAMES_PER_READ = 64
-#: If the payload of `MAX_FRAMES_PER_READ` frames is smaller than this on average (bytes), other tasks run before more are
-#: decoded. Each takes as much time as a large one, and the peer may never stop sending them.
+#: If the payload of `MAX_FRAMES_PER_READ` frames is smaller than this on average (bytes), other tasks run before more
+#: are decoded. Each takes as much time as a large one, and the peer may never stop sending them.
 SMALL_FRAME_BYTES = 256
 #: If it is smaller than this on average (bytes), the stream also pauses for `PAUSE_SECONDS`, so that the peer uses a
 #: few percent of a processor instead of all of it. Our own frames are never so small, because a TLS record adds 22
@@ -79,7 +79,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._decoder.receive_untrusted(received)
         #: Decoded payload that exceeded the `max_bytes` of an earlier call.
         self._kept: Buffer = b""
-        #: Whether more frames have arrived than were decoded at once.
+        #: Whether more frames have arrived than were decoded in one go.
         self._undecoded = False
         #: If set, nothing is received until `wait_readable` has waited until this time (on Trio's clock).
         self._paused_until: float | None = None
@@ -128,7 +128,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Send as much of `buffers` as is possible at once, as binary messages. See `NowaitStream.send_nowait`."""
+        """Send as much of `buffers` as is possible without waiting, as binary messages. See
+        `NowaitStream.send_nowait`."""
         if self._sending.held:
             raise trio.BusyResourceError("another task is sending on this WebSocket stream")
         self._check_sendable()

@@ -111,7 +111,7 @@ def _add_arguments(parser: Parser) -> None:
     )
     _add_connect_in_parallel(
         parser,
-        "if the name of a target has several addresses, connect to all of them at once, at most 8 at a time, and use "
+        "if the name of a target has several addresses, connect to all of them (at most 8) at the same time, and use "
         "the first connection, as MultiSubnetFailover does for SQL Server (default: one after the other, each as "
         "soon as the one before has failed or has not answered for 250 ms); in --config, a [[connection]] may have "
         "this key",
@@ -125,8 +125,8 @@ def _add_arguments(parser: Parser) -> None:
         metavar="F",
         type=values.path,
         help="the file in which this connector stores the id and the secret of its instance; if the connector is "
-        "killed and starts again, the earlier connections of applications are then reset at once, instead of after "
-        "the resume deadline; each connector needs its own file (default: a file in $STATE_DIRECTORY, "
+        "killed and starts again, the earlier connections of applications are then reset immediately, instead of "
+        "after the resume deadline; each connector needs its own file (default: a file in $STATE_DIRECTORY, "
         "$XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; 'none' switches it off)",
     )
     parser.add_argument(

@@ -73,7 +73,7 @@ A program that is not connected while the key is rolled does not get the new key
 --wait-for-grace, and connect them within this time, or write the new key into their files ('keys use').
 
 If a key may have been stolen, do not roll it: anyone with the old key would get the new one. 'keys regenerate' and
-'keys revoke' end its use at once.
+'keys revoke' end its use immediately.
 
 If the hybrid connection has several relays, roll the key at each of them: write the new key to a file at the first
 one (--out), and use it at the others (--new-key-file). The programs use the new key once all of their relays accept

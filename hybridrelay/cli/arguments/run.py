@@ -110,7 +110,7 @@ def _add_arguments(parser: Parser) -> None:
         type=values.seconds(0),
         default=_GRACE,
         help="how long to wait, after the application has ended, for connections that are still open; a signal ends "
-        "them at once (default: %(default)g)",
+        "them immediately (default: %(default)g)",
     )
     add_policy_dir(parser)
     add_how_reached(parser)

@@ -1,4 +1,4 @@
-"""Finds out which values of `Network` this machine allows, by trying them in processes that end at once."""
+"""Finds out which values of `Network` this machine allows, by trying them in processes that end immediately."""
 
 from __future__ import annotations
 

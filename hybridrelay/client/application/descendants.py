@@ -21,7 +21,7 @@ from typing import Final
 
 __all__ = ["children", "end_descendants"]
 
-#: How long this waits for processes to end (seconds). The kernel ends them at once, unless they wait for a disk.
+#: How long this waits for processes to end (seconds). The kernel ends them immediately, unless they wait for a disk.
 _SECONDS: Final = 10.0
 #: How long it waits before it looks again (seconds).
 _PAUSE_SECONDS: Final = 0.002

@@ -114,7 +114,7 @@ class BackgroundForward:
 
     def stop(self) -> Future[Exception | None]:
         """Stop the forward. The result is the error that had already ended it, if any. Cancelling the future resets
-        connections at once."""
+        connections immediately."""
         thread = self._thread
         if thread is None or not thread.is_usable:  # in a forked child, or when the interpreter exits
             nothing: Future[Exception | None] = Future()

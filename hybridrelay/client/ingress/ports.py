@@ -415,7 +415,7 @@ class PortService:
 
     def stop(self, grace: float) -> None:
         """Accept no more connections. Those that are open have up to `grace` seconds to finish, and are then reset.
-        Flows of datagrams end at once; the next datagram from the same program begins another one.
+        Flows of datagrams end immediately; the next datagram from the same program begins another one.
 
         A second call can only shorten this time.
         """

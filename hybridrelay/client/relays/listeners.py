@@ -23,7 +23,7 @@ MAX_TRIED = 64
 #: If `MAX_TRIED` listeners have failed within this time (seconds), then either the relay invents them, or all of them
 #: keep failing. From then on there is a pause before each further one.
 MANY_FAILED_SECONDS = 60.0
-#: The length of that pause (seconds). At this rate, `MAX_TRIED` listeners that fail at once are tried within 16 s.
+#: The length of that pause (seconds). At this rate, it takes 16 s to try `MAX_TRIED` listeners that fail immediately.
 PAUSE_SECONDS = 0.25
 
 

@@ -83,7 +83,7 @@ async def _confirm_delete(visit: Visit) -> View:
         "Delete this hybrid connection?",
         post_form(f"{path_of(name)}/delete", button("Delete", kind="danger"), version=version or 0),
         h("p", "Name: ", h("b", name_of(name))),
-        h("p", "What ends at once: ", ends, "."),
+        h("p", "What ends immediately: ", ends, "."),
         h(
             "p",
             f"Its rules ({count(len(found.authorization_rules))}) and their keys are deleted, too. Connection "

@@ -155,7 +155,7 @@ async def _confirm(visit: Visit, action: str, verb: str, then: Child) -> View:
             h("div", h("dt", "Last used"), h("dd", moment(key.last_used))),
             class_="facts",
         ),
-        h("p", h("b", "What ends at once: "), str(affected), ".") if key.generation else None,
+        h("p", h("b", "What ends immediately: "), str(affected), ".") if key.generation else None,
         h("p", "The programs reconnect by themselves if they have a valid key. ") if key.generation else None,
         h("p", f"The {other.slot} key stays valid, and what it has authorized continues.")
         if other.generation
@@ -299,7 +299,7 @@ async def _confirm_delete(visit: Visit) -> View:
             version=version or 0,
         ),
         h("p", "Rule: ", h("b", name_of(rule))),
-        h("p", h("b", "What ends at once: ")),
+        h("p", h("b", "What ends immediately: ")),
         h("ul", [h("li", one) for one in affected]),
         h("p", "Connection strings with a key of this rule no longer work."),
         parents=parents_of(name),

@@ -91,7 +91,7 @@ def _settings_form(found: ConnectionValue, version: str, entered: Entered = NOTH
     )
 
 
-async def _present(visit: Visit, name: str, version: str, *, is_outdated: bool) -> tuple[ConnectionValue, str]:
+async def _current(visit: Visit, name: str, version: str, *, is_outdated: bool) -> tuple[ConnectionValue, str]:
     """Return the hybrid connection, and the version for a form that is shown again."""
     found, newest = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
     return found, str(newest or 0) if is_outdated else version
@@ -106,7 +106,7 @@ async def _change(visit: Visit) -> View | Response:
         await _patch(visit, name, changed)
     except RequestError as exc:
         refusal = refused(exc, form, ("description", "endpoints"))
-        found, version = await _present(visit, name, version, is_outdated=refusal.is_outdated)
+        found, version = await _current(visit, name, version, is_outdated=refusal.is_outdated)
         content = _settings_form(found, version, refusal.entered)
         return refusal.view("Settings", content, place="/connections", parents=parents_of(name))
     return redirect(done(path_of(name), "connection-changed"))
@@ -120,7 +120,7 @@ async def _limit(visit: Visit) -> View | Response:
         await _patch(visit, name, changed)
     except RequestError as exc:
         refusal = refused(exc, form, LIMIT_FIELDS)
-        found, version = await _present(visit, name, version, is_outdated=refusal.is_outdated)
+        found, version = await _current(visit, name, version, is_outdated=refusal.is_outdated)
         content = _limits_form(found, version, await visit.get("listEditions", EditionList), refusal.entered)
         return refusal.view("Limits", content, place="/connections", parents=parents_of(name))
     return redirect(done(path_of(name), "limits-changed"))
@@ -145,7 +145,7 @@ async def _confirm_disable(visit: Visit) -> View:
         "Disable this hybrid connection?",
         post_form(f"{path_of(name)}/disable", button("Disable", kind="danger"), version=version or 0),
         h("p", "Name: ", h("b", name_of(name))),
-        h("p", h("b", "What ends at once: "), ends, "."),
+        h("p", h("b", "What ends immediately: "), ends, "."),
         h(
             "p",
             "Nothing is deleted. Until it is enabled again, the relay refuses its connectors and clients.",

@@ -179,7 +179,10 @@ async def _confirm_revocation(visit: Visit) -> View:
             h("div", h("dt", "Last used"), h("dd", moment(token.last_used_at))),
             class_="facts",
         ),
-        h("p", "Programs that use it are refused at once, and browsers that are logged in with it are logged out."),
+        h(
+            "p",
+            "Programs that use it are refused immediately, and browsers that are logged in with it are logged out.",
+        ),
         h("p", own, class_="note") if own else None,
         parents=((_PLACE, "Tokens"),),
     )

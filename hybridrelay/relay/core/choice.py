@@ -18,8 +18,8 @@ The rules for the candidates that remain, of which the first one that applies de
 | several, and a coin shows heads | any | RANDOM |
 | several, and it shows tails | one with the fewest sessions, as this relay counts them | FEWEST_SESSIONS |
 
-The relay counts the sessions itself, so that a listener cannot state a false number. It can still end its sessions at
-once, in order to have few. Because of the coin, each of n candidates is still offered at least 1/(2n) of all
+The relay counts the sessions itself, so that a listener cannot state a false number. It can still end its sessions
+immediately, in order to have few. Because of the coin, each of n candidates is still offered at least 1/(2n) of all
 rendezvous on average, whatever the others do, and a candidate that always has the fewest sessions is offered at most
 1/2 + 1/(2n). A listener that falsely reports an unhealthy target loses rendezvous itself, and takes none from
 others. One that falsely reports a healthy target gains some only while the targets of others are unhealthy.

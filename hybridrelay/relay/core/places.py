@@ -54,8 +54,8 @@ Again, the new place is already counted for it:
 
 The *share* of a hybrid connection is the number of all places, divided by the number of hybrid connections that have
 some. Whatever the others do, one that has fewer than its share, and fewer than `GUARANTEED`, gets a place: the first
-at once, unless others wait, too. If the others have only idle places, it gets its whole share at once. So while there
-are fewer hybrid connections than places, another one always gets in.
+immediately, unless others wait, too. If the others have only idle places, it gets its whole share immediately. So
+while there are fewer hybrid connections than places, another one always gets in.
 
 Nobody can do much harm with these rules. No hybrid connection is left with fewer places than the one to which it has
 lost one, so a single place is never lost, and no two hybrid connections keep displacing each other. Somebody with

@@ -106,7 +106,7 @@ class Renewal(Generic[T]):
         Raises:
             ConfigurationError: they cannot be used; what was in force stays in force.
 
-        If cancelled, what was in force stays in force. Several calls at once run one after the other.
+        If cancelled, what was in force stays in force. Several calls at the same time run one after the other.
         """
         async with self._reloading:
             self._must_retry = True

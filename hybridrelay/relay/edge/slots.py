@@ -11,9 +11,9 @@ The rules:
    counts as another address.
 
 Thus a flood from a few addresses displaces itself. A flood from many addresses displaces slow connections, but a peer
-gets through if it authenticates before every slot has been taken over once. When many honest peers connect at once,
-new connections displace new ones, and not those for which most of the work is already done. Neither kind can take all
-slots from the other.
+gets through if it authenticates before every slot has been taken over once. When many honest peers connect at the
+same time, new connections displace new ones, and not those for which most of the work is already done. Neither kind
+can take all slots from the other.
 """
 
 from __future__ import annotations

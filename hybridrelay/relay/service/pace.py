@@ -62,7 +62,7 @@ class Pace:
             self._changed = trio.Event()
 
     def block_of(self, holder: Hashable) -> int:
-        """Return how many bytes a direction of this holder reads at once."""
+        """Return how many bytes a direction of this holder reads at a time."""
         rate = self.rate
         if rate is None:
             return READ_BYTES
@@ -125,7 +125,7 @@ class PairPace(Value):
 
     @property
     def block(self) -> int:
-        """How many bytes to read at once."""
+        """How many bytes to read at a time."""
         return self.pace.block_of(self.holder)
 
     async def wait(self, size: int) -> None:

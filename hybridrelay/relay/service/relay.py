@@ -240,7 +240,7 @@ class Relay:
 
     def kill_workers(self) -> None:
         """Kill the workers of a relay that is running or stopping. The kernel then resets their connections. For
-        programs that end at once, without ending `run`. Never waits."""
+        programs that end immediately, without ending `run`. Never waits."""
         if self._workers is not None:
             self._workers.kill()
 
@@ -513,7 +513,7 @@ async def run_relay(
     """Run a relay until cancelled or until `stop` is set.
 
     `task_status.started` is called with the ports and the pin when all ports are open. Changes that other processes
-    make to the store take effect within a second. If cancelled, all connections are closed at once.
+    make to the store take effect within a second. If cancelled, all connections are closed immediately.
 
     Args:
         config: see `RelayConfig`.

@@ -34,7 +34,7 @@ _AT_ONCE = 200
 #: How many programs without the update a snapshot lists.
 _MAX_LISTED = 100
 
-#: How many hybrid connections have their updates read at once.
+#: How many hybrid connections have their updates read at a time.
 _READ_AT_ONCE = 50
 
 _ROLES = {control.PeerRole.CONNECTOR: Role.CONNECTOR, control.PeerRole.CLIENT: Role.APPLICATION}

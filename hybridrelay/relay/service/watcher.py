@@ -31,7 +31,7 @@ from ..store.store import Store
 
 __all__ = ["PART", "StoreReader", "StoreWatcher"]
 
-#: How many hybrid connections the event loop handles before other tasks run. At most 2 x `PART` are read at once.
+#: How many hybrid connections the event loop handles before other tasks run. At most 2 x `PART` are read in one go.
 PART = 20
 
 

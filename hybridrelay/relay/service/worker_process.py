@@ -44,7 +44,7 @@ _PING_SECONDS = 2.0
 _STUCK_SECONDS = 10.0
 #: How long a worker may take to return the sockets of a pair, which it can do only if both receivers read (seconds).
 _RETURN_SECONDS = 5.0
-#: How many of its messages are handled at once, at most.
+#: How many of its messages are handled in one go, at most.
 _MAX_MESSAGES = 256
 #: The largest error number of Linux.
 _MAX_ERRNO = 4095

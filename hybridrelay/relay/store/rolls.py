@@ -37,7 +37,7 @@ _MAX_BYTES: Final = 128 << 20
 _MAX_TEXT: Final = 1024
 #: How much of a program's own text is saved (characters), so that programs cannot make the file too large.
 _MAX_SAVED_DETAIL: Final = 48
-#: How many programs are encoded at once.
+#: How many programs are encoded in one go.
 _PART: Final = 200
 
 #: The programs that were seen, by roll (`roll_id`); None: they were forgotten.

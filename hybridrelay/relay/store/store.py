@@ -270,7 +270,8 @@ class Store(Protocol):
         *,
         generation: int | None = None,
     ) -> Secret:
-        """Put a new key into a slot, which may be empty, and return it. What the old key has authorized ends at once.
+        """Put a new key into a slot, which may be empty, and return it. What the old key has authorized ends
+        immediately.
 
         Args:
             name: the hybrid connection.
@@ -311,7 +312,7 @@ class Store(Protocol):
         """
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
-        """Revoke the key in a slot. Everything that it has authorized ends at once. Does nothing if the
+        """Revoke the key in a slot. Everything that it has authorized ends immediately. Does nothing if the
         key is already revoked.
 
         Args:

@@ -314,7 +314,7 @@ async def test_a_page_says_what_ends_before_it_regenerates_a_key(relay: Relay, a
     )
     at = f"{path_of('orders')}/rules/all"
     page = page_of(await admin.get(f"{at}/regenerate?slot=primary"))
-    assert "What ends at once: 1 listener, 0 senders, 1 session." in page.text
+    assert "What ends immediately: 1 listener, 0 senders, 1 session." in page.text
     before = relay.store.rule("orders", "all")
     fields = page.fields
     answer = await admin.post(f"{at}/regenerate", **fields)

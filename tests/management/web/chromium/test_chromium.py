@@ -183,7 +183,7 @@ def test_a_key_is_regenerated_after_a_question(viewer: Viewer) -> None:
     row = viewer.page.locator("#rules tbody tr", has_text="application").filter(has_text="secondary")
     before = row.locator("code").inner_text()
     row.get_by_role("link", name="Regenerate").click()
-    assert "What ends at once: 0 listeners, 0 senders, 0 sessions." in viewer.text()
+    assert "What ends immediately: 0 listeners, 0 senders, 0 sessions." in viewer.text()
     viewer.page.get_by_role("button", name="Regenerate the secondary key").click()
     assert "The key was replaced" in viewer.page.get_by_role("status").first.inner_text()
     assert row.locator("code").inner_text() != before
