@@ -99,8 +99,11 @@ async def run_in_thread(
 
     try:
         return await trio.to_thread.run_sync(run, limiter=_with_memory(limiter), abandon_on_cancel=abandon_on_cancel)
-    except (RuntimeError, OutOfThreads):
+    except OutOfThreads:
         if started:
+            raise
+    except RuntimeError as exc:
+        if started or not _is_shortage(exc):
             raise
     return run()
 
@@ -150,6 +153,11 @@ def thread_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:
-        if "start new thread" in str(exc):
+        if _is_shortage(exc):
             raise OutOfThreads from exc
         raise
+
+
+def _is_shortage(error: RuntimeError) -> bool:
+    """Return whether no thread can be started. Only the text says so."""
+    return "start new thread" in str(error)

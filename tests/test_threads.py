@@ -55,6 +55,15 @@ async def test_errors_of_the_work_itself_are_raised() -> None:
     assert calls == 1
 
 
+async def test_an_error_of_starting_a_thread_that_is_no_shortage_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await run_in_thread(pytest.fail, "this is not called")
+
+
 def test_threads_that_cannot_be_started_are_a_shortage() -> None:
     with pytest.raises(OutOfThreads) as caught, thread_errors():
         raise RuntimeError("can't start new thread")

@@ -52,8 +52,9 @@ class ReloadRequests:
         """Request a reload. May be called from a signal handler, and before Trio runs."""
         self._pending = True
         if self._token is not None:
-            # If Trio has ended, there is nothing to reload.
-            with contextlib.suppress(RuntimeError):
+            import trio
+
+            with contextlib.suppress(trio.RunFinishedError):  # there is nothing to reload any more
                 self._token.run_sync_soon(self._wake, idempotent=True)
 
     def _wake(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from .._threads import OutOfThreads
+from .._threads import thread_errors
 from .client import ManagementClient
 
 __all__ = ["BlockingClient", "blocking_client"]
@@ -67,10 +67,8 @@ def blocking_client(client: ManagementClient) -> Iterator[BlockingClient]:
 
     # A daemon, so that an interrupted program can end while a name is being resolved.
     thread = threading.Thread(target=run, name="management client", daemon=True)
-    try:
+    with thread_errors():
         thread.start()
-    except RuntimeError:
-        raise OutOfThreads from None
     begun = started.get()
     if isinstance(begun, BaseException):
         raise begun

@@ -12,7 +12,6 @@ waits for the rest. So if a task that sends is cancelled, only whole frames have
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -108,6 +107,8 @@ class Channel(Handler):
         self._write_deadline = math.inf
         self._tasks = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
+        #: Whether the nursery waits only for its tasks, which are cancelled, and may close at any time.
+        self._is_closing = False
 
     async def serve(self, greeting_timeout: float) -> None:
         """Run until the session has ended, or the channel is lost or replaced; then close the stream.
@@ -120,17 +121,10 @@ class Channel(Handler):
         try:
             with self._tasks:
                 async with trio.open_nursery() as self._nursery:
-                    self._registration = self._reactor.register(self._nowait, self, self.turns)
-                    self._registration.mark_readable()  # there may be `_initial`, or data in the layers of the stream
-                    if self._writing:
-                        self._registration.flush()
-                    self.output()
-                    self._nursery.start_soon(self._tick)
-                    with trio.move_on_after(greeting_timeout):
-                        await self._greeted.wait()
-                    if not self._greeted.is_set():
-                        self.lose("no HELLO in time", reason=Reason.PEER_SILENT)
-                    await self._run_to_end()
+                    try:
+                        await self._run(greeting_timeout)
+                    finally:
+                        self._is_closing = True
             if self._bug is not None:
                 raise self._bug
         except BaseException:
@@ -260,7 +254,7 @@ class Channel(Handler):
 
     def _end_of_input(self, text: str, error: BaseException | None) -> Next:
         self._read_all.set()
-        # After the end of the session, `_run_to_end` decides when the channel is closed.
+        # After the end of the session, `_run` decides when the channel is closed.
         if self._core.ended is None:
             self.lose(text, error=error)
         return Next.PAUSE
@@ -278,8 +272,7 @@ class Channel(Handler):
             self._reactor.write_later(self)
 
     def _write_once(self, now: float) -> None:
-        """Make one write. If the channel does not accept all of it without waiting, `on_flushed` continues; until
-        then, `_writing` is set."""
+        """Make one write. If the channel does not accept it all, `_writing` is set until `on_flushed` continues."""
         core = self._core
         buffers = core.data_to_send(now, _WRITE_SIZE)
         if happened := core.pending_events():
@@ -288,8 +281,7 @@ class Channel(Handler):
             if core.ended is not None:
                 self._written.set()
             return
-        self._wrote_at = now
-        self._writing = True
+        self._wrote_at, self._writing = now, True
         size = sum(map(len, buffers))
         self.bytes_moved += size
         try:
@@ -315,11 +307,10 @@ class Channel(Handler):
             self._start_soon(partial(self._lose_soon, error))
 
     def _start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Run a task until the channel is closed."""
+        """Run a task until the channel is closed. Does nothing once `serve` has begun to close it, because the task
+        would be cancelled: other tasks may still write in the pass of the event loop in which the nursery closes."""
         assert self._nursery is not None
-        # Another task may write in the same pass of the event loop in which the last task of the nursery has ended.
-        # `serve` then closes the channel as soon as it runs, so the task is not needed.
-        with contextlib.suppress(RuntimeError):
+        if not self._is_closing:
             self._nursery.start_soon(function)
 
     async def _lose_soon(self, error: BaseException) -> None:
@@ -335,16 +326,25 @@ class Channel(Handler):
 
     # --- the tasks
 
-    async def _run_to_end(self) -> None:
-        """Wait for the end of the session, and for everything that it still writes."""
+    async def _run(self, greeting_timeout: float) -> None:
+        """Begin to read and write, and wait for the end of the session, and for everything that it still writes."""
+        self._registration = self._reactor.register(self._nowait, self, self.turns)
+        self._registration.mark_readable()  # there may be `_initial`, or data in the layers of the stream
+        if self._writing:
+            self._registration.flush()
+        self.output()
+        self._start_soon(self._tick)
+        with trio.move_on_after(greeting_timeout):
+            await self._greeted.wait()
+        if not self._greeted.is_set():
+            self.lose("no HELLO in time", reason=Reason.PEER_SILENT)
         await self._ended.wait()
         self._write_later()
         with trio.move_on_at(self._write_deadline):
             await self._written.wait()
         ended = self._core.ended
         assert ended is not None
-        if not self._written.is_set():
-            # Nothing may follow an incomplete write.
+        if not self._written.is_set():  # nothing may follow an incomplete write
             self.lose("the channel did not accept the end of the session in time")
         elif not ended.by_peer:
             # The peer closes first, so that its side of the channel also ends gracefully.

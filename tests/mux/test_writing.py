@@ -438,3 +438,18 @@ async def test_a_write_fails_between_the_end_of_the_channels_tasks_and_its_closi
     trio.lowlevel.remove_instrument(writer)
     assert (writer.has_written, failures) == (True, [])
     nursery.cancel_scope.cancel()
+
+
+async def test_a_task_that_cannot_be_started_is_an_error(
+    autojump_clock: trio.testing.MockClock, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for a channel that is being closed."""
+
+    def start_soon(*_arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    pair.channel.broken = True
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.Nursery, "start_soon", start_soon)
+        with pytest.raises(RuntimeError, match="a bug"):
+            pair.ours.send_nowait(b"x")
