@@ -10,6 +10,10 @@ because a machine has started with a wrong time. So readings that were stored ea
 3. A step backwards does not count, nor does a time before `EARLIEST`, when this program did not exist.
 
 So something may be kept longer than it should be, but is deleted early only if the clock is wrong for a week.
+
+This is for what is kept for months: audit files, and the checkpoints at a relay. The times that are stored in them
+are the readings, so steps of the clock while the program did not run are noticed, too. Two other modules have rules
+of their own for a clock that may be wrong; `relay/core/confirmed_time.py` says how the three differ.
 """
 
 from __future__ import annotations

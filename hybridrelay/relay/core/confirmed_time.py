@@ -10,8 +10,17 @@ lost. So these rules say which moments have passed, for what cannot be undone:
 3. A moment that was already past at the first reading counts as passed `CONFIRM_SECONDS` after this reading.
 4. A step backwards counts at once.
 
-So something may happen ten minutes late, but happens early only if the clock is wrong for ten minutes. What may wait
-for a week, and has readings of earlier runs, uses `hybridrelay/_counted_time.py` instead.
+So something may happen ten minutes late, but happens early only if the clock is wrong for ten minutes.
+
+Three modules have rules about a clock that may be wrong, because they solve different problems:
+
+- This one is for single moments that should not pass much too late, such as the end of a grace period. It compares
+  the clock with another one, which is never set, and so knows nothing about the time before the relay was started.
+- `hybridrelay/_counted_time.py` is for what is kept for months and deleted by its age: audit files and checkpoints.
+  Deleting them may wait for a week, so that steps which were made while the program did not run are noticed, too. No
+  other clock has run since then, so it compares the times that the clock has shown.
+- `HistoryMachine.may_prune` (`history.py`) is for rows that are deleted if they are old, and also if they are in the
+  future. There, a step backwards can do as much harm as one forwards, and must not count at once, as in rule 4.
 """
 
 from __future__ import annotations
