@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["state_directory"]
+__all__ = ["own_state_directory", "state_directory"]
 
 
 def state_directory(environ: Mapping[str, str], home: Path | None) -> Path | None:
@@ -22,3 +22,12 @@ def state_directory(environ: Mapping[str, str], home: Path | None) -> Path | Non
         if (base := environ.get(name, "")) and os.path.isabs(base):
             return Path(base) / "hybridrelay"
     return None if home is None else home / ".local" / "state" / "hybridrelay"
+
+
+def own_state_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the state directory of the user as whom this program runs; None if it cannot be determined."""
+    try:
+        home: Path | None = Path.home()
+    except RuntimeError:  # the user is not in the system's database
+        home = None
+    return state_directory(environ, home)

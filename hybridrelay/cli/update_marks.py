@@ -16,7 +16,7 @@ from pathlib import Path
 from .._file_lock import locked_files
 from .._file_thread import FileThread
 from .._replace_file import create_file, replace_file
-from .._state_directory import state_directory
+from .._state_directory import own_state_directory
 from ..errors import ConfigurationError, UpdateError
 from ..events.endpoint import OlderStringRestored
 from ..events.plain_log import plainly_logged_events
@@ -46,11 +46,7 @@ class UpdateMarks:
     @classmethod
     def of_user(cls, environ: Mapping[str, str] = os.environ) -> UpdateMarks:
         """Return the marks of this user (of this service, under systemd)."""
-        try:
-            home: Path | None = Path.home()
-        except RuntimeError:  # the user is not in the system's database
-            home = None
-        return cls(state_directory(environ, home))
+        return cls(own_state_directory(environ))
 
     async def floor(self, string: ConnectionString) -> int:
         """See `FloorOf`."""

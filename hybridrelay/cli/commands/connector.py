@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..._file_thread import thread_of_file
 from ..._nursery import FlatNursery
+from ..._state_directory import own_state_directory
 from ...connector import (
     Connector,
     ConnectorConfig,
@@ -18,7 +18,6 @@ from ...connector import (
     Policy,
     PolicyFile,
     default_instance_file,
-    state_directory,
 )
 from ...errors import ConfigurationError
 from ...events.log import logged_events
@@ -46,25 +45,17 @@ def _instance_file(
     program runs, so that the default file belongs to the configuration file."""
     if named is not None:
         return None if named.name == "none" else InstanceFile(named, events=events)
-    directory = _state_directory()
+    directory = own_state_directory()
     published = [(endpoint.host, string.entity_path) for string in strings for endpoint in string.endpoints]
     if config is not None:
         published = [("", str(config.absolute()))]
     return None if directory is None else default_instance_file(directory, published, events=events)
 
 
-def _state_directory() -> Path | None:
-    try:
-        home: Path | None = Path.home()
-    except RuntimeError:  # the user is not in the system's database
-        home = None
-    return state_directory(os.environ, home)
-
-
 def _used_claims(named: Path | None) -> Path | None:
     if named is not None:
         return None if named.name == "none" else named
-    directory = _state_directory()
+    directory = own_state_directory()
     return None if directory is None else directory / "used-claims.json"
 
 
