@@ -152,7 +152,7 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str, datagrams
     text = error.strerror or str(error)
     match error.errno:
         case errno.EADDRINUSE:
-            remedy = _who_has(port, datagrams)
+            remedy = _who_has(port, datagrams=datagrams)
         case errno.EACCES:
             remedy = _PRIVILEGE
         case errno.EADDRNOTAVAIL:
@@ -165,7 +165,7 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str, datagrams
     return text, f"{remedy}, {otherwise}"
 
 
-def _who_has(port: int, datagrams: bool) -> str:
+def _who_has(port: int, *, datagrams: bool) -> str:
     if datagrams:
         return f"find out which program uses it with '{_WHO_RECEIVES}' (only root sees other users' programs)"
     if port < _EPHEMERAL:

@@ -249,7 +249,7 @@ class AuditDirectory:
         self._state = self._begin_file(Chain(key, log_id=secrets.token_hex(8)), 1)
         self._keys.promote()
         self._good = self._state.name, self._state.size
-        return Opened(key.public, True, 0, None)
+        return Opened(key.public, is_new=True, removed_bytes=0, unsigned_from=None)
 
     def _continue(self, plain: list[str]) -> tuple[_State, int, int | None]:
         """Return the state of the newest file, how many bytes were cut off, and the first line that is not signed."""

@@ -245,7 +245,7 @@ async def _take(
     *,
     patient: bool,
 ) -> None:
-    waiting = _Waiting(code.endpoint.host, patient)
+    waiting = _Waiting(code.endpoint.host, patient=patient)
     while True:
         try:
             await take_claim(code, keep, attempt=attempt.get, mode=mode, dialer=dialer)
@@ -262,7 +262,7 @@ async def _take(
 
 async def _complete(claim: PendingClaim, config: ClientConfig, pending: Path, *, patient: bool) -> ConnectionString:
     """Ask a connector for the identity of a claim, and return the complete connection string."""
-    waiting = _Waiting(claim.string.hosts[0], patient)
+    waiting = _Waiting(claim.string.hosts[0], patient=patient)
     until = utc_text(claim.details.not_after)
     while True:
         error: HybridRelayError
@@ -308,7 +308,7 @@ def _not_complete(error: HybridRelayError, pending: Path, until: str) -> HybridR
 class _Waiting:
     """Waits between attempts, and says so once for each reason."""
 
-    def __init__(self, host: str, patient: bool) -> None:
+    def __init__(self, host: str, *, patient: bool) -> None:
         self._host = host
         self._patient = patient
         self._backoff = Backoff(max_seconds=_MAX_PAUSE_SECONDS)

@@ -260,13 +260,14 @@ class ClientSession:
     ) -> None:
         scope = self._scopes[attempt] = trio.CancelScope()
         opening = partial(self._relays.open_data_channel, to, relays, self._end_to_end, home=home)
-        self._start_soon(self._open_channel, attempt, scope, opening, tries_every_relay)
+        self._start_soon(partial(self._open_channel, attempt, scope, opening, tries_every_relay=tries_every_relay))
 
     async def _open_channel(
         self,
         attempt: int,
         scope: trio.CancelScope,
         opening: Callable[[], Awaitable[DataChannel]],
+        *,
         tries_every_relay: bool,
     ) -> None:
         result: DataChannel | HybridRelayError | None = None

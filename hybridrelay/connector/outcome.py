@@ -94,7 +94,7 @@ def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWA
 
 
 def outcome_of_flow(
-    end: FlowEnd, carried: FlowTotals, has_target_failed: bool, cut_off_because: Reason
+    end: FlowEnd, carried: FlowTotals, cut_off_because: Reason, *, has_target_failed: bool
 ) -> Disconnected:
     """Return how a flow of datagrams ended: *closed* if it was idle, or the client has ended it; otherwise *broken*.
 

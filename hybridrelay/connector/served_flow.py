@@ -69,6 +69,8 @@ class ServedFlow(ServedStream):
             self._give_back()
             bridge.flow.set_end_callback(
                 lambda end: self.events.ended(
-                    outcome_of_flow(end, bridge.so_far(), bridge.has_target_failed, self._cut_off_because(bug))
+                    outcome_of_flow(
+                        end, bridge.so_far(), self._cut_off_because(bug), has_target_failed=bridge.has_target_failed
+                    )
                 )
             )

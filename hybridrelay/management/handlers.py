@@ -167,7 +167,7 @@ def _put(
             errors=[{"pointer": "/authorizationRules", "detail": "only for a new hybrid connection"}],
         )
     known = store.get(call.name)
-    _check_may_set(call, known, disabled, quota)
+    _check_may_set(call, known, quota, disabled=disabled)
     changed = store.change(
         call.name, description=description, hosts=hosts, disabled=disabled, quota=quota, version=call.version
     )
@@ -193,7 +193,7 @@ async def _patch_connection(call: Call) -> ConnectionValue:
         edition = known.quota.edition if body.edition is msgspec.UNSET else body.edition or ""
         limits = known.quota.limits if body.limits is msgspec.UNSET else body.limits.parse_untrusted()
         quota = Quota(edition, limits)
-        _check_may_set(call, known, known.disabled if disabled is None else disabled, quota)
+        _check_may_set(call, known, quota, disabled=known.disabled if disabled is None else disabled)
         changed = store.change(
             call.name, description=description, hosts=hosts, disabled=disabled, quota=quota, version=version
         )
@@ -208,7 +208,7 @@ def _is_same(before: HybridConnection, after: HybridConnection) -> bool:
     return attrs.evolve(after, version=before.version, updated_at=before.updated_at) == before
 
 
-def _check_may_set(call: Call, known: HybridConnection, disabled: bool, quota: Quota) -> None:
+def _check_may_set(call: Call, known: HybridConnection, quota: Quota, *, disabled: bool) -> None:
     """Check that a caller with a key does not undo what an administrator has set. Raises RequestError."""
     if call.caller.scope.only is not None and (known.disabled, known.quota) != (disabled, quota):
         raise problem(

@@ -54,14 +54,14 @@ def readiness(snapshot: RelaySnapshot, *, is_readable: bool, now: float) -> tupl
     is_valid = all(now < one.expires_at for one in snapshot.certificates)
     accepts = snapshot.draining_since is None
     return (
-        _check("serving", snapshot.is_running, "wait until the relay has started, or start it again"),
-        _check("registry", is_readable, "check the log to see why the registry cannot be read"),
-        _check("certificate", is_valid, "renew the certificate of --tls-certificate"),
-        _check("accepting", accepts, "hybridrelay drain --undo"),
+        _check("serving", "wait until the relay has started, or start it again", ok=snapshot.is_running),
+        _check("registry", "check the log to see why the registry cannot be read", ok=is_readable),
+        _check("certificate", "renew the certificate of --tls-certificate", ok=is_valid),
+        _check("accepting", "hybridrelay drain --undo", ok=accepts),
     )
 
 
-def _check(name: str, ok: bool, remedy: str) -> CheckValue:
+def _check(name: str, remedy: str, *, ok: bool) -> CheckValue:
     return CheckValue(name=name, ok=ok, remedy=None if ok else remedy)
 
 

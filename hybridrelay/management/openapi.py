@@ -131,7 +131,7 @@ def openapi_document(
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for row in operations:
-        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, has_callers)
+        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, has_callers=has_callers)
     security: dict[str, Any] = {
         # Alternatives. The empty one is for the Unix socket, which identifies the caller by itself.
         "security": [*({name: []} for name in _SECURITY_SCHEMES), {}],
@@ -154,7 +154,7 @@ def openapi_document(
     }
 
 
-def _operation(row: Operation[Any], has_callers: bool) -> dict[str, Any]:
+def _operation(row: Operation[Any], *, has_callers: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
         "operationId": row.id,
         "summary": row.summary,

@@ -47,7 +47,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
             )
         )
     of_connections = _of_connector if role == "connector" else _of_client
-    found += islice(of_connections(snapshot.connections, role, stopping), MAX_PROBLEMS)
+    found += islice(of_connections(snapshot.connections, role, stopping=stopping), MAX_PROBLEMS)
     found += islice(_of_credentials(snapshot.connections), MAX_PROBLEMS)
     found += (ProblemStatus(code=one.code, detail=one.detail, remedy=one.remedy) for one in snapshot.unapplied)
     found += islice(_of_unkept(snapshot.connections), MAX_PROBLEMS)
@@ -88,7 +88,9 @@ def why_not_connected(connection: ConnectionSnapshot) -> tuple[str, str]:
     return failure.detail, failure.remedy or _SEE_LOG
 
 
-def _of_connector(connections: Sequence[ConnectionSnapshot], role: Role, stopping: bool) -> Iterator[ProblemStatus]:
+def _of_connector(
+    connections: Sequence[ConnectionSnapshot], role: Role, *, stopping: bool
+) -> Iterator[ProblemStatus]:
     if stopping:  # a connector that is stopping has withdrawn its registrations
         return
     for connection in connections:
@@ -130,7 +132,7 @@ def _relay_failed(name: str, relay: RelaySnapshot) -> ProblemStatus:
     )
 
 
-def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, stopping: bool) -> Iterator[ProblemStatus]:
+def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, *, stopping: bool) -> Iterator[ProblemStatus]:
     for connection in connections:
         if role == "forward" and not connection.listening and not stopping:
             yield ProblemStatus(

@@ -23,27 +23,27 @@ def endpoint_checks(
         role: the role of the program.
         stopping: whether the program is stopping.
     """
-    checks = [_check("accepting", not stopping, ("the program is stopping", "start it again when it has ended"))]
+    checks = [_check("accepting", ("the program is stopping", "start it again when it has ended"), ok=not stopping)]
     for connection in snapshot.connections:
         if role == "connector":
             why = why_not_registered(connection)
-            checks.append(_check("registered", connection.is_registered, why, connection.name))
+            checks.append(_check("registered", why, connection.name, ok=connection.is_registered))
             continue
         if role == "forward":
             why = "it has no local port yet", "wait until the program has connected, or check its log to see why not"
-            checks.append(_check("listening", bool(connection.listening), why, connection.name))
+            checks.append(_check("listening", why, connection.name, ok=bool(connection.listening)))
         # A program that opens streams itself needs no session until it asks for one.
         is_connected = connection.is_connected or (role == "client" and connection.failure is None)
-        checks.append(_check("session", is_connected, why_not_connected(connection), connection.name))
+        checks.append(_check("session", why_not_connected(connection), connection.name, ok=is_connected))
     required = (sink for sink in snapshot.audit if sink.is_required)
-    checks.extend(_check("audit", False, (sink.text, sink.remedy)) for sink in required)
+    checks.extend(_check("audit", (sink.text, sink.remedy), ok=False) for sink in required)
     for one in targets:
         why = f"the target {one.target} cannot be reached: {one.detail}", one.remedy
-        checks.append(_check("target", one.ok, why, one.connection))
+        checks.append(_check("target", why, one.connection, ok=one.ok))
     return tuple(checks)
 
 
-def _check(name: str, ok: bool, why: tuple[str, str], connection: str | None = None) -> CheckValue:
+def _check(name: str, why: tuple[str, str], connection: str | None = None, *, ok: bool) -> CheckValue:
     detail, remedy = why
     if ok:
         return CheckValue(name=name, ok=True, connection=connection)

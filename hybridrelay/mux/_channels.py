@@ -71,7 +71,7 @@ class Channels:
                     self._core.channel_opened(trio.current_time())
                 channel = self.current = Channel(self._core, stream, initial, self._dispatch, self._turns, reactor)
                 if taken_over:
-                    self._dispatch([events.Established(False)])
+                    self._dispatch([events.Established(resumed=False)])
                 await channel.serve(greeting_timeout)
                 self.first_error = self.first_error or channel.error
                 self.current = None

@@ -519,7 +519,9 @@ class SessionCore:
         has_channel = self.state is not State.DETACHED
         self._end(reason, text, by_peer=False)
         if has_channel:
-            self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, True, frames.clip_text(text)))
+            self._output.go_away(
+                frames.GoAway(reason, self._table.last_peer_id, final=True, text=frames.clip_text(text))
+            )
 
     def _end(self, reason: Reason, text: str, *, by_peer: bool, last_stream: int = MAX_STREAM_ID) -> None:
         """End the session. `last_stream` is the last stream of ours that the peer has processed."""

@@ -134,8 +134,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             ValueError: the handshake has not been done.
         """
         if binary_form:
-            return self._ssl.getpeercert(True)
-        return self._ssl.getpeercert(False)
+            return self._ssl.getpeercert(binary_form=True)
+        return self._ssl.getpeercert(binary_form=False)
 
     def version(self) -> str | None:
         """Return the protocol version (``"TLSv1.3"``), or None before the handshake."""

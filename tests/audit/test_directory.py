@@ -90,7 +90,7 @@ class TestWriting:
         directory.append(records(1, 2))
         directory.close()
 
-        assert opened == Opened(directory_key(path), True, 0, None)
+        assert opened == Opened(directory_key(path), is_new=True, removed_bytes=0, unsigned_from=None)
         assert events_in(path) == [
             "log.opened", "log.checkpoint", "stream.opened", "stream.opened", "log.closed", "log.checkpoint"
         ]  # fmt: skip

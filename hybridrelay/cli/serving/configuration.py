@@ -203,7 +203,7 @@ class Configuration:
             fronts.append(await self._thread(str(self._users_file)).run(read))
 
         async def read_entry(number: int, entry: Entry) -> None:
-            if (one := await self._read_entry(entry, running, says_all)) is not None:
+            if (one := await self._read_entry(entry, running, says_all=says_all)) is not None:
                 found[number] = one
 
         reads: list[Callable[[], Awaitable[None]]] = [read_dial]
@@ -243,7 +243,7 @@ class Configuration:
         """
         return tuple(changed_options(self._args, args, but=_SERVED | parts.options))
 
-    async def _read_entry(self, entry: Entry, running: Mapping[Key, Running], says_all: bool) -> Wanted | None:
+    async def _read_entry(self, entry: Entry, running: Mapping[Key, Running], *, says_all: bool) -> Wanted | None:
         """Read the connection string of an entry; None if there is nothing to serve."""
         now = running.get(entry.key)
         if entry.path is None:

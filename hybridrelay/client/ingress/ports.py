@@ -223,13 +223,16 @@ def shown_addresses(bound: Iterable[tuple[str, int]]) -> tuple[str, ...]:
     )
 
 
-def _shown(bound: Iterable[tuple[str, int]], datagrams: bool) -> tuple[str, ...]:
+def _shown(bound: Iterable[tuple[str, int]], *, datagrams: bool) -> tuple[str, ...]:
     return tuple(f"{one}/udp" if datagrams else one for one in shown_addresses(bound))
 
 
 def _names_of(listeners: Iterable[trio.SocketListener], datagrams: Iterable[socket.socket]) -> tuple[str, ...]:
     """Return the addresses of listeners and UDP sockets, for people."""
-    return (*_shown(map(_bound_at, listeners), False), *_shown(map(_bound_at, datagrams), True))
+    return (
+        *_shown(map(_bound_at, listeners), datagrams=False),
+        *_shown(map(_bound_at, datagrams), datagrams=True),
+    )
 
 
 def _bound_at(one: _Listening) -> tuple[str, int]:
@@ -295,15 +298,15 @@ async def _open_name_ports(address: NamePorts, held: Container[tuple[int, bool]]
                 if (port, datagrams) in held:
                     continue
                 try:
-                    await _add(opened, address.host, port, datagrams, events=events)
+                    await _add(opened, address.host, port, datagrams=datagrams, events=events)
                 except OSError as exc:
                     if number:
                         missing.append((port, exc))
                     else:
-                        await _add_another(opened, address.host, port, datagrams, exc, events=events)
+                        await _add_another(opened, address.host, port, exc, datagrams=datagrams, events=events)
             for _, same in groupby(missing, key=lambda one: one[1].errno):
                 ports = list(same)
-                left_out = _shown(((address.host, port) for port, _ in ports), datagrams)
+                left_out = _shown(((address.host, port) for port, _ in ports), datagrams=datagrams)
                 _report_left_out(left_out, ports[0], events)
                 opened.left_out += left_out
     except BaseException:
@@ -313,7 +316,7 @@ async def _open_name_ports(address: NamePorts, held: Container[tuple[int, bool]]
     return opened
 
 
-async def _add(opened: OpenPort, host: str, port: int, datagrams: bool, *, events: EventStream) -> None:
+async def _add(opened: OpenPort, host: str, port: int, *, datagrams: bool, events: EventStream) -> None:
     """Listen on a port of a local name, for TCP connections or for datagrams.
 
     Raises:
@@ -361,16 +364,16 @@ def _explained(host: str, port: int) -> Iterator[None]:
 
 
 async def _add_another(
-    opened: OpenPort, host: str, port: int, datagrams: bool, error: OSError, *, events: EventStream
+    opened: OpenPort, host: str, port: int, error: OSError, *, datagrams: bool, events: EventStream
 ) -> None:
     """Listen on any free port in place of the first port of a local name, and report that."""
     before = set(opened.stands_for)
-    await _add(opened, host, 0, datagrams, events=events)
+    await _add(opened, host, 0, datagrams=datagrams, events=events)
     for one in opened.stands_for.keys() - before:
         opened.stands_for[one] = port
         _, used = _bound_at(one)
     text, remedy = _why_not_opened(error, port, "or let the application use the other port")
-    (address,) = _shown([(host, port)], datagrams)
+    (address,) = _shown([(host, port)], datagrams=datagrams)
     events.publish(OwnPortNotOpened(address=address, used_port=used, detail=text, remedy=remedy))
 
 

@@ -109,7 +109,7 @@ class Machine:
             case inputs.ChannelOpened(attempt, channel):
                 self._opened(attempt, channel, now)
             case inputs.AttemptFailed(attempt, error, tried_every_relay):
-                self._attempt_failed(attempt, error, tried_every_relay, now)
+                self._attempt_failed(attempt, error, now, tried_every_relay=tried_every_relay)
             case inputs.Greeted(activity_id):
                 self._greeted(activity_id)
             case inputs.Rejected(error):
@@ -177,7 +177,7 @@ class Machine:
         self._pauses.given(now)
         self._out.append(commands.RunSession(attempt) if searching else commands.UseChannel(attempt))
 
-    def _attempt_failed(self, attempt: int, error: HybridRelayError, tried_every_relay: bool, now: float) -> None:
+    def _attempt_failed(self, attempt: int, error: HybridRelayError, now: float, *, tried_every_relay: bool) -> None:
         if attempt == self._move_attempt:
             self._move_failed(error)
         elif attempt == self._attempt:
@@ -185,7 +185,7 @@ class Machine:
             if self.state is State.SEARCHING:
                 self._not_opened(error)
             else:
-                self._not_resumed(error, tried_every_relay, now)
+                self._not_resumed(error, now, tried_every_relay=tried_every_relay)
 
     def _greeted(self, activity_id: str) -> None:
         channel = self.channel
@@ -263,7 +263,7 @@ class Machine:
         self._attempt = self._next_attempt()
         self._out.append(commands.Resume(self._attempt, same_relay_first=self._same_relay_first))
 
-    def _not_resumed(self, error: HybridRelayError, tried_every_relay: bool, now: float) -> None:
+    def _not_resumed(self, error: HybridRelayError, now: float, *, tried_every_relay: bool) -> None:
         self._go(Cause.ATTEMPT_FAILED)
         self.is_connector_absent = self.is_connector_absent or is_absence(error)
         self._verdict = outcome_of_failure(error, tried_every_relay=tried_every_relay)

@@ -57,7 +57,7 @@ def _nothing() -> Element:
     )
 
 
-def _link(label: str, is_current: bool, **query: str) -> Element:
+def _link(label: str, *, is_current: bool, **query: str) -> Element:
     wanted = {key: value for key, value in query.items() if value}
     current = "true" if is_current else None
     return h("a", label, href=f"/monitor?{urllib.parse.urlencode(wanted)}", class_="button", aria_current=current)
@@ -73,7 +73,10 @@ def _controls(chosen: str, scale: str, name: str, names: Sequence[str]) -> Eleme
         "div",
         h(
             "div",
-            [_link(one.label, key == chosen, range=key, scale=scale, connection=name) for key, one in RANGES.items()],
+            [
+                _link(one.label, is_current=key == chosen, range=key, scale=scale, connection=name)
+                for key, one in RANGES.items()
+            ],
             class_="tabs",
             role="group",
             aria_label="Time",
@@ -81,7 +84,7 @@ def _controls(chosen: str, scale: str, name: str, names: Sequence[str]) -> Eleme
         h(
             "div",
             [
-                _link(label, key == scale, range=chosen, scale=key, connection=name)
+                _link(label, is_current=key == scale, range=chosen, scale=key, connection=name)
                 for key, label in (("absolute", "Absolute"), ("relative", "Relative"))
             ],
             class_="tabs",

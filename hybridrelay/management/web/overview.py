@@ -46,7 +46,7 @@ async def _overview(visit: Visit) -> View:
         files=CHART_FILES,
         actions=_state(relay),
         content=(
-            _problems(visit, problems, relay is not None),
+            _problems(visit, problems, is_whole=relay is not None),
             _figures(relay, await _total(visit) if usage is None else ConnectionSnapshot(), usage),
             await _data(visit),
             _connections(visit, page),
@@ -72,7 +72,7 @@ def _state(relay: RelayValue | None) -> Element | None:
     return h("span", state, id="state", data_live=True)
 
 
-def _problems(visit: Visit, problems: Sequence[RelayProblem], is_whole: bool) -> Element:
+def _problems(visit: Visit, problems: Sequence[RelayProblem], *, is_whole: bool) -> Element:
     rows = [_problem(visit, one) for one in problems]
     shown, more = rows[:_SHOWN_PROBLEMS], rows[_SHOWN_PROBLEMS:_MAX_PROBLEMS]
     rest = len(rows) - len(shown) - len(more)

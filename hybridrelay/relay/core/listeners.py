@@ -351,7 +351,7 @@ class ListenerTable(Generic[HandleT]):
     def _choose_displaced(
         self, known: _Connection[HandleT], newcomer: Listener[HandleT], first_registered_at: float
     ) -> Listener[HandleT] | None:
-        def choose(is_drawn: bool) -> Listener[HandleT] | None:
+        def choose(*, is_drawn: bool) -> Listener[HandleT] | None:
             return choose_displaced(
                 tuple(known.listeners.values()),
                 known.first_registered_at,

@@ -158,7 +158,7 @@ class CheckpointFile(ExpendableDatabase):
             CheckpointsFull: a limit is reached.
         """
         try:
-            if full := self.use(lambda database: self._keep(database, checkpoint, for_client)):
+            if full := self.use(lambda database: self._keep(database, checkpoint, for_client=for_client)):
                 raise CheckpointsFull(full)
         except ExpendableFileError as exc:
             if exc.is_full:
@@ -189,7 +189,7 @@ class CheckpointFile(ExpendableDatabase):
         """
         self.use(lambda database: self._sweep(database, now))
 
-    def _keep(self, database: sqlite3.Connection, one: KeptCheckpoint, for_client: bool) -> str:
+    def _keep(self, database: sqlite3.Connection, one: KeptCheckpoint, *, for_client: bool) -> str:
         """Do what `keep` does, in a transaction. Returns which limit is reached; empty if none is."""
         if database.execute(_STORED, (one.connection, one.log_id, one.seq, one.head, one.key)).fetchone():
             return ""
@@ -201,19 +201,20 @@ class CheckpointFile(ExpendableDatabase):
         if one.log_id not in known and len(known) >= max_logs:
             return f"checkpoints of {max_logs} audit logs are kept for this hybrid connection already{rest}"
         rows = sum(known.values())
-        part, is_short = self._part(database, one.connection, for_client)
+        part, is_short = self._part(database, one.connection, for_client=for_client)
         allowed = min(max_rows, part)
         missing = rows - allowed + min(PRESS_ROWS, allowed // 4)
         if rows <= allowed and missing > 0 and one.log_id in known:
-            rows -= self._press(database, one, missing, for_client)
-        if rows >= allowed and not self._make_way(database, one, for_client, any_key=is_short and not for_client):
+            rows -= self._press(database, one, missing, for_client=for_client)
+        any_key = is_short and not for_client
+        if rows >= allowed and not self._make_way(database, one, for_client=for_client, any_key=any_key):
             if rows >= max_rows:
                 return f"{max_rows} checkpoints are kept for this hybrid connection already{rest}"
             return f"{rows} checkpoints are already kept for this hybrid connection, and no room is left{rest}"
         database.execute(_INSERT, (*attrs.astuple(one)[:-1], for_client))
         return ""
 
-    def _part(self, database: sqlite3.Connection, connection: str, for_client: bool) -> tuple[int, bool]:
+    def _part(self, database: sqlite3.Connection, connection: str, *, for_client: bool) -> tuple[int, bool]:
         """Return how many checkpoints a hybrid connection may have now, and whether others have left no room for
         `FEW_ROWS`; see rules 5 to 8."""
         (pages,), (unused,), (size,) = (
@@ -227,7 +228,7 @@ class CheckpointFile(ExpendableDatabase):
         return max(1, int(part * (CLIENT_PART if for_client else 1))), few < FEW_ROWS
 
     def _make_way(
-        self, database: sqlite3.Connection, one: KeptCheckpoint, for_client: bool, *, any_key: bool
+        self, database: sqlite3.Connection, one: KeptCheckpoint, *, for_client: bool, any_key: bool
     ) -> bool:
         """Delete a checkpoint of the log to which a later one is to be added; see rule 7.
 
@@ -251,7 +252,7 @@ class CheckpointFile(ExpendableDatabase):
         database.execute("DELETE FROM checkpoints WHERE id = ?", (found[index][0],))
         return True
 
-    def _press(self, database: sqlite3.Connection, one: KeptCheckpoint, wanted: int, for_client: bool) -> int:
+    def _press(self, database: sqlite3.Connection, one: KeptCheckpoint, wanted: int, *, for_client: bool) -> int:
         """Delete checkpoints of the log to which one is to be added; see `PRESSED`. Returns how many."""
         log, now = (one.connection, one.log_id), one.received_at
         if abs(now - self._pressed_at.get(log, -math.inf)) < PRESS_SECONDS:

@@ -209,13 +209,15 @@ class MemoryStore:
         quota: Quota = NO_QUOTA,
     ) -> HybridConnection:
         """See `Store.create`."""
-        return self._add(valid_record(name, hosts, rules), description, disabled, quota)
+        return self._add(valid_record(name, hosts, rules), description, quota, disabled=disabled)
 
     def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """See `Store.import_`."""
-        return self._add(record, description, disabled=False, quota=NO_QUOTA)
+        return self._add(record, description, NO_QUOTA, disabled=False)
 
-    def _add(self, record: RelayRecord, description: Description, disabled: bool, quota: Quota) -> HybridConnection:
+    def _add(
+        self, record: RelayRecord, description: Description, quota: Quota, *, disabled: bool
+    ) -> HybridConnection:
         if record.name in self._read():
             raise name_is_taken(record.name)
         check_new_connection(self._editions, len(self._connections))

@@ -128,7 +128,10 @@ class SQLiteStore(SQLiteReader):
         reserve = Reserve(state_dir)
         stream = plainly_logged_events() if events is None else events
         registry = with_reserve(
-            reserve, lambda: cls._open(state_dir, create, clock, reserve, stream), state_dir / REGISTRY_FILE, stream
+            reserve,
+            lambda: cls._open(state_dir, clock, reserve, stream, create=create),
+            state_dir / REGISTRY_FILE,
+            stream,
         )
         if create:
             reserve.restore()
@@ -136,7 +139,7 @@ class SQLiteStore(SQLiteReader):
 
     @classmethod
     def _open(
-        cls, state_dir: Path, create: bool, clock: Callable[[], float], reserve: Reserve, events: EventStream
+        cls, state_dir: Path, clock: Callable[[], float], reserve: Reserve, events: EventStream, *, create: bool
     ) -> Self:
         path = state_dir / REGISTRY_FILE
         try:
@@ -192,13 +195,15 @@ class SQLiteStore(SQLiteReader):
         quota: Quota = NO_QUOTA,
     ) -> HybridConnection:
         """See `Store.create`."""
-        return self._add(valid_record(name, hosts, rules), description, disabled, quota)
+        return self._add(valid_record(name, hosts, rules), description, quota, disabled=disabled)
 
     def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """See `Store.import_`."""
-        return self._add(record, description, disabled=False, quota=NO_QUOTA)
+        return self._add(record, description, NO_QUOTA, disabled=False)
 
-    def _add(self, record: RelayRecord, description: Description, disabled: bool, quota: Quota) -> HybridConnection:
+    def _add(
+        self, record: RelayRecord, description: Description, quota: Quota, *, disabled: bool
+    ) -> HybridConnection:
         with self._change() as database:
             if database.execute(EXISTS, (record.name,)).fetchone():
                 raise name_is_taken(record.name)
@@ -229,7 +234,7 @@ class SQLiteStore(SQLiteReader):
     ) -> HybridConnection:
         """See `Store.change`. Works on a full disk, too, because disabling must."""
         checked = None if hosts is None else valid_hosts(hosts)
-        self._with_reserve(lambda: self._replace(name, description, checked, disabled, quota, version))
+        self._with_reserve(lambda: self._replace(name, description, checked, quota, version, disabled=disabled))
         return self.get(name)
 
     def _replace(
@@ -237,9 +242,10 @@ class SQLiteStore(SQLiteReader):
         name: str,
         description: Description | None,
         hosts: tuple[str, ...] | None,
-        disabled: bool | None,
         quota: Quota | None,
         version: int | None,
+        *,
+        disabled: bool | None,
     ) -> None:
         with self._change_of(name, version) as (database, _):
             if description is not None:

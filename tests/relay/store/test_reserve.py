@@ -189,11 +189,11 @@ def test_what_was_released_to_open_the_registry_is_taken_back(
     opening = SQLiteStore._open
 
     def open_without_reserve(
-        state_dir: Path, create: bool, clock: Callable[[], float], reserve: Reserve, events: EventStream
+        state_dir: Path, clock: Callable[[], float], reserve: Reserve, events: EventStream, *, create: bool
     ) -> SQLiteStore:
         if fails or (tmp_path / RESERVE_FILE).exists():
             raise StateError("full") from _sqlite(sqlite3.SQLITE_CANTOPEN)
-        return opening(state_dir, create, clock, reserve, events)
+        return opening(state_dir, clock, reserve, events, create=create)
 
     monkeypatch.setattr(SQLiteStore, "_open", open_without_reserve)
     if fails:
