@@ -62,6 +62,15 @@ def free_port() -> int:
                 return port
 
 
+def free_udp_port() -> int:
+    """Return a port that neither UDP nor TCP uses now, below the same range."""
+    while True:
+        port = free_port()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
 def _leave_other_namespace() -> None:
     """Enter the network namespace of the main thread, in which the process that is started next has to run.
 

@@ -30,6 +30,7 @@ from hybridrelay.events import all_events
 from hybridrelay.streams.unix_sockets import short_path
 
 from ..certificates import CertificateAuthority
+from ..deployments import free_port
 
 RECORD = Record(
     1_700_000_000.25,
@@ -280,9 +281,7 @@ class TestSyslogServers:
             sink.close()
 
     def test_a_server_that_is_not_there(self) -> None:
-        with server() as logs:
-            port = logs.port
-        sink = SyslogSink("tcp", "127.0.0.1", port)
+        sink = SyslogSink("tcp", "127.0.0.1", free_port())
         with pytest.raises(ConnectionRefusedError):
             sink.write([RECORD])
 

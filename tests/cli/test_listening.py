@@ -19,6 +19,7 @@ from hybridrelay.cli.arguments.forward import parse_forward
 from hybridrelay.cli.entries import entries_of
 from hybridrelay.events import Event, EventStream, ListenAddressSkipped, logged_events
 
+from ..deployments import free_port
 from ..resolving import FixedResolver
 from .conftest import Created, Run
 
@@ -92,9 +93,9 @@ async def test_a_name_service_that_does_not_answer_is_an_error(
 
 async def test_a_port_that_is_taken_at_one_address_is_an_error() -> None:
     with socket.socket() as other:
-        other.bind(("127.0.0.2", 0))
+        port = free_port()
+        other.bind(("127.0.0.2", port))
         other.listen()
-        port = other.getsockname()[1]
         trio.socket.set_custom_hostname_resolver(FixedResolver(_HERE, "127.0.0.2"))
         with pytest.raises(OSError) as caught:
             await open_listeners("localhost", port, events=logged_events())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -34,6 +33,7 @@ from hybridrelay.streams import connecting
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair
 
+from ..deployments import free_port
 from ..resolving import FixedResolver
 from ..silent import silent_listener
 from .served_session import ServedSession
@@ -345,8 +345,7 @@ async def test_a_refusal_is_reported_to_both(
     lines: Callable[[], list[tuple[object, ...]]],
     why: str,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        nobody = HostPort("127.0.0.1", server.getsockname()[1])
+    nobody = HostPort("127.0.0.1", free_port())
     expected = {"policy": Reason.IDENTITY_DENIED, "target": Reason.TARGET_REFUSED, "bug": Reason.INTERNAL_ERROR}[why]
     if why == "bug":
 

@@ -15,7 +15,7 @@ import trio
 
 from hybridrelay._own_address import own_addresses
 
-from ..deployments import Deployment, Program
+from ..deployments import Deployment, Program, free_udp_port
 from ..waiting import async_wait_until, patience
 
 
@@ -78,9 +78,8 @@ async def test_requests_are_answered_over_any_transport(
 
 async def test_streams_and_datagrams_at_one_port(deployment: Deployment, nursery: trio.Nursery) -> None:
     with bound() as target:
-        # TCP first: a number that it has to share is less likely to be in use for UDP than the other way round.
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        number = listener.socket.getsockname()[1]
+        number = free_udp_port()
+        (listener,) = await trio.open_tcp_listeners(number, host="127.0.0.1")
         async with listener:
             await target.bind(("127.0.0.1", number))
             nursery.start_soon(echo, target)
@@ -119,11 +118,7 @@ async def test_without_listen_it_receives_what_the_target_does(
 
 async def test_without_listen_every_port_receives_datagrams(deployment: Deployment) -> None:
     """It needs no connector for that."""
-    with bound() as one, bound() as other:
-        ports = set()
-        for sock in (one, other):
-            await sock.bind((ADDRESS, 0))
-            ports.add(sock.getsockname()[1])
+    ports = {free_udp_port(), free_udp_port()}
     kdc = deployment.create("kdc", f"{NAME}:{','.join(map(str, ports))}/udp")
     program = deployment.start("forward", "--connection-string-file", kdc.application)
     assert re.search(rf" kdc={ADDRESS}:[0-9-]+/udp(,{ADDRESS}:[0-9-]+/udp)?$", program.out)
@@ -148,10 +143,10 @@ async def test_every_port_of_a_target_leads_to_the_same_port(
     with ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < 3:
-            sock = stack.enter_context(bound())
-            await sock.bind(("127.0.0.1", 0))
-            port = sock.getsockname()[1]
+            port = free_udp_port()
             if all(abs(port - other) > 1 for other in ports):  # else they are shown as a range
+                sock = stack.enter_context(bound())
+                await sock.bind(("127.0.0.1", port))
                 ports.append(port)
                 nursery.start_soon(say_port, sock)
         first, second, taken = ports

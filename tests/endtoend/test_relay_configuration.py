@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ..deployments import Deployment, Program
+from ..deployments import Deployment, Program, free_port
 from ..waiting import patience
 from .targets import echo, exchange, serve
 
@@ -98,9 +98,8 @@ async def test_proxies_are_changed_and_other_settings_need_a_restart(tmp_path: P
             assert problem["code"] == "restart-needed"
             assert problem["detail"].endswith("max-pairs, keep-pairs")
             assert await trio.to_thread.run_sync(answers_probe, http)
-            with socket.create_server(("127.0.0.1", 0)) as closed:
-                nowhere = closed.getsockname()[1]
-            await hang_up(relay, config, f'audit-to = "syslog+tcp://127.0.0.1:{nowhere}"\n', "audit.sink-failed")
+            nowhere = f'audit-to = "syslog+tcp://127.0.0.1:{free_port()}"\n'
+            await hang_up(relay, config, nowhere, "audit.sink-failed")
             (problem,) = await trio.to_thread.run_sync(problems, deployment)
             assert problem["code"] == "audit-failed"
             await hang_up(relay, config, "", "options.reloaded")

@@ -12,24 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from ..deployments import Deployment, Program, free_port, wait_for_port
+from ..deployments import Deployment, Program, free_udp_port, wait_for_port
 from ..waiting import patience, wait_until
 from .conftest import find, private_directory, run
 
 #: More than 512 bytes, which DNS answers without EDNS may have.
 LONG = [f"{number:02}" * 30 for number in range(20)]
-
-
-def free_udp_port() -> int:
-    """A port that neither UDP nor TCP uses now."""
-    while True:
-        port = free_port()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from hybridrelay.security import HostPort
 from hybridrelay.streams import connecting
 from hybridrelay.streams.connecting import open_tcp
 
+from ..deployments import free_port
 from ..resolving import FixedResolver
 
 
@@ -99,8 +100,7 @@ async def test_the_one_that_is_used_ends_as_its_owner_decides(
 
 
 async def test_the_failure_at_each_of_several_addresses_is_reported() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        refusing = other.getsockname()[1]
+    refusing = free_port()
     trio.socket.set_custom_hostname_resolver(FixedResolver("127.0.0.1", "127.0.0.2"))
     with pytest.raises(OSError, match="all attempts") as caught:
         await open_tcp("db.example", refusing)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -161,12 +163,30 @@ class Deployment:
         return open_client(ClientConfig(string, **options))
 
 
+async def _keep_ports(host: str, *, task_status: trio.TaskStatus[dict[str, int]]) -> None:
+    """Choose free ports, and keep them for the relays of a test until it ends, also while none is running.
+
+    A socket that is bound to a port and does not listen keeps the system from using it for outgoing connections.
+    Because all have SO_REUSEADDR, it is not in the way of a relay (socket(7), Linux only).
+    """
+    with ExitStack() as stack:
+        numbers = {}
+        for name in PORTS if sys.platform == "linux" else ():
+            sock = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, 0))
+            numbers[name] = sock.getsockname()[1]
+        task_status.started(numbers)
+        await trio.sleep_forever()
+
+
 async def deploy(
     nursery: trio.Nursery, state_dir: Path, *, host: str = HOST, ports: Mapping[str, int] | None = None
 ) -> Deployment:
     """Start a relay. `ports` gives those that are to have certain numbers, such as those of an earlier relay."""
+    numbers = await nursery.start(_keep_ports, host) if ports is None else ports
     config = RelayConfig(
-        state_dir=state_dir, bindings={name: (Binding(host, (ports or {}).get(name, 0)),) for name in PORTS}
+        state_dir=state_dir, bindings={name: (Binding(host, numbers.get(name, 0)),) for name in PORTS}
     )
     stop = trio.Event()
 

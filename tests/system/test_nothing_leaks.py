@@ -20,6 +20,7 @@ from hybridrelay.relay.core.rendezvous import RendezvousTable
 from hybridrelay.relay.service import broker as broker_module
 from hybridrelay.security import ConnectionString, HostPort, Role, generate_key
 
+from ..deployments import free_port
 from ..leaks import SETTLING_SECONDS, assert_back_to, of_this_run, settled
 from ..receiving import receive_all
 from ..waiting import async_wait_until
@@ -149,10 +150,7 @@ async def test_sessions_that_resume(deployment: Deployment, nursery: trio.Nurser
 
 
 async def test_opens_that_the_target_refuses(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
-    (unused,) = await trio.open_tcp_listeners(0, host=HOST)
-    port = unused.socket.getsockname()[1]
-    await unused.aclose()
-    published = await _publish(deployment, HostPort(HOST, port), mode=mode)
+    published = await _publish(deployment, HostPort(HOST, free_port()), mode=mode)
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
 
         async def cycle() -> None:
