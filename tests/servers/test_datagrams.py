@@ -63,9 +63,14 @@ def dig(port: int, *arguments: str) -> str:
     return run([find("dig"), "@127.0.0.1", "-p", str(port), "+time=5", "+tries=5", *arguments])
 
 
+def answers(output: str) -> list[str]:
+    """The lines of `dig +short`, without those that say that a datagram is late, and that it asks again."""
+    return [line for line in output.splitlines() if not line.startswith(";;")]
+
+
 def test_dig_over_udp(dns: int) -> None:
     for _ in range(20):
-        assert dig(dns, "+notcp", "+short", "sql01.corp.example").strip() == "10.20.30.40"
+        assert answers(dig(dns, "+notcp", "+short", "sql01.corp.example")) == ["10.20.30.40"]
     assert "status: NXDOMAIN" in dig(dns, "+notcp", "no-such-name.corp.example")
 
 
@@ -91,7 +96,7 @@ def test_many_questions_at_once(dns: int, tmp_path: Path) -> None:
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     for one in running:
         output, _ = one.communicate(timeout=patience(120))
-        assert output.split() == ["10.20.30.40"] * 50
+        assert answers(output) == ["10.20.30.40"] * 50
 
 
 def test_snmp_works_over_udp(deployment: Deployment) -> None:
