@@ -430,7 +430,8 @@ class Client:
             port: which port of the target, if the hybrid connection has several. None means the first one.
             wait_opened: if False, return as soon as the connector has been asked. Up to 16 KiB can then be sent
                 without waiting for a round trip; if the connector or the target refuses, the stream breaks
-                (`MuxStream.wait_opened` raises the reason).
+                (`MuxStream.wait_opened` raises the reason). `MuxStream.aclose` says what happens to what was sent if
+                the stream is closed before the connector has answered.
             patience: how long to wait for a session, in seconds; see `connect`.
 
         Raises:

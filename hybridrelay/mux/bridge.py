@@ -27,7 +27,7 @@ from ..streams.registration import Handler, Next, Registration
 from ..streams.sockets import has_unread
 from ._directions import Broke, Inward, Outward, stream_broke
 from .bridging import Bridged, BridgeMachine, Command, Incoming, Input
-from .stream import MuxStream
+from .stream import NO_ANSWER, OPENING_SECONDS, MuxStream
 
 __all__ = ["Bridge"]
 
@@ -36,9 +36,6 @@ _logger = logging.getLogger(__name__)
 #: How long the last bytes of a peer that has stopped reading may take to be delivered to the TCP connection
 #: (seconds).
 _LAST_BYTES_SECONDS = 30.0
-#: How long the peer's answer to OPEN may take (seconds): 10 s for connecting to the target, and the rest for a
-#: session that resumes in the meantime.
-_OPENING_SECONDS = 30.0
 
 
 class Bridge(Handler):
@@ -101,7 +98,7 @@ class Bridge(Handler):
         stream.set_watcher(self)
         self._registration.mark_readable()
         if not stream.was_accepted:
-            reactor.timeouts(_OPENING_SECONDS).add(self._give_up_opening)
+            reactor.timeouts(OPENING_SECONDS).add(self._give_up_opening)
         self.on_changed()
 
     def stop(self) -> None:
@@ -113,7 +110,7 @@ class Bridge(Handler):
         if self._registration is not None:
             self._registration.close()
         if self._reactor is not None:
-            self._reactor.timeouts(_OPENING_SECONDS).remove(self._give_up_opening)
+            self._reactor.timeouts(OPENING_SECONDS).remove(self._give_up_opening)
             self._reactor.timeouts(_LAST_BYTES_SECONDS).remove(self.stop)
             self._reactor = None
         self._over()
@@ -206,7 +203,7 @@ class Bridge(Handler):
         elif stream.was_accepted:
             self._outward.early = []
             if self._reactor is not None:
-                self._reactor.timeouts(_OPENING_SECONDS).remove(self._give_up_opening)
+                self._reactor.timeouts(OPENING_SECONDS).remove(self._give_up_opening)
             self.report(Input.ACCEPTED)
             self.on_data()
         elif stream.was_aborted:
@@ -214,7 +211,7 @@ class Bridge(Handler):
 
     def _give_up_opening(self) -> None:
         self.gave_up = True
-        self._refused(StreamRefused("no answer to OPEN in time", reason=Reason.TARGET_TIMEOUT))
+        self._refused(StreamRefused(NO_ANSWER, reason=Reason.TARGET_TIMEOUT))
 
     def _refused(self, refusal: StreamRefused) -> None:
         self.refusal = refusal

@@ -162,7 +162,7 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
     async def aclose(self) -> None:
         """End the flow, for both sides. Datagrams that wait to be sent are still sent, if that is possible soon.
 
-        Never waits for the peer or fails, even if cancelled.
+        Never waits for the peer. If cancelled, the flow is closed nevertheless.
         """
         self.close_nowait()
         await checkpoint()

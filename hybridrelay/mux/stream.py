@@ -29,6 +29,11 @@ from .watcher import StreamWatcher
 #: equal share, but at most `SessionConfig.send_queue` and at least `BASE_WINDOW`. Limits the memory that a peer can
 #: use up by opening thousands of streams, requesting a lot of data on each, and reading nothing.
 QUEUED_PER_SESSION = 64 * 1024 * 1024
+#: How long the peer's answer to OPEN may take (seconds): 10 s for connecting to the target, and the rest for a
+#: session that resumes in the meantime.
+OPENING_SECONDS = 30.0
+#: What is said about a stream that has no answer by then.
+NO_ANSWER = "no answer to OPEN in time"
 
 
 class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
@@ -40,8 +45,8 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     """
 
     __slots__ = (
-        "_end_callback", "_received_eof", "_send_conflict", "_sender", "_sent_eof", "_settled_callback",
-        "_unsettled_end", "_watcher",
+        "_answer_deadline", "_end_callback", "_received_eof", "_send_conflict", "_sender", "_sent_eof",
+        "_settled_callback", "_unsettled_end", "_watcher",
     )  # fmt: skip
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
@@ -53,6 +58,8 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
         #: How the stream has ended on this side, while it is not known whether the peer has received everything.
         self._unsettled_end: LocalEnd | None = None
         self._settled_callback: Callable[[], None] | None = None
+        #: Until when a stream that was closed before its answer waits for it, on Trio's clock.
+        self._answer_deadline = 0.0
         self._send_conflict = ConflictDetector("another task is sending on this stream")
         self._sender = Waiter()
         #: Is informed in place of a task that waits; see `set_watcher`.
@@ -197,7 +204,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
             await cancel_shielded_checkpoint()
 
     def send_eof_nowait(self) -> None:
-        """Like `send_eof`, but without a checkpoint."""
+        """Like `send_eof`, but without a checkpoint. Raises the same errors."""
         if self._send_conflict.held:
             raise trio.BusyResourceError("another task is sending on this stream")
         if self._closed:
@@ -265,10 +272,14 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return data that has arrived, or wait for it. b"" always means that the peer sent end of file.
 
+        Args:
+            max_bytes: how many bytes to return at most, 1 or more; None means `READ_BYTES`.
+
         Raises:
             trio.BrokenResourceError: the stream was reset, or lost with its session.
             trio.ClosedResourceError: we closed the stream.
             trio.BusyResourceError: another task is receiving.
+            TypeError, ValueError: `max_bytes` is not an integer, or is less than 1.
 
         If cancelled, no data is lost.
         """
@@ -343,7 +354,10 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
         """Close the stream. What was queued is still sent, followed by end of file. The peer is told that we stop
         reading.
 
-        Never blocks or fails, even if cancelled. Use `reset` instead if the data is incomplete.
+        This also holds if the peer has not answered yet: it gets the data if it accepts the stream within 30
+        seconds. But if nothing was sent, such a stream is reset, so that the peer need not connect to the target.
+
+        Never blocks. If cancelled, the stream is closed nevertheless. Use `reset` instead if the data is incomplete.
         """
         self.close_nowait()
         await checkpoint()
@@ -354,24 +368,40 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
             return
         self._closed = True
         core, states = self._core, self._state.states
-        if states.opening is Opening.ANSWERED:
+        unanswered = states.opening is Opening.AWAITING
+        delivers = states.opening is Opening.ANSWERED or (unanswered and self._has_sent)
+        if delivers:
             finished = self._state.at_eof and not self._state.stopped_by_peer
             reason = self._state.reason if self._state.stopped_by_peer else Reason.CANCELLED
             self._end(Party.LOCAL, Reason.NO_ERROR if finished else reason, was_closed=True)
         else:
             self._end(Party.LOCAL, Reason.CANCELLED)
         if core.ended is None and not states.is_over:
-            if states.opening is not Opening.ANSWERED:
+            if not delivers:
                 core.reset(self._state, Reason.CANCELLED)
             else:
                 if states.sending is Sending.OPEN:
                     core.send_fin(self._state)
                 core.stop(self._state)
+                if unanswered:
+                    self._answer_deadline = trio.current_time() + OPENING_SECONDS
+                    self._session.limit_settling(self)
             self._output()
         elif self._state.receive_queue and core.ended is None:
             core.stop(self._state)
         self._wake()
         self._let_go()
+
+    @property
+    def _has_sent(self) -> bool:
+        """Whether data or the end of file was queued, or written to the channel."""
+        return self.sent_bytes > 0 or self._state.states.sending is not Sending.OPEN
+
+    @property
+    def _awaits_answer(self) -> bool:
+        """Whether the stream was closed, and the session has not reported the peer's answer yet. Before that, it is
+        not known whether anything is delivered, even if the peer has acknowledged it."""
+        return self._closed and not self._answer.is_set()
 
     def reset(self, reason: Reason = Reason.CANCELLED, text: str = "") -> None:
         """Abort both directions immediately, and drop what was not written yet. Synchronous and idempotent.
@@ -401,8 +431,9 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
 
         A stream ends when both directions have finished (`send_eof` was called, and everything was read), when it is
         closed or reset on this side, when the peer aborts it, or when its session ends. A stream that was not aborted
-        still delivers what is queued. The callback is called when it is known whether the peer has received that, or
-        after 5 seconds without an acknowledgement. It must neither wait nor raise.
+        still delivers what is queued. In this case, the callback is called only when it is known whether the peer has
+        received this, or after 5 seconds without an acknowledgement; if the peer has not answered yet, after 30
+        seconds without an answer. It must neither wait nor raise.
         """
         self._end_callback = callback
         if self._state.is_aborted:
@@ -420,7 +451,8 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
             self._state.ask_for_delivery()
 
     def limit_settling(self) -> None:
-        """Call the callback of `set_settled_callback` after 5 seconds, even if the peer has acknowledged nothing.
+        """Call the callback of `set_settled_callback` after 5 seconds at the latest, even if the peer has
+        acknowledged nothing.
 
         For use when the stream is closed on this side.
         """
@@ -428,13 +460,24 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
             self._session.limit_settling(self)
 
     def stop_waiting(self) -> None:
-        """Report the end of the stream now, although the peer has not acknowledged everything. For the session."""
-        self._settle()
+        """Report the end of the stream now, although the peer has not acknowledged everything. For the session.
+
+        A stream that has no answer yet continues to wait for that, and is reset if there is none in time.
+        """
+        if not self._awaits_answer:
+            self._settle()
+        elif trio.current_time() < self._answer_deadline:
+            self._session.limit_settling(self)
+        else:
+            self.reset(Reason.TARGET_TIMEOUT, NO_ANSWER)
 
     def _let_go(self) -> None:
         """Let this object be freed if nothing is to be reported; the core keeps the state until the peer has
         acknowledged the end."""
+        if self._awaits_answer:
+            return
         if self._closed and self._settled_callback is None and self._end_callback is None:
+            self._session.settled(self)
             self._watcher = None
             self._state.stop_observing()
 
@@ -445,7 +488,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
         end = LocalEnd(ended_by, reason, was_closed, received_all, trio.current_time())
         if not (was_closed or ended_by is Party.NOBODY):
             self._report_end(end)
-        elif self.is_settled:
+        elif self.is_settled and not self._awaits_answer:
             self._report_end(self._settled(end))
         elif self._unsettled_end is None:
             self._unsettled_end = end
@@ -466,7 +509,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
                 was_accepted=self.was_accepted,
                 sent=state.send_window.sent,
                 received=state.receive_window.consumed,
-                sent_all=state.is_delivered,
+                sent_all=state.is_delivered and self.was_accepted,
                 received_all=end.received_all,
                 peer_stopped=state.stopped_by_peer,
                 was_closed=end.was_closed,
@@ -484,10 +527,13 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
 
     def _settle(self) -> None:
         """Call the callbacks that have waited until it is known whether everything was delivered."""
-        self._session.settled(self)
+        if not self._awaits_answer:
+            self._session.settled(self)
         callback, self._settled_callback = self._settled_callback, None
         if callback is not None:
             callback()
+        if self._awaits_answer:
+            return
         if self._unsettled_end is not None:
             self._report_end(self._settled(self._unsettled_end))
         self._let_go()
@@ -495,7 +541,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     def _settled(self, end: LocalEnd) -> LocalEnd:
         """Complete the end of a stream: it is known now whether everything was delivered, or the wait is over."""
         state = self._state
-        if state.is_delivered:
+        if state.is_delivered and not state.is_aborted:  # what was acknowledged may have been refused afterwards
             return end
         if not self.is_settled:
             return attrs.evolve(end, ended_by=Party.NOBODY)
@@ -503,6 +549,14 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
         return attrs.evolve(end, reason=self.failure_reason, ended_by=end.ended_by if stopped else self._aborted_by)
 
     # --- `StreamObserver`, for the session
+
+    def on_answered(self) -> None:
+        """Note that the stream was accepted, by the peer or by us."""
+        super().on_answered()
+        if self._closed and self.is_settled:
+            self._settle()
+        else:
+            self._let_go()
 
     def on_readable(self) -> None:
         """Note that data or the end of file arrived."""
@@ -519,6 +573,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
 
     def on_aborted(self) -> None:
         """Note that the stream was refused or reset, or lost with its session."""
+        self._note_answer()
         self._settle()
         self._end_aborted()
         self._wake()

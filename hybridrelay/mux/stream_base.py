@@ -155,11 +155,15 @@ class StreamBase:
         message = f"{reason.describe} ({text})" if text and text != reason.describe else reason.describe
         return StreamReset(message, reason=reason)
 
-    def _wake(self) -> None:
-        """Wake everything that waits for a change of its state."""
-        self._receiver.wake()
+    def _note_answer(self) -> None:
+        """If it was answered or aborted, inform the session, and the task in `wait_opened`."""
         if self._state.states.opening not in (Opening.AWAITING, Opening.OFFERED):
             self._answer.set()
             self._session.answered(self._state.id)
+
+    def _wake(self) -> None:
+        """Wake everything that waits for a change of its state."""
+        self._receiver.wake()
+        self._note_answer()
         if self._cancel_on_abort is not None and self._state.is_aborted:
             self._cancel_on_abort.cancel()

@@ -295,6 +295,34 @@ async def test_one_that_is_closed_before_it_is_open(scene: Scene, nursery: trio.
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_one_that_is_closed_after_sending_and_before_it_is_open(
+    scene: Scene, nursery: trio.Nursery, accepted: bool
+) -> None:
+    stream = await scene.open(wait_opened=False)
+    await stream.send_all(b"question")
+    await stream.aclose()
+    assert len(scene.published) == 1
+    offer = await scene.connector.offers.receive()
+    if accepted:
+        target = offer.accept()
+        assert await target.receive_some() == b"question"
+        assert await target.receive_some() == b""
+    else:
+        offer.refuse(Reason.TARGET_REFUSED)
+    await scene.wait_end()
+    end = scene.end()
+    if accepted:
+        assert scene.closed() == ("closed-with-reset", Reason.CANCELLED, "finished", "stopped-by-application")
+        assert isinstance(end, StreamClosed)
+        assert end.bytes_to_target == len(b"question")
+    else:
+        assert isinstance(end, StreamNotOpened)
+        assert end.reason is Reason.TARGET_REFUSED
+        assert scene.refused == [Reason.TARGET_REFUSED]
+    nursery.cancel_scope.cancel()
+
+
 async def test_one_that_was_aborted_before_it_is_followed(scene: Scene, nursery: trio.Nursery) -> None:
     with scene.reports.request() as follow:
         stream = scene.session.open_stream_nowait()

@@ -94,6 +94,27 @@ async def test_bytes_arrive_unchanged_both_ways(mode: str, deployment: Deploymen
     nursery.cancel_scope.cancel()
 
 
+async def test_what_was_sent_before_the_connector_has_answered_reaches_the_target(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    """The stream is closed at once, before the connector has connected to the target."""
+    send, receive = trio.open_memory_channel[bytes](1)
+
+    async def receive_message(stream: trio.SocketStream) -> None:
+        send.send_nowait(await receive_all(stream))
+
+    published, _ = await _serve(deployment, receive_message)
+    data = os.urandom(100_000)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        stream = await client.open_stream(wait_opened=False)
+        await stream.send_all(data)
+        await stream.aclose()
+        await stream.wait_opened()
+        with trio.fail_after(30):
+            assert await receive.receive() == data
+    nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_reply_comes_after_the_request_has_ended(
     mode: str, deployment: Deployment, nursery: trio.Nursery
