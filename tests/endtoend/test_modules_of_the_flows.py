@@ -1,24 +1,27 @@
-"""`docs/architecture.md` names the modules that act when a byte passes, and when a client joins."""
+"""`docs/architecture.md` names the modules that act when a byte passes, a client joins, or a route is chosen."""
 
 from __future__ import annotations
 
 import re
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from types import CodeType, FrameType
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-import hybridrelay
-from hybridrelay.abc import Binding
+from hybridrelay.abc import Binding, Dialer
 from hybridrelay.client import ClientConfig, open_client, run_forward
+from hybridrelay.connectivity import ProxyDial, ProxySettings
+from hybridrelay.connectivity.commands import Commands
+from hybridrelay.connectivity.endpoint import RelayEndpoint
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.connector import ConnectorConfig, run_connector
+from hybridrelay.protocol import control
 from hybridrelay.relay import RelayConfig, SQLiteStore, run_relay
 from hybridrelay.security import (
     ConnectionString,
@@ -28,59 +31,30 @@ from hybridrelay.security import (
     Role,
     Rule,
     create_authority,
+    load_connection_string,
 )
 
-from ..deployments import PORT_NAMES
+from ..connectivity.proxies import start_connect_proxy
+from ..deployments import HYBRIDRELAY, PORT_NAMES, Deployment
 from ..keys import key_of
+from .acting import acting
 from .targets import echo, exchange, serve
 
-SOURCE = Path(hybridrelay.__file__).parent
 PAGE = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
 BYTE, JOIN, ROUTE = "A byte of an application", "A join", "A route that is chosen"
 #: What its lists leave out.
 LEFT_OUT = "The four flows"
 #: A background task may act at any moment. What a flow needs acts each time, of so many at most.
 TIMES = 20
-#: A function of fewer lines only answers a question; modules that do no more are not part of a flow.
-MIN_LINES = 7
 #: A task of the connector runs the session of which it has opened the data channel. The policy's files are looked at
-#: several times a second.
-NOT_OF_THE_FLOW = {"connector/channels.py", "policy/watching.py"}
+#: several times a second. What is asked of a stream is checked.
+NOT_OF_THE_FLOW = {"connector/channels.py", "policy/watching.py", "streams/arguments.py"}
 
 
 def named_in(*titles: str) -> set[str]:
     """The modules that these sections name."""
     sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
     return {name for title in titles for name in re.findall(r"`([a-z_/]+\.py)`", sections[title])}
-
-
-@contextmanager
-def acting() -> Iterator[set[str]]:
-    """The modules of which a function is called in this thread during the block, without helpers."""
-    codes: set[CodeType] = set()
-    found: set[str] = set()
-
-    def see(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call":
-            codes.add(frame.f_code)
-
-    before = sys.getprofile()
-    sys.setprofile(see)
-    try:
-        yield found
-    finally:
-        sys.setprofile(before)
-        for code in codes:
-            path = Path(code.co_filename)
-            lines = {line for _, _, line in code.co_lines() if line is not None}
-            is_helper = path.parent == SOURCE and path.name.startswith("_")
-            if (
-                path.is_relative_to(SOURCE)
-                and not is_helper
-                and code.co_name != "<module>"
-                and len(lines) >= MIN_LINES
-            ):
-                found.add(path.relative_to(SOURCE).as_posix())
 
 
 async def missing_in(titles: Sequence[str], act: Callable[[], Awaitable[set[str]]]) -> set[str]:
@@ -143,6 +117,50 @@ async def test_a_join(application: ClientConfig) -> None:
         return found
 
     assert await missing_in([JOIN, ROUTE, BYTE, LEFT_OUT], join) == set()
+
+
+@asynccontextmanager
+async def dialer_of(way: str, deployment: Deployment, nursery: trio.Nursery) -> AsyncIterator[Dialer]:
+    """What opens connections to the relay: in the way of a mode, or through a proxy."""
+    if way == "exec":
+        command = [*HYBRIDRELAY, "relay-stdio", "--state", str(deployment.state)]
+        async with Commands(command) as commands:
+            yield Dialer(ProxyDial(ProxySettings()), process=commands.dial)
+        return
+    proxy = None
+    if way == "proxy":
+        proxy = f"http://127.0.0.1:{(await start_connect_proxy(nursery)).port}"
+    yield Dialer(ProxyDial(ProxySettings() if proxy is None else ProxySettings.explicit(proxy)))
+
+
+@pytest.mark.parametrize(
+    ("way", "route", "acts"),
+    [
+        ("tcp", "tcp", "connectivity/addresses.py"),
+        ("websocket", "wss", "connectivity/interception.py"),
+        ("exec", "exec", "transports/hybridrelay_exec/stream.py"),
+        ("proxy", "tcp", "connectivity/proxies/http.py"),
+    ],
+)
+async def test_a_route(deployment: Deployment, nursery: trio.Nursery, way: str, route: str, acts: str) -> None:
+    string = load_connection_string(deployment.create("orders", ("127.0.0.1", 1)).application)
+    everything = set[str]()
+
+    async def choose() -> set[str]:
+        async with dialer_of(way, deployment, nursery) as dialer, trio.open_nursery() as channels:
+            with acting() as found:
+                (endpoint,) = RelayEndpoint.all_from(string, clock=time.time)
+                mode = "auto" if way == "proxy" else way
+                link = RelayLink(endpoint, control.PeerRole.CLIENT, instance=new_instance(), mode=mode, dialer=dialer)
+                await link.start_control(channels)
+            assert link.route == route
+            channels.cancel_scope.cancel()
+        everything.update(found)
+        return found
+
+    assert await missing_in([ROUTE, BYTE, LEFT_OUT], choose) == set()
+    assert {"connectivity/selection.py", acts} <= everything
+    nursery.cancel_scope.cancel()
 
 
 def test_the_modules_that_act_are_found() -> None:
