@@ -23,22 +23,23 @@ from ...events.relay_resources import StateFileNotWritten, StateFileSetAside
 from ...events.stream import EventStream
 from ..core.history import HistoryMachine, Sample, delay_until_sample
 from ..core.known import KnownConnections
+from ..core.pairs import Traffic
 from ..history import RECENT, RESOLUTIONS, TOTAL, WRITTEN, HistoryQuery, Row, Subject
 from ..snapshot import FileProblem
 from ..store.expendable import ExpendableFileError
 from ..store.history import KEPT_SECONDS, HistoryTables, ReadTooLong, history_file, recent_history
+from .batches import write_batch
 from .broker import BrokerService
 from .file_reports import FileReports
+from .traffic import traffic_of
 
 __all__ = ["HistoryService"]
 
 
 _Groups = Sequence[tuple[int, Mapping[Subject, Row]]]
 
-#: How many hybrid connections, and how many pairs of one of them, are examined before other tasks may run: about half
-#: a millisecond's work.
+#: How many hybrid connections are examined before other tasks may run: about half a millisecond's work.
 _AT_A_TIME: Final = 50
-_PAIRS_AT_A_TIME: Final = 1000
 #: How long the last write may take when the relay stops (seconds).
 _FINISH_SECONDS: Final = 5.0
 #: How long closing the file may take after that (seconds).
@@ -225,24 +226,17 @@ class HistoryService:
     async def _sample_of(self, name: str) -> Sample | None:
         """Return the sample of a hybrid connection; None if nothing has happened to it since the relay started."""
         broker, counts = self._broker, self._counts.get(name)
-        ended, moved = broker.pairs.parts_of_connection(name)
         listeners, senders = broker.listeners.index.count(name), broker.senders.count(name)
-        to_client, to_connector = ended.to_client, ended.to_connector
-        if not (listeners or senders or moved or to_client or to_connector or counts):
+        traffic = await traffic_of(broker.pairs, name)
+        if not (listeners or senders or traffic != Traffic() or counts):
             return None
-        for number, one in enumerate(moved, 1):
-            to_client += one.to_client
-            to_connector += one.to_connector
-            if number % _PAIRS_AT_A_TIME == 0:
-                await trio.lowlevel.checkpoint()
+        moved = traffic.pairs, traffic.to_connector, traffic.to_client
         if counts is None:
-            return Sample(listeners, senders, len(moved), to_connector, to_client)
+            return Sample(listeners, senders, *moved)
         return Sample(
             listeners,
             senders,
-            len(moved),
-            to_connector,
-            to_client,
+            *moved,
             counts.joins,
             counts.joins_failed,
             counts.disconnects,
@@ -284,11 +278,13 @@ class HistoryService:
         existing = self._existing_for_file
         self._writing_since = trio.current_time()
         try:
-            set_aside = await run_in_spare_thread(
-                self._write_to_file, taken, now, existing, limiter=self._file_limiter
+            set_aside = await write_batch(
+                taken,
+                lambda taken: self._write_to_file(taken, now, existing),
+                put_back=self._machine.put_back,
+                limiter=self._file_limiter,
             )
         except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
-            self._machine.put_back(taken)
             self._reports.failed(exc)
         else:
             if self._existing_for_file is existing:

@@ -27,6 +27,7 @@ from ..joined import Batch
 from ..snapshot import FileProblem
 from ..store.expendable import ExpendableFileError
 from ..store.joined import JoinedFile
+from .batches import write_batch
 from .file_reports import FileReports
 
 __all__ = ["JoinedService"]
@@ -68,8 +69,6 @@ class JoinedService:
         self._seen_at = 0.0
         #: Set, and then replaced, when there is something to be saved.
         self._changed = trio.Event()
-        #: The last batch that the thread has begun to write.
-        self._writing: Batch | None = None
 
     @property
     def problem(self) -> FileProblem | None:
@@ -141,28 +140,21 @@ class JoinedService:
     async def _save(self) -> None:
         """Save what has changed, after what the previous main process has left was read."""
         self._changed = trio.Event()
-        batch = None
         try:
             if not self._is_loaded:
                 saved = await run_in_spare_thread(self._file.load, limiter=self._limiter)
                 self._machine.restore(saved.entries, trio.current_time())
                 self._seen_at = saved.seen_at
                 self._is_loaded = True
-            batch = self._machine.take()
-            await run_in_spare_thread(self._write, batch, limiter=self._limiter)
+            await write_batch(
+                self._machine.take(), self._write, put_back=self._machine.put_back, limiter=self._limiter
+            )
         except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
-            if batch is not None:
-                self._machine.put_back(batch)
             self._reports.failed(exc)
-        except trio.Cancelled:
-            if batch is not None and self._writing is not batch:  # the thread has not begun to write it
-                self._machine.put_back(batch)
-            raise
         else:
             self._reports.worked()
         if self._reports.take_set_aside(self._file):
             self._machine.save_everything()
 
     def _write(self, batch: Batch) -> None:
-        self._writing = batch
         self._file.save(batch, self._clock())

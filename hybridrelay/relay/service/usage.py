@@ -22,9 +22,11 @@ from ..core.usage import UsageMachine
 from ..snapshot import FileProblem
 from ..store.expendable import ExpendableFileError
 from ..store.usage import UsageFile
-from ..usage import TOTAL, Batch, PastUsage
+from ..usage import TOTAL, PastUsage
+from .batches import write_batch
 from .broker import BrokerService
 from .file_reports import FileReports
+from .traffic import traffic_of
 
 __all__ = ["SAMPLE_SECONDS", "SAVE_SECONDS", "UsageService"]
 
@@ -37,10 +39,8 @@ SAVE_SECONDS: Final = 10.0
 _TAKING_SECONDS: Final = 0.5
 #: How long reading the file at the start, and the last write, may take (seconds).
 _FILE_SECONDS: Final = 5.0
-#: How many hybrid connections, and how many pairs of one of them, are examined before other tasks may run: about half
-#: a millisecond's work.
+#: How many hybrid connections are examined before other tasks may run: about half a millisecond's work.
 _AT_A_TIME: Final = 50
-_PAIRS_AT_A_TIME: Final = 1000
 #: The same for the quotas of a hybrid connection.
 _QUOTAS_AT_A_TIME: Final = 20
 
@@ -70,8 +70,6 @@ class UsageService:
         self._is_loaded = False
         #: Set when a worker was taken over.
         self._taken_over = trio.Event()
-        #: The last batch that the thread has begun to write.
-        self._writing: Batch | None = None
         self._is_behind = False
         #: The hybrid connections with which the keys in the file were last compared.
         self._seen: int | None = None
@@ -143,15 +141,9 @@ class UsageService:
         for number, name in enumerate(broker.pairs.connections):
             if number % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
-            ended, moved = broker.pairs.parts_of_connection(name)
-            to_client, to_connector = ended.to_client, ended.to_connector
-            for count, one in enumerate(moved, 1):
-                to_client += one.to_client
-                to_connector += one.to_connector
-                if count % _PAIRS_AT_A_TIME == 0:
-                    await trio.lowlevel.checkpoint()
+            traffic = await traffic_of(broker.pairs, name)
             if broker.pairs.has(name):  # the hybrid connection may have been deleted in the meantime
-                machine.observe(name, to_client, to_connector)
+                machine.observe(name, traffic.to_client, traffic.to_connector)
         checks = broker.core.check_quotas(machine.bytes_by_connection(), machine.of(TOTAL).bytes, trio.current_time())
         for number, _ in enumerate(checks, 1):
             if number % _QUOTAS_AT_A_TIME == 0:
@@ -164,7 +156,6 @@ class UsageService:
         connections = self._broker.authorization.connections
         revision = connections.revision
         existing = None if revision == self._seen else frozenset(connections)
-        batch = None
         try:
             if not self._is_loaded:
                 saved = await run_in_spare_thread(self._file.load, limiter=self._limiter)
@@ -173,20 +164,15 @@ class UsageService:
                 self._is_loaded = True
             batch = self._machine.take()
             if batch or existing is not None:
-                await run_in_spare_thread(self._write, batch, existing, limiter=self._limiter)
+                await write_batch(
+                    batch,
+                    lambda batch: self._file.save(batch, existing),
+                    put_back=self._machine.put_back,
+                    limiter=self._limiter,
+                )
         except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
-            if batch is not None:
-                self._machine.put_back(batch)
             self._reports.failed(exc)
-        except trio.Cancelled:
-            if batch is not None and self._writing is not batch:  # the thread has not begun to write it
-                self._machine.put_back(batch)
-            raise
         else:
             self._seen = revision
             self._reports.worked()
         self._reports.take_set_aside(self._file)
-
-    def _write(self, batch: Batch, existing: frozenset[str] | None) -> None:
-        self._writing = batch
-        self._file.save(batch, existing)
