@@ -8,7 +8,6 @@ import json
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from hybridrelay.security import ManagementRole, Secret, key_fingerprint
 from hybridrelay.streams.unix_sockets import short_path
 
 from ..deployments import HYBRIDRELAY, Program
+from ..http_servers import http_server
 from ..management.live import FakeRelay, listener
 from .conftest import Created, Run
 from .served_relay import Access, served
@@ -260,14 +260,8 @@ class _Broken(http.server.BaseHTTPRequestHandler):
 def broken(connection: dict[str, object] | None = None) -> Iterator[str]:
     """The URL of a relay that stops when it is asked for a change."""
     handler = type("Handler", (_Broken,), {"connection_info": connection or {}})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_files_are_kept_if_the_relay_stops_during_a_create(run: Run, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import http.server
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ import pytest
 
 from hybridrelay.cli.output import table, without_controls
 from hybridrelay.cli.times import utc_text
+
+from ..http_servers import http_server
 
 #: Sets the title of the window, clears it, writes from right to left, and begins another line.
 EVIL = "\x1b]0;x\x07\x1b[2J\u202e\u2028evil\nfake line: ok\r"
@@ -88,14 +89,8 @@ def _served(status: int, content: object) -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,19 @@ async def all_send(talkers: list[Talker]) -> None:
 
 
 @asynccontextmanager
+async def all_talking(talkers: list[Talker]) -> AsyncIterator[None]:
+    """Applications talk during the block. At its end, each gets back what it has sent."""
+    async with trio.open_nursery() as nursery:
+        for talker in talkers:
+            nursery.start_soon(talker.run)
+        await all_move(talkers)
+        yield
+        await all_move(talkers)
+        for talker in talkers:
+            talker.stop()
+
+
+@asynccontextmanager
 async def applications(port: int, streams: int) -> AsyncIterator[list[Talker]]:
     """Connections that talk during the block, and new ones all the time: each must get back what it has sent."""
     talkers = [Talker(port) for _ in range(streams)]
@@ -121,13 +134,7 @@ async def applications(port: int, streams: int) -> AsyncIterator[list[Talker]]:
             with trio.move_on_after(PAUSE_SECONDS):
                 await over.wait()
 
-    async with trio.open_nursery() as nursery:
-        for talker in talkers:
-            nursery.start_soon(talker.run)
-        await all_move(talkers)
+    async with all_talking(talkers), trio.open_nursery() as nursery:
         nursery.start_soon(keep_connecting)
         yield talkers
-        await all_move(talkers)
         over.set()
-        for talker in talkers:
-            talker.stop()

@@ -19,7 +19,7 @@ from hybridrelay.streams.unix_sockets import connect_unix_socket
 
 from ..deployments import Deployment, Program, Published, free_port
 from ..waiting import async_wait_until
-from .talking import Talker, all_move
+from .talking import Talker, all_move, all_talking
 from .targets import echo, is_served, serve
 
 SECONDS = 60
@@ -93,14 +93,8 @@ async def says(program: Program, pattern: str, act: Callable[[], object]) -> str
 async def talking(port: int) -> AsyncIterator[list[Talker]]:
     """Applications that talk over open connections during the block. Every byte has to arrive unchanged."""
     talkers = [Talker(port) for _ in range(STREAMS)]
-    async with trio.open_nursery() as nursery:
-        for talker in talkers:
-            nursery.start_soon(talker.run)
-        await all_move(talkers)
+    async with all_talking(talkers):
         yield talkers
-        await all_move(talkers)
-        for talker in talkers:
-            talker.stop()
 
 
 @pytest.fixture

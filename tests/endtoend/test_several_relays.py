@@ -16,7 +16,7 @@ import trio
 
 from ..deployments import Deployment, Forward, Program, Published, RunningRelay, create_at_relays
 from ..waiting import async_wait_until
-from .talking import Talker, all_move, all_send
+from .talking import Talker, all_move, all_send, all_talking
 from .targets import echo, is_served, serve
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
@@ -102,13 +102,8 @@ async def said(program: Program, pattern: str) -> None:
 async def talking(forward: Forward) -> AsyncIterator[list[Talker]]:
     """Applications that talk during the block; at its end, all that they have sent has come back unaltered."""
     talkers = [Talker(forward.port) for _ in range(STREAMS)]
-    async with trio.open_nursery() as nursery:
-        for talker in talkers:
-            nursery.start_soon(talker.run)
-        await all_move(talkers)
+    async with all_talking(talkers):
         yield talkers
-        for talker in talkers:
-            talker.stop()
 
 
 async def test_streams_outlive_the_death_of_either_relay(pair: Pair, nursery: trio.Nursery, mode: str) -> None:

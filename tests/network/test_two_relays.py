@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from ..deployments import Forward, Program, Published, RunningRelay, create_at_relays
-from ..endtoend.talking import SHORT_PAUSE_SECONDS, Talker, all_move
+from ..endtoend.talking import SHORT_PAUSE_SECONDS, Talker, all_move, all_talking
 from ..endtoend.targets import echo
 from .conftest import NetworkDeployment
 from .lab import CLIENT, PRIVATE, RELAY_ADDRESSES, RELAY_HOST, Lab, State
@@ -43,14 +43,8 @@ class Pair:
             talkers = [Talker(forward.port, SHORT_PAUSE_SECONDS) for _ in range(STREAMS)]
             # The applications are in the client's namespace.
             with lab.inside(CLIENT):
-                async with trio.open_nursery() as applications:
-                    for talker in talkers:
-                        applications.start_soon(talker.run)
-                    await all_move(talkers)
+                async with all_talking(talkers):
                     yield talkers
-                    await all_move(talkers)
-                    for talker in talkers:
-                        talker.stop()
             serving.cancel_scope.cancel()
 
 

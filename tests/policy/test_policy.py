@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,20 @@ RESOURCE = Resource("orders", HostPort("db", 5432))
 
 def _peer(label: str, serial: str = "7E00") -> PeerIdentity:
     return PeerIdentity("orders", Role.APPLICATION, label, serial, 4e9)
+
+
+@asynccontextmanager
+async def _watched(
+    file: PolicyFile,
+) -> AsyncIterator[tuple[trio.MemoryReceiveChannel[PolicyReading], trio.MemoryReceiveChannel[ConfigurationError]]]:
+    """Watch a file during the block. Gives what is reported: changes and errors."""
+    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+            yield changed[1], failed[1]
+            nursery.cancel_scope.cancel()
 
 
 def _refuses(policy: Policy, label: str, serial: str = "7E00") -> bool:
@@ -202,56 +218,44 @@ def test_a_line_that_may_be_a_mistake_is_an_event_of_its_own() -> None:
     assert "'billing', 'x' are denied" in unclear.detail
 
 
-async def test_every_different_error_is_reported_and_the_recovery(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
+async def test_every_different_error_is_reported_and_the_recovery(tmp_path: Path) -> None:
     path, aside = tmp_path / "file", tmp_path / "aside"
     path.write_text("application\n")
     file = PolicyFile(path)
     first = file.reading
     assert first.deny_list.entries == {"application"}
-    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+    async with _watched(file) as (changed, failed):
         path.rename(aside)
-        assert "No such file" in str(await failed[1].receive())
+        assert "No such file" in str(await failed.receive())
         path.mkdir()
-        assert "Is a directory" in str(await failed[1].receive())
+        assert "Is a directory" in str(await failed.receive())
         path.rmdir()
-        assert "No such file" in str(await failed[1].receive())
+        assert "No such file" in str(await failed.receive())
         aside.rename(path)  # with the time and size that it had
 
-        second = await changed[1].receive()
+        second = await changed.receive()
         assert second.before == first.deny_list
         assert second.policy == file.policy == first.policy
 
         aside.write_text("application\nbilling, x\n")
         aside.replace(path)
-        third = await changed[1].receive()
+        third = await changed.receive()
         assert third.before == second.deny_list
         assert third.deny_list.entries - second.deny_list.entries == {"billing", "x"}
-        nursery.cancel_scope.cancel()
 
 
-async def test_another_file_of_the_same_time_and_size_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_another_file_of_the_same_time_and_size_is_read(tmp_path: Path) -> None:
     """Such as one from an archive or a package."""
-    monkeypatch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
     path, other = tmp_path / "file", tmp_path / "other"
     for one, text in ((path, "application\n"), (other, "reporting12\n")):
         one.write_text(text)
         os.utime(one, ns=(1, 1))
     file = PolicyFile(path)
-    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+    async with _watched(file) as (changed, _):
         other.replace(path)
         with trio.fail_after(20):
-            assert (await changed[1].receive()).policy == file.policy
+            assert (await changed.receive()).policy == file.policy
         assert _refuses(file.policy, "reporting12")
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"appli\0cation\n", b"caf\xe9\n", "application".encode("utf-16-le")])
@@ -262,48 +266,36 @@ def test_a_file_that_is_not_text_is_an_error(data: bytes, tmp_path: Path) -> Non
         PolicyFile(tmp_path / "file")
 
 
-async def test_a_change_that_means_nothing_keeps_the_last_policy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
+async def test_a_change_that_means_nothing_keeps_the_last_policy(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)
-    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+    async with _watched(file) as (changed, failed):
         path.write_bytes(b"application\nreporting\xff\n")
         os.utime(path, ns=(1, 1))
 
-        assert "line 2" in str(await failed[1].receive())
+        assert "line 2" in str(await failed.receive())
         assert _refuses(file.policy, "application")
 
         path.write_bytes(b"reporting\n")
         os.utime(path, ns=(2, 2))
 
-        assert (await changed[1].receive()).policy == file.policy
+        assert (await changed.receive()).policy == file.policy
         assert _refuses(file.policy, "reporting")
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-async def test_a_file_that_blocks_is_an_error_and_is_watched_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
+async def test_a_file_that_blocks_is_an_error_and_is_watched_on(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)
-    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+    async with _watched(file) as (changed, failed):
         path.unlink()
         os.mkfifo(path)
-        assert "is not a regular file" in str(await failed[1].receive())
+        assert "is not a regular file" in str(await failed.receive())
         assert _refuses(file.policy, "application")
 
         path.unlink()
         path.write_text("reporting\n")
-        assert (await changed[1].receive()).policy == file.policy
+        assert (await changed.receive()).policy == file.policy
         assert _refuses(file.policy, "reporting")
-        nursery.cancel_scope.cancel()

@@ -447,16 +447,6 @@ class ResumedSessionModel(SessionModel):
         forged = attrs.evolve(hello, secret=b"x" * 32, epoch=1000)
         assert core.attach_refusal(forged) is Reason.SESSION_UNKNOWN
 
-    @rule(
-        side=sides,
-        kind=st.integers(0x80, 0xFF),
-        stream=st.sampled_from([0, 1, 2, 99]),
-        size=st.sampled_from([0, 9, 1280]),
-    )
-    def write_ignorable(self, side: int, kind: int, stream: int, size: int) -> None:
-        """A newer peer writes a frame of a type that ours does not know."""
-        self.pair.write_frame(self.pair.sides[side], Ignorable(kind, stream, bytes(size)))
-
     @rule()
     def recover(self) -> None:
         detached = any(side.core.state is not State.ESTABLISHED for side in self.pair.sides)

@@ -29,6 +29,14 @@ from ...waiting import async_wait_until
 from .test_plan import NAMES, string
 
 
+def one_file(directory: Path) -> tuple[Path, argparse.Namespace]:
+    """The file of a connection string, and the arguments of a connector that uses it."""
+    file = directory / "one.connector"
+    file.write_text(string("one").format())
+    file.chmod(0o600)
+    return file, build_parser().parse_args(["connector", "--connection-string-file", str(file)])
+
+
 def make_reloads(
     args: argparse.Namespace,
     service: Service,
@@ -64,10 +72,7 @@ class Service:
 async def test_a_bug_does_not_end_the_program(
     tmp_path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = tmp_path / "one.connector"
-    file.write_text(string("one").format())
-    file.chmod(0o600)
-    args = build_parser().parse_args(["connector", "--connection-string-file", str(file)])
+    file, args = one_file(tmp_path)
     service = Service()
     reloads = make_reloads(args, service)
     nursery.start_soon(reloads.watch)
@@ -159,10 +164,7 @@ async def test_what_could_not_be_read_is_tried_again_and_reported_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reloads_module, "RETRY_SECONDS", 0.1)
-    file = tmp_path / "one.connector"
-    file.write_text(string("one").format())
-    file.chmod(0o600)
-    args = build_parser().parse_args(["connector", "--connection-string-file", str(file)])
+    file, args = one_file(tmp_path)
     service = RefusingService()
     reloads = make_reloads(args, service)
     nursery.start_soon(reloads.watch)
@@ -187,10 +189,7 @@ async def test_a_connection_string_that_could_not_be_read_is_tried_again(
 ) -> None:
     """The file has not changed, but its file system did not answer."""
     monkeypatch.setattr(reloads_module, "RETRY_SECONDS", 0.1)
-    file = tmp_path / "one.connector"
-    file.write_text(string("one").format())
-    file.chmod(0o600)
-    args = build_parser().parse_args(["connector", "--connection-string-file", str(file)])
+    file, args = one_file(tmp_path)
     configuration = Configuration(args, Role.CONNECTOR)
     (wanted,) = configuration.load()
     assert wanted.string is not None

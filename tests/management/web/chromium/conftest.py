@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import attrs
 import pytest
 
 from ....deployments import Deployment, Program, Published
+from ....http_servers import http_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -74,14 +74,8 @@ class _Resource(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def resource() -> Iterator[int]:
     """Serve it at a free port."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Resource) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(_Resource) as port:
+        yield port
 
 
 def use(port: int) -> None:
