@@ -26,7 +26,7 @@ async def change_listeners(
     current: dict[K, V],
     wanted: Collection[K],
     *,
-    open: Callable[[K], Awaitable[V]],  # noqa: A002 - it is called like what it does
+    open: Callable[[K], Awaitable[V]],  # noqa: A002 - named after what it does
     close: Callable[[V], Awaitable[None]],
     may_exclude: Callable[[V, K], bool],
     describe: Callable[[K], str],
@@ -36,16 +36,19 @@ async def change_listeners(
     Args:
         current: what is open, by its address. It is always up to date, even while this is waiting.
         wanted: what is to be open afterwards.
-        open: opens one. Raises `ConfigurationError`, whose cause is the error of the system.
-        close: closes one. Does not raise.
-        may_exclude: returns whether one that is open may be the reason why an address cannot be opened.
+        open: opens an address, and returns what `current` stores for it. Raises `ConfigurationError`, whose cause is
+            the error of the system.
+        close: closes what `open` has returned. Does not raise.
+        may_exclude: returns whether something that is open (the first argument) may be why an address (the second)
+            cannot be opened.
         describe: returns what to call an address in messages.
 
     Raises:
         ConfigurationError: an address could not be opened. Those that were open before are open, except the ones that
             the message names.
 
-    If cancelled, `current` may have some of what is new and some of what is gone.
+    If cancelled, some of the new addresses may be open, and some of those to be closed may still be open. `current`
+    says which.
     """
     gone = [one for one in current if one not in wanted]
     opened: list[K] = []

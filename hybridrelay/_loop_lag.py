@@ -21,7 +21,7 @@ class LoopLag(Histogram):
         super().__init__(LAG_BUCKETS)
 
     async def measure(self) -> None:
-        """Measure it once a second, until cancelled."""
+        """Measure how late the event loop is, once a second, until cancelled."""
         while True:
             due = trio.current_time() + LAG_SECONDS
             await trio.sleep_until(due)

@@ -95,7 +95,7 @@ def _tasks() -> Iterator[trio.lowlevel.Task]:
 
 
 def open_descriptors() -> int | None:
-    """Return how many descriptors the process has open; None if the platform does not tell.
+    """Return how many descriptors the process has open; None if the platform does not report it.
 
     It takes time in proportion to their number.
     """

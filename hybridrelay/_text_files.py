@@ -162,7 +162,7 @@ def _owner(path: str | os.PathLike[str]) -> str:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Return an opener for `open` that does not wait until a pipe has a writer."""
+    """Open a file without waiting until a pipe has a writer. This is an opener for `open`."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

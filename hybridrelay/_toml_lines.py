@@ -51,7 +51,7 @@ class Statement:
 
     @property
     def has_dots(self) -> bool:
-        """Whether it is a dotted key: several keys joined by dots."""
+        """Whether the key is dotted: several keys joined by dots."""
         return "." in self._key
 
     @property

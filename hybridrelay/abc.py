@@ -223,7 +223,7 @@ class Port(Value):
 
 @attrs.frozen
 class Route(Value):
-    """One way to reach a relay: the ports over which a transport serves the purposes of channels."""
+    """A way in which a transport reaches a relay: the port for each purpose of a connection."""
 
     #: The name in reports: ``tcp``, ``wss``, ``ws``.
     name: str

@@ -53,7 +53,7 @@ def test_what_a_run_says_about_its_failures(tmp_path: Path, workers: int) -> Non
     options = ["-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib", "-n", str(workers)]
     command = [sys.executable, "-m", "pytest", *options, "--rootdir", str(tmp_path), "tests"]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=100)
-    assert "1 failed, 1 passed, 1 error" in done.stdout, "what `test_one` leaves open is no failure of `test_two`"
+    assert "1 failed, 1 passed, 1 error" in done.stdout, "what `test_one` leaves open is not a failure of `test_two`"
     assert CAUSES in done.stdout.partition("= causes of the failures =")[2]
 
 

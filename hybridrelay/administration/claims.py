@@ -55,7 +55,8 @@ class CreatedClaim(Value):
 
 @attrs.frozen
 class IdentityOnRequest(Value):
-    """The content of a claim for an application whose identity the issuer of a connector signs when it is taken."""
+    """The content of a claim for an application whose identity the issuer of a connector signs when the claim is
+    taken."""
 
     #: The connection string without an identity.
     string: ConnectionString
@@ -124,12 +125,12 @@ def create_claim(
     now: float,
     before_change: Callable[[], None] = nothing,
 ) -> CreatedClaim:
-    """Seal a content, and leave it at a relay for the machine that is to have it.
+    """Seal the content of a claim, and leave it at a relay for the machine that is to have it.
 
     Args:
         registry: the registry of the relay.
         name: the hybrid connection.
-        content: its connection string, or what `prepare_claim` returns.
+        content: what `prepare_claim` returns, or another connection string of the hybrid connection.
         host: the relay's host name, which must be one of those in the connection string; None means the only one.
         seconds: for how long the claim can be taken; at most 7 days.
         note: a text by which people recognize the claim; at most 128 characters. The relay sees it.
@@ -137,8 +138,8 @@ def create_claim(
         before_change: called before the claim is added; see `change_with_files`.
 
     Raises:
-        ConfigurationError: the connection string is of another hybrid connection, or `host` does not fit; the relay
-            refuses the claim.
+        ConfigurationError: the connection string is of another hybrid connection; `host` is not one of its relays, or
+            is None and it names several; the pin of the relay is not known here yet; or the relay refuses the claim.
         OutcomeUnknown: the relay did not answer. Revoke the claim, if it is listed, and create another one.
     """
     string = content if isinstance(content, ConnectionString) else content.string
@@ -180,7 +181,7 @@ def _endpoint(string: ConnectionString, host: str | None) -> Endpoint:
 def revoke_claim(
     registry: Registry, name: str, which: str, *, before_change: Callable[[], None] = nothing
 ) -> ClaimInfo:
-    """Revoke a claim that was not taken.
+    """Revoke a claim. If it is no longer open (taken, expired or revoked), nothing changes.
 
     Args:
         registry: the registry of the relay.
@@ -189,10 +190,10 @@ def revoke_claim(
         before_change: see `create_claim`.
 
     Returns:
-        The claim as it was before.
+        The claim as it was before: its `state` says whether it was open.
 
     Raises:
-        ConfigurationError: there is no such claim, or several have ids that begin with `which`; or it was taken.
+        ConfigurationError: there is no such claim, or several have ids that begin with `which`.
     """
     with attempted(lambda: registry.revoke_claim(name, which)):
         found = [one for one in registry.claims(name) if one.id.startswith(which)]

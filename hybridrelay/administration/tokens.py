@@ -67,7 +67,7 @@ def revoke_token(registry: Registry, which: str, *, before_change: Callable[[], 
         if not found:
             raise no_token(which)
         if len(found) > 1:
-            attempt = " or ".join(token.id for token in found)  # this is the id of no token
+            attempt = " or ".join(token.id for token in found)  # no token has this id
             raise NotFound(
                 f"{which} is the name of one token and the id of another",
                 remedy="give the id of the one with this name",

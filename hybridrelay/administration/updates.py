@@ -59,7 +59,7 @@ class PushedContent(Value):
         return self != PushedContent()
 
     def over(self, other: PushedContent) -> PushedContent:
-        """Return this, completed with what only `other` states."""
+        """Return this content, with what it does not state taken from `other`."""
         return PushedContent(
             other.endpoints if self.endpoints is None else self.endpoints,
             other.pins if self.pins is None else self.pins,

@@ -113,7 +113,7 @@ class AuditDirectory:
 
     Args:
         disk: the directory.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
         max_bytes: the size at which a file ends.
         keep_days: how long files are kept after their end.
         max_total: the maximum size of the directory (bytes). When it is reached, the oldest files are deleted. A file
@@ -277,7 +277,7 @@ class AuditDirectory:
         oldest = self._oldest(name, first)
         if last["event"] == "log.continued":
             return self._finish_change(chain, str(last.get("new_key")), oldest), size - end, None
-        self._keys.erase_following()  # it was never used
+        self._keys.erase_following()  # the key that was made for the next file was never used
         file = self._disk.append_to(name)
         state = _State(chain, file, name, end, _day_of(str(first.get("at"))), unsigned, self._clock(), oldest)
         return state, size - end, position.seq - unsigned + 1 if unsigned else None

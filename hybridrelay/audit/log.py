@@ -42,7 +42,7 @@ class AuditLog:
     Args:
         sinks: any number; without one, nothing is recorded.
         required: the kinds of sinks without which no stream may be opened; see `wait_recorded`.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
 
     Raises:
         ConfigurationError: there is no sink of a required kind.
@@ -194,7 +194,7 @@ class AuditLog:
                     raise
             gone = [one for one in self._writers if one.sink not in sinks]
             if self._events is not None:
-                for writer in gone:  # it is recorded there, too
+                for writer in gone:  # the removed sink records this, too
                     self._events.publish(AuditSinkRemoved(sink=writer.sink.name))
             self._sinks, self._required = tuple(sinks), frozenset(required)
             if self._nursery is None:  # it is not open, or has been closed meanwhile

@@ -1,11 +1,12 @@
 """How many records the peers of one hybrid connection may cause at a relay. Pure.
 
-A peer that has a key of a hybrid connection can register and join without limit. Each time causes records at the
-relay, which would fill the audit log, and make it delete older records that matter more. The rules:
+A peer that has a key of a hybrid connection can register and join without limit. Each registration and each join
+causes records at the relay, which would fill the audit log, and make it delete older records that matter more. The
+rules:
 
-1. Only the records in `LIMITED_SUBJECTS` count, and of these, not the ones about what an administrator has done
-   (`_is_administrators`). These, and what a connector or client records about streams and sessions, are never left
-   out.
+1. Only records count whose event begins with a word in `LIMITED_SUBJECTS`, except those about something that an
+   administrator has done (`_is_administrators`). All others, such as those of a connector or client about streams and
+   sessions, are never left out.
 2. Each hybrid connection may cause `BURST` records in a burst, and `RATE` a second in the long run. Records above
    that are left out, and counted.
 3. `take_left_out` returns the counts, for a record about each hybrid connection with omitted records.
@@ -38,8 +39,8 @@ _REASONS_OF_ADMINISTRATORS: Final = frozenset(
         Reason.UNKNOWN_CONNECTION,
     )
 )
-#: Events that peers cause even if the reason is one of these: a listener states it, or asks for something that is
-#: refused with it.
+#: Events that peers cause even if their reason is in `_REASONS_OF_ADMINISTRATORS`: a listener states this reason
+#: itself, or asks for something that the relay refuses for this reason.
 _EVENTS_OF_PEERS: Final = frozenset({"listener.refused", "listener.declined"})
 #: How many records a hybrid connection may cause in a burst: when all of its connectors and clients come back.
 BURST: Final = 2000
@@ -49,7 +50,8 @@ RATE: Final = 20.0
 
 @attrs.define
 class _Source:
-    #: How many records it may cause now, as of `at` (seconds).
+    #: How many records the hybrid connection was allowed to cause at the time `at` (seconds, on the clock of
+    #: `admits`).
     allowed: float
     at: float
     left_out: int = 0
@@ -86,7 +88,7 @@ class SourceLimit:
         """Return how many records were left out since the last call, by hybrid connection. Hybrid connections that
         have caused no records for a while are forgotten.
 
-        The key is an empty text for records that name no hybrid connection.
+        Records that name no hybrid connection are counted under an empty text.
         """
         found = {name: source.left_out for name, source in self._sources.items() if source.left_out}
         for name, source in list(self._sources.items()):

@@ -46,7 +46,7 @@ class SinkWriter:
         sink: the sink.
         is_required: whether the program refuses new streams while the sink cannot be written.
         events: the stream to which it publishes that the sink cannot be written.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
     """
 
     def __init__(self, sink: Sink, *, is_required: bool, events: EventStream, clock: Callable[[], float]) -> None:

@@ -82,8 +82,8 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
-        """Print the error and where to find help, and exit with `error_code`: that of the command which the arguments
-        name, even if something before it cannot be used."""
+        """Print the error and where to find help, and exit with the `error_code` of the command that the arguments
+        name, even if an argument before the command cannot be used."""
         if any("sharedaccesskey=" in argument.lower() for argument in sys.argv):
             # Arguments are visible to every user of the machine, and the error may be written to a log.
             message = "a connection string was given as an argument: write it to a file of mode 0600, or set "

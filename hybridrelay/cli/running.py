@@ -133,7 +133,7 @@ def run_until_stopped(
 
     Raises:
         exits.EndedWhileServing: `main` has raised an exception, and `stop` is armed.
-        Exception: whatever `main` raises otherwise.
+        Exception: what `main` has raised, if `stop` is not armed.
     """
     keep_freed_memory()
     raise_descriptor_limit()

@@ -35,7 +35,7 @@ class _Session(Protocol):
 
 
 class ControlChannelKeeper:
-    """Replaces lost control channels; see the module.
+    """Replaces lost control channels; see the module's docstring.
 
     Args:
         relays: the client's relays.

@@ -39,8 +39,9 @@ __all__ = ["MAX_CHANNEL_BYTES", "MAX_CHANNEL_SECONDS", "ClientSession"]
 _LEAVE_JITTER = 0.5
 _LEAVE_AGAIN_SECONDS = 0.25
 
-#: A data channel is replaced after this many seconds or bytes, and the identities are checked again: one day, and
-#: 128 GiB, far below what AES-GCM may encrypt under one TLS key schedule with its automatic updates.
+#: A data channel is replaced after this many seconds or bytes (both directions together), and the identities are
+#: checked again: one day, and 128 GiB. In records of 16 KiB, this is about a third of what AES-GCM may encrypt with
+#: one key (2^24.5 records; RFC 8446, section 5.5). OpenSSL does not update keys by itself.
 MAX_CHANNEL_SECONDS = 24 * 3600.0
 MAX_CHANNEL_BYTES = 128 << 30
 
@@ -124,7 +125,7 @@ class ClientSession:
 
     @property
     def serial(self) -> str:
-        """The serial of the identity with which it was opened."""
+        """The serial of the identity with which the session was opened."""
         return self._end_to_end.serial
 
     @property
@@ -316,8 +317,8 @@ class ClientSession:
         self._handle(inputs.Greeted(self.activity_id))
 
     async def _reconnect(self) -> TLSStream:
-        """Report to the machine that the session has lost its data channel. The next channel comes through
-        `replace_channel`."""
+        """Return the data channel that the session is to use next, if there is one. Otherwise report to the machine
+        that the channel was lost, and wait to be cancelled: the next channel then comes through `replace_channel`."""
         channel, self._undelivered = self._undelivered, None
         if channel is not None:
             return channel.stream

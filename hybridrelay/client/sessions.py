@@ -84,7 +84,8 @@ class Sessions:
         return self.serial_of(session_id), next(routes, "")
 
     def use(self, end_to_end: EndToEnd) -> None:
-        """Open sessions with another identity from now on. Earlier ones can be resumed only with theirs."""
+        """Open sessions with another identity from now on. A session that was opened before can be resumed only with
+        the identity with which it was opened."""
         ids = {one.session.session_id: one.serial for one in self}
         earlier = {**self._earlier, **ids}
         self._end_to_end = end_to_end
@@ -146,7 +147,7 @@ class Sessions:
             relays: returns the relays to try, in order; called once for each session.
 
         Returns:
-            Why none of them has moved; None if one has, or none needed to.
+            The error of the last move, if no session has moved; None if at least one has moved, or none had to.
         """
         moved, failure = False, None
         for one in self:

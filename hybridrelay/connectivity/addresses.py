@@ -86,8 +86,8 @@ async def first_answer(
         addresses: in the order in which to begin; at least one.
         attempt: tries one address. It returns the answer, or raises.
         no_answer: exceptions of `attempt` after which the next address is tried. Any other ends all attempts.
-        stagger_seconds: after this time, the next address is tried in parallel with the previous one; if that one has
-            failed, it is tried at once.
+        stagger_seconds: after this time, the next address is tried in parallel with the previous one. If the previous
+            one fails earlier, the next one is tried at once.
         discard: disposes of an answer that is not returned.
 
     Raises:

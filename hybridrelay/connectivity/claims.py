@@ -70,10 +70,9 @@ async def take_claim(
         transports: by name; None means those that are installed.
 
     Raises:
-        RelayUnreachable: the relay cannot be reached, another one answers, or it did not answer the request. Only in
-            the last case may it have sent the content, which is then lost. To find out, ask again with the same
-            `attempt`.
-        RelayIdentityError: another relay answers. Nothing was sent to it.
+        RelayUnreachable: no route to the relay works, or the relay did not answer the request. Only in the latter
+            case may it have sent the content, which is then lost. To find out, ask again with the same `attempt`.
+        RelayIdentityError: what answers is not the relay. Nothing was sent to it.
         AuthorizationError: the relay refuses; `reason` says why: the claim is unknown, was taken before, has expired,
             or was revoked; or the content was sent to the same `attempt` before, and is lost.
         ClaimError: what the relay has delivered cannot be used.

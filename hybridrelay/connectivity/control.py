@@ -361,7 +361,8 @@ async def run_control_channel(
             await channel._serve(decoder, early)
             session.close()
     except (SessionError, RemoteProtocolError) as exc:
-        # After the start, loss is the usual end of a control channel: it is no error, and the owner opens another.
+        # After the start, loss is the usual end of a control channel: it is not an error, and the owner opens
+        # another.
         if not started:
             raise RelayUnreachable(f"the relay's control channel failed: {exc}", reason=exc.reason) from exc
     except (trio.BrokenResourceError, trio.TooSlowError) as exc:

@@ -43,7 +43,7 @@ class BrokenTransport(Value):
 
 @attrs.frozen
 class Candidate(Value):
-    """One way to reach a relay: a route and the transport that implements it."""
+    """A route that can be tried, with the transport that implements it."""
 
     route: Route
     transport: Transport

@@ -223,7 +223,7 @@ class RelayLink:
         """Forget the route, because it failed; the next `choose` probes again.
 
         With `network_changed`, it did not fail, but this machine may be in another network. The route is still
-        remembered for the earlier network, and `choose` probes only in a network that has none.
+        remembered for the earlier network, and `choose` probes only in a network for which no route is remembered.
         """
         if self._candidate is not None and not network_changed:
             self._worked = {key: one for key, one in self._worked.items() if one != self._candidate}

@@ -1,4 +1,5 @@
-"""Identifying the network that this machine is in, and detecting that it changed or that the machine slept."""
+"""Identifying the network that this machine is in, and detecting that it changed or that the machine was
+suspended."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import trio
 
 #: How often clocks and addresses are compared (seconds). It costs a few system calls.
 WATCH_SECONDS = 2.0
-#: If the boot-time clock has advanced this much more than the monotonic one, the machine slept (seconds).
+#: If the boot-time clock has advanced this much more than the monotonic one, the machine was suspended (seconds).
 SLEEP_SECONDS = 5.0
 
 #: Documentation addresses (RFC 5737, RFC 3849): connecting a datagram socket to one sends nothing, and shows which
@@ -75,7 +76,8 @@ def awake_time() -> float:
 
 
 class NetworkState:
-    """Detects that the machine slept or that its address changed. Clocks and addresses are arguments, for tests."""
+    """Detects that the machine was suspended or that its address changed. Clocks and addresses are arguments, for
+    tests."""
 
     def __init__(
         self,
@@ -93,15 +95,16 @@ class NetworkState:
         lag, addresses = self._boot() - self._awake(), self._addresses()
         if addresses is None or self._last is None:  # unknown, now or before
             addresses = self._last = self._last if addresses is None else addresses
-        slept, moved = lag - self._lag, addresses != self._last
+        suspended, moved = lag - self._lag, addresses != self._last
         self._lag, self._last = lag, addresses
-        if slept >= SLEEP_SECONDS:
-            return f"the machine slept for {slept:.0f} s"
+        if suspended >= SLEEP_SECONDS:
+            return f"the machine was suspended for {suspended:.0f} s"
         return "the network address changed" if moved else None
 
 
 async def watch_network(changed: Callable[[str], None], *, state: NetworkState | None = None) -> None:
-    """Call `changed` with a description whenever the machine slept or its address changed, until cancelled."""
+    """Call `changed` with a description whenever the machine was suspended or its address changed, until
+    cancelled."""
     state = state or NetworkState()
     while True:
         await trio.sleep(WATCH_SECONDS)

@@ -122,7 +122,8 @@ class SelectionRules(Value):
     """When routes start, and how long to wait for a better one. Times are in seconds."""
 
     #: The next route starts when the previous one has failed, or after this time. RFC 8305 recommends 250 ms: most
-    #: answers have arrived by then, and users do not notice it. Infinite: only when the previous one has failed.
+    #: answers have arrived by then, and users do not notice this delay. Infinite: only when the previous one has
+    #: failed.
     stagger_seconds: float = 0.25
     #: When a worse route is usable, better ones that are being tried get a grace period as long as the worse one
     #: took, since all routes to a distant relay are slow. This is the minimum of that period.

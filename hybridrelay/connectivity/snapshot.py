@@ -189,7 +189,7 @@ class ConnectionSnapshot(Value):
 
     @property
     def is_registered(self) -> bool:
-        """Whether it is registered at one relay or more."""
+        """Whether the hybrid connection is registered at one relay or more."""
         return any(relay.state is RelayState.REGISTERED for relay in self.relays)
 
 
@@ -285,7 +285,7 @@ class TargetCheck(Value):
 
     @property
     def ok(self) -> bool:
-        """Whether it could be reached."""
+        """Whether the target could be reached."""
         return not self.reason
 
 

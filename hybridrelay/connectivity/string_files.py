@@ -26,7 +26,7 @@ _LOCK_SECONDS = 5.0
 #: Why something could not be stored.
 NO_FILE = "the connection string was not read from a file"
 
-#: Stores the content of a file that cannot be written somewhere else. The arguments are what the file has, what it
+#: Stores, somewhere else, the content of a file that cannot be written. The arguments are what the file has, what it
 #: would have, and why it cannot be written. Returns why that is not stored either; empty if it is.
 Instead: TypeAlias = Callable[[ConnectionString, ConnectionString, str], str]
 
@@ -74,7 +74,8 @@ def write_changes(
         instead: called if the file cannot be written.
 
     Returns:
-        None if the file has another connection string; an empty text; or why nothing was written.
+        None if the file has another connection string; otherwise an empty text if everything is stored, or why it is
+        not.
 
     Raises:
         ConfigurationError: the file cannot be read, or has no connection string.

@@ -153,7 +153,9 @@ class Updates:
         """
         given = _Delivered(channel, endpoint, message)
         try:
-            self._lock.acquire_nowait()  # of two that arrive together, both are handled
+            # Without a checkpoint: of two updates that arrive together, the first holds the lock, so the second does
+            # not replace it.
+            self._lock.acquire_nowait()
         except trio.WouldBlock:
             host = endpoint.host
             is_waiting = host in self._waiting

@@ -33,7 +33,7 @@ _ATTEMPTS: Final = 2
 _REPLY_SECONDS: Final = 1.0
 #: How many addresses of a host are asked, all at the same time.
 _MAX_ADDRESSES: Final = 8
-#: How many datagrams that are no reply are read for one request.
+#: How many datagrams that are not replies are read for one request.
 _MAX_BAD_REPLIES: Final = 16
 
 

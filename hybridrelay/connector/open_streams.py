@@ -25,7 +25,7 @@ class OpenStream(Protocol):
 
     @property
     def origin(self) -> Origin:
-        """Where it comes from."""
+        """Where the stream comes from."""
 
     @property
     def dialed(self) -> StreamTarget:
@@ -36,7 +36,7 @@ class OpenStream(Protocol):
         """The IP addresses of the target that may be dialed, or the one that is connected."""
 
     def deny(self, denial: Decision) -> None:
-        """End it, because the policy no longer allows it."""
+        """End the stream, because the policy no longer allows it."""
 
 
 StreamT = TypeVar("StreamT", bound=OpenStream)

@@ -74,13 +74,14 @@ class Published:
 
     @property
     def uses_current_key(self) -> bool:
-        """Whether it is registered at one relay or more, and wherever it is registered, with the current key."""
+        """Whether the hybrid connection is registered at one relay or more, and wherever it is registered, with the
+        current key."""
         registered = [one.state for one in self.publications if one.state.is_registered]
         return bool(registered) and all(one.key == self.string.key for one in registered)
 
     @property
     def is_registered(self) -> bool:
-        """Whether it is registered at one relay or more."""
+        """Whether the hybrid connection is registered at one relay or more."""
         return any(one.state.is_registered for one in self.publications)
 
     @property
@@ -118,6 +119,6 @@ class Publication:
         """Check whether the relay accepts the key of a connection string.
 
         Raises:
-            HybridRelayError: it does not, or the connector is not registered there now.
+            HybridRelayError: it does not, or the connector is not registered at this relay now.
         """
         await self.check_key(self, string)

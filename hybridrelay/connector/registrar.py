@@ -74,7 +74,7 @@ class Registrar:
         link: the relay.
         channels: serves the data channels that the relay offers.
         sessions: the connector's sessions, through all relays.
-        instances: the instances of this connector; earlier ones are declared dead to the relay.
+        instances: the instances of this connector; the relay is told that earlier ones are dead.
         monitor: the health of the targets, which is reported to the relay.
         clock: returns seconds since 1970.
         events: the stream to which events are published.
@@ -107,7 +107,7 @@ class Registrar:
         self._changed = changed
         self._machine = Machine(link.host, random=random.random)
         self._publications: dict[str, Publication] = {}
-        #: The data channels of all of them that have failed.
+        #: The failed data channels of all publications.
         self._failures = Failures()
         #: Inputs that arrived while another one was being handled.
         self._inputs: deque[inputs.Input] = deque()
@@ -125,7 +125,7 @@ class Registrar:
     # --- what is to be registered
 
     def publish(self, published: Published) -> None:
-        """Register a hybrid connection, too."""
+        """Register another hybrid connection."""
         self._feed(inputs.Publish(published.name, published.string))
         state = self._machine.registrations[published.name]
         unproven = UnprovenChannels(self._failures)
@@ -138,7 +138,8 @@ class Registrar:
         return self._publications.get(name)
 
     def unpublish(self, publication: Publication) -> None:
-        """Stop registering a hybrid connection. After the last one, the registrar stops. Sessions continue."""
+        """Stop registering a hybrid connection. When no hybrid connection is left, the registrar stops. Sessions
+        continue."""
         name = publication.published.name
         if self._publications.get(name) is publication:
             del self._publications[name]
@@ -147,7 +148,7 @@ class Registrar:
                 self._instances.forget(self.link.own_instance)
 
     def update(self, published: Published) -> None:
-        """Register a hybrid connection, even if it was refused: its connection string has changed."""
+        """Register a hybrid connection again, even if that was refused, because its connection string has changed."""
         self._feed(inputs.StringChanged(published.name, published.string))
 
     def check_replacement(self) -> None:
@@ -192,11 +193,12 @@ class Registrar:
         self._feed(inputs.Stop())
 
     def network_changed(self) -> None:
-        """Note that this machine slept, or changed networks."""
+        """Note that this machine was suspended, or has changed networks."""
         self._feed(inputs.RoutesUncertain())
 
     def check_channels(self) -> None:
-        """Ping over the control channels, because a data channel was lost; clients need them to return."""
+        """Ping over the control channels, because a data channel was lost: clients need working control channels to
+        resume their sessions."""
         self._feed(inputs.CheckChannels())
 
     def check_refusals(self) -> None:
@@ -208,7 +210,7 @@ class Registrar:
     async def run(self, data_nursery: trio.Nursery) -> None:
         """Keep a control channel open until `stop` is called. Data channels run in `data_nursery`.
 
-        If a relay refuses everything for permanent reasons, the next attempt is made much later. If cancelled, the
+        If the relay refuses everything for permanent reasons, the next attempt is made much later. If cancelled, the
         control channels are closed.
         """
         async with FlatNursery() as background:
@@ -332,7 +334,7 @@ class Registrar:
 
     async def _receive(self, number: int, running: _Running, channel: ControlChannel) -> None:
         """Handle the relay's messages until the channel ends. Each one is answered before the next is read. They
-        count in the turns of the channel, so a relay that sends very many delays the other relays little."""
+        count in the turns of the channel, so a relay that sends very many messages hardly delays the other relays."""
         turns = channel.turns
         try:
             async for message in channel.messages:
@@ -348,7 +350,7 @@ class Registrar:
                     case control.Key() | control.Update():
                         self._key_or_update_received(running, channel, message)
                     case control.Draining(retry_after_seconds=seconds):
-                        self._feed(inputs.RestartAnnounced(number, float(seconds)))
+                        self._feed(inputs.DrainAnnounced(number, float(seconds)))
                     case _:
                         pass
                 turns.use(1, 0)
@@ -403,7 +405,7 @@ class Registrar:
         over = publication.state.over
         channel = None if over is None else self._channel(over)
         if channel is None:
-            raise RelayUnreachable("the connector is not registered there now")
+            raise RelayUnreachable("the connector is not registered at this relay now")
         await check_token(channel, string, self.link.host, self._clock())
 
     def _accept(self, running: _Running, offer: control.Offer, key: Secret | None) -> None:

@@ -214,7 +214,7 @@ class Relays:
             registrar.check_refusals()
 
     def network_changed(self) -> None:
-        """Note that this machine slept, or changed networks."""
+        """Note that this machine was suspended, or has changed networks."""
         for registrar in self._registrars.values():
             registrar.network_changed()
 

@@ -126,7 +126,7 @@ class ProvenChannel:
 
     @property
     def owner(self) -> tuple[Published, str]:
-        """What distinguishes the holder of the identity from others, for shares and limits."""
+        """What distinguishes the program with this identity from others, for shares and limits."""
         return self.published, self.peer.holder
 
     def facts(self, activity_id: str) -> dict[str, str]:
@@ -302,7 +302,7 @@ class Sessions:
         return Reason.LIMIT
 
     def count_of(self, published: Published, peer: PeerIdentity) -> int:
-        """Return how many sessions the holder of this identity has."""
+        """Return how many sessions the program with this identity has."""
         of_this = (one for one in self._served.values() if one.published is published)
         return sum(1 for served in of_this if served.peer.holder == peer.holder)
 

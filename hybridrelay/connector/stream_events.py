@@ -48,7 +48,8 @@ class StreamEvents:
         self.began = clock()
         #: The stream's id in all its events, here and at the client.
         self.activity_id = stream_activity_id(origin.session, stream)
-        self.target = target  # that of the hybrid connection may be changed by a reload
+        #: A copy, because a reload may change the target of the hybrid connection.
+        self.target = target
         #: The address that was connected to; empty before.
         self.address = ""
         self._events = events

@@ -25,7 +25,7 @@ def remedy_of(target: StreamTarget, failure: TargetError) -> str:
 
 
 class TargetChecks:
-    """Dials each target at most once in `CHECK_SECONDS`, however often results are requested.
+    """Dials each target at most once within `CHECK_SECONDS`, however often results are requested.
 
     Args:
         targets: returns the hybrid connections and their current targets.

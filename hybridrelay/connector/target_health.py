@@ -7,8 +7,8 @@ The evidence is how attempts to connect to the target end: those of applications
    an answer when the target is back do not count against it.
 3. After a failure, the target is checked soon, until its health is certain. So it need not fail for several
    applications first.
-4. While it is unhealthy, it is checked regularly. The relays prefer other connectors, so that there may be no streams
-   that show that the target is back.
+4. While it is unhealthy, it is checked regularly. The relays prefer other connectors, so there may be no streams that
+   show that the target is back.
 5. Otherwise, it is checked only if nobody has connected to it successfully for `interval` seconds, and not at all
    without an interval: to a target, a check is a connection that ends at once, which some log or count as an error.
 
@@ -27,8 +27,8 @@ from ..protocol.control_states import TargetHealth
 
 __all__ = ["CONFIRM_SECONDS", "FALL", "RECHECK_SECONDS", "RISE", "TRANSITIONS", "Results", "TargetMachine"]
 
-#: How many attempts in a row have to fail until the target is unhealthy. One that fails may be an exception, for
-#: example because of a full backlog. HAProxy uses the same numbers.
+#: How many attempts in a row have to fail until the target is unhealthy. A single failure may have a passing cause,
+#: such as a full backlog. HAProxy uses the same numbers.
 FALL: Final = 3
 #: How many have to succeed until it is healthy again.
 RISE: Final = 2

@@ -72,7 +72,7 @@ class ManagementAuditLog:
 
     Args:
         state_dir: the relay's state directory.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
         events: the stream to which it publishes that it cannot write.
     """
 

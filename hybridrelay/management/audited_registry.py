@@ -54,7 +54,7 @@ class AuditedRegistry:
     Args:
         registry: the store of the relay.
         state_dir: the state directory of the relay.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
     """
 
     def __init__(self, registry: Registry, state_dir: Path, *, clock: Callable[[], float] = time.time) -> None:

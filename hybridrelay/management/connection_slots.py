@@ -1,10 +1,14 @@
 """Limits the connections to the management API over TCP, so that nobody can use up all of them. Pure.
 
-Every connection has a slot. There are three kinds: slots for connections whose caller has not been identified, which
-are shared between addresses, and slots for connections of identified callers with a scope, and without one, which are
-shared between callers; all keys of a tenant count as one caller. A connection first has a slot of the first kind, and
-gets one of another kind with the first request whose caller is identified. A reverse proxy may send requests of
-several callers over one connection; this connection then counts for the caller of the latest request.
+Every connection has a slot. There are three kinds of slots:
+
+- for connections whose caller has not been identified; addresses share these;
+- for connections of identified callers with a scope, and
+- for those of identified callers without a scope; callers share these. All keys of a tenant count as one caller.
+
+A connection first has a slot of the first kind. It gets one of another kind with the first request whose caller is
+identified. A reverse proxy may send requests of several callers over one connection; this connection then counts for
+the caller of the latest request.
 
 When all slots of a kind are taken, a new connection still gets one, and another connection is closed: see `Slots`.
 """
@@ -24,7 +28,8 @@ __all__ = ["SLOTS", "ConnectionSlot", "ConnectionSlots"]
 #: Slots for connections without an identified caller; and the share of one address. When all slots are taken, an
 #: address that has more than its share loses its own oldest connection (see `Slots`).
 _UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS = 64, 8
-#: The same for connections of identified callers with a scope, for those of callers without one, and for one caller.
+#: Slots for connections of identified callers with a scope, and as many for those of callers without one; and the
+#: share of one caller.
 _IDENTIFIED, _IDENTIFIED_OF_CALLER = 64, 16
 #: The number of all slots.
 SLOTS = _UNIDENTIFIED + 2 * _IDENTIFIED
@@ -50,7 +55,8 @@ class ConnectionSlot:
         self._slots, self._slot = slots, slots.take(group, self._slot.evict)
 
     def move(self, address: str) -> None:
-        """Count the connection for another address, the one that it comes from according to a trusted proxy."""
+        """Count the connection for another address, the one that it comes from according to a trusted proxy. Does
+        nothing once the caller was identified."""
         if self._slots not in self._identified.values():
             self._slots.move(self._slot, address)
 

@@ -1,15 +1,15 @@
 """The decisions of a bridge between a stream and a TCP connection: which direction has ended, and how the bridge
 ends.
 
-Pure: `bridge.py` passes what happens to this module. Each direction is a small state machine. *Outgoing* is from the
-TCP connection into the stream, *incoming* from the stream into the TCP connection. Rules:
+Pure: `bridge.py` tells this module what happens. Each direction is a small state machine. *Outgoing* is from the TCP
+connection into the stream, *incoming* from the stream into the TCP connection. Rules:
 
 1. End of file is passed on separately in each direction. When both directions have ended, the bridge has finished,
    and both sides are closed. What is queued on the stream is still sent. The outcome is known when the peer has
    acknowledged everything, or can no longer do so. If neither happens within some seconds, the outcome says that it
    is not known whether everything has arrived.
-2. If one side breaks, the bridge ends at once. The first reason is its outcome, with one exception: a break replaces
-   the reason that the peer has stopped reading.
+2. If one side breaks, the bridge ends at once. The first reason is its outcome, with one exception: if the reason was
+   that the peer has stopped reading, a break replaces it.
 3. If the peer only stops reading, what the TCP connection sends is dropped, and what the peer had sent is still
    delivered, within a limited time. Then the bridge has finished, but its outcome has a reason.
 4. If the program at the other end of the TCP connection is about to end, it will read nothing more. The bridge has

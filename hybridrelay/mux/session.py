@@ -412,7 +412,7 @@ class Session:
     def check_alive(self) -> None:
         """Send a ping at once. If the peer does not answer, the channel is given up within seconds.
 
-        Call it when the machine has slept, or its network has changed.
+        Call it when the machine was suspended, or its network has changed.
         """
         if (channel := self._channels.current) is not None:
             channel.check_alive()

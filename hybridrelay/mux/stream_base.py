@@ -101,8 +101,8 @@ class StreamBase:
 
     @property
     def reset_reason(self) -> Reason:
-        """Why it was refused, reset (by the peer or by us) or lost with its session; `Reason.NO_ERROR` if it was
-        not."""
+        """Why the stream or flow was refused, reset (by the peer or by us) or lost with its session;
+        `Reason.NO_ERROR` if it was not."""
         return self._state.reason if self._state.is_aborted else Reason.NO_ERROR
 
     @property

@@ -35,7 +35,8 @@ def parse_registry(
         subkeys: the values of each of its subkeys.
 
     Raises:
-        ConfigurationError: a key is unknown, or a value is not valid; the message begins with its path.
+        ConfigurationError: a value or subkey is not a key of the policy, or its content is not valid; the message
+            begins with its path in the registry.
     """
     settings = [_scalar(key, value) for value in values]
     settings += [_list(key, name, elements) for name, elements in subkeys.items()]

@@ -116,7 +116,7 @@ class HostPattern(Value):
 
     @property
     def is_every(self) -> bool:
-        """Whether it is about every host."""
+        """Whether the pattern matches every host."""
         return not (self.name or self.suffix or self.network)
 
     def _fits_name(self, host: str) -> bool:

@@ -6,9 +6,9 @@ validators raise `ValueError` or `TypeError`. `control_codec.py` encodes and dec
 A request has an id, which its sender chooses, and which no other unanswered request of that sender has. The answer
 repeats it. Times of day are seconds since 1970, in UTC.
 
-An instance is 32 lower-case hexadecimal digits, computed from a secret of 32 random bytes (`instance_of`). Clients
-learn the instances of connectors; only the connector itself, and the relays at which it registers, know the secret.
-So no other party can register or replace an instance, or declare it dead.
+The id of an instance is 32 lower-case hexadecimal digits, computed from a secret of 32 random bytes (`instance_of`).
+Clients learn the instances of connectors; only the connector itself, and the relays at which it registers, know the
+secret. So no other party can register or replace an instance, or declare it dead.
 """
 
 # This module is long because there are many messages.
@@ -43,7 +43,7 @@ from .reasons import Reason
 #: How many previous instances one registration may declare dead. More restarts within a session's resume deadline are
 #: not worth remembering.
 MAX_REPLACES = 16
-#: The most instances that one join can exclude. A join with that many has about 2 KiB with a long token.
+#: The most instances that one join can exclude: 64 of them take 2.2 KiB.
 MAX_AVOID = 64
 #: See `control_fields`.
 MAX_DETAIL = control_fields.MAX_DETAIL
@@ -55,7 +55,7 @@ MAX_SOFTWARE = 128
 MAX_OUTER_PINS = 8
 #: ``sha256:`` and 44 characters, with room for a longer hash.
 MAX_PIN = 128
-#: The length of a sender's name, which the relay assigns. A relay writes 16 characters.
+#: The greatest length of the opaque name of a holder (`Offer.holder`). A relay writes 16 characters.
 MAX_HOLDER = 64
 MAX_CLIENT_ADDRESS = 64
 #: The size of the id and of the proof of a claim (bytes), and how many bytes of its content one message carries.
@@ -92,14 +92,14 @@ _DOCUMENT = re.compile(
 )
 _PART = re.compile(rf"([0-9a-f]{{2}}){{1,{CLAIM_PART_SIZE}}}\Z", re.ASCII)
 
-#: See the module's docstring.
+#: The id of an instance; see the module's docstring.
 Instance: TypeAlias = str
 #: The secret of an instance: 64 lower-case hexadecimal digits.
 InstanceSecret: TypeAlias = str
 
 
 def instance_of(secret: InstanceSecret) -> Instance:
-    """Return the instance to which this secret belongs.
+    """Return the id of the instance to which this secret belongs.
 
     Raises:
         ValueError: not 64 lower-case hexadecimal digits.
@@ -170,7 +170,8 @@ class Welcome(Value):
 
 @attrs.frozen
 class Register(Value):
-    """A connector registers as listener of a hybrid connection. The same message with a fresh token renews."""
+    """A connector registers as listener of a hybrid connection. The same message with a fresh token renews the
+    registration."""
 
     id: int = attrs.field(validator=_integer)
     connection: str = attrs.field(validator=_connection)
@@ -260,9 +261,9 @@ class Proved(Value):
 
 @attrs.frozen
 class Health(Value):
-    """A connector reports whether it can connect to the target of a hybrid connection that it has registered.
+    """A connector reports whether it can connect to the target of a hybrid connection for which it is registered.
 
-    It does so when that changes, and after each registration. Not answered.
+    It sends this message when the health has changed, and after each registration. Not answered.
     """
 
     connection: str = attrs.field(validator=_connection)
@@ -273,7 +274,7 @@ class Health(Value):
 class Take(Value):
     """A taker asks for the content of a claim. Answered by `Taken`, once for each part, or by `Failed`.
 
-    One is allowed on each control channel.
+    Only one `Take` is allowed on each control channel.
     """
 
     id: int = attrs.field(validator=_integer)
@@ -285,7 +286,8 @@ class Take(Value):
 
 @attrs.frozen
 class Taken(Value):
-    """A part of the content of a claim, which the relay has deleted. The parts arrive in order."""
+    """A part of the content of a claim. The relay has already deleted the content from its registry. The parts arrive
+    in order."""
 
     id: int = attrs.field(validator=_integer)
     #: The number of this part, from 0, and how many there are.
@@ -324,9 +326,9 @@ class KeyKept(Value):
 
 @attrs.frozen
 class Update(Value):
-    """The relay gives a peer an update of its connection string, which it cannot read. Answered by `UpdateKept`.
+    """The relay gives a peer an update for its connection string. Answered by `UpdateKept`.
 
-    The relay repeats it to peers that have not kept it.
+    The relay cannot read the update. It repeats it to peers that have not kept it.
     """
 
     connection: str = attrs.field(validator=_connection)
@@ -368,7 +370,7 @@ class Checked(Value):
 class Witness(Value):
     """A peer asks the relay to keep a checkpoint of its audit log. Answered by `Witnessed` or `Failed`.
 
-    The relay checks that it is signed with this key. The relay does not know whose key it is.
+    The relay checks the signature with `key`. It does not know whose key this is.
     """
 
     id: int = attrs.field(validator=_integer)
@@ -414,10 +416,10 @@ class Ended(Value):
 class Draining(Value):
     """The relay accepts no new registrations and joins, because an administrator drains it or it is about to stop.
 
-    It asks its peers to come back after this time.
+    Peers are asked to come back after `retry_after_seconds`.
     """
 
-    #: At most `MAX_RETRY_AFTER_SECONDS`; a longer time is read as that.
+    #: A time longer than `MAX_RETRY_AFTER_SECONDS` counts as `MAX_RETRY_AFTER_SECONDS`.
     retry_after_seconds: float = attrs.field(converter=_retry_after, validator=_seconds)
 
 

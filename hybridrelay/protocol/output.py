@@ -137,7 +137,7 @@ class Output:
 
     @property
     def last_unannounced(self) -> Stream | None:
-        """Return the most recent stream whose OPEN has not been written."""
+        """The most recent stream whose OPEN has not been written."""
         return next(reversed(self._opens), None)
 
     def schedule(self, stream: Stream) -> None:

@@ -293,7 +293,7 @@ class SessionCore:
     def check_alive(self, now: float) -> None:
         """Send a PING at once, after something that may have broken the channel.
 
-        For example, the machine slept or its address changed. If nothing arrives within
+        For example, the machine was suspended, or its address changed. If nothing arrives within
         `SessionConfig.ping_timeout`, the channel is given up.
         """
         if self.state is State.ESTABLISHED:

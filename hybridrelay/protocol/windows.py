@@ -32,6 +32,7 @@ class Budget:
     """How much memory a process or a session may promise to peers. The budget of a session has that of the process as
     its `parent`."""
 
+    #: The size of the budget (bytes).
     limit: int
     parent: Budget | None = None
     #: Bytes that are reserved for base windows.

@@ -31,7 +31,7 @@ class ClientAddresses(enum.StrEnum):
         """Return what connectors are told; empty if that is nothing.
 
         Args:
-            address: the client's address as the relay sees it. If it is no IP address (that of a Unix socket, for
+            address: the client's address as the relay sees it. If it is not an IP address (that of a Unix socket, for
                 example), it is stated unchanged, except with `NONE`.
         """
         if self is ClientAddresses.NONE:

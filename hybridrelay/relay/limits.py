@@ -110,7 +110,7 @@ SENIORITY_SECONDS = 5.0
 #: that an earlier channel of the instance cannot register again, and longer than any usual resume deadline.
 DEPARTED_SECONDS = 600.0
 
-#: How many reports about the health of targets a connector may send over one control channel in `HEALTH_SECONDS`
+#: How many reports about the health of targets a connector may send over one control channel within `HEALTH_SECONDS`
 #: (seconds), in addition to as many for each hybrid connection that is registered over it. The channel of a connector
 #: that sends more is closed. A connector waits for five seconds between two reports about a hybrid connection, and
 #: also sends one with each registration. Protects the event log and its readers; the reports themselves cost little.

@@ -122,7 +122,7 @@ class KeyRoll(Value):
     rule: str
     #: The slot of the new key. The old one is in the other slot.
     slot: KeySlot
-    #: The generations of both keys. If one of them changes otherwise, the roll is over.
+    #: The generations of both keys. If one of them changes for another reason, the roll is over.
     old_generation: int
     new_generation: int
     #: Seconds since 1970. At `ends_at`, the old key is revoked even if not all programs have the new one.

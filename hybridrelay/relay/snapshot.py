@@ -91,7 +91,7 @@ class ListenerSnapshot(_Peer):
 
     @property
     def key(self) -> str:
-        """Identifies it among the listeners of the hybrid connection."""
+        """Identifies the listener among the listeners of the hybrid connection."""
         return self.instance
 
 
@@ -104,7 +104,7 @@ class SenderSnapshot(_Peer):
 
     @property
     def key(self) -> str:
-        """Identifies it among the senders of the hybrid connection."""
+        """Identifies the sender among the senders of the hybrid connection."""
         return self.id
 
 
@@ -125,7 +125,7 @@ class SessionSnapshot(Value):
 
     @property
     def key(self) -> str:
-        """Identifies it among the sessions of the hybrid connection."""
+        """Identifies the session among the sessions of the hybrid connection."""
         return self.id
 
 

@@ -143,7 +143,7 @@ class ConnectionString(Value):
 
     @property
     def role(self) -> Role:
-        """The side that it is for: a connector's connection string has a target."""
+        """The side that the connection string is for: a connector's connection string has a target."""
         return Role.CONNECTOR if self.target is not None else Role.APPLICATION
 
     @property
@@ -180,7 +180,7 @@ class ConnectionString(Value):
         return self.target
 
     def require_application(self) -> None:
-        """Check that a client may use it.
+        """Check that a client may use the connection string.
 
         Raises:
             ConnectionStringError: this is a connector's connection string.

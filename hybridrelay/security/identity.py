@@ -52,12 +52,12 @@ class Role(enum.StrEnum):
 
     CONNECTOR = "connector"
     APPLICATION = "application"
-    #: For one request of an application's identity, by a machine that has taken a claim.
+    #: For one request for an application's identity, by a machine that has taken a claim.
     CLAIM = "claim"
 
     @property
     def other(self) -> Role:
-        """The role on the other end of a data channel."""
+        """The role at the other end of a data channel."""
         return Role.APPLICATION if self is Role.CONNECTOR else Role.CONNECTOR
 
 

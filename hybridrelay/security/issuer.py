@@ -84,7 +84,7 @@ class Issuer:
 
     @functools.cached_property
     def not_after(self) -> float:
-        """When it ends (seconds since 1970).
+        """When the issuer's certificate ends (seconds since 1970).
 
         Raises:
             ConfigurationError: it is damaged.
@@ -103,7 +103,7 @@ class Issuer:
         return format_serial(certificate.serial_number)
 
     def check(self, authority: bytes) -> None:
-        """Check that it belongs to an authority (DER), and is what this module makes.
+        """Check that the issuer belongs to an authority (DER), and is what this module makes.
 
         Raises:
             ConfigurationError: it does not, or is damaged.
@@ -298,7 +298,7 @@ def check_issued_untrusted(
         raise ConfigurationError("the connector has issued an identity that has expired", remedy=_COMPARE_CLOCKS)
     if details.not_before > now:
         raise ConfigurationError("the connector has issued an identity that is not valid yet", remedy=_COMPARE_CLOCKS)
-    if details.not_before < now - _LONGEST_AGO_SECONDS:  # it would be due for renewal immediately, and so on
+    if details.not_before < now - _LONGEST_AGO_SECONDS:  # such identities would be renewed again and again
         raise ConfigurationError("the connector has issued an identity that began long ago", remedy=_COMPARE_CLOCKS)
     if details.not_after < max(lasts_until, now + _SHORTEST_SECONDS):
         raise ConfigurationError(

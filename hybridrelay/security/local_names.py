@@ -33,7 +33,7 @@ def check_local_name(name: HostTarget) -> HostTarget:
             "a local name must not be localhost or a loopback address, which programs use for themselves"
         )
     address = ip_address(name.host)
-    if address is not None and (_is_no_host(address) or "%" in name.host):
+    if address is not None and (_names_no_host(address) or "%" in name.host):
         raise ValueError("a local name is a host name, or the address of one host without a zone")
     host = normal_host(name.host)
     return HostPort(host, name.port) if isinstance(name, HostPort) else HostPorts(host, name.ports)
@@ -55,7 +55,7 @@ def local_name_of_target(target: Target) -> HostTarget | None:
     """Return the local name that a new hybrid connection has if its administrator chooses none: the target's.
 
     Returns:
-        None if the target can be no local name, for example because it is on the connector's own machine, or is a
+        None if the target cannot be a local name, for example because it is on the connector's own machine, or is a
         Unix socket.
     """
     if isinstance(target, UnixSocket):
@@ -75,5 +75,5 @@ def choose_local_name(choice: LocalNameChoice, otherwise: HostTarget | None) -> 
     return None if choice == NO_LOCAL_NAME else choice
 
 
-def _is_no_host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def _names_no_host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return address.is_unspecified or address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255")

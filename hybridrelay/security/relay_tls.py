@@ -1,4 +1,5 @@
-"""TLS between the relay and its peers: control channels, and the outer TLS on 443.
+"""TLS between the relay and its peers: control channels, the outer TLS on 443, and the client's side of the
+management API.
 
 On control channels, the relay is verified by the pins in the connection string, or with certificate authorities if
 there are none. The outer TLS exists only because middleboxes expect it. Another layer of TLS inside it protects all
@@ -155,7 +156,8 @@ def check_relay_pin(tls: ssl.SSLObject, pins: Collection[str]) -> None:
         pins: the pins in the connection string. If there are none, the handshake has verified the certificate.
 
     Raises:
-        RelayIdentityError: the relay's key matches no pin; the message contains both.
+        RelayIdentityError: the certificate is unusable or was not verified, or the relay's key matches no pin; the
+            message then contains the pin of the key and those that were expected.
     """
     if not pins:
         if tls.context.verify_mode is not ssl.CERT_REQUIRED:
@@ -164,10 +166,10 @@ def check_relay_pin(tls: ssl.SSLObject, pins: Collection[str]) -> None:
     try:
         actual = spki_pin(tls.getpeercert(binary_form=True) or b"")
     except ValueError as exc:
-        raise RelayIdentityError("the relay's certificate is not a usable one") from exc
+        raise RelayIdentityError("the relay's certificate is not usable") from exc
     if not any(pin_matches(pin, actual) for pin in pins):
         raise RelayIdentityError(
-            f"the relay's public key is {actual}; the {_source(pins)} expects {' or '.join(pins)}",
+            f"the relay's public key has the pin {actual}; the {_source(pins)} expects {' or '.join(pins)}",
             remedy=_PIN_REMEDY,
         )
 

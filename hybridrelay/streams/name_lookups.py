@@ -94,7 +94,7 @@ class _Name:
 
 
 class NameLookups:
-    """Looks up names for one purpose; see the module."""
+    """Looks up names for one purpose; see the module's docstring."""
 
     def __init__(self) -> None:
         self._names: dict[_Query, _Name] = {}

@@ -375,7 +375,7 @@ class _Waiting(NowaitStream):
         self._torn = False
         #: What `wait_readable` has received for `receive_nowait`, b"" at the end of file; None if there is nothing.
         self._ahead: Buffer | None = None
-        #: Why nothing more can be received; None if something may be.
+        #: Why nothing more can be received; None as long as receiving is possible.
         self._failure: trio.BrokenResourceError | trio.ClosedResourceError | None = None
 
     def send_nowait(self, *buffers: Buffer) -> bool:

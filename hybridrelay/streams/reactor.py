@@ -54,7 +54,7 @@ class Writer(Protocol):
 
 
 class Reactor:
-    """Serves streams; see the module. Use `using_reactor` to get one."""
+    """Serves streams; see the module's docstring. Use `using_reactor` to get one."""
 
     def __init__(self) -> None:
         self._users = 0

@@ -274,7 +274,7 @@ def check_same_user(stream: trio.SocketStream) -> int | None:
     The mode of the socket already ensures this. This is a second check.
 
     Returns:
-        Its user id; None if the system does not tell.
+        Its user id; None if the system does not report it.
 
     Raises:
         PermissionError: it belongs to another user.

@@ -255,7 +255,7 @@ class TestFiles:
             verify(log.files)
 
     def test_a_file_that_only_names_the_trusted_key(self) -> None:
-        """The public key is no secret, so a forger can name it as that of the next file."""
+        """The public key is not secret, so a forger can name it as that of the next file."""
         trusted = SigningKey.generate()
         forged = WrittenLog.of(2)
         forged.lines.append(forged.chain.continued(forged.at(), trusted.public))

@@ -24,7 +24,7 @@ def test_what_the_programs_say(tmp_path: Path) -> None:
             program.wait_for_line("reason=connection-disabled.*connections enable", where="err")
         shown = deployment.run("status", "--state", deployment.state)
         assert "orders (disabled)" in shown.stdout
-        assert shown.returncode == 0, "that no connector listens is no problem now"
+        assert shown.returncode == 0, "that no connector listens is not a problem now"
         enabled = deployment.run("connections", "enable", "orders", "--state", deployment.state)
         assert (enabled.returncode, enabled.stdout) == (0, "enabled orders\n")
         relay.wait_for_line("connection.enabled: .*connection=orders", where="err")

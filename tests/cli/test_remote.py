@@ -234,7 +234,7 @@ class _Broken(http.server.BaseHTTPRequestHandler):
     connection_info: dict[str, object]
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         endpoint: dict[str, object] = {"pin": "sha256:" + "A" * 43 + "=", "ports": {}}
@@ -305,7 +305,7 @@ def test_the_new_key_is_kept_if_the_relay_stops_during_a_regenerate(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_waits_for_a_relay_that_hangs_can_be_stopped(created: Created, number: signal.Signals) -> None:
-    """It is never taken for one that does not run: nothing is changed behind its back."""
+    """The command does not take the relay for one that does not run, and does not change the registry itself."""
     with socket.socket(socket.AF_UNIX) as listener:
         with short_path(created.state / "management.sock") as name:
             listener.bind(name)

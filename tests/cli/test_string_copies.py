@@ -27,7 +27,7 @@ NO_MARKS = UpdateMarks(None)
 
 @attrs.frozen
 class Scene:
-    """A connection string file that cannot be written, as long as `is_read_only`."""
+    """A connection string file that cannot be written until `writable` is called."""
 
     file: Path
     copies: StringCopies
@@ -234,7 +234,7 @@ async def test_a_damaged_copy_is_reported_and_written_again(
 async def test_a_copy_that_was_only_begun_is_not_damaged(
     scene: Scene, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The program was killed before it has written it."""
+    """The program was killed before it had written the copy."""
     scene.copy.parent.mkdir(parents=True)
     scene.copy.write_text(content)
     assert scene.newest() == scene.stored()
@@ -243,7 +243,7 @@ async def test_a_copy_that_was_only_begun_is_not_damaged(
 
 @pytest.mark.parametrize("after", ["it is written again", "it is removed"])
 async def test_what_a_killed_program_has_left_beside_a_copy_is_removed(scene: Scene, after: str) -> None:
-    """It contains a key, or the private key of an identity."""
+    """What is left contains a key, or the private key of an identity."""
     before = scene.stored()
     assert await scene.keep(before, rolled(before, "first")) == ""
     prepare_replacement(scene.copy, "a key")  # and never finished

@@ -26,7 +26,7 @@ from .relays.test_relay_connection import connection_string
 from .test_session import Scene
 
 
-async def test_each_is_checked_after_the_machine_slept(
+async def test_each_is_checked_after_the_machine_was_suspended(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed: list[Callable[[str], None]] = []
@@ -42,7 +42,7 @@ async def test_each_is_checked_after_the_machine_slept(
         await nursery.start(client._sessions.run, scene.make())
     nursery.start_soon(client.watch)
     await trio.sleep(1)
-    changed[0]("slept")
+    changed[0]("suspended")
     assert present.session.checks == earlier.session.checks == 1
     nursery.cancel_scope.cancel()
 

@@ -26,7 +26,7 @@ from hybridrelay.protocol.reasons import Reason
         (RelayUnreachable("it restarts", reason=Reason.GOING_AWAY), True),
         (RendezvousError("no connector", reason=Reason.NO_LISTENER), True),
         (RendezvousError("it is silent", reason=Reason.LISTENER_SILENT), True),
-        (RendezvousError("too many just now", reason=Reason.LIMIT), True),
+        (RendezvousError("too many at this moment", reason=Reason.LIMIT), True),
         (AuthorizationError("a clock is wrong", reason=Reason.TOKEN_EXPIRED), True),
         (AuthorizationError("wrong key", reason=Reason.WRONG_KEY), False),
         (AuthorizationError("revoked", reason=Reason.KEY_REVOKED), False),

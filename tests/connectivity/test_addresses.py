@@ -35,7 +35,7 @@ from .conftest import Certificates, make_server, run_server, serve_badly
 RELAY, OTHER = "127.0.0.1", "127.0.0.2"
 NAME = "relay.example.com"
 TCP = candidates(discover(), "tcp")[0]
-#: What an address does that is no relay.
+#: What an address that is not a relay's does.
 NO_RELAY = ["stalled", "closed", "reset", "http", "garbage", "refused"]
 
 

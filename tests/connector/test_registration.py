@@ -139,7 +139,7 @@ def test_a_successor_takes_over_before_the_earlier_channel_is_closed() -> None:
     assert made.handle(inputs.MoveToRoute(TCP), 10.0)[-1] == commands.OpenChannel(2, TCP)
     assert made.handle(inputs.ChannelOpened(2, TCP, RELAY), 11.0) == [commands.RequestRegistration(2, 3, "one", ONE)]
     assert made.handle(inputs.RequestGranted(2, 3, 600.0), 12.0)[-1] == commands.RequestRegistration(2, 4, "two", TWO)
-    # The relay tells the earlier channel, which is no loss.
+    # The relay tells the earlier channel, which is not a loss.
     assert made.handle(inputs.EndedByRelay(1, "one", Reason.SUPERSEDED), 12.0) == []
     done = made.handle(inputs.RequestGranted(2, 4, 600.0), 13.0)
     assert [output for output in done if not isinstance(output, events.Event)] == [
@@ -523,7 +523,7 @@ class Walk(RuleBasedStateMachine):
         for given in (
             inputs.EndedByRelay(number, name, reason),
             inputs.Offered(number, offer),
-            inputs.RestartAnnounced(number, 5.0),
+            inputs.DrainAnnounced(number, 5.0),
         ):
             self.executor.feed(given)
             if number not in self.executor.open:

@@ -225,4 +225,4 @@ async def test_a_relay_is_not_told_too_often(
     times = [at for _, _, at in channel.told]
     assert len(times) > 3
     assert all(after - before > PACE_SECONDS - 0.001 for before, after in pairwise(times))
-    assert channel.told[-1][1] is scene.monitor.health(A), "the last state is told in any case"
+    assert channel.told[-1][1] is scene.monitor.health(A), "the last state is reported in any case"

@@ -41,7 +41,7 @@ class Tape:
 
 
 class ObservedStream(WrappedHalfCloseableStream):
-    """Keeps a copy of what passes. It is no socket, so that the pump cannot leave the bytes to the kernel."""
+    """Keeps a copy of what passes. It is not a socket, so that the pump cannot leave the bytes to the kernel."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, tape: Tape) -> None:
         super().__init__(stream)

@@ -275,7 +275,7 @@ async def test_everything_is_cut_for_a_while(set_scene: SetScene, lab: Lab) -> N
         before = scene.channels()
         lab.set(State.DROPPED)
 
-        # Until the silence has been noticed: less would be no test of resumption.
+        # Until the silence has been noticed: less would not be a test of resumption.
         async def noticed() -> bool:
             return "session.interrupted" in scene.forward.program.err
 

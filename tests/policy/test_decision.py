@@ -73,7 +73,7 @@ MISSING_IN_MACHINE = "AllowUdp is not set in the policy of the machine (datagram
 def test_datagrams_are_denied_unless_the_policy_of_the_machine_allows_them(
     of_machine: list[str], further: list[str], rule: str
 ) -> None:
-    """A further directory may allow them only on a machine without a policy. A deny list is no policy."""
+    """A further directory may allow them only on a machine without a policy. A deny list is not a policy."""
     deny_list = Restrictions(file="deny", is_deny_list=True, denied_identities=IdentityList(Place("deny"), ()))
     files = [parse_policy_file(f"machine {number}", text) for number, text in enumerate(of_machine)]
     files += [

@@ -21,7 +21,8 @@ def no_descriptor_leaks() -> Iterator[None]:
         return
     before = _descriptors()
     yield
-    # Fewer are no error: garbage of an earlier test may have been collected meanwhile, which closes its descriptors.
+    # Fewer are not an error: garbage of an earlier test may have been collected meanwhile, which closes its
+    # descriptors.
     assert _descriptors().items() <= before.items()
 
 

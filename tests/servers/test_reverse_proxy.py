@@ -67,4 +67,4 @@ async def run_session(deployment: Deployment, https: int) -> None:
         assert client.route == "wss"
     report = await Prober(RelayEndpoint.all_from(application)[0]).survey()
     assert report.chosen == "wss"
-    assert [a.intercepted_by for a in report.attempts] == [None] * 5, "a reverse proxy is no interception"
+    assert [a.intercepted_by for a in report.attempts] == [None] * 5, "a reverse proxy is not an interception"

@@ -206,7 +206,7 @@ async def test_what_is_not_a_socket(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems answer in other ways")
 async def test_a_full_queue_is_waited_for(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """The system says at once that the queue is full. This is no connection."""
+    """The system says at once that the queue is full. This is not a connection."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server, contextlib.ExitStack() as waiting:
         with short_path(path) as name:

@@ -49,7 +49,7 @@ class Side:
         channel = await self.link.start_control(self.deployment.nursery)
         answer = await channel.register(control.Register(channel.next_id(), self.string.entity_path, self.token()))
         assert isinstance(answer, control.Registered)
-        assert await channel.messages.receive() == answer  # it is told in its turn as well
+        assert await channel.messages.receive() == answer  # it is reported in its turn as well
         return channel
 
     async def join(self, channel: ControlChannel, listener: str | None = None) -> control.Message:

@@ -30,7 +30,7 @@ class Sink(Protocol):
 
     @property
     def kind(self) -> SinkKind:
-        """What it is."""
+        """The kind of the sink."""
 
     @property
     def name(self) -> str:

@@ -22,8 +22,8 @@ _MAX_HANDSHAKE: Final = 256 * 1024
 
 
 class TLSConnection:
-    """A TLS connection of a client, for a thread. The socket is closed by `close`, and if the handshake fails. After
-    an error of another method, call `close`.
+    """A TLS connection of a client, for a thread. If the handshake fails, the socket is closed. If a method raises,
+    call `close`.
 
     Args:
         sock: a connected socket.
@@ -32,7 +32,7 @@ class TLSConnection:
         seconds: how long the handshake may take, and later each call of `sendall`.
 
     Raises:
-        ssl.SSLCertVerificationError: the server's certificate is not valid for it.
+        ssl.SSLCertVerificationError: the server's certificate is not valid, or not for `host`.
         OSError: the handshake failed, or took too long. The socket is closed.
     """
 
@@ -56,7 +56,7 @@ class TLSConnection:
                 self._flush(deadline)
             except OSError:
                 with contextlib.suppress(OSError):
-                    self._flush(deadline)  # why it has failed
+                    self._flush(deadline)  # the alert, which tells the server why the handshake has failed
                 raise
             else:
                 self._flush(deadline)

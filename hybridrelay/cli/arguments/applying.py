@@ -20,11 +20,11 @@ NAME.authority, and NAME@LABEL.application for each further application. Keep th
 file, a hybrid connection cannot be changed.
 
 connector.toml, for 'connector --config', is there as well. It gets a table for each hybrid connection that has none;
-anything else that you write into it stays. Copy it and the directory strings to the connector, side by side: a
-service that 'service install connector' has installed reads them in /etc/hybridrelay.
+anything else that you write into it stays. Copy it and the directory strings into one directory of the connector's
+machine: a service that 'service install connector' has installed reads them in /etc/hybridrelay.
 
-Hybrid connections whose authority files are in the directory, and rules, are only listed if they are no longer
-declared. With --delete, they are deleted at the relay, and the tables of such hybrid connections are removed from
+What is no longer declared is listed, and not changed: rules, and hybrid connections whose authority files are in the
+directory. With --delete, it is deleted at the relay, and the tables of deleted hybrid connections are removed from
 connector.toml. Their files stay.
 """
 _APPLY_EXAMPLES = """\
@@ -46,7 +46,7 @@ databases.toml:
   [[connection]]
   name = "billing"
   target = "db2.internal:5432"
-  # the name for applications (default: that of the target at creation)
+  # the local name (default: the target's host and port at creation)
   local-name = "billing.corp.example:5432"
   # the connector signs identities of applications ('connections issuer')
   issuer = true
@@ -54,7 +54,7 @@ databases.toml:
   [[connection.application]]
   label = "reporting"
   rule = "reporting"
-  # one that takes a claim: no connection string is issued here
+  # an application that takes a claim: no connection string is issued here
   [[connection.application]]
   label = "archive"
   rule = "archive"
@@ -82,7 +82,8 @@ def _add_arguments(parser: Parser) -> None:
 
 
 def _keys() -> argparse.ArgumentParser:
-    """Return the keys of the file, as options. The values are parsed in the same way."""
+    """Return a parser with an option for each top-level key of the file: values of keys are parsed like those of
+    options."""
     parser = Parser(add_help=False)
     _add_endpoints(parser)
     parser.add_argument("--relay-pin", metavar="PIN", type=values.pin, action="append", default=[])

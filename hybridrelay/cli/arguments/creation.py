@@ -16,7 +16,7 @@ It writes three files of mode 0600, and never overwrites an existing one:
   authority file     only for you: with it, 'connections issue' issues
                      further identities
 
-There are three ways to register it at the relay:
+There are three ways to create it at the relay:
   --management URL on the administrator's machine: the name, the rules and
                    the keys are sent to the management API of the running
                    relay, with the token in --token-file. The relay never has

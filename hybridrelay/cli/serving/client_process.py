@@ -198,7 +198,7 @@ def leave_standard_streams() -> None:
     os.close(nowhere)
     for number in map(int, os.listdir("/proc/self/fd")):
         if number > 2:
-            with contextlib.suppress(OSError):  # it was the descriptor of the directory
+            with contextlib.suppress(OSError):  # the descriptor of the directory itself, which is closed by now
                 if not fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
                     os.close(number)
 

@@ -27,7 +27,7 @@ _SOME_ADDRESS = "127.127.255.254"
 
 
 def find_abilities() -> Abilities:
-    """Try all of them. Takes some milliseconds, and leaves nothing behind. No thread may be running.
+    """Try all values of `Network`. Takes some milliseconds, and leaves nothing behind. No thread may be running.
 
     Raises:
         OSError: no process can be started.
@@ -52,8 +52,8 @@ def first_port() -> int:
 def _may_open(port: int) -> bool:
     """Return whether this process may open a port, whether or not it is in use.
 
-    A capability does not tell: in a user namespace that has no network of its own, root has all of them, and may not
-    open more ports than an ordinary user.
+    Capabilities do not answer this: in a user namespace without a network of its own, root has all capabilities, but
+    may open no more ports than an ordinary user.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         try:

@@ -68,7 +68,7 @@ def _files_first(services: str) -> str:
     words = services.replace("[", " [").split()
     kept: list[str] = []
     skips_actions = False
-    inside = False  # of an action that contains spaces
+    inside = False  # inside an action that contains spaces
     for word in words:
         is_action = inside or word.startswith("[")
         inside = is_action and not word.endswith("]")

@@ -12,7 +12,7 @@ being connected: it waits for the connection, and signals interrupt it as always
 that is given to it here. If a signal keeps this result from the application, the next call for the same socket gets
 it.
 
-This works for programs that know nothing of it. It is no sandbox: a program that changes the address in its memory
+This works for programs that know nothing of it. It is not a sandbox: a program that changes the address in its memory
 after it was checked, or that connects by another system call (io_uring), can connect to any address.
 
 The listeners are on loopback addresses of the machine, where any local user could connect to them. So they admit only
@@ -20,6 +20,8 @@ connections that were made here: those whose two addresses were noted (`Redirect
 does not identify a connection: the kernel gives the same one to connections of several users, as long as they lead to
 different listeners.
 """
+
+# This module is long because an answer to a call depends on every state that the application's socket can be in.
 
 from __future__ import annotations
 

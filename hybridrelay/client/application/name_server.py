@@ -23,7 +23,8 @@ _ASK_SECONDS: Final = 5.0
 #: How many forwarded queries may wait for an answer. Further ones are dropped, and the resolver repeats them.
 _MAX_ASKED: Final = 256
 
-#: Returns the server to which the socket with this address sent its query; None if its queries are ignored.
+#: Returns the server to which the socket with this address has sent its query; None if queries of this socket are
+#: ignored.
 WantedServer = Callable[[Address], Address | None]
 
 
@@ -88,7 +89,7 @@ async def _pass_on(
                     while answer[:2] != data[:2]:  # from the same server, to which the socket is connected
                         answer = await asking.recv(65535)
             except OSError:
-                # To the resolver, that server does not answer: the resolver repeats the query, or gives up.
+                # For the resolver, this is as if that server had not answered: it repeats the query, or gives up.
                 return
             _send(sock, answer, peer)
     finally:

@@ -63,7 +63,7 @@ class SharedClient:
 
     @property
     def is_used(self) -> bool:
-        """Whether it has sockets, or opens one."""
+        """Whether the client has sockets, or is opening one."""
         return bool(self._opening or self._connections)
 
     def end(self) -> None:

@@ -1,6 +1,6 @@
 """Serves the TCP connections of applications: each gets one stream, and a bridge moves bytes between the two."""
 
-# This module is long because the three ways in which a connection gets its stream, and its one end, are in one class.
+# This module is long because one class has the three ways in which a connection gets its stream, and all its endings.
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Connections:
     def serve_answered(self, local: trio.SocketStream, handshake: FrontHandshake, port: int | None = None) -> None:
         """Begin to serve a connection of a front, and return at once.
 
-        Like `serve`, but the application is told whether the connector has connected to the target, and if not, why;
-        then the connection ends without a reset.
+        Like `serve`, but the application is told whether the connector has connected to the target. If not, it is
+        told why, and the connection ends without a reset.
 
         Args:
             local: the connection.
@@ -101,7 +101,8 @@ class Connections:
 
         Raises:
             StreamRefused: the target or the connector refused the stream; `reason` says which and why.
-            HybridRelayError: no session could be opened; see `Client.connect`.
+            HybridRelayError: no session could be opened (see `Client.connect`), or this machine has no descriptors,
+                memory or ports left for a socket.
             ConfigurationError: this machine cannot connect to itself.
 
         If cancelled, the connector abandons its attempt to connect, too.
@@ -245,7 +246,7 @@ class _Connection:
         except Exception as exc:  # noqa: BLE001
             self._failed(exc)
             return None
-        except BaseException:  # cancelled: the forward stops
+        except BaseException:  # cancelled: the program stops
             self._lost(Ending.LOST)
             raise
         if stream is None:
@@ -260,7 +261,7 @@ class _Connection:
         except (trio.BrokenResourceError, trio.TooSlowError):
             stream.reset(Reason.CANCELLED)
             self._lost(Ending.RESET_BY_APPLICATION)
-        except BaseException:  # cancelled: the forward stops
+        except BaseException:  # cancelled: the program stops
             stream.reset(Reason.CANCELLED)
             self._lost(Ending.LOST)
             raise
@@ -297,17 +298,17 @@ class _Connection:
     # --- the end; exactly one of these is called
 
     def _refused(self, refusal: StreamRefused) -> None:
-        """There is no stream."""
+        """Reset the connection, because there is no stream."""
         abort_socket(self._local)
         self._publish_failure(refusal, self._seconds)
 
     def _failed(self, bug: Exception) -> None:
-        """There is no stream, because of a bug. It must not affect other connections, and has to be logged."""
+        """Report a bug, and reset the connection. A bug must not affect other connections."""
         self._report_bug(bug)
         self._refused(StreamRefused("internal error", reason=Reason.INTERNAL_ERROR))
 
     def _lost(self, ending: Ending) -> None:
-        """The wait for a stream has ended without a result: the application has reset its connection, or the forward
+        """The wait for a stream has ended without a result: the application has reset its connection, or the program
         stops."""
         abort_socket(self._local)
         self._publish_end(Disconnected("broken", ending, ending, Reason.CANCELLED), 0, 0, self._seconds)

@@ -106,7 +106,7 @@ class Outcome(enum.Enum):
     IDENTITY_REFUSED = "identity-refused"
     #: The connector no longer knows the session.
     FORGOTTEN = "forgotten"
-    #: One of the two sides violated the protocol or failed otherwise.
+    #: One of the two sides violated the protocol or failed in another way.
     FAILED = "failed"
 
     @property

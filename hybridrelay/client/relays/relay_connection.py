@@ -133,7 +133,8 @@ class RelayConnection:
         self._opening = trio.Lock()
         #: The connection string that the relay accepted last; None before the first time.
         self._accepted: ConnectionString | None = None
-        #: The previous connection string. Until the relay has accepted one, this is the one to fall back to.
+        #: The previous connection string, which is used if the relay refuses the current one and has not accepted any
+        #: yet.
         self._earlier = earlier
         #: A connection string that the relay has refused, so that an earlier one is in use. An event about it was
         #: published.
@@ -225,8 +226,8 @@ class RelayConnection:
             self._control.check_alive()
 
     def network_changed(self) -> None:
-        """Check everything, because the machine slept or changed networks and what worked before may not work any
-        more."""
+        """Check everything, because the machine was suspended or has changed networks, and what worked before may not
+        work any more."""
         self.link.forget(network_changed=True)
         if self._control is not None:
             self._control.check_alive()

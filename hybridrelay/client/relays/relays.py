@@ -124,7 +124,8 @@ class Relays:
                     opened.append(await relay.open_data_channel_probing(to, end_to_end))
             except HybridRelayError as exc:
                 failures[relay] = exc
-                if isinstance(to, Peer) or not to.other_than:  # that there is no other connector is no failure
+                # If there is no other connector, the relay has not failed.
+                if isinstance(to, Peer) or not to.other_than:
                     relay.record_failure(exc)
                 # A failed rendezvous is not the relay's fault, unless it is draining or a quota is used up.
                 accepts_nothing = exc.reason is Reason.RELAY_DRAINING or exc.reason.category is Category.QUOTA

@@ -54,7 +54,7 @@ class Proxy(Value):
 
     @property
     def is_socks(self) -> bool:
-        """Whether it is a SOCKS proxy, not an HTTP proxy."""
+        """Whether the proxy is a SOCKS proxy, not an HTTP proxy."""
         return self.scheme.startswith("socks")
 
     @classmethod

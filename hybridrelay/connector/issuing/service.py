@@ -48,8 +48,8 @@ ISSUE_SECONDS = 20.0
 MAX_OF_ONE = 4
 #: How many requests one connector processes at a time; others wait. Each takes some milliseconds.
 _MAX_AT_WORK = 16
-#: How many requests one holder of an identity may make in `REQUESTS_SECONDS`; further ones are refused. A program
-#: makes one, and repeats it after some seconds if it fails.
+#: How many requests one program with an identity may make within `REQUESTS_SECONDS`; further ones are refused. A
+#: program makes one, and repeats it after some seconds if it fails.
 MAX_REQUESTS = 30
 REQUESTS_SECONDS = 60.0
 #: How many labels of renewed identities and how many holders that have made requests are remembered, for their rates.
@@ -120,7 +120,8 @@ class Issuing:
                 del self._open[requester]
 
     def _may_request(self, origin: Origin) -> bool:
-        """Whether the holder of the identity may make a request now. The first refusal in a minute is published."""
+        """Whether the program with this identity may make a request now. The first refusal in a minute is
+        published."""
         key, now = (origin.published.name, origin.peer.holder), trio.current_time()
         recent = [at for at in self._recent.pop(key, ()) if now - at < REQUESTS_SECONDS]
         if len(recent) == MAX_REQUESTS:

@@ -35,7 +35,7 @@ class Start(Value):
 
 @attrs.frozen
 class Publish(Value):
-    """Register this hybrid connection, too."""
+    """Register this hybrid connection in addition to the others."""
 
     name: str
     string: ConnectionString
@@ -146,7 +146,7 @@ class EndedByRelay(Value):
 
 
 @attrs.frozen
-class RestartAnnounced(Value):
+class DrainAnnounced(Value):
     """The relay has announced that it is draining, or about to stop."""
 
     channel: int
@@ -163,7 +163,7 @@ class MoveToRoute(Value):
 
 @attrs.frozen
 class RoutesUncertain(Value):
-    """The known routes may be outdated, because this machine slept or is in another network."""
+    """The known routes may be outdated, because this machine was suspended, or is in another network."""
 
 
 @attrs.frozen
@@ -217,7 +217,7 @@ Input: TypeAlias = (
     | Confirmed
     | Offered
     | EndedByRelay
-    | RestartAnnounced
+    | DrainAnnounced
     | MoveToRoute
     | RoutesUncertain
     | CheckChannels

@@ -146,7 +146,7 @@ class Machine:
             case inputs.EndedByRelay(number, name, reason):
                 if (channel := self._admit_notice(number, now)) is not None:
                     self._registration_ended(channel, name, reason, now)
-            case inputs.RestartAnnounced(number, seconds):
+            case inputs.DrainAnnounced(number, seconds):
                 if (channel := self._admit_notice(number, now)) is not None and channel.retry_after is None:
                     channel.retry_after = seconds
                     self._out.append(RelayDraining(host=self.host, retry_seconds=seconds))
@@ -250,8 +250,8 @@ class Machine:
         self._out.append(commands.ReportChange())
 
     def _attempt_failed(self, cause: PhaseCause, error: HybridRelayError, retry_after: float, now: float) -> None:
-        """Wait for the next attempt, because no control channel could be opened, or nothing registered over the only
-        one."""
+        """Wait for the next attempt, because no control channel could be opened, or nothing could be registered over
+        the only one."""
         self.phase = PHASES[self.phase, cause]
         self._attempts.failed(error, retry_after, now)
         self._out.append(commands.ReportChange())
@@ -376,7 +376,7 @@ class Machine:
         if reason is Reason.SUPERSEDED and not is_latest:
             return  # the successor is taking it over; if that fails, everything is registered again
         if reason is Reason.SUPERSEDED and self._attempts.expects_replacement:
-            self.registrations.lose(registration, reason)  # the other machine has registered it
+            self.registrations.lose(registration, reason)  # the other registrar has registered it
             self._out.append(commands.ReportChange())
             return
         self.registrations.failed(registration, failure_error(name, control.Failed(0, reason)), now)

@@ -67,7 +67,7 @@ class Round:
 
     @property
     def may_begin(self) -> bool:
-        """Return whether the channel is still in the state for which the round was planned."""
+        """Whether the channel is still in the state for which the round was planned."""
         if self.purpose is RoundPurpose.TAKE_OVER:
             return self.channel.state is ChannelState.TAKING_OVER
         return self.channel.is_serving

@@ -148,7 +148,7 @@ def _seconds_untrusted(text: str) -> int:
     """Return a number of days in seconds.
 
     Raises:
-        RequestError: it is no number, or out of range.
+        RequestError: it is not a number, or out of range.
     """
     try:
         days = float(text[:20])

@@ -269,7 +269,12 @@ class Broker(Generic[HandleT]):
             )
 
     def unregister(self, listener: Listener[HandleT], reason: Reason = Reason.NO_ERROR) -> None:
-        """End a registration that was withdrawn, or whose control channel has ended, by the relay for this reason."""
+        """End a registration that was withdrawn, or whose control channel has ended.
+
+        Args:
+            listener: the registration.
+            reason: why the relay has ended the control channel; `Reason.NO_ERROR` if the relay has not.
+        """
         if self.listeners.remove(listener):
             self._left(listener, reason)
 
@@ -356,7 +361,7 @@ class Broker(Generic[HandleT]):
         self.rendezvous.establish(rendezvous_id)
 
     def withdraw(self, rendezvous_id: str, now: float) -> None:
-        """End a rendezvous that is no longer needed: its listener does not open its data channel, or its sender no
+        """End a rendezvous that is no longer needed: the listener does not open its data channel, or the sender no
         longer waits."""
         self._end(rendezvous_id, Input.WITHDRAWN, now)
 

@@ -74,8 +74,8 @@ class _Known:
 
 
 class HistoryMachine:
-    """The history of a relay; see the module. To take a sample, call `begin`, `observe` for each hybrid connection,
-    and `finish`."""
+    """The history of a relay; see the module's docstring. To take a sample, call `begin`, `observe` for each hybrid
+    connection, and `finish`."""
 
     def __init__(self) -> None:
         """Make a machine that has not had any samples."""
@@ -113,7 +113,7 @@ class HistoryMachine:
         self._rows, self._total = {}, _ZERO
 
     def observe(self, subject: Subject, sample: Sample) -> None:
-        """Enter the sample of one hybrid connection. May be omitted if all of its numbers were always zero."""
+        """Note the sample of one hybrid connection. May be omitted if all of its numbers were always zero."""
         known = self._known.get(subject.name)
         if known is None:
             before = Sample()

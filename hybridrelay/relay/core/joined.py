@@ -30,7 +30,11 @@ _MAX_CHANGED: Final = 100_000
 
 
 class JoinedRendezvous:
-    """The joined rendezvous; see the module. `keep` is how long the relay's workers keep pairs (seconds)."""
+    """The joined rendezvous; see the module's docstring.
+
+    Args:
+        keep: how long the relay's workers keep pairs (seconds).
+    """
 
     def __init__(self, keep: float) -> None:
         self._keep = keep

@@ -32,7 +32,7 @@ _SALT_SIZE = 16
 
 
 class Lottery:
-    """See the module.
+    """See the module's docstring.
 
     Args:
         randbelow: returns a random number from 0 to one less than its argument, such as `secrets.randbelow`.

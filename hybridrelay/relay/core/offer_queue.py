@@ -1,8 +1,8 @@
 """In which order the offers of a relay are sent to a listener over one control channel. Pure.
 
 A listener reads only some 200 frames a second from a control channel (`mux/pace.py`), for all its hybrid connections
-together. If a relay sent offers as fast as clients request sessions, those with a key of one hybrid connection could
-make the offers for all others wait until nobody waits for their answers. So:
+together. If a relay sent offers as fast as clients request sessions, the clients of one hybrid connection could delay
+the offers for all other hybrid connections for so long that nobody waits for them any more. So:
 
 1. At most `MAX_UNANSWERED` offers are unanswered at a time. The listener reads these in a quarter of a second.
 2. The other offers wait. Hybrid connections take turns. When it is a hybrid connection's turn, the holders of its
@@ -23,10 +23,11 @@ FORGET_SECONDS: Final = 10.0
 
 
 class OfferQueue:
-    """The offers of one control channel, by their ids; see the module."""
+    """The offers of one control channel, by their ids; see the module's docstring."""
 
     def __init__(self) -> None:
-        #: The offers that wait, by hybrid connection and holder. Whose turn is next comes first.
+        #: The offers that wait, by hybrid connection and holder. The hybrid connection whose turn is next comes
+        #: first, and so does its holder.
         self._waiting: OrderedDict[str, OrderedDict[str, dict[int, None]]] = OrderedDict()
         self._owners: dict[int, tuple[str, str]] = {}
         #: The offers that were sent and not answered, and when they were sent: the earliest first.
@@ -42,7 +43,7 @@ class OfferQueue:
         """Add an offer, which waits for its turn.
 
         Args:
-            id_: another one for each offer.
+            id_: the id of the offer; no two offers have the same.
             connection: the name of the hybrid connection.
             holder: see `control.Offer.holder`.
         """
@@ -69,7 +70,7 @@ class OfferQueue:
         return id_
 
     def drop(self, id_: int) -> None:
-        """Remove an offer that was not sent, whether it waits or it was its turn."""
+        """Remove an offer that was not sent: one that waits, or one that `next` has returned."""
         self._sent.pop(id_, None)
         self._stop_waiting(id_)
 
@@ -86,6 +87,6 @@ class OfferQueue:
             del self._waiting[connection]
 
     def answered(self, id_: int) -> None:
-        """Note that an offer was answered. Does nothing if it was not unanswered."""
+        """Note that an offer was answered. Does nothing if it was not sent, or was forgotten (rule 3)."""
         if self._sent.pop(id_, None) is not None:
             self.answers += 1

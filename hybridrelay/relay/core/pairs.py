@@ -59,7 +59,7 @@ class Pair:
 
 @attrs.frozen
 class Traffic(Value):
-    """Bytes in each direction, and how many pairs moved them."""
+    """Bytes in each direction, and how many pairs are joined now."""
 
     to_client: int = 0
     to_connector: int = 0
@@ -174,7 +174,8 @@ class PairTable:
 
     @property
     def connections(self) -> list[str]:
-        """Return the hybrid connections that have had a pair since the relay started, or since they were created."""
+        """The names of the hybrid connections that have had a pair since the relay started, or since they were
+        created."""
         return list(self._connections)
 
     def has(self, connection: str) -> bool:

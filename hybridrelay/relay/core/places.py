@@ -9,8 +9,8 @@ connections:
 2. An operator may set lower limits for each key and each hybrid connection.
 
 When a newcomer reaches such a limit, and rules 8 and 9 do not admit it, it may displace the owner of a place of the
-same key, or of the key that has the most places of that hybrid connection. A place is *provisional* at first, and
-*established* once it has proved useful; the code that uses `Places` decides when. Holders are compared by network
+same key, or of that key of the same hybrid connection which has the most places. A place is *provisional* at first,
+and *established* once it has proved useful; the code that uses `Places` decides when. Holders are compared by network
 (IPv4 /24, IPv6 /48), and those in one network by address. Where these rules say that the newcomer's holder has fewer
 places, the place that the newcomer would get is already counted:
 
@@ -60,9 +60,9 @@ while there are fewer hybrid connections than places, another one always gets in
 Nobody can do much harm with these rules. No hybrid connection is left with fewer places than the one to which it has
 lost one, so a single place is never lost, and no two hybrid connections keep displacing each other. Somebody with
 keys of many hybrid connections gains, with each of them, at most `GUARANTEED` places that others use. That is why the
-guarantee is small, and why places in use are not shared equally. Taking and returning places displaces no more than
-one place in use every `ROTATION_SECONDS` of the same hybrid connection, and idle places, which are not needed at the
-moment.
+guarantee is small, and why places in use are not shared equally. Somebody who keeps taking and returning places
+displaces, of each hybrid connection, at most one place in use every `ROTATION_SECONDS`. Beyond that, only idle places
+are displaced, which are not needed at the moment.
 """
 
 # This module is long because the rules depend on each other: a change to one has to be checked against the others.
@@ -253,7 +253,7 @@ class Places(Generic[OwnerT]):
         return None
 
     def has_room(self, newcomer: Holder) -> bool:
-        """Return whether the fixed limits leave room for a place that its holder had in the previous main process.
+        """Return whether the fixed limits leave room for a place that `newcomer` had in the previous main process.
 
         Rule 1 is not applied, because the places are not taken in the order in which they were taken in that process.
         """

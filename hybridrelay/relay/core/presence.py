@@ -51,7 +51,7 @@ class Presence:
 
     @property
     def connections(self) -> list[str]:
-        """Return the hybrid connections that have any rendezvous."""
+        """The names of the hybrid connections that have any rendezvous."""
         return list(self._rendezvous)
 
     def has_pair(self, connection: str, instance: str, now: float) -> bool:

@@ -104,7 +104,7 @@ class _Key(Value):
 
 
 class Quotas:
-    """The quotas of a relay; see the module.
+    """The quotas of a relay; see the module's docstring.
 
     Args:
         connections: the hybrid connections. `update` says when they have changed.

@@ -12,9 +12,9 @@ The rules:
    for its sender's key.
 4. The place of a pair is *established* when the listener reports that the sender has proved its identity. A
    rendezvous may be displaced by another one of its hybrid connection; or, if the relay has no place left, by one of
-   a hybrid connection that has fewer. Those with established places are displaced last (`places.py` has the rules).
-   When a pair with an established place ends without the relay having ended it, the place is kept for a while for the
-   next rendezvous of the same key from the same instance or address, so that the session can be resumed.
+   a hybrid connection that has fewer places. Those with established places are displaced last (`places.py` has the
+   rules). When a pair with an established place ends without the relay having ended it, the place is kept for a while
+   for the next rendezvous of the same key from the same instance or address, so that the session can be resumed.
 5. The relay may not know yet that a pair has ended, because its data channel broke silently. So when an instance is
    refused a rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks
    again after `SILENT_SECONDS`, and one of the senders has sent nothing in the meantime, its pair is ended, and the
@@ -56,12 +56,12 @@ from .rendezvous_states import OPEN, REASONS, TRANSITIONS, Input, Outcome, Side,
 __all__ = ["EXPIRED_AT_A_TIME", "SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
 
 #: A pair is ended if its instance was refused another pair, and its sender has sent nothing for this long since then
-#: (seconds). This is shorter than the time for which a session waits to be resumed, even if its first attempt is
-#: late. A client sends a PING every 10 seconds (`SessionConfig.ping_interval`), so a pair that works is never
-#: silent for this time, even if its session is idle. If the network is slow, and the program is just moving to
-#: another route, a pair may be ended by mistake. The session is then resumed over the new pair.
+#: (seconds). This is shorter than the time for which a session waits to be resumed, even if the first attempt to
+#: resume it is made late. A client sends a PING every 10 seconds (`SessionConfig.ping_interval`), so a pair that
+#: works is never silent for this time, even if its session is idle. If the network is slow, and the client is moving
+#: to another route at this moment, a pair may be ended by mistake. The session is then resumed over the new pair.
 SILENT_SECONDS = 15.0
-#: How many pairs of an instance are observed for this. An honest program has one or two.
+#: How many pairs of an instance are observed for rule 5. An honest program has one or two.
 _MAX_LOOKED_AT = 8
 #: How many rendezvous one call of `RendezvousTable.expire` ends.
 EXPIRED_AT_A_TIME = 50
@@ -125,7 +125,7 @@ class _Entry:
     tickets: dict[Side, bytes] = attrs.field(repr=False)
     #: See rules 3 and 4.
     place: Place[str]
-    #: None if it was taken over.
+    #: The place for open rendezvous; None if the rendezvous was taken over from the previous main process.
     open_place: Place[str] | None
     state: State = State.OFFERED
     #: The sides whose data channel is ready.
@@ -165,13 +165,13 @@ def _hash(ticket: bytes) -> bytes:
 
 
 class RendezvousTable:
-    """All rendezvous of a relay that have not ended. The methods are of three kinds:
+    """All rendezvous of a relay that have not ended. The methods are of four kinds:
 
     - `create`, `use`, `ready` and `establish` are for requests and reports of peers.
     - `take_over` is for pairs of the previous main process.
     - `expire`, `end`, `revoke`, `end_connections` and `end_all` are for everything else that happens; they return
       what ends because of it.
-    - `next_deadline`, `open` and `joined` change nothing.
+    - `count`, `connections`, `has_pair`, `knows`, `next_deadline`, `open` and `joined` change nothing.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class RendezvousTable:
 
     @property
     def connections(self) -> list[str]:
-        """Return the hybrid connections that have any rendezvous."""
+        """The names of the hybrid connections that have any rendezvous."""
         return self._presence.connections
 
     def has_pair(self, connection: str, instance: str, now: float) -> bool:
@@ -269,7 +269,8 @@ class RendezvousTable:
         return made
 
     def _make_room(self, sender: Holder, instance: str, now: float) -> list[Ended | Stopping]:
-        """End what has the places that a rendezvous of this sender needs. Raises the same as `create`."""
+        """End the rendezvous that have the places which a new one of this sender needs. Raises the same as
+        `create`."""
         displaced: list[Ended | Stopping] = []
         # The keys of the places that were given back; None stands for those of other hybrid connections.
         freed: set[KeyId | None] = set()
@@ -295,7 +296,8 @@ class RendezvousTable:
                 happened = Input.DISPLACED_BY_OTHER if is_other else Input.DISPLACED
                 if (ended := self._end(entry, happened, now)) is not None:  # None: it is being stopped
                     displaced.append(ended)
-                self._places.leave(entry.place)  # at once, because stopping it takes only a moment
+                # Already now, although it may still be stopping: that takes only a moment.
+                self._places.leave(entry.place)
             freed.add(whose)
         return displaced
 
@@ -368,7 +370,7 @@ class RendezvousTable:
         return rendezvous_id in self._entries
 
     def take_over(self, note: PairNote, joined_at: float, *, is_established: bool) -> bool:
-        """Enter a rendezvous that the previous main process had, and whose id is not known.
+        """Add a rendezvous that the previous main process had. Its id must not be in the table.
 
         Args:
             note: what the previous main process has noted about it.

@@ -23,7 +23,7 @@ LEAST: Final = 8
 
 
 class Room:
-    """The room of a relay for programs that it notes; see the module.
+    """The room of a relay for programs that it remembers; see the module's docstring.
 
     Args:
         total: for how many programs there is room.

@@ -39,7 +39,7 @@ class SortedIndex(Generic[ValueT]):
         return self._values.get((connection, key))
 
     def set(self, connection: str, key: str, value: ValueT) -> None:
-        """Enter a value, or replace the one that is there."""
+        """Add a value, or replace the one that is there."""
         position = (connection, key)
         if position not in self._values:
             self._positions.insert(bisect_left(self._positions, position), position)

@@ -77,7 +77,7 @@ class _Made(Value):
 
     @classmethod
     def load(cls, make: Callable[[], Path]) -> _Made:
-        """Make it at first use, and read it. Blocks."""
+        """Make the certificate at first use, and read it. Blocks."""
         path = make()
         return cls(outer_server_context(path), relay_pin(path))
 

@@ -52,7 +52,7 @@ class OpenPort:
     #: The addresses on which it listens, with the actual port in place of port 0.
     bound: tuple[Binding, ...] = ()
     #: The scope in which connections are accepted, and an event that is set when nothing is accepted any longer; None
-    #: while that has not begun.
+    #: before `accept` is called.
     _accepting: tuple[trio.CancelScope, trio.Event] | None = attrs.field(default=None, init=False)
 
     @property
@@ -128,7 +128,7 @@ class Ports:
         self._by_name = transports_by_port(transports)
         self._purposes = purposes_by_port(transports)
         self._events = events
-        #: The ports of the network, by their names and by what was asked for.
+        #: The open network ports, by name and requested binding.
         self._open: dict[tuple[str, Binding], OpenPort] = {}
         #: The Unix sockets.
         self._sockets: list[OpenPort] = []
@@ -175,8 +175,8 @@ class Ports:
             bindings: see `open`.
 
         Raises:
-            ConfigurationError: it is impossible to listen on one of them, so that nothing was changed; the message
-                says why.
+            ConfigurationError: it is impossible to listen on one of them; the message says why. What was open before
+                is open, except what the message names.
 
         If cancelled, the relay may listen on old and new bindings. Several calls run one after the other.
         """

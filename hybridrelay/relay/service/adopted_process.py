@@ -34,7 +34,7 @@ class AdoptedProcess:
         self._descriptor = os.pidfd_open(pid)
 
     def kill(self) -> None:
-        """Kill it. Does nothing if it has ended."""
+        """Kill the process. Does nothing if it has ended."""
         assert sys.platform == "linux"
         if self._descriptor >= 0:
             with contextlib.suppress(ProcessLookupError):

@@ -354,7 +354,7 @@ class BrokerService:
             Pair(note.id, note.connection, note.listener, note.sender, since, channels), before + settled
         )
         if note.connection not in self.authorization.connections:
-            # It was deleted, and this relay has no event for it.
+            # The hybrid connection was deleted while no main process was running, so there was no event for this.
             self.pairs.forget(note.connection)
             self._paces.forget(note.connection)
         self.core.take_over(note, since, trio.current_time(), is_established=is_established)

@@ -73,8 +73,8 @@ class ClaimService:
     async def take(self, request: control.Take, peer: str) -> list[control.Taken] | list[control.Failed]:
         """See `Claims.take`.
 
-        The change is stored before this returns the content. If the taker does not receive it, it is lost: the
-        administrator then creates another claim. If this is cancelled, it first waits for the store.
+        The change is stored before this returns the content. If the taker does not receive the content, the content
+        is lost: the administrator then creates another claim. If the call is cancelled, it first waits for the store.
         """
         proof, attempt = bytes.fromhex(request.proof), bytes.fromhex(request.attempt)
         try:

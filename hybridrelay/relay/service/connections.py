@@ -194,7 +194,7 @@ class ControlPeers:
 
 
 class ConnectionService:
-    """Serves connections; see the module.
+    """Serves connections; see the module's docstring.
 
     Args:
         authenticator: authenticates connections.

@@ -145,8 +145,8 @@ class ControlPeer:
         #: which sweep it began to wait.
         self._unsent: dict[object, int] = {}
         self._sweeps = 0
-        #: How many bytes of the stream had been written, and in how many sweeps since then none was, although some
-        #: are queued.
+        #: The stream's `written_bytes` at the last sweep (call of `check_reading`); and how many sweeps in a row have
+        #: found no byte written, although some were queued.
         self._written = self._unread_sweeps = 0
         self._ids = itertools.count(1)
         #: Offers without an answer, by id: the channel for the answer, and the callbacks.
@@ -157,7 +157,7 @@ class ControlPeer:
         #: The reason, if the relay ends the channel: at once, or as soon as it is attached; otherwise None.
         self._must_end: Reason | None = None
         self._heard = trio.Event()
-        #: Whether nothing was received since the last offer to it.
+        #: Whether nothing was received from the peer since the last offer.
         self._is_silent = False
         self._checking = False
 
@@ -451,7 +451,8 @@ class ControlPeer:
             self._accepted.pop(id_).withdraw()
 
     def check_alive(self) -> None:
-        """End the channel unless the peer has sent something since the last offer, or does so in `CHECK_SECONDS`."""
+        """End the channel unless the peer has sent something since the last offer, or does so within
+        `CHECK_SECONDS`."""
         if self._checking or not self._is_silent or self._session.outcome is not None:
             return
         self._checking = True

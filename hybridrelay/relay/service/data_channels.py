@@ -46,7 +46,7 @@ class Channels:
     #: What the next main process has to know about them, once they are joined.
     handover: PairHandover | None = None
 
-    # The connector's channel is the first argument of `Workers.move`.
+    # `Workers.move` gets the connector's channel first, so `a` is the connector and `b` the client.
 
     @property
     def to_client(self) -> int:
@@ -60,7 +60,7 @@ class Channels:
 
 
 class DataChannels(Generic[HandleT]):
-    """Serves data channels; see the module.
+    """Serves data channels; see the module's docstring.
 
     Args:
         core: the machine that decides.
@@ -102,13 +102,13 @@ class DataChannels(Generic[HandleT]):
             channels.handover.establish()
 
     def refuse(self, rendezvous_id: str, reason: Reason) -> None:
-        """See `RefuseDataChannel`."""
+        """Carry out `core.commands.RefuseDataChannel`."""
         if channels := self._channels.pop(rendezvous_id, None):
             channels.status = reason
             channels.over.set()
 
     def stop_moving(self, rendezvous_id: str) -> None:
-        """See `StopMoving`."""
+        """Carry out `core.commands.StopMoving`."""
         moving = self._channels[rendezvous_id].moving
         assert moving is not None, "only a joined rendezvous can be stopped"
         moving.cancel()
@@ -118,6 +118,11 @@ class DataChannels(Generic[HandleT]):
 
         The channels may arrive in a different order than their tickets were used, and the rendezvous may have ended
         in the meantime.
+
+        Args:
+            arrival: what `RendezvousTable.use` has returned.
+            stream: the data channel, after its ticket.
+            transport: its name, for the status.
         """
         state = self._core.ready(arrival, trio.current_time())
         if state is State.ENDED:
@@ -149,7 +154,7 @@ class DataChannels(Generic[HandleT]):
         await _send_status(stream, channels.status)
 
     def take_over(self, channels: Channels, handover: PairHandover) -> None:
-        """Enter the data channels of a pair that a worker has kept for this main process. Call `go_on` next."""
+        """Add the data channels of a pair that a worker has kept for this main process. Call `go_on` next."""
         channels.handover = handover
         channels.moving = trio.CancelScope()
         self._channels[handover.note.id] = channels

@@ -23,7 +23,7 @@ class PairHandover:
     _written: tuple[WorkerMemory, int] | None = attrs.field(default=None, init=False)
 
     def write(self, memory: WorkerMemory, slot: int, moved: Moved) -> PairCounts:
-        """Write this into the memory of a worker that gets the pair. `moved` is what was moved before."""
+        """Write the note into the memory of a worker that gets the pair. `moved` is what was moved before."""
         # The connector's channel is the first one, so what is moved from a to b goes to the client.
         note = attrs.evolve(self.note, to_client=moved.total_a_to_b, to_connector=moved.total_b_to_a)
         self._written = memory, slot

@@ -69,7 +69,7 @@ class HistoryService:
     Args:
         state_dir: the state directory of the relay.
         broker: the broker of the relay, which knows its listeners, senders and pairs.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
         events: the stream to which events are published.
         max_bytes: the maximum size of the file. 0 means no file: only the last hour is kept, in memory.
     """

@@ -46,12 +46,12 @@ _AT_A_TIME: Final = 50
 
 
 class JoinedService:
-    """Keeps the list; see the module.
+    """Keeps the list; see the module's docstring.
 
     Args:
         state_dir: the state directory of the relay.
         keep: how long workers keep pairs without a main process (seconds).
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
         events: the stream to which events are published. See `subscribed`.
     """
 

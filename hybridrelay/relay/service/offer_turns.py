@@ -26,7 +26,7 @@ class OfferTurns:
         """Wait until an offer may be sent. It then counts as unanswered until `answered` or `drop` is called.
 
         Args:
-            number: another one for each offer.
+            number: the id of the offer; no two offers have the same.
             connection: the name of the hybrid connection.
             holder: see `control.Offer.holder`.
             silent_seconds: how long to wait for a listener that answers nothing.
@@ -67,7 +67,7 @@ class OfferTurns:
         return True
 
     def drop(self, number: int) -> None:
-        """Note that an offer was not sent, although it was its turn."""
+        """Note that an offer was not sent, although `take` has returned True."""
         self._queue.drop(number)
         self._give()
 

@@ -164,7 +164,8 @@ class _Pump:
         Args:
             source: the stream to read from.
             sink: the stream to write to.
-            count: called with the size of what was moved, after each block or burst.
+            count: called with the number of bytes moved, after each block, or with splicing each time that the pipe
+                was emptied.
             broke: the outcomes if the source fails, and if the sink fails.
             both: cancelled at an error.
         """

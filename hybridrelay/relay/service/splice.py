@@ -102,6 +102,11 @@ class PipePool:
     """Lends pipes to directions that have bytes to move.
 
     Only one thread may use it. Close it, or use it in a `with` statement.
+
+    Args:
+        max_idle: how many empty pipes are kept for reuse.
+        max_borrowed: how many pipes may be lent at a time.
+        events: the stream to which events are published; None means one that writes them to the log.
     """
 
     def __init__(
@@ -146,7 +151,8 @@ class PipePool:
             self._idle.append(pipe)
 
     def refused(self, error: OSError) -> Spliced:
-        """Handle an error of `os.splice` that a socket has not caused. Returns what the caller has to do."""
+        """Handle an error of `os.splice` that a socket has not caused. Returns the value that `splice` has to
+        return."""
         if error.errno == errno.EINVAL:
             return Spliced.UNSUPPORTED
         if trio.current_time() >= self._suspended_until:
@@ -186,7 +192,8 @@ async def splice(
         sink: the socket to write to.
         pipes: lends a pipe.
         pace: if it has a rate, nothing is spliced.
-        count: called with how many bytes have reached the sink's socket, after each burst.
+        count: called with the number of bytes that have reached the sink's socket, each time that the pipe was
+            emptied.
 
     Returns:
         Why it stopped. Nothing is lost, and an end of file was not passed on.

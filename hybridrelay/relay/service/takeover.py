@@ -69,7 +69,7 @@ def listen_for_workers(directory: Path, events: EventStream) -> Iterator[socket.
 
 def _listen(directory: Path) -> socket.socket:
     path = directory / SOCKET_NAME
-    with contextlib.suppress(FileNotFoundError):  # of a main process that was killed
+    with contextlib.suppress(FileNotFoundError):  # remove the socket of a main process that was killed
         if stat.S_ISSOCK(path.lstat().st_mode):
             path.unlink()
     # The path of a socket has at most 107 bytes. That of the directory may have more.
@@ -102,7 +102,7 @@ class _Pair(Value):
 
 @attrs.define(eq=False)
 class _Attempt:
-    """An attempt to take over the process that has connected a socket."""
+    """An attempt to take over the process at the other end of a connection."""
 
     control: socket.socket
     process: AdoptedProcess
@@ -114,14 +114,14 @@ class _Attempt:
     is_taken: bool = False
 
     def close(self) -> None:
-        """Close everything but `control`, unless it was taken."""
+        """Close everything but `control`, unless a `WorkerProcess` owns it now."""
         if not self.is_taken:
             self.process.close()
             if self.memory is not None:
                 self.memory.close()
 
     def kill(self) -> None:
-        """Kill it. Its connections are reset then."""
+        """Kill the process. This resets its connections."""
         poll = select.poll()
         poll.register(self.control, select.POLLRDHUP)
         # If its end of the socket is closed, the process may have ended, and its id may belong to another one.
@@ -169,7 +169,8 @@ class Takeover:
                 attaching.start_soon(self._attach, control, nursery)
 
     async def _attach(self, control: socket.socket, nursery: trio.Nursery) -> None:
-        """Take over the worker that has connected this socket. Errors are those of the worker, and end it."""
+        """Take over the worker at the other end of `control`. If the worker does something wrong, it is killed, and
+        an event is published."""
         with control:
             async with self._limiter:
                 pid, user = peer_of(control)
@@ -200,7 +201,7 @@ class Takeover:
             send(control, Kind.END, 0)
 
     async def _try_to_attach(self, attempt: _Attempt, nursery: trio.Nursery) -> None:
-        # How long this process then needs for the pairs of other workers says nothing about this one.
+        # The wait for `_taking` has no limit: it depends on the other workers, and not on this one.
         slots = await in_time(partial(self._introduce, attempt), _LIST_SECONDS)
         if slots is None:
             raise TimeoutError("it does not answer")

@@ -52,7 +52,7 @@ class UsageService:
         state_dir: the state directory of the relay.
         broker: the broker of the relay. It owns the machine (`BrokerService.usage`), and reports joins and uses of
             keys to it.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
         events: the stream to which events are published.
     """
 

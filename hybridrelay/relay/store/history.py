@@ -145,7 +145,7 @@ class HistoryTables:
 
         Args:
             rows: the rows, grouped by the beginning of their interval, whose length is the shortest resolution.
-            now: seconds since 1970. Rows that are old at that time are deleted; with None, no rows are deleted by
+            now: seconds since 1970. Rows that are old at that time are deleted; None: delete no rows because of their
                 age.
             existing: all hybrid connections, if they may have changed. The rows of others are deleted.
         """

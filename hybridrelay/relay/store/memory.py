@@ -50,7 +50,7 @@ class MemoryStore:
     """Implements `Store`. Its content is lost when the process ends.
 
     Args:
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:

@@ -117,7 +117,7 @@ class SQLiteStore(SQLiteReader):
         Args:
             state_dir: the directory. It is created with mode 0700, and the file in it with mode 0600.
             create: whether to create them if they are missing.
-            clock: seconds since 1970.
+            clock: returns seconds since 1970.
             events: the stream to which events are published; None means the log.
 
         Raises:

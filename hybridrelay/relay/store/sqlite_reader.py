@@ -42,7 +42,7 @@ class SQLiteReader:
     Args:
         database: the open file.
         path: its path.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
     """
 
     def __init__(self, database: sqlite3.Connection, path: Path, clock: Callable[[], float]) -> None:

@@ -380,8 +380,8 @@ class Store(Protocol):
         """Delete the content of claims that have expired, and forget those that ended long ago.
 
         Args:
-            now: until when they have (seconds since 1970). This cannot be undone, so it is not simply what the clock
-                shows (`ConfirmedTime.latest`).
+            now: claims that expire before this time (seconds since 1970) count as expired. A deletion cannot be
+                undone, so this time is not simply what the clock shows (`ConfirmedTime.latest`).
         """
 
     def put_update(self, update: StoredUpdate) -> None:

@@ -58,7 +58,7 @@ class SavedUsage(Value):
 class UsageFile(ExpendableDatabase):
     """The usage file of a state directory. Any method may raise `ExpendableFileError`.
 
-    When the file is full, the oldest month is deleted, except for its total.
+    When the file is full, the oldest period is deleted, except for the total of all hybrid connections.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -74,8 +74,8 @@ class UsageFile(ExpendableDatabase):
 
         Args:
             batch: what to add.
-            existing: the names of all hybrid connections. The last uses of keys of others are deleted; with None,
-                nothing is.
+            existing: the names of all hybrid connections. For others, the times at which keys were last used are
+                deleted. None: delete nothing.
         """
         self.use(lambda database: _save(database, batch, existing))
 
@@ -119,7 +119,7 @@ def _save(database: sqlite3.Connection, batch: Batch, existing: Collection[str] 
 
 
 def _shrink(database: sqlite3.Connection) -> None:
-    """Delete the oldest period, except for its total."""
+    """Delete the oldest period, except for the total of all hybrid connections."""
     database.execute(
         "DELETE FROM usage WHERE connection != ? AND period = (SELECT min(period) FROM usage WHERE connection != ?)",
         (TOTAL, TOTAL),

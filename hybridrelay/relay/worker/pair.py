@@ -308,7 +308,7 @@ class Direction:
         return sent
 
     def _cannot_splice(self, error: OSError) -> None:
-        if error.errno == errno.EINVAL:  # it is because of these two sockets
+        if error.errno == errno.EINVAL:  # the kernel cannot splice between these two sockets
             self._never_splices = True
         else:
             self._pipes.suspend(error.errno or 0)

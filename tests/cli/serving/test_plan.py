@@ -95,7 +95,7 @@ def start(wanted: Wanted) -> Start:
             [attrs.evolve(ONE, entry=attrs.evolve(ONE.entry, connect_in_parallel=True))],
             [Change(attrs.evolve(ONE.entry, connect_in_parallel=True))],
         ),
-        # The place in the file is no setting.
+        # The place in the file is not a setting.
         ([ONE], [attrs.evolve(ONE, entry=entry("1", where="connector.toml: line 9"))], []),
     ],
 )

@@ -225,7 +225,7 @@ async def test_both_sides_see_what_they_see_without_a_relay(site: Site) -> None:
         if End.RESET not in (ours.end, theirs.end):
             assert relayed == plain
         for sender, (_, was_in_order), (received, is_in_order) in zip((theirs, ours), plain, relayed, strict=True):
-            assert not (sender.end is End.RESET and is_in_order), "a reset is no end of file"
+            assert not (sender.end is End.RESET and is_in_order), "a reset is not an end of file"
             assert is_in_order <= (received == sum(sender.sizes)), "what has ended in order is complete"
             assert not (is_in_order and not was_in_order)
 

@@ -100,7 +100,7 @@ async def test_addresses_that_others_may_reach_are_reported_once(nursery: trio.N
 
 async def test_an_address_that_cannot_be_listened_on_is_not_reported_as_open() -> None:
     client = FakeClient()
-    with pytest.raises(ConfigurationError, match="cannot listen"):  # 192.0.2.1 is no address of this machine
+    with pytest.raises(ConfigurationError, match="cannot listen"):  # 192.0.2.1 is not an address of this machine
         await run_forward(client, [("0.0.0.0", 0), ("192.0.2.1", 0)])
     assert not any(isinstance(event, ForwardOpenToOthers) for event in client.published)
 

@@ -1,4 +1,4 @@
-"""DNS messages: queries of resolvers, the answers to them, and bytes that are no query."""
+"""DNS messages: queries of resolvers, the answers to them, and bytes that are not a query."""
 
 from __future__ import annotations
 

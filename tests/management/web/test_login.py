@@ -203,7 +203,7 @@ async def test_a_login_begins_with_a_new_cookie(relay: Relay, browser: Browser) 
     for value in ("chosen-by-an-attacker", first):
         stale.cookies[COOKIE] = value
         assert (await stale.get("/")).status == 303
-    assert relay.failures() == [], "an old cookie is no failed attempt"
+    assert relay.failures() == [], "an old cookie is not a failed attempt"
 
 
 async def test_a_login_that_has_ended_cannot_be_used(relay: Relay, browser: Browser) -> None:

@@ -168,7 +168,7 @@ def test_a_listener_registers_renews_and_leaves(scene: Scene) -> None:
     scene.broker.register(first, scene.now)
     assert scene.broker.take() == [ListenerRegistered(connection=NAME, peer="192.0.2.1", instance="a")]
     scene.broker.register(again, scene.now)
-    assert scene.broker.take() == [], "a renewal is no event"
+    assert scene.broker.take() == [], "a renewal is not an event"
     scene.broker.unregister(first)
     assert scene.broker.take() == [], "it was renewed"
     for _ in range(2):

@@ -576,7 +576,7 @@ def test_a_token_is_checked_and_nothing_begins(scene: Scene, hello: control.Hell
     assert channel.authorized
     assert channel.keys == {grant.key}
     assert len(scene.broker.listeners.index) == 0
-    # Both keys of a rule, while it is rolled; and a key that the relay does not know is no attempt to guess.
+    # Both keys of a rule, while it is rolled; and a key that the relay does not know is not an attempt to guess.
     both = scene.grant(rule, slot=KeySlot.SECONDARY)
     channel.authorize(check, both, 0.0)
     assert channel.keys == {grant.key, both.key}

@@ -20,7 +20,8 @@ from hybridrelay.testing import MemoryTransport
 
 
 class OwnListener(Listener):
-    """Accepts by itself: a transport over something that is no stream. Its first attempts fail for want of memory."""
+    """Accepts by itself: a transport over something that is not a stream. Its first attempts fail for want of
+    memory."""
 
     def __init__(self, inner: Listener) -> None:
         self._inner = inner
