@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -124,10 +125,11 @@ def _make_sink(target: AuditTarget, args: argparse.Namespace) -> Sink:
             return EventLogSink()
         case "syslog":
             from ..audit.sinks.syslog import SyslogSink, SyslogTransport
+            from ..security.pem_files import load_authorities
 
             transports: dict[str, SyslogTransport] = {"udp": "udp", "tcp": "tcp", "tls": "tls"}
-            ca_file = None if args.audit_syslog_ca is None else str(args.audit_syslog_ca)
-            return SyslogSink(transports[target.transport], target.host, target.port, ca_file=ca_file)
+            trust = None if args.audit_syslog_ca is None else partial(load_authorities, ca_file=args.audit_syslog_ca)
+            return SyslogSink(transports[target.transport], target.host, target.port, trust=trust)
         case "stderr":
             from ..audit.sinks.standard_error import StandardErrorSink
 

@@ -44,6 +44,8 @@ def read_pem(path: str | os.PathLike[str], *, what: str) -> str:
     try:
         return decode_text(data, source=str(path), limit=_MAX_FILE)
     except TextError:
+        if len(data) > _MAX_FILE:
+            raise
         if b"-----BEGIN" not in data:
             raise ConfigurationError(f"{path} is not PEM", remedy="PEM is text with lines of -----BEGIN") from None
         return data.decode("latin-1")  # comments between the parts may be in any encoding

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -27,6 +28,7 @@ from hybridrelay.audit.sinks.standard_error import StandardErrorSink
 from hybridrelay.audit.sinks.syslog import SyslogSink, syslog_message
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import all_events
+from hybridrelay.security.pem_files import load_authorities
 from hybridrelay.streams.unix_sockets import short_path
 
 from ..certificates import CertificateAuthority
@@ -261,7 +263,9 @@ class TestSyslogServers:
     ) -> None:
         context, ca_file = tls_files
         with server(context if transport == "tls" else None) as logs:
-            sink = SyslogSink(transport, "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
+            sink = SyslogSink(
+                transport, "127.0.0.1", logs.port, trust=partial(load_authorities, ca_file=ca_file), own_name="db1"
+            )
             sink.write([RECORD])
             logs.wait(framed(RECORD))
             logs.send_without_end()
@@ -292,7 +296,9 @@ class TestSyslogServers:
     def test_records_arrive_over_one_connection_with_tls(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
         context, ca_file = tls_files
         with server(context) as logs:
-            sink = SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
+            sink = SyslogSink(
+                "tls", "127.0.0.1", logs.port, trust=partial(load_authorities, ca_file=ca_file), own_name="db1"
+            )
             sink.open()
             sink.write([RECORD])
             logs.wait(framed(RECORD))
@@ -301,12 +307,34 @@ class TestSyslogServers:
             assert len(logs.connections) == 1
             sink.close()
 
+    @pytest.mark.parametrize("saved_as", ["mark and CRLF", "UTF-16", "CR", "a comment in Latin-1"])
+    def test_the_certificates_are_read_however_an_editor_has_saved_them(
+        self, tls_files: tuple[ssl.SSLContext, Path], saved_as: str
+    ) -> None:
+        context, ca_file = tls_files
+        text = ca_file.read_text()
+        ca_file.write_bytes({
+            "mark and CRLF": b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+            "UTF-16": ("\ufeff" + text).encode("utf-16-le"),
+            "CR": text.replace("\n", "\r").encode(),
+            "a comment in Latin-1": b"subject = M\xfcnchen\n" + text.encode(),
+        }[saved_as])  # fmt: skip
+        with server(context) as logs:
+            sink = SyslogSink("tls", "127.0.0.1", logs.port, trust=partial(load_authorities, ca_file=ca_file))
+            sink.open()
+            sink.write([RECORD])
+            with logs.changed:
+                assert logs.changed.wait_for(lambda: b"stream.closed" in logs.got, 10)
+            sink.close()
+
     def test_a_tls_server_that_sends_tickets_without_end(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
         """OpenSSL would read all of them in one call."""
         context, ca_file = tls_files
         context.num_tickets = 20_000
         with server(context) as logs:
-            sink = SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
+            sink = SyslogSink(
+                "tls", "127.0.0.1", logs.port, trust=partial(load_authorities, ca_file=ca_file), own_name="db1"
+            )
             with pytest.raises(OSError, match=r"the server sends (data|too much)"):
                 write_again_and_again(sink)
             sink.close()
@@ -315,7 +343,9 @@ class TestSyslogServers:
         context, ca_file = tls_files
         context.num_tickets = 10
         with server(context) as logs:
-            sink = SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
+            sink = SyslogSink(
+                "tls", "127.0.0.1", logs.port, trust=partial(load_authorities, ca_file=ca_file), own_name="db1"
+            )
             for _ in range(5):
                 sink.write([RECORD])
             logs.wait(framed(RECORD) * 5)
@@ -332,7 +362,9 @@ class TestSyslogServers:
         _, ca_file = tls_files
         with server() as logs:  # it accepts, and answers nothing
             with pytest.raises(TimeoutError):
-                SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file)).write([RECORD])
+                SyslogSink("tls", "127.0.0.1", logs.port, trust=partial(load_authorities, ca_file=ca_file)).write(
+                    [RECORD]
+                )
 
     def test_tls_with_a_certificate_of_somebody_else(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
         context, _ = tls_files
@@ -343,9 +375,10 @@ class TestSyslogServers:
 
     def test_a_file_without_certificates(self, tmp_path: Path) -> None:
         (tmp_path / "ca.pem").write_text("nothing")
-        for name in ("ca.pem", "missing.pem"):
+        (tmp_path / "large.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\n" * (1 << 17))
+        for name in ("ca.pem", "large.pem", "missing.pem"):
             with pytest.raises(ConfigurationError, match=name):
-                SyslogSink("tls", "127.0.0.1", 1, ca_file=str(tmp_path / name)).open()
+                SyslogSink("tls", "127.0.0.1", 1, trust=partial(load_authorities, ca_file=tmp_path / name)).open()
 
 
 class TestEventLog:

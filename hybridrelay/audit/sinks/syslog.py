@@ -7,10 +7,9 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
-from ...errors import ConfigurationError
 from ...events.base import Event
 from ..chain import FieldValue, time_text
 from ..record import Record
@@ -73,8 +72,8 @@ class SyslogSink:
         transport: ``udp``, ``tcp`` or ``tls``.
         host: the server's name or address. With TLS, its certificate has to be for this name.
         port: the server's port.
-        ca_file: certificates of the authorities that may have issued the server's certificate, for TLS; None means
-            those of the system.
+        trust: makes a context for TLS trust the authorities that may have issued the server's certificate; None means
+            those of the system. Called before each connection, because their certificates may have been replaced.
         own_name: the name of this machine in the messages.
     """
 
@@ -87,7 +86,7 @@ class SyslogSink:
         host: str,
         port: int,
         *,
-        ca_file: str | None = None,
+        trust: Callable[[ssl.SSLContext], None] | None = None,
         own_name: str | None = None,
     ) -> None:
         self.transport = transport
@@ -95,25 +94,23 @@ class SyslogSink:
         self.name = f"syslog+{transport}://{f'[{host}]' if ':' in host else host}:{port}"
         self._host = host
         self._port = port
-        self._ca_file = ca_file
+        self._trust = trust
         self._own_name = own_name or socket.gethostname()
         self._datagrams: socket.socket | None = None
         self._connection: socket.socket | TLSConnection | None = None
 
     def open(self) -> Sequence[Event]:
         """See `Sink.open`."""
-        if self._ca_file is not None:
+        if self._trust is not None:
             self._context()
         return ()
 
     def _context(self) -> ssl.SSLContext:
-        try:
-            return ssl.create_default_context(cafile=self._ca_file)
-        except OSError as exc:
-            raise ConfigurationError(
-                f"cannot use the certificates in {self._ca_file}: {exc.strerror or exc}",
-                remedy="name a PEM file with the certificate of the authority of the syslog server",
-            ) from exc
+        if self._trust is None:
+            return ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._trust(context)
+        return context
 
     def write(self, records: Sequence[Record]) -> Sequence[Event]:
         """See `Sink.write`."""
