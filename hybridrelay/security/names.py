@@ -184,7 +184,15 @@ def parse_host_untrusted(text: str, *, about_ports: str) -> str:
     host, colon, port = text.rpartition(":")
     if colon and port.isdecimal() and (":" not in host or host.endswith("]")):
         raise ValueError(f"expected a host name or an address without a port; {about_ports}")
-    return check_host(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+    return check_host(_without_brackets(text))
+
+
+def _without_brackets(host: str) -> str:
+    if not (host.startswith("[") and host.endswith("]")):
+        return host
+    if ":" not in host:
+        raise ValueError("brackets are for IPv6 addresses")
+    return host[1:-1]
 
 
 def parse_host_port_untrusted(text: str) -> HostPort:
@@ -208,10 +216,7 @@ def split_port(text: str) -> tuple[str, str]:
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError("expected host:port, such as 127.0.0.1:5432")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        if ":" not in host:
-            raise ValueError("brackets are for IPv6 addresses")
-    elif ":" in host:
+    bare = _without_brackets(host)
+    if bare == host and ":" in host:
         raise ValueError("write an IPv6 address in brackets: [::1]:5432")
-    return check_host(host), port
+    return check_host(bare), port

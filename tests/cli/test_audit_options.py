@@ -54,6 +54,10 @@ def test_a_sink_is_named_by_its_kind_or_url(text: str, target: AuditTarget) -> N
         "", "syslog", "syslog://logs", "syslog+tls://", "syslog+tls://:514", "syslog+tls://logs:0",
         "syslog+tls://logs:65536", "syslog+tls://logs:x", "syslog+tls://a b", "syslog+tls://2001:db8::1",
         "syslog+tls://user@logs", "syslog+quic://logs", "JOURNAL",
+        # What programs read differently: octal and short addresses, other digits, ports with zeros or signs.
+        "syslog+tls://010.0.0.1", "syslog+tls://127.1", "syslog+tls://2130706433:514", "syslog+tls://0x7f000001",
+        "syslog+tls://\u0661.1.1.1", "syslog+tls://logs:\u0665", "syslog+tls://logs:0514", "syslog+tls://logs:+5",
+        "syslog+tls://[::ffff:010.0.0.1]", "syslog+tls://[127.0.0.1]:5",
     ],
 )  # fmt: skip
 def test_what_is_not_a_sink(text: str) -> None:

@@ -124,6 +124,8 @@ def test_a_host_is_parsed(text: str, expected: str) -> None:
         ("https://relay.example.com:443/", "without a scheme"),
         ("relay.example.com/", "without a scheme or a path"),
         ("127.1", "not a valid IPv4 address"),
+        ("[127.0.0.1]", "brackets are for IPv6"),
+        ("[relay.example.com]", "brackets are for IPv6"),
         ("2001:db8:::7", "not a valid IPv6 address"),
     ],
 )

@@ -45,10 +45,15 @@ def audit_target(text: str) -> AuditTarget:
 
 
 def _server(text: str, default: int) -> tuple[str, int]:
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.%]+)\]|([^\[\]:/@?#\s]+))(?::([0-9]{1,5}))?", text)
-    if found is None or (found[3] is not None and not 0 < int(found[3]) < 65536):
-        raise argparse.ArgumentTypeError(f"{_FORM}: {text!r} is not a host name or address with an optional port")
-    return found[1] or found[2], default if found[3] is None else int(found[3])
+    problem = argparse.ArgumentTypeError(f"{_FORM}: {text!r} is not a host name or address with an optional port")
+    has_port = ":" in text.rpartition("]")[2]
+    try:
+        host, port = values.listen_address(text) if has_port else (values.host(text), default)
+    except argparse.ArgumentTypeError:
+        raise problem from None
+    if port == 0:
+        raise problem
+    return host, port
 
 
 def directory_size(text: str) -> int:
