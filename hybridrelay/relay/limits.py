@@ -156,7 +156,7 @@ SWEEP_SECONDS = 5.0
 
 #: A control channel ends when a message has waited this many sweeps for room in its queue (30 s), or when its peer
 #: has read nothing for as long although something is queued. Protects memory: for what the relay sends without being
-#: #: asked, such as offers, there is no other limit. Before something is queued, the peer has left 16 KiB unread, and
+#: asked, such as offers, there is no other limit. Before something is queued, the peer has left 16 KiB unread, and
 #: before a message has to wait, 32 KiB.
 UNREAD_SWEEPS = 6
 

@@ -212,6 +212,24 @@ class Scene:
         return end
 
 
+@pytest.mark.parametrize(
+    ("seconds", "moved", "is_due"),
+    [
+        (86_400, 128 * 2**30, False),
+        (86_401, 0, True),
+        (0, 128 * 2**30 + 1, True),
+    ],
+)
+async def test_a_data_channel_is_replaced_after_a_day_or_128_gib(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, seconds: int, moved: int, is_due: bool
+) -> None:
+    scene = Scene()
+    opened = await scene.start(nursery)
+    scene.session.channel_age, scene.session.channel_bytes = seconds, moved
+    assert opened.needs_renewal() is is_due
+    nursery.cancel_scope.cancel()
+
+
 async def test_the_relay_it_was_on_is_tried_first(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
