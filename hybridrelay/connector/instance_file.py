@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import attrs
+import trio
 
 from .._file_lock import lock_file
+from .._file_thread import FileSilent, thread_of_file
 from .._state_directory import state_directory
 from ..connectivity.instance import OwnInstance, new_instance
 from ..errors import ConfigurationError
@@ -73,11 +75,11 @@ class Instances(Protocol):
     def dead(self) -> tuple[OwnInstance, ...]:
         """Earlier instances that are known to be dead, the most recent first."""
 
-    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+    async def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
         """Record that this process uses another instance at one relay from now on, in place of `earlier`. The first
         instance of this process stays recorded, because other relays know it."""
 
-    def forget(self, instance: OwnInstance) -> None:
+    async def forget(self, instance: OwnInstance) -> None:
         """Note that an instance is no longer used, because this process has left the relay at which it was. The
         first instance of this process stays recorded."""
 
@@ -89,11 +91,13 @@ class UnrecordedInstances:
     instance: OwnInstance = attrs.field(factory=new_instance)
     dead: tuple[OwnInstance, ...] = ()
 
-    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+    async def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
         """See `Instances.renew`."""
+        await trio.lowlevel.checkpoint()
 
-    def forget(self, instance: OwnInstance) -> None:
+    async def forget(self, instance: OwnInstance) -> None:
         """See `Instances.forget`."""
+        await trio.lowlevel.checkpoint()
 
 
 class InstanceFile:
@@ -148,19 +152,22 @@ class InstanceFile:
             self.close()
             raise
 
-    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+    async def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
         """See `Instances.renew`. If the file cannot be written, an event is published. If it has no room, because
-        instances of this process for as many other relays are in it, the new instance is not recorded."""
+        instances of this process for as many other relays are in it, the new instance is not recorded.
+
+        If cancelled, the file may or may not be written.
+        """
         self._renewed = [one for one in self._renewed if one != earlier]
         if len(self._renewed) < _MAX_RENEWED:
             self._renewed.insert(0, instance)
-        self._write()
+        await self._write_in_thread()
 
-    def forget(self, instance: OwnInstance) -> None:
-        """See `Instances.forget`."""
+    async def forget(self, instance: OwnInstance) -> None:
+        """See `Instances.forget`. Errors and cancellation are as for `renew`."""
         if instance in self._renewed:
             self._renewed.remove(instance)
-            self._write()
+            await self._write_in_thread()
 
     def close(self) -> None:
         """Close the file and release the lock. A connector that locks it next considers its instances dead.
@@ -207,25 +214,55 @@ class InstanceFile:
         self._write()
 
     def _write(self) -> None:
-        if self._file is None or not self.is_held:
-            return
-        lines = [one.secret for one in (*self._renewed, self.instance)]
-        lines += [f"{one.secret} {since:.0f}" for one, since in self._dead_since]
-        content = "".join(f"{line}\n" for line in lines[:MAX_REPLACES]).encode()
+        assert self._file is not None
         try:
-            # Overwrite in place: if the disk is full, truncating first would lose the old content without writing the
-            # new one.
-            os.lseek(self._file, 0, os.SEEK_SET)
-            while content:
-                content = content[os.write(self._file, content) :]
-            os.ftruncate(self._file, os.lseek(self._file, 0, os.SEEK_CUR))
-            os.fsync(self._file)
+            _overwrite(self._file, self._content())
         except OSError as exc:
             self._report(exc)
 
-    def _report(self, error: OSError) -> None:
-        detail = error.strerror or str(error)
+    async def _write_in_thread(self) -> None:
+        """Write the file while the connector runs. Its file system may answer late, or never."""
+        if self._file is None or not self.is_held:
+            return
+        content = self._content()
+        # The thread has a descriptor of its own, because it may go on after `close`.
+        descriptors: list[int] = []
+
+        def write() -> None:
+            with contextlib.suppress(IndexError):  # it was given up before it has begun
+                descriptor = descriptors.pop()
+                try:
+                    _overwrite(descriptor, content)
+                finally:
+                    os.close(descriptor)
+
+        try:
+            descriptors.append(os.dup(self._file))
+            await thread_of_file(self.path).run(write)
+        except (OSError, FileSilent) as exc:
+            self._report(exc)
+        finally:
+            with contextlib.suppress(IndexError):
+                os.close(descriptors.pop())
+
+    def _content(self) -> bytes:
+        lines = [one.secret for one in (*self._renewed, self.instance)]
+        lines += [f"{one.secret} {since:.0f}" for one, since in self._dead_since]
+        return "".join(f"{line}\n" for line in lines[:MAX_REPLACES]).encode()
+
+    def _report(self, error: OSError | FileSilent) -> None:
+        detail = str(error) if isinstance(error, FileSilent) else error.strerror or str(error)
         self._events.publish(InstanceFileNotWritten(file=str(self.path), detail=detail))
+
+
+def _overwrite(descriptor: int, content: bytes) -> None:
+    """Overwrite a file in place: if the disk is full, truncating it first would lose the old content without writing
+    the new one."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    while content:
+        content = content[os.write(descriptor, content) :]
+    os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+    os.fsync(descriptor)
 
 
 def _parse(content: bytes) -> list[tuple[OwnInstance, float | None]]:

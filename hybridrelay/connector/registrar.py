@@ -114,6 +114,8 @@ class Registrar:
         self._is_handling = False
         self._health = inputs.SessionHealth.NONE
         self._running: dict[int, _Running] = {}
+        #: The nursery of what ends with the last control channel.
+        self._background: trio.Nursery | None = None
         #: The nursery of control channels, followed by that of data channels.
         self._nursery: trio.Nursery | None = None
         self._data_nursery: trio.Nursery | None = None
@@ -144,8 +146,6 @@ class Registrar:
         if self._publications.get(name) is publication:
             del self._publications[name]
             self._feed(inputs.Unpublish(name))
-            if not self._publications:
-                self._instances.forget(self.link.own_instance)
 
     def update(self, published: Published) -> None:
         """Register a hybrid connection again, even if that was refused, because its connection string has changed."""
@@ -213,13 +213,15 @@ class Registrar:
         If the relay refuses everything for permanent reasons, the next attempt is made much later. If cancelled, the
         control channels are closed.
         """
-        async with FlatNursery() as background:
-            background.start_soon(self.link.upgrade_route, self._worst_route, self._move_up)
+        async with FlatNursery() as self._background:
+            self._background.start_soon(self.link.upgrade_route, self._worst_route, self._move_up)
             async with FlatNursery() as self._nursery:
                 self._data_nursery = data_nursery
                 self._feed(inputs.Start())
                 await self._keep_time()
-            background.cancel_scope.cancel()
+            self._background.cancel_scope.cancel()
+        if not self._publications:
+            await self._instances.forget(self.link.own_instance)
 
     async def _keep_time(self) -> None:
         """Tell the machine when its deadlines are reached, until it stops."""
@@ -451,7 +453,8 @@ class Registrar:
         earlier = self.link.own_instance
         if (instance := self.link.renew_instance(running.channel)) is not None:
             self._events.publish(InstanceReplaced(host=self.link.host, instance=instance.id))
-            self._instances.renew(earlier, instance)
+            assert self._background is not None
+            self._background.start_soon(self._instances.renew, earlier, instance)
 
     # --- better routes
 

@@ -154,10 +154,12 @@ class FakeInstances(UnrecordedInstances):
         #: The instances of relays that the connector has left.
         self.forgotten: list[OwnInstance] = []
 
-    def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+    async def renew(self, earlier: OwnInstance, instance: OwnInstance) -> None:
+        await super().renew(earlier, instance)
         self.renewed.append(instance)
 
-    def forget(self, instance: OwnInstance) -> None:
+    async def forget(self, instance: OwnInstance) -> None:
+        await super().forget(instance)
         self.forgotten.append(instance)
 
 

@@ -6,16 +6,23 @@ import errno
 import os
 import stat
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
+from hybridrelay._file_thread import FILE_SECONDS
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connector import InstanceFile, default_instance_file, state_directory
 from hybridrelay.connector.instance_file import MAX_BESIDE
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import Event, EventStream, InstanceFileNotUsed, InstanceFileNotWritten
 from hybridrelay.protocol.control import MAX_REPLACES
+
+from ..waiting import patience
 
 PUBLISHED = [("relay.example", "orders"), ("relay.example", "billing")]
 
@@ -57,16 +64,16 @@ def test_what_it_declares_dead_fits_into_a_message(path: Path) -> None:
     assert len(file.dead) == MAX_REPLACES
 
 
-def test_a_further_instance_of_the_process_is_remembered_too(path: Path) -> None:
+async def test_a_further_instance_of_the_process_is_remembered_too(path: Path) -> None:
     file, further = InstanceFile(path), new_instance()
-    file.renew(file.instance, further)
+    await file.renew(file.instance, further)
     file.close()
     after = InstanceFile(path)
     assert after.dead == (further, file.instance)
     after.close()
 
 
-def test_a_relay_that_makes_a_connector_renew_its_instance_pushes_out_nothing(path: Path) -> None:
+async def test_a_relay_that_makes_a_connector_renew_its_instance_pushes_out_nothing(path: Path) -> None:
     """The first instance is in use at the other relays, for however long this process has run."""
     clock = Clock()
     file = InstanceFile(path, clock=clock)
@@ -74,9 +81,9 @@ def test_a_relay_that_makes_a_connector_renew_its_instance_pushes_out_nothing(pa
     for _ in range(5 * MAX_REPLACES):
         clock.now += 3600
         renewed.append(new_instance())
-        file.renew(renewed[-2], renewed[-1])
+        await file.renew(renewed[-2], renewed[-1])
     other = new_instance()
-    file.renew(file.instance, other)
+    await file.renew(file.instance, other)
     clock.now += 86_400
     file.close()
     after = InstanceFile(path, clock=clock)
@@ -84,38 +91,38 @@ def test_a_relay_that_makes_a_connector_renew_its_instance_pushes_out_nothing(pa
     after.close()
 
 
-def test_instances_for_very_many_relays_leave_the_earlier_ones_in_place(path: Path) -> None:
+async def test_instances_for_very_many_relays_leave_the_earlier_ones_in_place(path: Path) -> None:
     file = InstanceFile(path)
     renewed = [new_instance() for _ in range(3 * MAX_REPLACES)]
     for one in renewed:
-        file.renew(file.instance, one)
+        await file.renew(file.instance, one)
     recorded = renewed[: MAX_REPLACES - 1]
     latest = new_instance()
-    file.renew(recorded[3], latest)
+    await file.renew(recorded[3], latest)
     file.close()
     after = InstanceFile(path)
     assert set(after.dead) == {file.instance, latest, *recorded} - {recorded[3]}
     after.close()
 
 
-def test_the_instance_of_a_relay_that_was_left_is_forgotten(path: Path) -> None:
+async def test_the_instance_of_a_relay_that_was_left_is_forgotten(path: Path) -> None:
     file, further = InstanceFile(path), new_instance()
-    file.renew(file.instance, further)
-    file.forget(further)
-    file.forget(file.instance)
+    await file.renew(file.instance, further)
+    await file.forget(further)
+    await file.forget(file.instance)
     file.close()
     after = InstanceFile(path)
     assert after.dead == (file.instance,)
     after.close()
 
 
-def test_a_file_that_another_connector_holds_is_left_alone(path: Path) -> None:
+async def test_a_file_that_another_connector_holds_is_left_alone(path: Path) -> None:
     with_lock = InstanceFile(path)
     content = path.read_bytes()
     beside = InstanceFile(path)
     assert with_lock.is_held
     assert not beside.is_held
-    beside.renew(beside.instance, new_instance())
+    await beside.renew(beside.instance, new_instance())
     assert path.read_bytes() == content
     beside.close()
     with_lock.close()
@@ -147,7 +154,7 @@ def test_a_path_that_cannot_be_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_a_full_disk_stops_nobody_and_what_can_be_read_is_used(
+async def test_a_full_disk_stops_nobody_and_what_can_be_read_is_used(
     path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     happened: list[Event] = []
@@ -160,7 +167,7 @@ def test_a_full_disk_stops_nobody_and_what_can_be_read_is_used(
     monkeypatch.setattr(os, "write", write)
     second = InstanceFile(path, events=EventStream(happened.append))
     assert second.dead == (first.instance,)
-    second.renew(second.instance, new_instance())
+    await second.renew(second.instance, new_instance())
     second.close()
     assert happened == [InstanceFileNotWritten(file=str(path), detail=os.strerror(code))] * 2
     monkeypatch.undo()
@@ -180,6 +187,93 @@ def test_a_disk_on_which_nothing_can_be_created_stops_nobody(path: Path, monkeyp
     assert (file.dead, file.is_held) == ((), False)
     assert happened == [InstanceFileNotWritten(file=str(path), detail="No space left on device")]
     file.close()
+
+
+# --- on a file system that answers late, or never
+
+
+class Disk:
+    """A disk that confirms nothing from `stall` to `answer`."""
+
+    def __init__(self) -> None:
+        self.is_asked, self._answers = threading.Event(), threading.Event()
+        self._loop = 0
+
+    def stall(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Call this in the event loop."""
+        self._loop = threading.get_ident()
+        monkeypatch.setattr(os, "fsync", self._sync)
+
+    def answer(self) -> None:
+        self._answers.set()
+
+    def _sync(self, descriptor: int) -> None:
+        assert self._answers.is_set() or threading.get_ident() != self._loop, "the event loop waits for the disk"
+        self.is_asked.set()
+        self._answers.wait(patience(30))
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    disk = Disk()
+    yield disk
+    disk.answer()
+
+
+async def test_a_disk_that_answers_late_holds_up_nothing_else(
+    path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, further = InstanceFile(path), new_instance()
+    disk.stall(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.renew, file.instance, further)
+        await trio.testing.wait_all_tasks_blocked()
+        disk.answer()
+    file.close()
+    after = InstanceFile(path)
+    assert after.dead == (further, file.instance)
+    after.close()
+
+
+async def test_a_disk_that_does_not_answer_is_reported(
+    path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock
+) -> None:
+    happened: list[Event] = []
+    file = InstanceFile(path, events=EventStream(happened.append))
+    disk.stall(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.renew, file.instance, new_instance())
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(FILE_SECONDS + 1)
+    (event,) = happened
+    assert isinstance(event, InstanceFileNotWritten)
+    assert "did not answer" in event.detail
+    file.close()
+
+
+async def test_a_thread_that_still_writes_has_a_descriptor_of_its_own(
+    path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would write into whatever has got the number of the closed one."""
+    file = InstanceFile(path)
+    used: list[int] = []
+    lseek = os.lseek
+
+    def note(descriptor: int, position: int, how: int) -> int:
+        used.append(descriptor)
+        return lseek(descriptor, position, how)
+
+    monkeypatch.setattr(os, "lseek", note)
+    disk.stall(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.renew, file.instance, new_instance())
+        assert await trio.to_thread.run_sync(disk.is_asked.wait, patience(30))
+        nursery.cancel_scope.cancel()
+    closed = file._file
+    file.close()
+    assert closed is not None
+    assert closed not in used
+    os.fstat(used[0])  # it is open for as long as the thread uses it
 
 
 # --- where nobody names one
