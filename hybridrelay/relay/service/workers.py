@@ -187,17 +187,17 @@ class Workers:
 
     # --- the processes
 
-    async def run(self, count: int, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, count: int, started: trio.Event) -> None:
         """Keep this number of workers running, until cancelled. Their pairs then end, except those that were kept.
 
-        `task_status.started` is called when each of them was started, or could not be started.
+        `started` is set when each of them was started, or could not be started.
         """
         self._count = count
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for _ in range(count):
                 nursery.start_soon(self._keep_one, await self._start(_REPLACE_SECONDS))
-            task_status.started()
+            started.set()
             await trio.sleep_forever()
 
     async def _keep_one(self, worker: WorkerProcess | None) -> None:
@@ -323,15 +323,17 @@ async def open_workers(
     if not count and not takes_over:
         yield workers
         return
-    scope = trio.CancelScope(shield=True)
+    scope, started = trio.CancelScope(shield=True), trio.Event()
 
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+    async def run() -> None:
         with scope:
-            await workers.run(count, task_status)
+            await workers.run(count, started)
 
     async with FlatNursery() as nursery:
-        await nursery.start(run)
+        # Not `nursery.start`: if that is cancelled, it waits for the end of `run`, which only `scope` can end.
+        nursery.start_soon(run)
         try:
+            await started.wait()
             yield workers
         finally:
             scope.cancel()

@@ -448,6 +448,39 @@ async def test_a_worker_has_nothing_of_the_main_process_but_its_memory_and_its_s
         assert os.getpgid(pid) == pid, "so that Ctrl-C sends no signal to it"
 
 
+@pytest.mark.parametrize("begun", [0, 1])
+async def test_the_program_may_be_stopped_while_its_workers_start(
+    begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them has been started yet, or one of two."""
+    calls = 0
+    processes: list[int] = []
+    start = WorkerProcess.start
+    is_starting = trio.Event()
+
+    async def slowly(*args: Any, **options: Any) -> WorkerProcess:
+        nonlocal calls
+        calls += 1
+        if calls > begun:
+            is_starting.set()
+        worker = await start(*args, **options)
+        processes.append(worker.process.pid)
+        return worker
+
+    monkeypatch.setattr(WorkerProcess, "start", slowly)
+
+    async def run() -> None:
+        async with open_workers(2, EventStream()):
+            raise AssertionError("the block was entered")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await is_starting.wait()
+        nursery.cancel_scope.cancel()
+    assert len(processes) > begun
+    assert not [pid for pid in processes if os.path.exists(f"/proc/{pid}")]
+
+
 async def test_a_worker_gets_no_pair_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "_PROGRAM", "import time; time.sleep(0.5)")
     events: list[Event] = []
