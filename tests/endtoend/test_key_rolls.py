@@ -25,7 +25,32 @@ __all__ = ["pair"]
 
 STREAMS = 50
 SECONDS = 150
+#: Instead of waiting for the end of a grace period, tests set the clock of the relay forwards. A step of more than a
+#: minute would not count at once.
+GRACE_SECONDS = 55
+AHEAD = """
+import os, time
+
+ahead, time_of_day = {file!r}, time.time
+time.time = lambda: time_of_day() + {seconds} * os.path.exists(ahead)
+"""
 PRIMARY, SECONDARY = KeySlot
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Path:
+    """As soon as this file exists, the clock of a relay that `start_again` has started is ahead by a grace period."""
+    file = tmp_path / "ahead"
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(AHEAD.format(file=str(file), seconds=GRACE_SECONDS))
+    return file
+
+
+async def start_again(deployment: Deployment, clock: Path) -> Program:
+    """Kill the relay, and start it with this clock."""
+    deployment.programs[0].kill()
+    wrapper = ("env", f"PYTHONPATH={clock.parent / 'patch'}")
+    return await trio.to_thread.run_sync(partial(deployment.start_relay, wrapper=wrapper))
 
 
 async def run(deployment: Deployment, *arguments: str | Path) -> str:
@@ -67,41 +92,47 @@ async def test_every_key_is_rolled_three_times_over_two_relays(pair: Pair, nurse
     connector = await trio.to_thread.run_sync(pair.first.start_connector, published)
     forward = await trio.to_thread.run_sync(pair.first.start_forward, published)
     programs = [connector, forward.program, *pair.relays]
+    files = {"application": published.application, "connector": published.connector}
     seen: set[str] = set()
     async with applications(forward.port, STREAMS) as talkers:
         for turn in range(3):
             slot = (SECONDARY, PRIMARY)[turn % 2]
-            for name, file in (("application", published.application), ("connector", published.connector)):
+            new_keys = {}
+            for name in files:  # at the same time
                 new_key = pair.first.directory / f"{name}.{turn}"
                 await roll(pair.deployments, name, new_key, "--update", published.authority)
-                key = new_key.read_text().strip()
-                seen.add(key)
+                new_keys[name] = new_key.read_text().strip()
 
-                def is_over(name: str = name, slot: KeySlot = slot) -> bool:
-                    rules = [rule_of(one, name) for one in pair.deployments]
-                    return all(rule.key(slot.other) is None for rule in rules)
+            def are_over(slot: KeySlot = slot) -> bool:
+                rules = [rule_of(one, name) for one in pair.deployments for name in files]
+                return all(rule.key(slot.other) is None for rule in rules)
 
-                await until(f"the old key of {name} is revoked at both relays", is_over, programs)
+            await until("the old keys are revoked at both relays", are_over, programs)
+            for name, key in new_keys.items():
                 for one in pair.deployments:
                     found = rule_of(one, name).key(slot)
                     assert found is not None
                     assert found.reveal() == key
-                string = load_connection_string(file)
+                string = load_connection_string(files[name])
                 assert string.key.reveal() == key
                 assert f'"{key}"' in published.authority.read_text()
-                await all_move(talkers)
+            seen.update(new_keys.values())
+            await all_move(talkers)
     assert len(seen) == 6
     for program in programs:
         assert program.process.poll() is None
         for key in seen:
             assert key not in program.err + program.out
         assert "token.invalid" not in program.err
-    for file in (published.connector, published.application):
+    for file in files.values():
         assert file.stat().st_mode & 0o777 == 0o600
     nursery.cancel_scope.cancel()
 
 
-async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_a_program_that_cannot_write_its_file_is_shown(
+    deployment: Deployment, nursery: trio.Nursery, clock: Path
+) -> None:
+    relay = await start_again(deployment, clock)
     published = deployment.create("orders", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, published)
     # From standard input, so that there is no file.
@@ -114,7 +145,7 @@ async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deploym
     match = re.search(r"127\.0\.0\.1:(\d+)", program.out)
     assert match is not None
     async with applications(int(match[1]), 3) as talkers:
-        await roll((deployment,), "application", deployment.directory / "key", "--grace", "25s")
+        await roll((deployment,), "application", deployment.directory / "key", "--grace", f"{GRACE_SECONDS}s")
         await trio.to_thread.run_sync(partial(program.wait_for_line, "key.received.*kept=False", where="err"))
         await all_move(talkers)
 
@@ -129,6 +160,7 @@ async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deploym
         assert "0 of 1 programs have the new key" in shown
         assert re.search(r"memory +client +127\.0\.0\.1 ", shown)
         # The grace period ends, and the program continues with the key that it has in memory.
+        clock.touch()
         await until(
             "the old key is revoked",
             lambda: rule_of(deployment, "application").primary is None,
@@ -136,7 +168,7 @@ async def test_a_program_that_cannot_write_its_file_is_shown(deployment: Deploym
         )
         await all_move(talkers)
         for line in ("key.roll-ended.*has_waited=True missing=1", "key.not-kept: ", "key.roll-incomplete: "):
-            await trio.to_thread.run_sync(partial(deployment.programs[0].wait_for_line, line, where="err"))
+            await trio.to_thread.run_sync(partial(relay.wait_for_line, line, where="err"))
         # It is still shown: it would fail after a restart.
         shown = await run(deployment, "keys", "list", "orders", "--state", deployment.state)
         assert "1 of 1 programs have not stored the new key. They fail after a restart," in shown
@@ -161,18 +193,21 @@ async def test_a_holder_of_a_regenerated_key_gets_no_new_one(deployment: Deploym
     nursery.cancel_scope.cancel()
 
 
-async def test_a_roll_survives_restarts_of_everything(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_a_roll_survives_restarts_of_everything(
+    deployment: Deployment, nursery: trio.Nursery, clock: Path
+) -> None:
     """The relay is killed in the middle of it, and the program starts again with the key from its file."""
     published = deployment.create("orders", await serve(nursery, echo))
     connector = await trio.to_thread.run_sync(deployment.start_connector, published)
-    await roll((deployment,), "connector", deployment.directory / "key", "--wait-for-grace", "--grace", "40s")
-    deployment.programs[0].kill()
-    await trio.to_thread.run_sync(deployment.start_relay)
+    grace = ("--wait-for-grace", "--grace", f"{GRACE_SECONDS}s")
+    await roll((deployment,), "connector", deployment.directory / "key", *grace)
+    await start_again(deployment, clock)
     await trio.to_thread.run_sync(partial(connector.wait_for_line, "key.received.*kept=True", where="err"))
     connector.kill()
     again = await trio.to_thread.run_sync(deployment.start_connector, published)
     key = (deployment.directory / "key").read_text().strip()
     assert load_connection_string(published.connector).key.reveal() == key
+    clock.touch()
     await until(
         "the old key is revoked", lambda: rule_of(deployment, "connector").primary is None, deployment.programs
     )

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from hybridrelay import open_client
-from hybridrelay.client import Client
+from hybridrelay.client import Client, other_connectors
 from hybridrelay.errors import StreamRefused
 from hybridrelay.management import ManagementClient, read_status
 from hybridrelay.management.addresses import LocalAddress
@@ -205,8 +205,13 @@ async def test_new_sessions_go_where_the_target_is(scene: Scene) -> None:
     assert await scene.targets_of(3) == {b"b"}
 
 
-async def test_a_client_changes_to_the_connector_whose_target_is_up(scene: Scene) -> None:
-    """Nothing is checked in advance, and no application notices."""
+async def test_a_client_changes_to_the_connector_whose_target_is_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is checked in advance, and no application notices. The client of this process asks a connector again
+    sooner than others do."""
+    monkeypatch.setattr(other_connectors, "EXCLUDED_SECONDS", 1.0)
+    monkeypatch.setattr(other_connectors, "RETRY_SECONDS", 0.5)
     a, b = scene.targets
     await start(scene, a)
     forward = await trio.to_thread.run_sync(scene.deployment.start_forward, scene.published)
