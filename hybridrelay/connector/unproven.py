@@ -12,14 +12,17 @@ number of such channels is therefore limited, and channels that never prove an i
    immediately could be dialed without a rate limit.
 5. While very many channels of the same relay fail, for whatever hybrid connections, no place becomes free by its age.
    So a relay that lies does not make the connector dial more often because it has more hybrid connections.
+6. While rule 5 applies, a holder without a place still displaces a channel that is `TENURE_SECONDS` old, unless a
+   channel of its own has failed in the last `REMEMBERED_SECONDS`. All hybrid connections of the relay together get
+   `FAILURES_PER_SECOND` such places, in equal shares. So holders whose channels fail do not keep others out.
 
 A holder thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
 Holders are distinguished by the name that the relay gives them (`control.Offer.holder`). If a relay gives no names,
 all holders count as one.
 
 Rule 5 harms nobody at an honest relay that is busy. Only failures count. A hybrid connection whose channels do not
-fail has free places, and one holder's failures do not take the places of another holder (rule 2). The others have, in
-turns, as many attempts as the limit of the relay allows.
+fail has free places, and one holder's failures do not take the places of another holder (rule 2). If the channels of
+at least `MAX_UNPROVEN_CHANNELS` holders of one hybrid connection fail, rule 6 lets others in.
 """
 
 from __future__ import annotations
@@ -36,6 +39,36 @@ TENURE_SECONDS = 1.0
 #: So many channels of one relay may fail each second, on average, and so many in a burst, before rule 5 applies.
 FAILURES_PER_SECOND = 16.0
 MAX_FAILURES = 64.0
+#: How long a holder's failure counts in rule 6 (seconds), and how many holders of a hybrid connection are remembered.
+REMEMBERED_SECONDS = 30.0
+MAX_REMEMBERED = 1024
+#: A hybrid connection has a share in the places of rule 6 for this long after it has asked for one (seconds).
+ASKING_SECONDS = 10.0
+
+
+class FairPlaces:
+    """The places of rule 6: `FAILURES_PER_SECOND` for all hybrid connections of a relay, in equal shares for those
+    that ask for them. Times are on Trio's clock."""
+
+    def __init__(self) -> None:
+        #: When each hybrid connection has last asked, the longest ago first; and when it may have another place.
+        self._asked: dict[object, float] = {}
+        self._next: dict[object, float] = {}
+        #: When the next place is due, as if they were given out at equal intervals.
+        self._due = -math.inf
+
+    def take(self, asking: object, now: float) -> bool:
+        """Return whether a hybrid connection may have a place now, which it then has taken."""
+        self._asked.pop(asking, None)
+        self._asked[asking] = now
+        while now - self._asked[oldest := next(iter(self._asked))] > ASKING_SECONDS:
+            del self._asked[oldest]
+            self._next.pop(oldest, None)
+        if now < self._next.get(asking, now) or now < self._due:
+            return False
+        self._next[asking] = now + len(self._asked) / FAILURES_PER_SECOND
+        self._due = max(self._due, now - TENURE_SECONDS) + 1 / FAILURES_PER_SECOND
+        return True
 
 
 class Failures:
@@ -43,6 +76,7 @@ class Failures:
     falls by `FAILURES_PER_SECOND`. Times are on Trio's clock."""
 
     def __init__(self) -> None:
+        self.fair_places = FairPlaces()
         self._count = 0.0
         self._counted_at = -math.inf
 
@@ -104,6 +138,8 @@ class UnprovenChannels:
     def __init__(self, failures: Failures | None = None) -> None:
         self._present: list[Newcomer] = []
         self._failures = Failures() if failures is None else failures
+        #: When a channel of a holder has last failed, the longest ago first.
+        self._failed_at: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._present)
@@ -120,6 +156,8 @@ class UnprovenChannels:
         self._present = [one for one in self._present if not one.has_failed or now - one.since < tenure]
         while len(self._present) >= limit:
             displaced = choose_displaced(self._present, holder, now, tenure) if self._present else None
+            if displaced is None and tenure > TENURE_SECONDS:
+                displaced = self._choose_for_newcomer(holder, now)
             if displaced is None:
                 return None
             self._present.remove(displaced)
@@ -127,6 +165,15 @@ class UnprovenChannels:
         newcomer = Newcomer(holder, now)
         self._present.append(newcomer)
         return newcomer
+
+    def _choose_for_newcomer(self, holder: str, now: float) -> Newcomer | None:
+        """Return the channel that is displaced according to rule 6, or None."""
+        has_failed = now - self._failed_at.get(holder, -math.inf) < REMEMBERED_SECONDS
+        if has_failed or any(one.holder == holder for one in self._present):
+            return None
+        failed = (one for one in self._present if one.has_failed and now - one.since >= TENURE_SECONDS)
+        chosen = next(failed, None) or choose_displaced(self._present, holder, now)
+        return chosen if chosen is not None and self._failures.fair_places.take(self, now) else None
 
     def leave(self, one: Newcomer) -> None:
         """Remove a channel whose peer has proved its identity. Idempotent."""
@@ -142,6 +189,10 @@ class UnprovenChannels:
         now = trio.current_time()
         one.has_failed = True
         self._failures.add(now)
+        self._failed_at.pop(one.holder, None)
+        self._failed_at[one.holder] = now
+        if len(self._failed_at) > MAX_REMEMBERED:
+            del self._failed_at[next(iter(self._failed_at))]
         if one in self._present and now - one.since >= self._tenure(now):
             self._present.remove(one)
 

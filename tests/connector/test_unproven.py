@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -13,10 +14,14 @@ from hypothesis import strategies as st
 
 from hybridrelay.connector.channels import MAX_UNPROVEN_CHANNELS
 from hybridrelay.connector.unproven import (
+    ASKING_SECONDS,
     FAILURES_PER_SECOND,
     MAX_FAILURES,
+    MAX_REMEMBERED,
+    REMEMBERED_SECONDS,
     TENURE_SECONDS,
     Failures,
+    FairPlaces,
     Newcomer,
     UnprovenChannels,
     choose_displaced,
@@ -187,7 +192,7 @@ def dial_for(
                 if not silent or one.scope.cancel_called:
                     unproven.failed(one)
                     open_ones.remove((unproven, one))
-            await trio.sleep(0.05)
+            await trio.sleep(0.1)
         return dialed
 
     return dial
@@ -230,3 +235,137 @@ async def test_failures_at_a_busy_relay_lock_out_no_hybrid_connection_and_no_oth
         nursery.start_soon(dial_for(120, sets, ["a"], silent=False))
         await connect()
     assert all(admitted)
+
+
+def many_failures() -> Failures:
+    """So many that rule 5 applies for a long time."""
+    failures = Failures()
+    for _ in range(int(MAX_FAILURES + 600 * FAILURES_PER_SECOND)):
+        failures.add(trio.current_time())
+    return failures
+
+
+def fill(unproven: UnprovenChannels, *, silent: bool = False) -> None:
+    """Take all places, each for another holder. The channels fail, unless they are silent."""
+    for number in range(MAX_UNPROVEN_CHANNELS):
+        one = unproven.admit(f"holder {number}", MAX_UNPROVEN_CHANNELS)
+        assert one is not None
+        if not silent:
+            unproven.failed(one)
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["fail", "are silent"])
+async def test_while_very_many_channels_fail_a_holder_without_a_place_gets_one(
+    autojump_clock: trio.testing.MockClock, silent: bool
+) -> None:
+    unproven = UnprovenChannels(many_failures())
+    fill(unproven, silent=silent)
+    assert unproven.admit("honest", MAX_UNPROVEN_CHANNELS) is None, "the others are young"
+    await trio.sleep(TENURE_SECONDS)
+    for number in range(MAX_UNPROVEN_CHANNELS):
+        assert unproven.admit(f"holder {number}", MAX_UNPROVEN_CHANNELS) is None, "it has a place"
+    honest = unproven.admit("honest", MAX_UNPROVEN_CHANNELS)
+    assert honest is not None
+    assert unproven.admit("honest", MAX_UNPROVEN_CHANNELS) is None, "it has a place"
+    # The oldest was displaced, and does not come back before its failure is forgotten.
+    assert len(unproven) == MAX_UNPROVEN_CHANNELS
+    unproven.leave(honest)
+    fill_up = unproven.admit("another", MAX_UNPROVEN_CHANNELS)
+    assert fill_up is not None
+    await trio.sleep(TENURE_SECONDS)
+    assert (unproven.admit("holder 0", MAX_UNPROVEN_CHANNELS) is not None) is silent
+    await trio.sleep(REMEMBERED_SECONDS)
+    assert unproven.admit("holder 0" if not silent else "honest", MAX_UNPROVEN_CHANNELS) is not None
+    assert not honest.scope.cancel_called
+
+
+async def test_the_holders_of_failures_are_remembered_up_to_a_limit(autojump_clock: trio.testing.MockClock) -> None:
+    unproven = UnprovenChannels(many_failures())
+    limit = MAX_REMEMBERED + 2 * MAX_UNPROVEN_CHANNELS
+    for number in range(MAX_REMEMBERED + 1):
+        one = unproven.admit(f"holder {number}", limit)
+        assert one is not None
+        unproven.failed(one)
+    assert len(unproven._failed_at) == MAX_REMEMBERED
+    assert "holder 0" not in unproven._failed_at
+
+
+async def test_failures_of_many_holders_in_many_hybrid_connections_keep_nobody_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """In each hybrid connection, there are more failing holders than places, and all of them ask all the time."""
+    failures = Failures()
+    sets = [UnprovenChannels(failures) for _ in range(8)]
+    holders = [f"failing {number}" for number in range(MAX_UNPROVEN_CHANNELS + 2)]
+    admitted = []
+
+    async def connect() -> None:
+        await trio.sleep(20)
+        for _ in range(40):
+            with trio.fail_after(20):
+                while (newcomer := sets[0].admit("honest", MAX_UNPROVEN_CHANNELS)) is None:
+                    await trio.sleep(0.5)
+            sets[0].leave(newcomer)
+            admitted.append(newcomer)
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial_for(1000, sets, holders, silent=False))
+        await connect()
+        nursery.cancel_scope.cancel()
+    assert len(admitted) == 40
+
+
+async def test_a_relay_that_invents_holders_makes_a_connector_dial_no_more_often(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    failures = Failures()
+    sets = [UnprovenChannels(failures) for _ in range(20)]
+    names = itertools.count()
+
+    async def dial(seconds: float) -> int:
+        dialed, end = 0, trio.current_time() + seconds
+        while trio.current_time() < end:
+            for unproven in sets:
+                if (one := unproven.admit(f"invented {next(names)}", MAX_UNPROVEN_CHANNELS)) is not None:
+                    dialed += 1
+                    unproven.failed(one)
+            await trio.sleep(0.05)
+        return dialed
+
+    await dial(60)
+    assert await dial(300) <= 300 * FAILURES_PER_SECOND + len(sets) * MAX_UNPROVEN_CHANNELS
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([0.0, 0.001, 0.05, 0.3, 4.0])), max_size=300))
+def test_places_for_newcomers_have_a_rate_of_their_own(asking: list[tuple[int, float]]) -> None:
+    places, now, given_at = FairPlaces(), 100.0, []
+    for who, pause in asking:
+        now += pause
+        if places.take(who, now):
+            given_at.append(now)
+    for index, begin in enumerate(given_at):
+        for count, end in enumerate(given_at[index:], 1):
+            assert count <= FAILURES_PER_SECOND * (end - begin + TENURE_SECONDS) + 1
+
+
+def test_a_hybrid_connection_that_asks_more_often_gets_no_more_than_its_share() -> None:
+    places, taken = FairPlaces(), Counter[str]()
+    seconds = 60
+    for step in range(seconds * 100):
+        now = step / 100
+        taken["greedy"] += places.take("greedy", now)
+        for number in range(3):
+            if step % 50 == number:
+                taken[f"modest {number}"] += places.take(f"modest {number}", now)
+    assert taken["greedy"] <= seconds * FAILURES_PER_SECOND / 4 + FAILURES_PER_SECOND
+    assert [taken[f"modest {number}"] for number in range(3)] == [2 * seconds] * 3
+
+
+def test_a_hybrid_connection_that_has_stopped_asking_has_no_share() -> None:
+    places = FairPlaces()
+    for number in range(160):
+        places.take(number, 0.0)
+    now = ASKING_SECONDS + 1
+    taken = sum(places.take("the only one", now + step / 100) for step in range(1000))
+    assert taken > 10 * FAILURES_PER_SECOND * 0.8
