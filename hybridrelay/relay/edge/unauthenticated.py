@@ -206,7 +206,12 @@ class UnauthenticatedConnections:
         except (OSError, ValueError):  # the connection was lost, or its ClientHello is too long
             self._close(fd)
             return
-        if fd in self._connections and (waiting.looks >= MAX_LOOKS or _is_over(waiting, events)):
+        if fd not in self._connections:
+            return
+        is_over = _is_over(waiting, events)
+        if waiting.looks >= MAX_LOOKS and not is_over and waiting.stage is _Stage.PROXY:
+            self._refused(waiting.port, waiting.address, f"no complete PROXY header has arrived in {MAX_LOOKS} parts")
+        if waiting.looks >= MAX_LOOKS or is_over:
             self._close(fd)
 
     def _proceed(self, fd: int, waiting: _Waiting) -> None:

@@ -30,6 +30,8 @@ from hybridrelay.security import parse_networks_untrusted
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has epoll")
 PROXY = "10.0.0.5"
 TCP = hybridrelay_tcp.transport.routes[0].port
+#: The beginning of a ClientHello.
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"
 HTTPS, HTTP = (route.port for route in hybridrelay_websocket.transport.routes)
 
 
@@ -172,6 +174,28 @@ async def test_a_peer_that_sends_tiny_pieces_without_end_is_closed(monkeypatch: 
             client.send(b"G")
             closed.append(await is_closed(client))
         assert closed == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize(
+    ("sent", "refusals"),
+    [
+        pytest.param(b"PROXY ", ["no complete PROXY header has arrived in 5 parts"], id="in the header"),
+        pytest.param(b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n" + HELLO, [], id="behind the header"),
+    ],
+)
+async def test_a_proxy_that_sends_its_header_in_tiny_pieces_is_reported(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, refusals: list[str]
+) -> None:
+    """What follows the header is sent by the proxy's client."""
+    monkeypatch.setattr(unauthenticated, "MAX_LOOKS", 5)
+    async with watching(Slots(10), port=HTTPS) as watched:
+        client = watched.connect(PROXY)
+        for piece in (sent, *[b"x"] * 3):
+            client.send(piece)
+            assert not await is_closed(client)
+        client.send(b"x")
+        assert await is_closed(client)
+        assert watched.refusals == refusals
 
 
 @pytest.mark.parametrize(
