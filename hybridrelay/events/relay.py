@@ -37,6 +37,7 @@ __all__ = [
     "SenderDropped",
     "SenderJoining",
     "SenderRefused",
+    "SenderRevoked",
     "TokenExpired",
     "TokenInvalid",
     "TokenRefused",
@@ -305,6 +306,19 @@ class SenderDropped(_Registration):
     name: ClassVar = "sender.dropped"
     level: ClassVar = Level.INFO
     summary: ClassVar = "An administrator has ended the control channel of a sender"
+
+    reason: Reason
+
+
+@attrs.frozen(kw_only=True)
+class SenderRevoked(_Registration):
+    """A client may no longer join a hybrid connection over its control channel, because none of the keys that it has
+    presented gives the right *Send* any more. If it may join no other one either, the relay ends the control channel.
+    """
+
+    name: ClassVar = "sender.revoked"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The keys of a sender no longer allow it to join"
 
     reason: Reason
 

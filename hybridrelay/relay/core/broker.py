@@ -160,7 +160,9 @@ class Broker(Generic[HandleT]):
                 self._outputs.append(event(connection=key.connection, rule=key.rule, slot=key.slot.value))
         for listener in self.listeners.revoke(change.ended):
             deleted = listener.connection in change.deleted
-            self._end_registration(listener, Reason.UNKNOWN_CONNECTION if deleted else Reason.KEY_REVOKED)
+            why_not = Reason.UNKNOWN_CONNECTION if deleted else self.authorization.why_not(listener.key, Right.LISTEN)
+            # If the rule has lost another right, the listener may register again.
+            self._end_registration(listener, why_not or Reason.KEY_REVOKED)
         for name in change.deleted:
             self.listeners.forget(name)
         for ended in self.rendezvous.revoke(change.ended, now):

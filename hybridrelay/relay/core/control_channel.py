@@ -17,7 +17,7 @@ import attrs
 from ..._value import Value
 from ...errors import AuthorizationError, RendezvousError
 from ...events.base import Event
-from ...events.relay import ListenerRefused, SenderRefused, TokenInvalid, TokenRefused
+from ...events.relay import ListenerRefused, SenderRefused, SenderRevoked, TokenInvalid, TokenRefused
 from ...protocol import RemoteProtocolError, control
 from ...protocol.reasons import Reason
 from ...security import Right
@@ -63,6 +63,9 @@ MAX_REGISTRATIONS = 1024
 MAX_KEYS = 2 * MAX_REGISTRATIONS
 #: Reasons that mean that the token is invalid. With any other reason, it is valid but does not give the right.
 _INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
+
+#: The reasons with which a channel ends if all its keys are gone for the same one. Otherwise, they count as revoked.
+_NAMED_AT_THE_END = frozenset({Reason.CONNECTION_DISABLED, Reason.RIGHT_MISSING})
 
 Request: TypeAlias = control.Register | control.Join | control.Check
 
@@ -502,10 +505,11 @@ class ControlChannelCore(Generic[HandleT]):
         return Close(Reason.LIMIT, gracefully=True)
 
     def check_keys(self) -> list[SendMessage | Close]:
-        """End everything that was authorized by keys that are no longer valid. If none is valid any more, end the
-        channel. Call this when the store has changed."""
-        why_revoked = self._broker.authorization.why_revoked
-        gone = {key: reason for key in self._keys if (reason := why_revoked(key))}
+        """End everything that was authorized by keys that are no longer valid, or no longer give the right that the
+        peer needs. If none is left, end the channel. Call this when the store has changed."""
+        right = Right.SEND if self._is_client else Right.LISTEN
+        why_not = self._broker.authorization.why_not
+        gone = {key: reason for key in self._keys if (reason := why_not(key, right))}
         self._keys -= gone.keys()
         self._count_sender()
         if self._place is not None and self._place.holder.key in gone and self._keys:
@@ -515,13 +519,22 @@ class ControlChannelCore(Generic[HandleT]):
         if self._is_client:  # the broker tells listeners
             still = {key.connection for key in self._keys}
             reasons = {key.connection: reason for key, reason in gone.items()}
-            outputs += [self.ended(name, reason) for name, reason in reasons.items() if name not in still]
+            for name, reason in reasons.items():
+                if name not in still:
+                    outputs.append(self.ended(name, reason))
+                    self._note_sender_ended(name, reason)
         if gone and not self._keys:
             self._apply(ChannelInput.KEYS_GONE)
-            disabled = Reason.CONNECTION_DISABLED
-            reason = disabled if set(gone.values()) == {disabled} else Reason.KEY_REVOKED
-            outputs.append(Close(reason, gracefully=True))
+            reason, *others = set(gone.values())
+            is_named = not others and reason in _NAMED_AT_THE_END
+            outputs.append(Close(reason if is_named else Reason.KEY_REVOKED, gracefully=True))
         return outputs
+
+    def _note_sender_ended(self, connection: str, reason: Reason) -> None:
+        assert self.hello is not None
+        self._broker.note(
+            SenderRevoked(connection=connection, peer=self.address, instance=self.hello.instance, reason=reason)
+        )
 
     def lost(self, reason: Reason = Reason.NO_ERROR) -> None:
         """End all registrations of a channel that has ended. It may be called more than once.

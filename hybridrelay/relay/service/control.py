@@ -523,6 +523,7 @@ class ControlPeer:
         """See `ControlChannelCore.check_keys`."""
         for output in self._channel.check_keys():
             self._perform_soon(output)
+        self._broker.carry_out()
         self._update_connections()
 
     def lost(self) -> None:

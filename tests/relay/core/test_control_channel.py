@@ -16,6 +16,7 @@ from hybridrelay.events import (
     ListenerTargetHealthy,
     ListenerTargetUnhealthy,
     SenderRefused,
+    SenderRevoked,
     TokenInvalid,
     TokenRefused,
 )
@@ -310,6 +311,62 @@ def test_a_client_whose_key_is_replaced(scene: Scene) -> None:
         SendMessage(control.Ended("db", Reason.KEY_REVOKED)),
         Close(Reason.KEY_REVOKED, gracefully=True),
     ]
+
+
+@pytest.mark.parametrize("role", [CLIENT, CONNECTOR], ids=["client", "connector"])
+@pytest.mark.parametrize("lost", [Right.SEND, Right.LISTEN])
+def test_a_channel_whose_rule_loses_a_right(scene: Scene, role: control.Hello, lost: Right) -> None:
+    """It ends, with the reason, if its peer needs that right."""
+    needed = Right.SEND if role is CLIENT else Right.LISTEN
+    scene.store.put_rule("db", "both", [Right.LISTEN, Right.SEND])
+    scene.update()
+    scene.channel.receive(role, 0.0)
+    scene.request(JOIN if role is CLIENT else REGISTER, scene.grant("both"))
+    scene.store.put_rule("db", "both", [Right.SEND if lost is Right.LISTEN else Right.LISTEN])
+    scene.broker.take()
+    scene.update()
+    left = [output.reason for output in scene.broker.take() if isinstance(output, ListenerLeft)]
+    outputs = scene.channel.check_keys()
+    events = scene.broker.take()
+    missing = Reason.RIGHT_MISSING
+    if role is CONNECTOR:
+        assert left == [missing if lost is needed else Reason.KEY_REVOKED], "everything of the rule ends"
+    if lost is not needed:
+        assert (outputs, events, scene.state()) == ([], [], ChannelState.AUTHORIZED)
+        return
+    assert outputs[-1] == Close(missing, gracefully=True)
+    assert scene.state() is ChannelState.REVOKED
+    if role is CLIENT:
+        assert outputs[:-1] == [SendMessage(control.Ended("db", missing))]
+        assert events == [SenderRevoked(connection="db", peer=PEER, instance=CLIENT.instance, reason=missing)]
+    else:  # the broker tells listeners
+        assert (outputs[:-1], events) == ([], [])
+
+
+def test_a_client_that_has_another_key_with_the_right_keeps_its_channel(scene: Scene) -> None:
+    scene.store.put_rule("db", "both", [Right.LISTEN, Right.SEND])
+    scene.update()
+    scene.channel.receive(CLIENT, 0.0)
+    for rule in ("both", "sender"):
+        scene.request(JOIN, scene.grant(rule))
+    scene.store.put_rule("db", "both", [Right.LISTEN])
+    scene.update()
+    scene.broker.take()
+    assert (scene.channel.check_keys(), scene.broker.take()) == ([], [])
+    assert [key.rule for key in scene.channel.keys] == ["sender"]
+
+
+def test_a_client_whose_keys_are_gone_for_several_reasons(scene: Scene) -> None:
+    scene.channel.receive(CLIENT, 0.0)
+    for name in ("db", "web"):
+        scene.request(attrs.evolve(JOIN, connection=name), scene.grant("sender", name))
+    scene.store.put_rule("db", "sender", [Right.LISTEN])
+    scene.store.change("web", disabled=True)
+    scene.update()
+    scene.broker.take()
+    assert scene.channel.check_keys()[-1] == Close(Reason.KEY_REVOKED, gracefully=True)
+    reasons = {event.connection: event.reason for event in scene.broker.take() if isinstance(event, SenderRevoked)}
+    assert reasons == {"db": Reason.RIGHT_MISSING, "web": Reason.CONNECTION_DISABLED}
 
 
 def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> None:

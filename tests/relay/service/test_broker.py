@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.events import Event, EventStream, SenderRevoked
 from hybridrelay.mux import CONTROL_CONFIG, Session
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
@@ -152,21 +153,31 @@ async def test_a_revoked_key_holds_no_control_channels(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_client_whose_key_was_revoked_is_no_longer_a_sender(
-    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
+@pytest.mark.parametrize("reason", [Reason.KEY_REVOKED, Reason.RIGHT_MISSING])
+async def test_a_client_whose_key_has_lost_its_right_is_no_longer_a_sender(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery, reason: Reason
 ) -> None:
-    """Neither in lists, nor for the hybrid connection's changes, although its control channel has not ended yet."""
-    broker = make_broker(registry)
+    """Neither in lists, nor for the hybrid connection's changes, although its control channel has not ended yet. It
+    is told why, and then the channel ends."""
+    events: list[Event] = []
+    broker = make_broker(registry, EventStream(events.append))
     client = await FarEnd.connect(broker, nursery, client_hello())
     await client.hear()
     assert isinstance(await client.ask(control.Check(1, "db", token_for(rules[1]))), control.Checked)
     assert [peer for _, peer in broker.senders.page(10, connection="db")] == [client.peer]
     assert client.peer._index.of(["db"]) == [client.peer]
-    registry.revoke_key("db", rules[1].name, KeySlot.PRIMARY)
+    if reason is Reason.KEY_REVOKED:
+        registry.revoke_key("db", rules[1].name, KeySlot.PRIMARY)
+    else:
+        registry.put_rule("db", rules[1].name, [Right.LISTEN])
     update(broker, registry)
     client.peer.check_keys()
     assert broker.senders.page(10, connection="db") == []
     assert client.peer._index.of(["db"]) == []
+    assert [event.reason for event in events if isinstance(event, SenderRevoked)] == [reason]
+    assert await client.hear() == control.Ended("db", reason)
+    with pytest.raises(trio.BrokenResourceError):
+        await client.hear()
     nursery.cancel_scope.cancel()
 
 
