@@ -38,9 +38,9 @@ async def _get_ready(call: Call) -> ReadyValue:
     except StateError:
         is_readable = False
     checks = readiness(call.managed.relay.snapshot(), is_readable=is_readable, now=call.managed.clock())
-    is_ready = all(one.ok for one in checks)
-    call.is_unavailable = not is_ready
-    return ReadyValue(ready=is_ready, checks=checks)
+    value = ReadyValue.of(checks)
+    call.is_unavailable = not value.ready
+    return value
 
 
 def readiness(snapshot: RelaySnapshot, *, is_readable: bool, now: float) -> tuple[CheckValue, ...]:

@@ -28,6 +28,11 @@ class ReadyValue(Value, frozen=True):
     ready: bool
     checks: tuple[CheckValue, ...]
 
+    @classmethod
+    def of(cls, checks: tuple[CheckValue, ...]) -> ReadyValue:
+        """Make the value from the results of all checks."""
+        return cls(ready=all(one.ok for one in checks), checks=checks)
+
 
 class LiveValue(Value, frozen=True):
     """The response of a program that is alive: its event loop works."""

@@ -130,9 +130,9 @@ async def _get_ready(call: StatusCall) -> ReadyValue:
     targets = await monitored.source.check_targets()
     snapshot = await monitored.paced(partial(monitored.source.snapshot, max_sessions=0, max_streams=0))
     checks = endpoint_checks(snapshot, targets, role=monitored.source.role, stopping=monitored.stop.is_set())
-    is_ready = all(one.ok for one in checks)
-    call.is_unavailable = not is_ready
-    return ReadyValue(ready=is_ready, checks=checks)
+    value = ReadyValue.of(checks)
+    call.is_unavailable = not value.ready
+    return value
 
 
 #: All operations, except ``/openapi.json``. Everyone who can connect may call them.

@@ -8,7 +8,7 @@ import re
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import WHICH_STATE, add_management, add_relay
+from .options import add_relay, add_state_or_management
 
 _DESCRIPTION = """\
 There are two audit logs.
@@ -163,13 +163,7 @@ def _add_verify_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     group = parser.add_argument_group("the relay of --witness relay")
     which = group.add_mutually_exclusive_group()
-    which.add_argument(
-        "--state",
-        metavar="DIR",
-        type=values.path,
-        help=WHICH_STATE,
-    )
-    add_management(which, group)
+    add_state_or_management(which, group)
 
 
 def _add_checkpoints_arguments(parser: Parser) -> None:

@@ -29,7 +29,7 @@ HOW_REACHED = (
 )
 
 #: The help of ``--state`` of commands that administer a relay.
-WHICH_STATE = (
+_WHICH_STATE = (
     "the relay's state directory; the command has to run as its owner (while the relay runs, root works, too)"
 )
 
@@ -258,14 +258,24 @@ def add_relay(
     text = _WHICH_RUNNING_RELAY.format(role=role) if has_to_run else _WHICH_RELAY.format(instead=instead)
     group = parser.add_argument_group("the relay", text)
     which = group.add_mutually_exclusive_group(required=True)
+    add_state_or_management(which, group)
+    return which
+
+
+def add_state_or_management(which: argparse._ActionsContainer, others: argparse._ActionsContainer) -> None:
+    """Add ``--state``, ``--management``, and the options that only apply to the latter.
+
+    Args:
+        which: the group of mutually exclusive options to which the first two are added.
+        others: the parser or group to which the other options are added.
+    """
     which.add_argument(
         "--state",
         metavar="DIR",
         type=values.path,
-        help=WHICH_STATE,
+        help=_WHICH_STATE,
     )
-    add_management(which, group)
-    return which
+    add_management(which, others)
 
 
 def add_management(which: argparse._ActionsContainer, others: argparse._ActionsContainer) -> None:
