@@ -1,4 +1,4 @@
-"""The same for redis-py in asyncio, with a reader and a writer."""
+"""redis-py in asyncio: a class of connections that open a reader and a writer in their own way."""
 
 import asyncio
 
