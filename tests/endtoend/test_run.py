@@ -289,13 +289,17 @@ def test_it_ends_by_the_signal_that_has_ended_the_application(runner: Runner, ne
 
 
 def test_an_application_that_cannot_be_executed(runner: Runner, network: str) -> None:
-    for name, code, text in (
-        ("no-such-program", 127, "there is no such program"),
-        ("/tmp", 126, "Permission denied"),
+    file = runner.directory / "without-permission"
+    file.write_text("true\n")
+    executable = "give a file that this user may execute (chmod +x), or the interpreter of a script: "
+    for name, code, text, remedy in (
+        ("no-such-program", 127, "there is no such program", "give the application after --: "),
+        ("/tmp", 126, "Permission denied", executable),
+        (str(file), 126, "Permission denied", executable),
     ):
         done = runner.run("--network", network, "--", name)
         assert (done.returncode, done.stdout) == (code, "")
-        assert done.stderr.startswith(f"hybridrelay: error: cannot run {name}: {text}\n")
+        assert done.stderr.startswith(f"hybridrelay: error: cannot run {name}: {text}\n  try: {remedy}")
     runner.wait_until_gone()
 
 

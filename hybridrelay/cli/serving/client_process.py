@@ -55,6 +55,13 @@ if TYPE_CHECKING:
 
 __all__ = ["leave_standard_streams", "run_client_process"]
 
+#: What to do if the application cannot be executed, by the cause.
+_REMEDIES = {
+    errno.ENOENT: "give the application after --: hybridrelay run ... -- APP ARGS",
+    errno.EACCES: "give a file that this user may execute (chmod +x), or the interpreter of a script: "
+    "hybridrelay run ... -- sh FILE",
+}
+
 
 def run_client_process(args: argparse.Namespace, messages: Messages, mask: set[signal.Signals]) -> None:
     """Start the application, and serve its connections until it has ended. All signals are blocked.
@@ -311,5 +318,4 @@ async def _report_failure(argv: Sequence[str], process: Prepared) -> None:
     failure = process.failure()
     if failure is not None:
         text = "there is no such program" if failure.errno == errno.ENOENT else failure.strerror
-        remedy = "give the application after --: hybridrelay run ... -- APP ARGS"
-        print_error(f"cannot run {argv[0]}: {text}", remedy, as_json=logs_are_json())
+        print_error(f"cannot run {argv[0]}: {text}", _REMEDIES.get(failure.errno or 0), as_json=logs_are_json())
