@@ -47,8 +47,9 @@ Self-hosted Hybrid Connections: reach one service inside a private network that 
   connector   in the private network: only dials out, and connects to the
               target (a database, an HTTP API ...)
   client      beside the application: the command 'forward', which opens a
-              local port; 'run', which starts the application so that it sees
-              the target's own name; or the Python library
+              local port, or 'run', which starts the application so that it
+              sees the target's own name; or the Python library, inside the
+              application
 """
 
 _EXAMPLES = """\
@@ -58,10 +59,14 @@ see it work, on this machine alone:
 set it up (each command has its own --help):
   on the public host:
     hybridrelay relay --state /var/lib/hybridrelay
+  on your own machine, which keeps orders.authority (the pin is in the relay's
+  ready line):
     hybridrelay connections create orders \\
       --target db.internal:5432 --endpoint relay.example.com \\
       --connector-file orders.connector --application-file orders.application \\
-      --state /var/lib/hybridrelay
+      --relay-file orders.relay --relay-pin sha256:...
+  on the public host, to which you have copied orders.relay:
+    hybridrelay connections import orders.relay --state /var/lib/hybridrelay
   in the private network:
     hybridrelay connector --connection-string-file orders.connector
   beside the application:

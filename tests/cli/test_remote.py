@@ -25,6 +25,7 @@ from ..http_servers import http_server
 from ..management.live import FakeRelay, listener
 from .conftest import Created, Run
 from .served_relay import Access, served
+from .test_help import COMMANDS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -81,6 +82,33 @@ def test_a_viewer_sees_connections_but_no_keys_and_changes_nothing(run: Run, acc
     assert files == {path: path.read_bytes() for path in files}
     assert not (tmp_path / "mine").exists()
     assert ("deleteHybridConnection", "token", 403) in access.audited
+
+
+#: The commands that need no more than the role viewer, and their arguments.
+READERS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("status",): (),
+    ("events",): (),
+    ("usage",): (),
+    ("audit", "calls"): (),
+    ("audit", "checkpoints"): (),
+    ("connections", "list"): (),
+    ("connections", "show"): ("orders",),
+    ("claims", "list"): ("orders",),
+    ("rules", "list"): ("orders",),
+    ("keys", "list"): ("orders",),
+    ("updates", "list"): ("orders",),
+    ("editions", "list"): (),
+}
+
+
+def test_the_help_names_the_token_of_a_viewer_where_that_is_enough(run: Run, access: Access) -> None:
+    option = "--management https://relay.example.com:9180 --token-file viewer.token"
+    named = {path for path in COMMANDS if option in run(*path, "--help").out}
+    assert named == set(READERS)
+    viewer = as_caller(access, access.token_file(ManagementRole.VIEWER))
+    for command, arguments in READERS.items():
+        done = run(*command, *arguments, *viewer)
+        assert (done.code in (0, 1), done.err) == (True, ""), command  # status: 1, because there are problems
 
 
 def test_a_scope_hides_other_hybrid_connections(run: Run, access: Access, tmp_path: Path) -> None:

@@ -23,12 +23,11 @@ audit log of the management API.
 """
 _CALLS = """\
 Show the audit log of a relay's management API, the oldest entry first: every call that changes something or shows
-keys, with its caller, address and status, including calls that were refused (401 and 403). It also shows what
-commands with --state did while the relay was not running. Their caller is the user who ran the command ('local uid
-1000').
+keys, with its caller, address and status, including calls that were refused (401 and 403). The caller of a command
+with --state is the user who ran it ('local uid 1000'), whether the relay was running or not.
 
-The relay keeps the latest entries, up to 64 MB of each kind, in the directory 'audit' of its state directory. With
---state, they are read from there if the relay is not running.
+The relay keeps the latest entries in files of limited size (see docs/management.md), in the directory 'audit' of its
+state directory. With --state, they are read from there if the relay is not running.
 """
 _CALLS_EXAMPLES = """\
 examples:
@@ -134,7 +133,7 @@ def _add_calls_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--connection", metavar="NAME", type=values.connection_name, help="only this hybrid connection"
     )
-    add_relay(parser, instead="reads the files in the state directory")
+    add_relay(parser, role="viewer", instead="reads the files in the state directory")
 
 
 def _add_directory(parser: Parser) -> None:
@@ -181,7 +180,7 @@ def _add_checkpoints_arguments(parser: Parser) -> None:
         help="delete the checkpoints of --log and --connection, for example to make room; only while the relay runs; "
         "needs an admin's token",
     )
-    add_relay(parser, instead="reads the file in the state directory")
+    add_relay(parser, role="viewer", instead="reads the file in the state directory")
 
 
 def log_id(text: str) -> str:

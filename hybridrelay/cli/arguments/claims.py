@@ -141,19 +141,19 @@ def _add_create_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--qr", action="store_true", help="also show the code as a QR code (needs the package segno)")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_relay(parser, role="admin")
+    add_relay(parser)
 
 
 def _add_list_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_relay(parser)
+    add_relay(parser, role="viewer")
 
 
 def _add_revoke_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument("which", metavar="ID", help="the id of the claim, or at least its first six characters")
-    add_relay(parser, role="admin")
+    add_relay(parser)
 
 
 def _add_take_arguments(parser: Parser) -> None:

@@ -92,13 +92,13 @@ def _add_issue_arguments(parser: Parser) -> None:
 
 def _add_list_arguments(parser: Parser) -> None:
     _add_json(parser)
-    add_relay(parser)
+    add_relay(parser, role="viewer")
 
 
 def _add_show_arguments(parser: Parser) -> None:
     add_name(parser)
     _add_json(parser)
-    add_relay(parser)
+    add_relay(parser, role="viewer")
 
 
 def _add_delete_arguments(parser: Parser) -> None:

@@ -43,7 +43,7 @@ def _add_events_arguments(parser: Parser) -> None:
         type=values.event_number,
         help="show all events after the one with this number, instead of the latest (--limit)",
     )
-    add_relay(parser, has_to_run=True)
+    add_relay(parser, has_to_run=True, role="viewer")
 
 
 COMMAND = Command(

@@ -63,11 +63,12 @@ the rule's other slot (primary or secondary), and gives it to every connected pr
 write it into their connection string files, and use it from then on. When all of them have it, the relay revokes the
 old key; at the latest, it does so after --grace. 'keys list' shows which programs do not have the new key:
 
-  memory     it uses the new key, but cannot write its file: update that file
-             ('keys use'), or it will use the old key again after a restart
-  waiting    another relay in its connection string does not accept the new
-             key yet: roll the key there, too
-  asked      it has not answered
+  asked      the program has not answered
+  memory     the program uses the new key, but can write neither its connection
+             string file nor a copy: update the file ('keys use'), or the
+             program will use the old key again after a restart
+  waiting    another relay in the program's connection string does not accept
+             the new key yet: roll the key there, too
 
 A program that is not connected while the key is rolled does not get the new key. If there are such programs, give
 --wait-for-grace, and connect them within this time, or write the new key into their files ('keys use').
@@ -103,9 +104,9 @@ example:
 
 def _add_list_arguments(parser: Parser) -> None:
     add_name(parser)
-    parser.add_argument("--show-keys", action="store_true", help="show the keys themselves")
+    parser.add_argument("--show-keys", action="store_true", help="show the keys themselves; needs an admin's token")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_relay(parser)
+    add_relay(parser, role="viewer")
 
 
 def _add_use_arguments(parser: Parser) -> None:
@@ -160,7 +161,7 @@ def _add_roll_arguments(parser: Parser) -> None:
         action="store_true",
         help="keep the old key valid until the end of --grace, because some programs are not connected now",
     )
-    add_relay(parser, role="admin")
+    add_relay(parser)
     parser.add_argument("--out", metavar="F", type=values.path, help="create this file with the new key in it")
     parser.add_argument(
         "--new-key-file", metavar="F", type=values.path, help="use the key in this file instead of generating one"

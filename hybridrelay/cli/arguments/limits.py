@@ -85,7 +85,7 @@ def _add_limits_arguments(parser: Parser) -> None:
 
 def _add_list_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_relay(parser)
+    add_relay(parser, role="viewer")
 
 
 def _add_use_arguments(parser: Parser) -> None:

@@ -230,7 +230,7 @@ _WHICH_RELAY = """\
 Use --state on the relay's machine. If a relay is running with this state directory, it carries out the command.
 Otherwise, the command {instead}. Use --management on any machine, for a relay that runs with its own option
 --management; 'tokens create' creates the token. For example:
-  --management https://relay.example.com:9180 --token-file admin.token"""
+  --management https://relay.example.com:9180 --token-file {role}.token"""
 _WHICH_RUNNING_RELAY = """\
 Use --state on the relay's machine. Use --management on any machine, for a relay that runs with its own option
 --management; 'tokens create' creates the token. For example:
@@ -241,7 +241,7 @@ def add_relay(
     parser: argparse.ArgumentParser,
     *,
     has_to_run: bool = False,
-    role: str = "viewer",
+    role: str = "admin",
     instead: str = "uses the registry in the state directory directly",
 ) -> argparse._ActionsContainer:
     """Add ``--state`` and ``--management``, exactly one of which is required, and further options for the latter.
@@ -249,13 +249,13 @@ def add_relay(
     Args:
         parser: the command's parser.
         has_to_run: whether the command works only while the relay is running.
-        role: the lowest role of a token for such a command, which names the token file in the example.
-        instead: what other commands do with ``--state`` while no relay is running there.
+        role: the lowest role of a token for the command, which names the token file in the example.
+        instead: what a command that does not need a running relay does with ``--state`` while none is running there.
 
     Returns:
         The group of options of which exactly one is required, to which the caller may add others.
     """
-    text = _WHICH_RUNNING_RELAY.format(role=role) if has_to_run else _WHICH_RELAY.format(instead=instead)
+    text = _WHICH_RUNNING_RELAY.format(role=role) if has_to_run else _WHICH_RELAY.format(instead=instead, role=role)
     group = parser.add_argument_group("the relay", text)
     which = group.add_mutually_exclusive_group(required=True)
     add_state_or_management(which, group)

@@ -30,7 +30,7 @@ example:
 def _add_list_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_relay(parser)
+    add_relay(parser, role="viewer")
 
 
 def _add_set_arguments(parser: Parser) -> None:

@@ -61,19 +61,16 @@ def _add_print_arguments(parser: Parser) -> None:
     _add_where(parser, systems=("systemd", "launchd", "windows"))
 
 
-def _add_root(parser: Parser) -> None:
-    parser.add_argument(
-        "--root",
-        metavar="DIR",
-        type=values.path,
-        help="only write the files, below this directory, and change nothing else: for packages and images",
-    )
+def _add_root(parser: Parser, *, means: str) -> None:
+    parser.add_argument("--root", metavar="DIR", type=values.path, help=means)
 
 
 def _add_install_arguments(parser: Parser) -> None:
     _add_role(parser)
     _add_where(parser, systems=("systemd", "launchd"))
-    _add_root(parser)
+    _add_root(
+        parser, means="only write the files, below this directory, and change nothing else: for packages and images"
+    )
 
 
 def _add_uninstall_arguments(parser: Parser) -> None:
@@ -85,7 +82,7 @@ def _add_uninstall_arguments(parser: Parser) -> None:
         choices=("systemd", "launchd"),
         help="the system (default: that of this machine)",
     )
-    _add_root(parser)
+    _add_root(parser, means="only remove the service's file below this directory, and change nothing else")
 
 
 COMMAND = Command(

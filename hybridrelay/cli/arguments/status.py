@@ -132,7 +132,7 @@ def _add_drop_arguments(parser: Parser) -> None:
 
 
 def _add_status_arguments(parser: Parser) -> None:
-    which = add_relay(parser, has_to_run=True)
+    which = add_relay(parser, has_to_run=True, role="viewer")
     which.add_argument(
         "--from",
         dest="source",

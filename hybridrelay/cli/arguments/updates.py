@@ -50,12 +50,13 @@ _LIST = """\
 List the updates that the relay has for a hybrid connection, and the programs that do not have them.
 
   asked     the program has not answered
-  memory    it uses the update, but cannot write its file, and gets the update
-            again after a restart
-  waiting   it does not use the update yet: none of the relays in it accepts
-            the program, or --not-before has not passed yet. It tries again.
-  refused   it does not use the update: it cannot verify it, or its policy
-            does not allow it
+  memory    the program uses the update, but can write neither its connection
+            string file nor a copy, and gets the update again after a restart
+  waiting   the program does not use the update yet: none of the relays in the
+            update accepts it, or --not-before has not passed yet. It tries
+            again.
+  refused   the program does not use the update: it cannot verify the update,
+            or the policy of its machine does not allow it
 """
 _SHOW = """\
 Show what was pushed with an authority file: the relays, pins and target in the updates, and for whom they are. No
@@ -113,13 +114,13 @@ def _add_push_arguments(parser: Parser) -> None:
         help="programs do not use the update before this much time has passed, such as 2h (default: they use it at "
         "once)",
     )
-    add_relay(parser, role="admin")
+    add_relay(parser)
 
 
 def _add_list_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_relay(parser)
+    add_relay(parser, role="viewer")
 
 
 def _add_show_arguments(parser: Parser) -> None:

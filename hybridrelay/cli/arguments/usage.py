@@ -27,7 +27,7 @@ def _add_arguments(parser: Parser) -> None:
         "name", metavar="NAME", nargs="?", type=values.connection_name, help="the name of a hybrid connection"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_relay(parser, has_to_run=True)
+    add_relay(parser, has_to_run=True, role="viewer")
 
 
 COMMAND = Command(
