@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from hybridrelay._file_thread import FILE_SECONDS
+from hybridrelay._state_directory import own_state_directory
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connector import InstanceFile, default_instance_file, state_directory
 from hybridrelay.connector.instance_file import MAX_BESIDE
@@ -295,6 +296,15 @@ def test_the_state_directory_is_that_of_the_service_or_of_the_user(
 ) -> None:
     found = state_directory(environ, None if home is None else Path(home))
     assert found == (None if directory is None else Path(directory))
+
+
+def test_a_user_without_a_home_has_the_state_directory_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert own_state_directory({}) is None
+    assert own_state_directory({"STATE_DIRECTORY": "/var/lib/hr"}) == Path("/var/lib/hr")
 
 
 def test_each_set_of_hybrid_connections_has_a_file(tmp_path: Path) -> None:
