@@ -17,7 +17,7 @@ from ..streams.registration import Next
 from .bridging import Input
 from .stream import MuxStream
 
-__all__ = ["Broke", "Inward", "Outward", "Report", "stream_broke"]
+__all__ = ["Broke", "IncomingDirection", "OutgoingDirection", "Report", "stream_broke"]
 
 _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -52,7 +52,7 @@ def _local_broke() -> Broke:
     return Broke(Input.LOCAL_BROKE, Reason.TARGET_RESET)
 
 
-class Outward:
+class OutgoingDirection:
     """Moves bytes from the TCP connection into the stream.
 
     Args:
@@ -178,7 +178,7 @@ class Outward:
         self._report(Input.PEER_STOPPED, _reason_of(error))
 
 
-class Inward:
+class IncomingDirection:
     """Moves bytes from the stream into the TCP connection.
 
     Args:

@@ -25,7 +25,7 @@ from ..streams.nowait import NowaitSocket
 from ..streams.reactor import Reactor
 from ..streams.registration import Handler, Next, Registration
 from ..streams.sockets import has_unread
-from ._directions import Broke, Inward, Outward, stream_broke
+from ._directions import Broke, IncomingDirection, OutgoingDirection, stream_broke
 from .bridging import Bridged, BridgeMachine, Command, Incoming, Input
 from .stream import NO_ANSWER, OPENING_SECONDS, MuxStream
 
@@ -72,9 +72,9 @@ class Bridge(Handler):
         self.stream = stream
         self.machine = BridgeMachine()
         #: The two directions, which move the bytes; None when both sides are closed.
-        self._directions: tuple[Outward, Inward] | None = (
-            Outward(stream, connection, early, self.report),
-            Inward(stream, connection, self.report, self._flush),
+        self._directions: tuple[OutgoingDirection, IncomingDirection] | None = (
+            OutgoingDirection(stream, connection, early, self.report),
+            IncomingDirection(stream, connection, self.report, self._flush),
         )
         #: How many bytes the TCP connection had accepted when it was closed.
         self._received = 0
@@ -141,7 +141,7 @@ class Bridge(Handler):
 
     def has_unread(self) -> bool:
         """Return whether the program has sent something that was not read here yet."""
-        return not self.is_over and not self._outward.has_ended and has_unread(self._local.fileno())
+        return not self.is_over and not self._outgoing.has_ended and has_unread(self._local.fileno())
 
     def _flush(self) -> None:
         if self._registration is not None:
@@ -150,9 +150,9 @@ class Bridge(Handler):
     # --- called by the reactor
 
     def on_readable(self) -> Next:
-        """Move bytes outward. See `Handler.on_readable`."""
+        """Move bytes from the TCP connection into the stream. See `Handler.on_readable`."""
         try:
-            return self._outward.move()
+            return self._outgoing.move()
         except Broke as exc:
             self.report(exc.cause, exc.reason)
         finally:
@@ -160,8 +160,8 @@ class Bridge(Handler):
         return Next.PAUSE
 
     def on_flushed(self, error: BaseException | None) -> None:
-        """Move more bytes inward. See `Handler.on_flushed`."""
-        self._move_inward(lambda: self._inward.unblock(error))
+        """Move more bytes from the stream into the TCP connection. See `Handler.on_flushed`."""
+        self._move_incoming(lambda: self._incoming.unblock(error))
 
     def on_broken(self) -> None:
         """End the bridge. See `Handler.on_broken`."""
@@ -181,12 +181,12 @@ class Bridge(Handler):
     def on_data(self) -> None:
         """See `StreamWatcher.on_data`."""
         if self.machine.incoming is not Incoming.AWAITING:
-            self._move_inward(self._inward.deliver)
+            self._move_incoming(self._incoming.deliver)
 
     def on_room(self) -> None:
         """See `StreamWatcher.on_room`."""
         try:
-            if self._outward.continue_with_room() and self._registration is not None:
+            if self._outgoing.continue_with_room() and self._registration is not None:
                 self._registration.resume()
         except Broke as exc:
             self.report(exc.cause, exc.reason)
@@ -201,7 +201,7 @@ class Bridge(Handler):
                 broke = stream_broke(stream, stream.failure_reason)
                 self.report(broke.cause, broke.reason)
         elif stream.was_accepted:
-            self._outward.early = []
+            self._outgoing.early = []
             if self._reactor is not None:
                 self._reactor.timeouts(OPENING_SECONDS).remove(self._give_up_opening)
             self.report(Input.ACCEPTED)
@@ -220,28 +220,28 @@ class Bridge(Handler):
     # --- moving
 
     @property
-    def _outward(self) -> Outward:
+    def _outgoing(self) -> OutgoingDirection:
         assert self._directions is not None, "both sides are open"
         return self._directions[0]
 
     @property
-    def _inward(self) -> Inward:
+    def _incoming(self) -> IncomingDirection:
         assert self._directions is not None, "both sides are open"
         return self._directions[1]
 
-    def _move_inward(self, move: Callable[[], None]) -> None:
+    def _move_incoming(self, move: Callable[[], None]) -> None:
         try:
             move()
         except Broke as exc:
-            # The error has to end the bridge here, because a TCP connection reports an error only once: `Outward`
-            # would read end of file next.
+            # The error has to end the bridge here, because a TCP connection reports an error only once: the outgoing
+            # direction would read end of file next.
             self.report(exc.cause, exc.reason)
         except Exception as exc:  # noqa: BLE001 - a bug, which `over` reports
             self.on_failed(exc)
         self._stop_if_both_ended()
 
     def _stop_if_both_ended(self) -> None:
-        if self._directions is not None and self._outward.has_ended and self._inward.has_ended:
+        if self._directions is not None and self._outgoing.has_ended and self._incoming.has_ended:
             self.stop()
 
     # --- the outcome

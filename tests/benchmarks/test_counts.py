@@ -21,5 +21,5 @@ def test_the_counts_of_an_echo() -> None:
     counts = {name: float(count) for count, name in (line.split(maxsplit=1) for line in functions)}
     assert sum(counts.values()) == pytest.approx(int(found[1]), rel=0.01)
     # Two messages, each of which is written once and read once.
-    assert counts["mux/_directions.py:Outward._send"] > 0
+    assert counts["mux/_directions.py:OutgoingDirection._send"] > 0
     assert counts["protocol/session.py:SessionCore.send_data"] % 2 == pytest.approx(0, abs=0.1)

@@ -32,7 +32,7 @@ from hybridrelay.events import (
     TargetOutOfResources,
 )
 from hybridrelay.mux import DATA_CONFIG, MuxStream, Session, SessionRole
-from hybridrelay.mux._directions import Outward
+from hybridrelay.mux._directions import OutgoingDirection
 from hybridrelay.policy import Policy
 from hybridrelay.protocol.config import BASE_WINDOW, SessionConfig
 from hybridrelay.protocol.reasons import Reason
@@ -156,11 +156,11 @@ async def _connector_is_cancelled(scene: Scene) -> None:
 
 
 async def _bug_while_joined(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    def move(_: Outward) -> NoReturn:
+    def move(_: OutgoingDirection) -> NoReturn:
         raise RuntimeError("a bug")
 
     _, server = await scene.connect()
-    monkeypatch.setattr(Outward, "move", move)
+    monkeypatch.setattr(OutgoingDirection, "move", move)
     await server.send_all(b"more")
 
 

@@ -16,7 +16,7 @@ import trio.testing
 
 from hybridrelay.errors import StreamRefused
 from hybridrelay.mux import BridgeProgress, Bridges, MuxStream, Session, open_bridges
-from hybridrelay.mux._directions import Outward
+from hybridrelay.mux._directions import OutgoingDirection
 from hybridrelay.protocol import Reason
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair, tcp_pair
@@ -175,12 +175,12 @@ async def one_of_two(scene: Scene, bug: type[Exception]) -> AsyncIterator[tuple[
 
 
 async def test_a_bug_ends_one_bridge_only(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    def move(_: Outward) -> NoReturn:
+    def move(_: OutgoingDirection) -> NoReturn:
         raise RuntimeError("a bug")
 
     async with one_of_two(scene, RuntimeError) as (application, stream):
         with monkeypatch.context() as context:
-            context.setattr(Outward, "move", move)
+            context.setattr(OutgoingDirection, "move", move)
             await application.send_all(b"x")
             assert await _is_reset(application, stream)
 
@@ -196,7 +196,7 @@ async def test_a_bridge_that_cannot_even_be_ended_affects_no_other_one(
     async with one_of_two(scene, MemoryError) as (application, stream):
         with monkeypatch.context() as context:
             context.setattr(MuxStream, "reset", no_memory)
-            context.setattr(Outward, "move", no_memory)
+            context.setattr(OutgoingDirection, "move", no_memory)
             await application.send_all(b"x")
             with pytest.raises(trio.BrokenResourceError):
                 await application.receive_some(1)

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session, SessionRole
-from hybridrelay.mux._directions import Outward
+from hybridrelay.mux._directions import OutgoingDirection
 from hybridrelay.mux._stream_ends import BATCH, SETTLING_SECONDS
 from hybridrelay.protocol import Reason, SessionConfig, frames
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer, NowaitStream
@@ -396,7 +396,7 @@ class Mover(Handler):
     """Moves what arrives on a TCP connection into a stream."""
 
     def __init__(self, stream: MuxStream, source: NowaitStream) -> None:
-        self._outward = Outward(stream, source, [], lambda cause, reason=Reason.NO_ERROR: None)
+        self._outgoing = OutgoingDirection(stream, source, [], lambda cause, reason=Reason.NO_ERROR: None)
 
     def serve(self, reactor: Reactor, stream: MuxStream, source: NowaitStream) -> None:
         self._registration = reactor.register(source, self, stream.turns)
@@ -407,11 +407,11 @@ class Mover(Handler):
     def on_changed(self) -> None: ...
 
     def on_room(self) -> None:
-        if self._outward.continue_with_room():
+        if self._outgoing.continue_with_room():
             self._registration.resume()
 
     def on_readable(self) -> Next:
-        return self._outward.move()
+        return self._outgoing.move()
 
     def on_flushed(self, error: BaseException | None) -> None:
         raise NotImplementedError
