@@ -29,11 +29,11 @@ from hybridrelay.security import (
     ConnectionString,
     Endpoint,
     HostPort,
-    HostTarget,
     PeerIdentity,
     Role,
     Secret,
     StreamTarget,
+    Target,
     create_authority,
     generate_key,
 )
@@ -224,7 +224,7 @@ class FakeDataChannels(DataChannels):
             await trio.sleep_forever()
 
 
-def published(name: str, key: Secret | None = None, target: HostTarget = DATABASE) -> Published:
+def published(name: str, key: Secret | None = None, target: Target = DATABASE) -> Published:
     authority = create_authority(name, now=time.time())
     return Published(
         ConnectionString(

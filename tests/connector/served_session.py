@@ -15,7 +15,7 @@ from hybridrelay.connector.stream_events import Origin
 from hybridrelay.events import Event, EventStream
 from hybridrelay.mux import Session, open_bridges
 from hybridrelay.policy import Policy
-from hybridrelay.security import HostTarget, PeerIdentity, Role
+from hybridrelay.security import PeerIdentity, Role, Target
 
 from .fakes import published
 
@@ -37,7 +37,7 @@ class ServedSession:
         self,
         client: Session,
         server: Session,
-        target: HostTarget,
+        target: Target,
         policy: Policy,
         clock: Callable[[], float],
         **options: Any,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -14,6 +15,7 @@ import trio.testing
 
 from hybridrelay import events
 from hybridrelay.connector import served_stream, targets
+from hybridrelay.connector.named_instances import NamedInstances
 from hybridrelay.connector.served_stream import REPEAT_SECONDS
 from hybridrelay.errors import HybridRelayError, StreamRefused
 from hybridrelay.events import (
@@ -28,7 +30,7 @@ from hybridrelay.policy import Policy
 from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.open_metadata import PORT, port_metadata
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, HostPorts, HostTarget, PortSet
+from hybridrelay.security import HostPort, HostPorts, HostTarget, NamedInstance, PortSet
 from hybridrelay.streams import connecting
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair
@@ -42,11 +44,19 @@ from .served_session import ServedSession
 class Scene(ServedSession):
     """An application's session, and the connector that serves its streams."""
 
-    def __init__(self, client: Session, server: Session, target: HostTarget, policy: Policy) -> None:
+    def __init__(
+        self,
+        client: Session,
+        server: Session,
+        target: HostTarget | NamedInstance,
+        policy: Policy,
+        instances: NamedInstances | None,
+    ) -> None:
         self.now = 1000.0
         #: Why attempts to connect to the target have failed; None for those that have not.
         self.attempts: list[Reason | None] = []
-        super().__init__(client, server, target, policy, lambda: self.now, target_attempted=self._attempted)
+        options = {"target_attempted": self._attempted, "named_instances": instances}
+        super().__init__(client, server, target, policy, lambda: self.now, **options)
 
     def _attempted(self, _target: object, _began: float, error: HybridRelayError | None) -> None:
         self.attempts.append(None if error is None else error.reason)
@@ -55,17 +65,18 @@ class Scene(ServedSession):
     async def start(
         cls,
         nursery: trio.Nursery,
-        target: HostTarget,
+        target: HostTarget | NamedInstance,
         policy: Policy | None = None,
         *,
         channels: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
+        named_instances: NamedInstances | None = None,
     ) -> Scene:
         client, server = await session_pair(
             nursery,
             channels=trio.testing.memory_stream_pair if channels is None else lambda: channels,
             config=SessionConfig(metadata_types={PORT}),
         )
-        scene = cls(client, server, target, policy or Policy())
+        scene = cls(client, server, target, policy or Policy(), named_instances)
         nursery.start_soon(scene.serve)
         return scene
 
@@ -446,4 +457,50 @@ async def test_an_application_that_acknowledges_nothing_does_not_delay_the_last_
     scene.server.close(Reason.SESSION_LOST)
     await trio.sleep(60)
     assert sum(isinstance(event, StreamClosed) for event in scene.events) == 1
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a listener that is silent, and many loopback addresses")
+async def test_only_the_address_at_which_a_named_instance_is_dialed_counts(nursery: trio.Nursery) -> None:
+    """The policy may deny other addresses of its host, which were only asked for its port, while it is dialed."""
+    here, other = (f"127.{random.randrange(1, 64)}.{random.randrange(256)}.{end}" for end in (1, 2))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(here, other, kind=socket.SOCK_DGRAM))
+    with (
+        trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as browser,
+        socket.socket() as reserved,
+    ):
+        await browser.bind((here, 0))
+        reserved.bind((here, 0))
+        port = reserved.getsockname()[1]
+        reserved.close()
+        with silent_listener(here, port):
+
+            async def answer() -> None:
+                while True:
+                    _, peer = await browser.recvfrom(2048)
+                    text = f"ServerName;SQL01;InstanceName;X;IsClustered;No;Version;15.0;tcp;{port};;".encode()
+                    await browser.sendto(b"\x05" + len(text).to_bytes(2, "little") + text, peer)
+
+            nursery.start_soon(answer)
+            instances = NamedInstances(browser.getsockname()[1])
+            scene = await Scene.start(nursery, NamedInstance("sql.example", "X"), named_instances=instances)
+            refusals: list[Reason] = []
+
+            async def open_stream() -> None:
+                with pytest.raises(StreamRefused) as refused:
+                    await scene.client.open_stream()
+                refusals.append(refused.value.reason)
+
+            nursery.start_soon(open_stream)
+
+            def dialed() -> set[str]:
+                return {str(one.dialed) for one in scene.service}
+
+            await eventually(lambda: dialed() == {f"sql.example:{port}"})
+            for denied, ends in ((other, False), (here, True)):
+                scene.policy = Policy(files=(parse_policy_file("10.toml", f"DeniedTargets = ['{denied}:*']"),))
+                scene.service.enforce()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert bool(refusals) is ends
+    assert refusals == [Reason.DENIED_BY_POLICY]
     nursery.cancel_scope.cancel()
