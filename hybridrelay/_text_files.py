@@ -76,7 +76,9 @@ def read_bytes(
                 _warn_if_open(path, os.fstat(file.fileno()).st_mode)
             return file.read(limit + 1)
     except OSError as exc:
-        raise ConfigurationError(f"cannot read {what} {path}: {exc.strerror}", remedy=_remedy(path, exc)) from exc
+        raise ConfigurationError(
+            f"cannot read {what} {path}: {exc.strerror or exc}", remedy=_remedy(path, exc)
+        ) from exc
     except ValueError:
         raise ConfigurationError(f"the name of {what} contains a NUL character") from None
 

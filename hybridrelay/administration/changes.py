@@ -42,7 +42,7 @@ def only_change_of(paths: Iterable[Path]) -> Iterator[None]:
             yield
     except TimeoutError as exc:
         raise HybridRelayError(
-            f"nothing was changed, because another command is changing {exc.filename}",
+            f"nothing was changed, because another command is changing {exc.filename or 'the files'}",
             remedy="wait until it has ended, and run this command again",
         ) from None
 
@@ -132,7 +132,7 @@ def change_with_files(
                 updated.append(replacement.path)
     if not failed:
         return FilesWritten(tuple(updated))
-    failures = "; ".join(f"{exc.filename}: {exc.strerror}" for exc in failed)
+    failures = "; ".join(f"{exc.filename or 'a file'}: {exc.strerror or exc}" for exc in failed)
     incomplete = IncompleteChange(f"{what}, but not every file was updated ({failures})", remedy=remedy)
     incomplete.__cause__ = failed[0]
     return FilesWritten(tuple(updated), incomplete)
@@ -181,6 +181,6 @@ def _nothing_was_changed() -> Iterator[None]:
         yield
     except OSError as exc:
         raise HybridRelayError(
-            f"nothing was changed, because {exc.filename} cannot be written: {exc.strerror}",
+            f"nothing was changed, because {exc.filename or 'a file'} cannot be written: {exc.strerror or exc}",
             remedy="make this file writable, and run the command again",
         ) from exc

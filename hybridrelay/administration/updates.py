@@ -172,7 +172,7 @@ def push_updates(
             replace_file(authority_path, _with_record(file, after).format())
         except OSError as exc:
             raise HybridRelayError(
-                f"nothing was changed, because {exc.filename} cannot be written: {exc.strerror}",
+                f"nothing was changed, because {exc.filename or 'a file'} cannot be written: {exc.strerror or exc}",
                 remedy="make this file writable, and run the command again",
             ) from exc
         for update in updates:

@@ -129,7 +129,7 @@ def _earlier_keys(directory: Path) -> list[bytes]:
     except FileNotFoundError:
         return []
     except OSError as exc:
-        raise ConfigurationError(f"cannot read {directory / EARLIER_KEYS}: {exc.strerror}") from exc
+        raise ConfigurationError(f"cannot read {directory / EARLIER_KEYS}: {exc.strerror or exc}") from exc
 
 
 def read_records(directory: Path, wanted: RecordFilter) -> Iterator[dict[str, Any]]:
@@ -229,7 +229,7 @@ def _files(directory: Path) -> list[str]:
         numbers = {number for path in directory.iterdir() if (number := file_number(path.name)) is not None}
     except OSError as exc:
         raise ConfigurationError(
-            f"cannot read the audit directory {directory}: {exc.strerror}",
+            f"cannot read the audit directory {directory}: {exc.strerror or exc}",
             remedy="name the directory of --audit-dir, and run the command as the user who owns it",
         ) from exc
     if not numbers:

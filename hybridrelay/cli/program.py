@@ -49,7 +49,7 @@ def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
         flush_logs()
     if failure is None:
         return code
-    message = f"cannot write to standard output: {failure.strerror}"
+    message = f"cannot write to standard output: {failure.strerror or failure}"
     print_error(message, _OUTPUT_REMEDY, as_json=args is not None and bool(args.log_json))
     flush_logs()
     return code or exits.FAILED

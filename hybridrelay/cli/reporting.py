@@ -36,7 +36,7 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
             elif isinstance(leaf, OSError) and leaf.strerror:
                 shortage = shortage_of(leaf)
                 where = f": {leaf.filename}" if leaf.filename else ""
-                message = f"{leaf.strerror}{where}" if shortage is None else f"this machine {shortage.text}"
+                message = f"{leaf.strerror or leaf}{where}" if shortage is None else f"this machine {shortage.text}"
                 print_error(message, None if shortage is None else shortage.remedy, as_json=bool(args.log_json))
             elif _is_out_of_memory(leaf):
                 text, remedy = f"this machine {OUT_OF_MEMORY.text}", OUT_OF_MEMORY.remedy

@@ -175,7 +175,7 @@ class StringCopies:
                 remove_leftovers(copy)  # they contain keys
                 replace_file(copy, _format(str(stored.file), _Copy(before, _authority_of(stored), wanted)))
         except OSError as exc:
-            return f"{why}; its copy {copy} cannot be written either: {exc.strerror}"
+            return f"{why}; its copy {copy} cannot be written either: {exc.strerror or exc}"
         plainly_logged_events().publish(
             StringCopyWritten(
                 connection=stored.entity_path, file=str(stored.file), copy=str(copy), parts=tuple(before), detail=why
@@ -201,7 +201,7 @@ class StringCopies:
         except FileNotFoundError:
             return
         except OSError as exc:
-            self._not_used(file, copy, f"it cannot be removed: {exc.strerror}")
+            self._not_used(file, copy, f"it cannot be removed: {exc.strerror or exc}")
         else:
             plainly_logged_events().publish(StringCopyRemoved(file=str(file), copy=str(copy)))
 
@@ -215,7 +215,7 @@ class StringCopies:
         except FileNotFoundError:
             return None
         except OSError as exc:
-            self._not_used(file, copy, f"it cannot be read: {exc.strerror}")
+            self._not_used(file, copy, f"it cannot be read: {exc.strerror or exc}")
             return None
         if not data or data.strip() == b"{}":
             return None  # the program was killed before it could write it

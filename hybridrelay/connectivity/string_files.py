@@ -104,7 +104,7 @@ def write_changes(
                             _keep_previous(path, current)
                         replacement.commit()
                 except OSError as exc:
-                    why = f"{path} cannot be written: {exc.strerror}"
+                    why = f"{path} cannot be written: {exc.strerror or exc}"
                     return why if instead is None else instead(current, wanted, why)
     except TimeoutError:
         return f"another program is changing {path}"

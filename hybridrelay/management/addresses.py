@@ -89,7 +89,7 @@ class LocalAddress(Value):
             ) from exc
         except OSError as exc:
             raise ManagementError(
-                f"cannot connect to {self.socket}: {exc.strerror}",
+                f"cannot connect to {self.socket}: {exc.strerror or exc}",
                 remedy="run as the user who runs the relay, or as root",
             ) from exc
 
@@ -128,7 +128,8 @@ class UrlAddress(Value):
             stream = await open_tcp(self.url.host, self.url.port)
         except socket.gaierror as exc:
             raise ManagementError(
-                f"the host of {self.url} cannot be found: {exc.strerror}", remedy="check the name in --management"
+                f"the host of {self.url} cannot be found: {exc.strerror or exc}",
+                remedy="check the name in --management",
             ) from exc
         except OSError as exc:
             usual = "check the URL, whether the relay is running with --management ADDR:PORT, and firewalls"

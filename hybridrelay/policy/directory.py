@@ -86,7 +86,7 @@ class PolicyDirectory(Value):
             if self.is_optional and isinstance(exc, FileNotFoundError) and not _has_dangling_link(self.path):
                 return None
             raise ConfigurationError(
-                f"cannot read the policy in {self.path}: {exc.strerror}",
+                f"cannot read the policy in {self.path}: {exc.strerror or exc}",
                 remedy="let this user list the directory and read the files in it",
             ) from exc
         if len(names) > MAX_FILES:
@@ -117,7 +117,7 @@ def check_owner(path: Path, owner: int) -> None:
             _check_owner(one, os.lstat(one), owner, is_named=False)
         _check_owner(named, os.lstat(named), owner, is_named=True)
     except OSError as exc:
-        raise ConfigurationError(f"cannot read the policy file {path}: {exc.strerror}") from exc
+        raise ConfigurationError(f"cannot read the policy file {path}: {exc.strerror or exc}") from exc
 
 
 def _has_dangling_link(path: Path) -> bool:

@@ -89,7 +89,7 @@ class PolicyFile:
             stat = self.path.stat()
         except OSError as exc:
             raise ConfigurationError(
-                f"cannot read the deny list {self.path}: {exc.strerror}",
+                f"cannot read the deny list {self.path}: {exc.strerror or exc}",
                 remedy="name a file with a label or serial on each line; it may be empty",
             ) from exc
         text = read_text(self.path, what="the deny list", limit=MAX_FILE_SIZE, regular=True)

@@ -80,7 +80,7 @@ class ManagedPreferences(Value):
         except FileNotFoundError:
             return ()
         except OSError as exc:
-            raise ConfigurationError(f"cannot read the policy in {self.path}: {exc.strerror}") from exc
+            raise ConfigurationError(f"cannot read the policy in {self.path}: {exc.strerror or exc}") from exc
         return ((status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode),)
 
     def read(self) -> tuple[Restrictions, ...]:
@@ -146,7 +146,7 @@ class RegistrySource(Value):
         except FileNotFoundError:
             return None
         except OSError as exc:
-            raise ConfigurationError(f"cannot read the policy in {self.describe()}: {exc.strerror}") from exc
+            raise ConfigurationError(f"cannot read the policy in {self.describe()}: {exc.strerror or exc}") from exc
 
 
 def policy_sources(directories: Sequence[Path] = ()) -> tuple[PolicySource, ...]:

@@ -61,7 +61,7 @@ def load_or_create_relay_certificate(directory: str | os.PathLike[str], *, now: 
                 pass
     except OSError as exc:
         raise StateError(
-            f"cannot use the relay's certificate {path}: {exc.strerror}",
+            f"cannot use the relay's certificate {path}: {exc.strerror or exc}",
             remedy="the state directory must exist and belong to the user who runs the relay",
         ) from exc
     return path

@@ -11,7 +11,9 @@ from pathlib import Path
 import attrs
 import pytest
 
+from hybridrelay._file_lock import lock_file
 from hybridrelay._replace_file import prepare_replacement
+from hybridrelay.cli import string_copies
 from hybridrelay.cli.key_keeping import keeper_of
 from hybridrelay.cli.string_copies import StringCopies
 from hybridrelay.cli.update_marks import UpdateMarks
@@ -132,6 +134,23 @@ async def test_a_copy_is_removed_when_the_file_contains_everything(scene: Scene)
     assert scene.copy.exists()
     scene.file.write_text(after.format())
     assert scene.newest() == after
+    assert not scene.copy.exists()
+
+
+async def test_a_copy_that_another_program_is_changing_is_removed_later(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(string_copies, "_LOCK_SECONDS", 0.0)
+    before = scene.stored()
+    await scene.keep(before, rolled(before))
+    scene.file.write_text(rolled(before).format())
+    with scene.copy.open("rb") as locked:
+        assert lock_file(locked.fileno())
+        assert scene.newest() == rolled(before)
+    (record,) = [one for one in caplog.records if getattr(one, "event", "") == "connection-string.copy-not-used"]
+    assert "it cannot be removed: another command is changing it" in record.getMessage()
+    assert scene.copy.exists()
+    assert scene.newest() == rolled(before)
     assert not scene.copy.exists()
 
 

@@ -138,7 +138,7 @@ def _check_interpreter(args: argparse.Namespace, settings: ServiceSettings) -> N
             first = file.readline(_LONGEST_LINE)
     except OSError as exc:
         raise ConfigurationError(
-            f"the program of the service cannot be read: {exc.strerror}: {program}",
+            f"the program of the service cannot be read: {exc.strerror or exc}: {program}",
             remedy="name the program hybridrelay that the service is to run, with --program",
         ) from None
     if first.startswith(b"#!"):

@@ -309,7 +309,7 @@ class _Interception:
         """Report once that calls are not redirected, unless the process has just ended."""
         if error.errno not in _GONE and not self._has_warned:
             self._has_warned = True
-            detail = f"{error.filename or 'redirecting'}: {error.strerror}"
+            detail = f"{error.filename or 'redirecting'}: {error.strerror or error}"
             self._events.publish(ApplicationNotRedirected(process=notification.thread, detail=detail))
 
 

@@ -56,7 +56,7 @@ def listen_for(hosts: Sequence[HostTarget], setup: NetworkSetup) -> Listening:
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE or attempt == _ATTEMPTS:
                 raise ConfigurationError(
-                    f"cannot {exc.filename}: {exc.strerror}", remedy="try another --network"
+                    f"cannot {exc.filename or 'listen'}: {exc.strerror or exc}", remedy="try another --network"
                 ) from exc
     raise AssertionError
 

@@ -40,7 +40,7 @@ def read_hosts_file(path: Path) -> bytes:
             content = file.read(_MAX_FILE + 1)
     except OSError as exc:
         raise ConfigurationError(
-            f"cannot read the hosts file {path}: {exc.strerror}", remedy="name another file with --hosts-file"
+            f"cannot read the hosts file {path}: {exc.strerror or exc}", remedy="name another file with --hosts-file"
         ) from exc
     if len(content) > _MAX_FILE:
         raise ConfigurationError(f"the hosts file {path} is larger than {_MAX_FILE} bytes")

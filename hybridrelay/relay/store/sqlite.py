@@ -151,7 +151,7 @@ class SQLiteStore(SQLiteReader):
             ) from None
         except OSError as exc:
             raise StateError(
-                f"the registry {path} cannot be opened: {exc.strerror}",
+                f"the registry {path} cannot be opened: {exc.strerror or exc}",
                 remedy="run the command as the user who owns the state directory",
             ) from exc
         with state_errors(path):

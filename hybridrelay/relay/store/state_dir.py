@@ -66,7 +66,7 @@ def prepare_state_directory(path: Path, *, create: bool = True) -> None:
         ) from None
     except OSError as exc:
         raise StateError(
-            f"the state directory {path} cannot be used: {exc.strerror}",
+            f"the state directory {path} cannot be used: {exc.strerror or exc}",
             remedy="name a directory that this user may write to, or run as a user who may",
         ) from exc
     if not stat.S_ISDIR(status.st_mode):
@@ -96,7 +96,8 @@ def occupy_state_directory(path: Path) -> Iterator[None]:
         held = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as exc:
         raise StateError(
-            f"{path / LOCK_FILE} cannot be opened: {exc.strerror}", remedy="run as the user who owns the directory"
+            f"{path / LOCK_FILE} cannot be opened: {exc.strerror or exc}",
+            remedy="run as the user who owns the directory",
         ) from exc
     try:
         _lock(path, held)
@@ -110,7 +111,7 @@ def _lock(path: Path, held: int) -> None:
         locked = lock_file(held)
     except OSError as exc:
         raise StateError(
-            f"{path / LOCK_FILE} cannot be locked: {exc.strerror}", remedy="name a directory on a local disk"
+            f"{path / LOCK_FILE} cannot be locked: {exc.strerror or exc}", remedy="name a directory on a local disk"
         ) from exc
     if not locked:
         holder = os.read(held, 32).decode("ascii", "replace").strip()
