@@ -19,6 +19,7 @@ from ...errors import AuthorizationError, RendezvousError
 from ...events.relay import ControlChannelSilent, ControlChannelUnread
 from ...mux import EarlySession, MuxStream, Session
 from ...protocol import control
+from ...protocol.config import KIB
 from ...protocol.control_codec import ControlDecoder, encode_message
 from ...protocol.reasons import Reason
 from ..checkpoints import Pace
@@ -55,6 +56,8 @@ CHECK_SECONDS = 5.0
 #: How many accepted offers are remembered, because the listener may still report that it cannot open a data channel,
 #: or that the sender has proved its identity.
 _MAX_WATCHED = 256
+#: How much is decoded before other tasks may run (bytes).
+_READ_BYTES = 4 * KIB
 
 
 def _ignore(address: str, instance: str, answer: control.KeyKept) -> None:
@@ -246,7 +249,7 @@ class ControlPeer:
             await self._grant(*granted)
         if not self._arrived:
             if self._early is None:
-                data = await self._stream.receive_some()
+                data = await self._stream.receive_some(_READ_BYTES)
             else:
                 data = await self._early.receive_some(held=self._decoder.held_bytes)
             if not data:
@@ -254,9 +257,9 @@ class ControlPeer:
                 return False
             self._is_silent = False
             self._heard.set()
+            if self._early is None and self._session.turns.begin():
+                await self._session.turns.next()
             self._arrived.extend(self._decoder.receive_data_untrusted(data))
-            if self._early is None and self._session.turns is not None:
-                self._session.turns.count(len(self._arrived))  # handling a message costs about as much as a frame
         while self._arrived and self._granted is None:
             message = self._arrived.pop(0)
             if not isinstance(message, control.Unknown):
@@ -264,6 +267,10 @@ class ControlPeer:
                 self._broker.carry_out()
                 if output is not None:
                     await self._perform(output)
+            # A message costs about as much as a frame, and many fit into one. If an answer had to wait until the
+            # peer read, this time is counted, too, which only makes the turn of this peer shorter.
+            if self._early is None and self._session.turns.use(1, 0):
+                await self._session.turns.next()
         return True
 
     def attach(self, session: Session, stream: MuxStream, nursery: trio.Nursery) -> None:

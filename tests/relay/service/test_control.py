@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 import weakref
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ from hybridrelay.events import Event, EventStream
 from hybridrelay.events.relay import ControlChannelSilent, ControlChannelUnread, ListenerLeft
 from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Session, SessionRole
 from hybridrelay.protocol import RemoteProtocolError, control
+from hybridrelay.protocol.config import SessionConfig
 from hybridrelay.protocol.control_codec import encode_message
 from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
@@ -37,7 +39,7 @@ from hybridrelay.relay.service.rolls import RollService
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 from hybridrelay.streams import TLSStream, receive_exactly
-from hybridrelay.streams.turns import SharedTurns
+from hybridrelay.streams.turns import MAX_FRAMES, SharedTurns
 from hybridrelay.testing import session_pair
 
 from ...leaks import no_garbage_collector
@@ -605,12 +607,16 @@ async def test_a_late_proof_of_an_identity_counts_however_many_others_came_first
 
 
 async def _admitted(
-    peers: ControlPeers, nursery: trio.Nursery, *messages: control.Message, address: str = "192.0.2.1"
+    peers: ControlPeers,
+    nursery: trio.Nursery,
+    *messages: control.Message,
+    address: str = "192.0.2.1",
+    config: SessionConfig = DIALED_CONTROL_CONFIG,
 ) -> tuple[AuthenticatedControlChannel[ControlPeer], MuxStream]:
     """A control channel whose peer has sent these messages, the last of them with a valid token; and the peer's end
     of its stream."""
     ours, theirs = trio.testing.memory_stream_pair()
-    far_end = Session.create(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
+    far_end = Session.create(SessionRole.INITIATOR, config=config)
     nursery.start_soon(far_end.run, ours)
     early = EarlySession(theirs)
     stream = far_end.open_stream_nowait()
@@ -644,28 +650,37 @@ async def test_the_control_channels_of_one_key_share_turns(
     nursery.cancel_scope.cancel()
 
 
-async def test_what_is_done_for_a_message_is_a_part_of_the_turn(
+async def test_the_messages_of_one_key_take_turns_however_many_are_in_a_frame_and_on_however_many_channels(
     broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = 0
-
-    class Turns(SharedTurns):
-        def count(self, frames: int, size: int = 0) -> None:
-            nonlocal counted
-            if not size:  # otherwise it is counted for reading
-                counted += frames
-
+    channels, messages = 8, 180  # the messages fill almost the whole window of a channel
+    # The clock stands still, so that a turn is a number of messages and frames, and not a time.
+    turns = SharedTurns(lambda: 0.0)
     take_over = EarlySession.take_over
-    monkeypatch.setattr(EarlySession, "take_over", lambda self, turns=None: take_over(self, Turns()))
+    monkeypatch.setattr(EarlySession, "take_over", lambda self, _turns=None: take_over(self, turns))
+    passes, all_handled = 0, trio.Event()
+    handled = Counter[int]()
+
+    def answered(*_: object) -> None:
+        handled[passes] += 1
+        if handled.total() == channels * messages:
+            all_handled.set()
+
     peers = ControlPeers(broker, "0" * 32, lambda: ())
+    peers.update_answered = answered
     request = control.Join(1, "db", token_for(rules[1]))
-    channel, stream = await _admitted(peers, nursery, client_hello(), request)
-    nursery.start_soon(peers.serve, channel)
+    streams = []
+    for _ in range(channels):
+        channel, stream = await _admitted(peers, nursery, client_hello(), request, config=CONTROL_CONFIG)
+        nursery.start_soon(peers.serve, channel)
+        streams.append(stream)
     await trio.testing.wait_all_tasks_blocked()
-    before = counted
-    await stream.send_all(encode_message(control.Join(7, "nothing", "no token")) * 5)
-    await trio.testing.wait_all_tasks_blocked()
-    assert counted == before + 5
+    for stream in streams:
+        nursery.start_soon(stream.send_all, encode_message(control.UpdateKept("db", 7, "other")) * messages)
+    while not all_handled.is_set():
+        passes += 1
+        await trio.lowlevel.checkpoint()
+    assert max(handled.values()) <= 2 * MAX_FRAMES, "at most two turns can end in one pass"
     nursery.cancel_scope.cancel()
 
 
