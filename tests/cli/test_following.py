@@ -98,6 +98,15 @@ async def test_a_relay_that_waits_is_asked_again_at_once(autojump_clock: trio.te
     assert await requests_in(251, client) == 11
 
 
+async def test_a_relay_that_answers_again_is_reported_before_there_is_an_event(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing: list[EventPage | ManagementError] = [an_error(0)]
+    answers = itertools.chain(failing, map(nothing, itertools.count()))
+    assert await requests_in(28, Answering(answers, waits=True)) == 3
+    assert "the relay answers again" in caplog.text
+
+
 async def test_an_event_after_pauses_ends_them(autojump_clock: trio.testing.MockClock) -> None:
     events = (EventPage(value=(event(n),), last=n, has_all=True) for n in itertools.count(LAST + 1))
     client = Answering(itertools.chain([nothing(0)] * 5, events))

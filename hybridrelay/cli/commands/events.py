@@ -93,9 +93,10 @@ async def follow(client: ManagementClient, last: int, *, as_json: bool) -> None:
     is_interrupted, pause = False, 0.0
     while not output.is_lost():
         began = trio.current_time()
-        query = {"since": last, "limit": PAGE, "wait": _WAIT_SECONDS}
+        wait = 0.0 if is_interrupted else _WAIT_SECONDS  # say soon that the relay answers again
+        query = {"since": last, "limit": PAGE, "wait": wait}
         try:
-            page = await client.get(_PATH, EventPage, query=query, seconds=_WAIT_SECONDS)
+            page = await client.get(_PATH, EventPage, query=query, seconds=wait)
         except ManagementError as exc:  # the relay may be restarted
             if not is_interrupted:
                 logger.warning("%s; trying again until it answers", exc)
@@ -107,7 +108,7 @@ async def follow(client: ManagementClient, last: int, *, as_json: bool) -> None:
         is_interrupted = False
         if not page.has_all:
             logger.warning("some events are missing, because the relay has restarted or no longer has them")
-        is_at_once = trio.current_time() - began < _WAIT_SECONDS / 2
+        is_at_once = wait > 0 and trio.current_time() - began < wait / 2
         if is_at_once and not (page.value and page.last > last):
             pause = min(max(_FIRST_PAUSE_SECONDS, 2 * pause), _LONGEST_PAUSE_SECONDS)
         else:
