@@ -22,7 +22,7 @@ from .._value import Value
 from ..errors import ConfigurationError
 from ..security import ENVIRONMENT_VARIABLE, HostTarget
 
-__all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "is_any_port"]
+__all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "has_front", "is_any_port"]
 
 #: A local address: a host and a port (for streams, or also for datagrams), an address with all ports of a local name,
 #: or a Unix socket.
@@ -187,9 +187,15 @@ def _of_names(
     )
 
 
+def has_front(args: argparse.Namespace) -> bool:
+    """Return whether there is a front, through which applications reach every hybrid connection by its name. A name
+    server does not count, because it only answers queries. A connector, which has no such options, has no front."""
+    return any(getattr(args, kind, ()) for kind in ("socks", "http_proxy"))
+
+
 def _default_listen(args: argparse.Namespace) -> list[Wished]:
     """Return the default local addresses of an entry: none, if there are fronts."""
-    return [] if args.socks or args.http_proxy else [ANYWHERE]
+    return [] if has_front(args) else [ANYWHERE]
 
 
 def _of_table(

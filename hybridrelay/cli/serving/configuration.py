@@ -19,7 +19,7 @@ from ...security import ConnectionString, Role
 from ...security.loading import describe_source
 from ..config_file import apply_config_file, changed_options, use_config_file
 from ..connection_strings import load_again, load_all
-from ..entries import Entry, Key, entries_of
+from ..entries import Entry, Key, entries_of, has_front
 from ..option_parts import OptionParts
 from ..proxies import DialOptions, dial_files, read_dial_options
 from ..reloading import publish_not_reloaded
@@ -162,7 +162,7 @@ class Configuration:
             found.append(Wanted(entry, string))
         self._marks = marks
         placed = with_own_addresses(found, {})
-        if "front_users_file" in self._args and (self._args.socks or self._args.http_proxy):
+        if has_front(self._args):
             check_names_for_fronts(placed, {})
         return placed
 
@@ -187,8 +187,8 @@ class Configuration:
             entries, args = await self._thread(str(self.file)).run(self._read_config)
             self._watched = entries
         self._dial_files = dial_files(args)
-        has_fronts = "front_users_file" in args  # a forward has it
-        if has_fronts:
+        has_front_options = "front_users_file" in args  # only those of a forward
+        if has_front_options:
             self._users_file = args.front_users_file
         options: list[DialOptions] = []
         fronts: list[FrontOptions] = []
@@ -207,13 +207,13 @@ class Configuration:
                 found[number] = one
 
         reads: list[Callable[[], Awaitable[None]]] = [read_dial]
-        if has_fronts:
+        if has_front_options:
             reads.append(read_fronts)
         reads += [partial(read_entry, number, entry) for number, entry in enumerate(entries)]
         await side_by_side(reads)
         wanted = [found[number] for number in sorted(found)]
         placed = with_own_addresses(wanted, running)
-        if has_fronts and (args.socks or args.http_proxy):
+        if has_front(args):
             check_names_for_fronts(placed, running)
         self._entries = entries
         for key in self._unreadable.keys() - {entry.key for entry in entries}:
