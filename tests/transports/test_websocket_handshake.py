@@ -102,6 +102,33 @@ async def test_frames_right_behind_the_head() -> None:
     await trio.aclose_forcefully(stream)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "Transfer-Encoding: identity",
+        "transfer-encoding : gzip,\r\n chunked",
+        "Content-Length: many",
+        "Content-Length: 1\r\nContent-Length: 2",
+        "CONTENT-LENGTH: 5\r\nTransfer-Encoding: chunked\r\nVia: 1.1 proxy",
+    ],
+)
+async def test_fields_of_a_body_are_ignored(fields: str) -> None:
+    """An answer with the status 101 has no body, whatever a proxy adds (RFC 9112, section 6.3)."""
+    early = b"".join(encode_data(b"early", masked=False))
+    _, stream = await connect(lambda head: answer(head)[:-2] + fields.encode() + b"\r\n\r\n" + early)
+    assert await stream.receive_some() == b"early"
+    await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("interim", [b"100 Continue\r\n", b"103 Early Hints\r\nLink: </style.css>\r\n"])
+@pytest.mark.parametrize("count", [1, 5])
+async def test_interim_answers_come_before_the_answer(interim: bytes, count: int) -> None:
+    early = b"".join(encode_data(b"early", masked=False))
+    _, stream = await connect(lambda head: (b"HTTP/1.1 " + interim + b"\r\n") * count + answer(head) + early)
+    assert await stream.receive_some() == b"early"
+    await trio.aclose_forcefully(stream)
+
+
 REFUSALS = {
     "not found": (b"HTTP/1.1 404 Not Found\r\nContent-Length: 1000\r\n\r\nsome of", "status 404"),
     "proxy": (b"HTTP/1.0 407 Proxy Authentication Required\r\n\r\n", "status 407"),
@@ -111,6 +138,9 @@ REFUSALS = {
     "HTTP/2": (b"HTTP/2 101 \r\n\r\n", "does not speak HTTP"),
     "SSH": (b"SSH-2.0-x\r\n", "does not speak HTTP"),
     "endless": (b"HTTP/1.1 101 \r\nA: " + bytes(2 * MAX_HEAD), "too long"),
+    "interim answers without end": (b"HTTP/1.1 100 Continue\r\n\r\n" * (2 * MAX_HEAD // 25), "too long"),
+    "after an interim answer": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\n\r\n", "status 404"),
+    "no HTTP after an interim answer": (b"HTTP/1.1 100 Continue\r\n\r\nSSH-2.0-x\r\n", "does not speak HTTP"),
 }
 
 

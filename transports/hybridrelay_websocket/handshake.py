@@ -35,6 +35,11 @@ _CREDENTIALS_MISSING = (
 #: The statuses with which access proxies answer: refusals, and redirects to a login page.
 _REQUIRES_CREDENTIALS = frozenset({b"301", b"302", b"303", b"307", b"308", b"401", b"403"})
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
+#: Fields that mean nothing in an answer without a body, whatever their values are (RFC 9112, section 6.3). Some
+#: proxies add them, and h11 does not accept all of their values.
+_FRAMING_FIELD = re.compile(
+    rb"\r\n(?:content-length|transfer-encoding)[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*(?=\r\n)", re.IGNORECASE
+)
 _HTTP = b"HTTP/1."
 _NO_HANDSHAKE = "the answer is not a WebSocket handshake"
 _CLOSED = "the connection was closed during the WebSocket handshake"
@@ -94,10 +99,10 @@ async def handshake_as_client(
     received = bytearray()
     head_size = 0
 
-    async def read_head() -> bytes:
-        nonlocal head_size
-        while (end := received.find(b"\r\n\r\n")) < 0:
-            if not _HTTP.startswith(received[: len(_HTTP)]):
+    async def receive_head(begin: int) -> tuple[int, bytes]:
+        """Receive a head that begins at `begin`. Returns its end, and its status."""
+        while (end := received.find(b"\r\n\r\n", begin)) < 0:
+            if not _HTTP.startswith(received[begin : begin + len(_HTTP)]):
                 raise TransportError("what answers does not speak HTTP")
             if len(received) > MAX_HEAD:
                 raise TransportError("the HTTP answer is too long")
@@ -108,18 +113,25 @@ async def handshake_as_client(
             if not chunk:
                 raise TransportError.lost(_CLOSED)
             received.extend(chunk)
-        head_size = end + 4
-        status = _STATUS_LINE.match(received)
+        status = _STATUS_LINE.match(received, begin)
         if status is None:
             raise TransportError("what answers does not speak HTTP")
-        if status[1] != b"101":
+        return end + 4, status[1]
+
+    async def read_head() -> bytes:
+        nonlocal head_size
+        begin, status = 0, b"100"
+        while status.startswith(b"1") and status != b"101":  # interim answers come first (RFC 9110, section 15.2)
+            begin = head_size
+            head_size, status = await receive_head(begin)
+        if status != b"101":
             # Raised here, because trio-websocket would wait for a body, which may never arrive.
             raise UpgradeRefused(
-                f"the WebSocket upgrade was refused with HTTP status {status[1].decode()}",
-                status=int(status[1]),
-                remedy=_remedy(status[1], path),
+                f"the WebSocket upgrade was refused with HTTP status {status.decode()}",
+                status=int(status),
+                remedy=_remedy(status, path),
             )
-        return bytes(received[:head_size])
+        return _FRAMING_FIELD.sub(b"", received[begin:head_size])
 
     async def ask(nursery: trio.Nursery) -> None:
         connection = await trio_websocket.wrap_client_stream(
