@@ -15,8 +15,10 @@ from .failures import sentence
 from .html import Child, Element, h
 from .layout import View
 
-__all__ = ["NOTHING_ENTERED", "Entered", "refused", "version_untrusted"]
+__all__ = ["NOTHING_ENTERED", "Entered", "number_untrusted", "refused", "version_untrusted"]
 
+#: A number as HTML defines it.
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 #: The statuses of refusals after which the same form can be sent again, corrected or later.
 _CAN_BE_SENT_AGAIN = frozenset(
     kind.status for kind in (Problem.INVALID, Problem.EXISTS, Problem.PRECONDITION_FAILED, Problem.UNAVAILABLE)
@@ -127,6 +129,18 @@ def refused(
         else:
             errors.setdefault(name, sentence(explained.get(name, str(error.get("detail", "")))))
     return _Refusal(exc.failure, Entered(form, errors), others)
+
+
+def number_untrusted(text: str) -> float:
+    """Parse a number that was entered. What Python accepts besides the numbers of HTML (digits of other scripts,
+    underscores, blanks) would mean something else to a browser.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("not a number")
+    return float(text)
 
 
 def version_untrusted(form: Mapping[str, str]) -> int:

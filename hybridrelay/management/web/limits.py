@@ -15,7 +15,7 @@ from ..problem_kinds import Problem
 from ..problems import problem
 from ..sizes import bytes_of
 from ..values import LimitsBody
-from .forms import NOTHING_ENTERED, Entered
+from .forms import NOTHING_ENTERED, Entered, number_untrusted
 from .html import Child, Element, h
 from .parts import field
 from .shown import count
@@ -55,7 +55,7 @@ class _Limit(Value):
     def parse_untrusted(self, text: str) -> int:
         """Return the value in units of the API. Raises ValueError, which says what to enter."""
         try:
-            value = math.floor(float(text) * self.unit + 0.5)
+            value = math.floor(number_untrusted(text) * self.unit + 0.5)
         except (ValueError, OverflowError):
             raise ValueError(f"{self.label}: enter a number") from None
         if value < self.lowest:

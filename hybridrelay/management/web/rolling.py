@@ -11,7 +11,7 @@ from ..problem_kinds import Problem
 from ..problems import problem
 from ..roll_values import MAX_GRACE_SECONDS
 from ..values import AuthorizationRule, KeyValue
-from .forms import NOTHING_ENTERED, Entered, refused
+from .forms import NOTHING_ENTERED, Entered, number_untrusted, refused
 from .html import Child, Element, h
 from .layout import View, redirect
 from .management_url import NEXT_LINE, at_the_relay, file_of
@@ -151,7 +151,7 @@ def _seconds_untrusted(text: str) -> int:
         RequestError: it is not a number, or out of range.
     """
     try:
-        days = float(text[:20])
+        days = number_untrusted(text.strip())
     except ValueError:
         days = math.nan
     if not _LEAST_DAYS <= days <= _MOST_DAYS:

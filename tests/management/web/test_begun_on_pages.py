@@ -50,7 +50,7 @@ async def test_a_roll_is_begun_on_a_page(relay: Relay, admin: Browser) -> None:
     assert "--management" in words or "--state" in words
     before, fields = relay.store.rule("orders", "all"), page.fields
     assert (fields["slot"], fields["days"]) == ("primary", "7")
-    for days in ("0", "31", "soon", "nan", ""):
+    for days in ("0", "31", "soon", "nan", "", "1_0", "\u0667", "+7"):
         refused = await admin.post(at, **{**fields, "days": days})
         assert refused.status == 400, days
         assert "Days: enter a number from 0.01 to 30" in page_of(refused).text

@@ -482,7 +482,10 @@ async def test_limits_of_a_hybrid_connection(relay: Relay, admin: Browser) -> No
     shown = {one["name"]: one["value"] for one in page.all("input")}
     assert (shown["sessions"], shown["bytesPerMonth"], shown["listeners"]) == ("50", "1.5", None)
     assert (await admin.post(f"{at}/limits", **form)).status == 412, "the version of the form is out of date"
-    for name, value in (("sessions", "many"), ("sessions", "0"), ("bytesPerSecond", "0.001"), ("listeners", "1e999")):
+    for name, value in (
+        ("sessions", "many"), ("sessions", "0"), ("bytesPerSecond", "0.001"), ("listeners", "1e999"),
+        ("sessions", "5_0"), ("sessions", "\u0665\u0660"), ("sessions", "+50"),
+    ):  # fmt: skip
         answer = await admin.post(f"{at}/limits", **{"version": shown["version"] or "", name: value})
         assert answer.status == 400, (name, value)
         assert re.search("enter (a number|at least|at most)", page_of(answer).text)
