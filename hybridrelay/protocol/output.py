@@ -43,6 +43,13 @@ _LONGEST_DATAGRAM = frames.HEADER_SIZE + MAX_DATAGRAM
 class Output:
     """The queues of one session. Only `write` produces output; all other methods record what has to be written."""
 
+    # Slots, because a peer has one before it has authenticated, and should cost little memory.
+    __slots__ = (
+        "_again", "_config", "_controls", "_events", "_fins", "_flows", "_goaway_due", "_inbox", "_last_ack",
+        "_liveness", "_opens", "_ping_due", "_pongs", "_ready", "_table", "_windows", "data_written",
+        "datagram_pace", "goaway", "outbox",
+    )  # fmt: skip
+
     def __init__(
         self,
         config: SessionConfig,

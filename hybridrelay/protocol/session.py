@@ -74,6 +74,13 @@ class SessionCore:
         account: shared by all sessions with the same peer, so that one peer leaves memory for others.
     """
 
+    # Slots, because a peer has one before it has authenticated, and should cost little memory.
+    __slots__ = (
+        "_decoder", "_detached_at", "_events", "_hello_due", "_ignored", "_inbox", "_incoming", "_liveness",
+        "_outbox", "_output", "_table", "budget", "config", "ended", "flows", "frames_received", "going_away",
+        "greetings", "peer_going_away", "role", "sending", "state", "streams",
+    )  # fmt: skip
+
     def __init__(
         self,
         role: SessionRole,

@@ -35,7 +35,7 @@ _MAX_EMPTY, _DATA_PER_EMPTY = 64, 64
 #: How many records are passed to OpenSSL in one go. It may turn out that none of them carries application data.
 RECORDS_AT_ONCE = 64
 #: A record is passed to OpenSSL in pieces of this size (bytes), because OpenSSL's input buffer never shrinks.
-_SLICE_BYTES = 1024
+_SLICE_BYTES = 512
 
 
 class RecordCounter:

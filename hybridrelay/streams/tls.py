@@ -73,6 +73,12 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         ValueError: `server_hostname` is not a host name.
     """
 
+    # Slots, because a peer has up to two before it has authenticated, and should cost little memory.
+    __slots__ = (
+        "_before_answer", "_below", "_closed", "_context", "_incoming", "_made", "_outgoing", "_receiver",
+        "_receiving", "_record_torn", "_send_broken", "_sending", "_server_side", "_state", "_transport_stream",
+    )  # fmt: skip
+
     def __init__(
         self,
         transport_stream: trio.abc.Stream,
@@ -182,6 +188,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             await handshake.run()
             self._check_open()
             self._state = _State.READY
+            self._before_answer = None  # it may hold much that is no longer needed
             self._receiver.start(self._ssl)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

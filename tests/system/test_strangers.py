@@ -38,8 +38,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 #: In this phase both layers of TLS are there, and the inner one is in its handshake: OpenSSL alone holds 61 KiB.
 NESTED = ("https", "a ClientHello and no more")
 LIMITS = {NESTED: 80 * KIB}
-#: In any other phase it is at most 65 KiB; the rest is for what a measurement of 60 connections varies.
-LIMIT = 67 * KIB
+#: In any other phase it is at most 62 KiB; the rest is for what a measurement of 60 connections varies.
+LIMIT = 64 * KIB
 
 
 def _measured(port: str, phase: str, *, held: bool) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -25,6 +24,7 @@ from ...protocol.reasons import Reason
 from ..checkpoints import Pace
 from ..core.authorization import Grant
 from ..core.control_channel import (
+    NO_NAMES,
     Authorize,
     Close,
     ControlChannelCore,
@@ -97,6 +97,14 @@ class ControlPeer:
         index: the index in which this is entered under the hybrid connections that concern it; None means none.
     """
 
+    # Without slots, each peer would take 1.3 KiB more, also before it has authenticated.
+    __slots__ = (
+        "_accepted", "_answers", "_arrived", "_broker", "_channel", "_checking", "_checkpoint_pace", "_checkpoints",
+        "_claims", "_client_address", "_concerns", "_decoder", "_early", "_granted", "_heard", "_id", "_ids",
+        "_index", "_is_keeping", "_is_silent", "_key_answered", "_must_end", "_nursery", "_offer_turns", "_sending",
+        "_session", "_stream", "_sweeps", "_unread_sweeps", "_unsent", "_update_answered", "_written", "since",
+    )  # fmt: skip
+
     def __init__(
         self,
         broker: BrokerService,
@@ -132,7 +140,7 @@ class ControlPeer:
         #: The id in `BrokerService.senders`. Unlike the instance, the peer cannot choose it.
         self._id = secrets.token_hex(8)
         #: The hybrid connections for which this is in `_index`, and if it is a client, in `BrokerService.senders`.
-        self._concerns: frozenset[str] = frozenset()
+        self._concerns: frozenset[str] = NO_NAMES
         self._index = ChannelIndex[ControlPeer]() if index is None else index
         #: Set by `attach`, like the next two attributes.
         self._session: Session
@@ -154,12 +162,13 @@ class ControlPeer:
         self._ids = itertools.count(1)
         #: Offers without an answer, by id: the channel for the answer, and the callbacks.
         self._answers: dict[int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], _Offer]] = {}
-        self._accepted: OrderedDict[int, _Offer] = OrderedDict()
+        self._accepted: dict[int, _Offer] = {}
         #: The turns of offers; None until there is one.
         self._offer_turns: OfferTurns | None = None
         #: The reason, if the relay ends the channel: at once, or as soon as it is attached; otherwise None.
         self._must_end: Reason | None = None
-        self._heard = trio.Event()
+        #: Set when something arrives; None while nobody waits for that.
+        self._heard: trio.Event | None = None
         #: Whether nothing was received from the peer since the last offer.
         self._is_silent = False
         self._checking = False
@@ -256,7 +265,8 @@ class ControlPeer:
                 self._decoder.receive_eof_untrusted()
                 return False
             self._is_silent = False
-            self._heard.set()
+            if self._heard is not None:
+                self._heard.set()
             if self._early is None and self._session.turns.begin():
                 await self._session.turns.next()
             self._arrived.extend(self._decoder.receive_data_untrusted(data))
@@ -452,7 +462,7 @@ class ControlPeer:
                 # bytes.
                 self._accepted[id_] = offer
                 while len(self._accepted) > _MAX_WATCHED:
-                    self._accepted.popitem(last=False)
+                    del self._accepted[next(iter(self._accepted))]
             answer_in.send_nowait(answer)
         elif isinstance(answer, control.Failed) and id_ in self._accepted:
             self._accepted.pop(id_).withdraw()
@@ -463,10 +473,10 @@ class ControlPeer:
         if self._checking or not self._is_silent or self._session.outcome is not None:
             return
         self._checking = True
-        self._heard = trio.Event()
+        heard = self._heard = trio.Event()
 
         async def watch() -> None:
-            if await happens(self._heard, CHECK_SECONDS):
+            if await happens(heard, CHECK_SECONDS):
                 self._checking = False
                 return
             self._broker.events.publish(ControlChannelSilent(peer=self.address, instance=self.instance))
