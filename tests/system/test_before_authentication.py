@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -24,6 +27,7 @@ from hybridrelay.relay.edge import authentication, unauthenticated
 from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS
 from hybridrelay.relay.service import connections
 from hybridrelay.relay.service import control as relay_control
+from hybridrelay.relay.service import relay as relay_module
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.security import KeySlot, Role, control_client_context
@@ -31,7 +35,7 @@ from hybridrelay.streams import TLSStream, receive_exactly
 from hybridrelay_websocket.frames import MAX_FRAMES_OF_STRANGER
 
 from ..waiting import async_wait_until
-from .deployment import HOST, Deployment
+from .deployment import HOST, Deployment, deploy
 
 DEADLINE = 0.5
 PATIENCE_SECONDS = 20
@@ -76,6 +80,10 @@ async def _half_a_hello(stream: trio.abc.HalfCloseableStream) -> None:
     await stream.send_all(outgoing.read()[:100])
 
 
+# Where there is no epoll, a task waits for each connection.
+@pytest.mark.parametrize(
+    "platform", [pytest.param(sys.platform, id="here"), pytest.param("other", id="other systems")]
+)
 @pytest.mark.parametrize(
     ("port", "phase"),
     [
@@ -89,13 +97,16 @@ async def _half_a_hello(stream: trio.abc.HalfCloseableStream) -> None:
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 async def test_a_peer_that_is_too_slow_is_cut_off(
-    deployment: Deployment,
     nursery: trio.Nursery,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     port: str,
     phase: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
+    platform: str,
 ) -> None:
+    monkeypatch.setattr(relay_module, "sys", SimpleNamespace(platform=platform))
     _shorten_the_deadline(monkeypatch)
+    deployment = await deploy(nursery, tmp_path / "state")
     number = deployment.ports[port]
     assert number is not None
     stream = await trio.open_tcp_stream(HOST, number)
