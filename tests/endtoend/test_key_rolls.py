@@ -34,22 +34,33 @@ import os, time
 ahead, time_of_day = {file!r}, time.time
 time.time = lambda: time_of_day() + {seconds} * os.path.exists(ahead)
 """
+#: Lets a client replace its lost control channel after five seconds, without a random time of up to half a minute.
+SOON = """
+from hybridrelay.client import control_channel_keeper
+
+control_channel_keeper.SPREAD_SECONDS = 0.0
+"""
 PRIMARY, SECONDARY = KeySlot
 
 
 @pytest.fixture
 def clock(tmp_path: Path) -> Path:
     """As soon as this file exists, the clock of a relay that `start_again` has started is ahead by a grace period."""
-    file = tmp_path / "ahead"
-    (tmp_path / "patch").mkdir()
-    (tmp_path / "patch" / "sitecustomize.py").write_text(AHEAD.format(file=str(file), seconds=GRACE_SECONDS))
-    return file
+    return tmp_path / "ahead"
+
+
+def starting_with(code: str, directory: Path) -> tuple[str, ...]:
+    """What to put before a command of Python, so that it executes this code at its start."""
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(code)
+    return ("env", f"PYTHONPATH={directory}")
 
 
 async def start_again(deployment: Deployment, clock: Path) -> Program:
     """Kill the relay, and start it with this clock."""
     deployment.programs[0].kill()
-    wrapper = ("env", f"PYTHONPATH={clock.parent / 'patch'}")
+    code = AHEAD.format(file=str(clock), seconds=GRACE_SECONDS)
+    wrapper = starting_with(code, clock.with_name("ahead-patch"))
     return await trio.to_thread.run_sync(partial(deployment.start_relay, wrapper=wrapper))
 
 
@@ -224,7 +235,8 @@ async def test_clients_get_the_new_key_although_the_relay_was_restarted(
     """Their sessions go on in the relay's workers, and no application connects, so that nothing needs the relay."""
     published = deployment.create("orders", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, published)
-    forward = await trio.to_thread.run_sync(deployment.start_forward, published)
+    wrapper = starting_with(SOON, deployment.directory / "soon-patch")
+    forward = await trio.to_thread.run_sync(partial(deployment.start_forward, published, wrapper=wrapper))
     deployment.programs[0].kill()
     relay = await trio.to_thread.run_sync(deployment.start_relay)
     await trio.to_thread.run_sync(partial(relay.wait_for_line, "relay.worker-taken-over.*pairs=1", where="err"))

@@ -94,6 +94,9 @@ def test_bytes_arrive_through_a_proxy_that_requires_a_header_field(strips: bool)
         for program in (connector, forward, found.relay):
             assert SECRET not in program.out + program.err
             assert SECRET not in Path(f"/proc/{program.pid}/cmdline").read_text()
+        # Before nginx has ended, so that they need not wait for answers of the relay.
+        forward.terminate()
+        connector.terminate()
 
 
 def test_changed_header_fields_are_used_without_a_restart() -> None:
