@@ -91,6 +91,18 @@ def _leave_other_namespace() -> None:
         os.close(descriptor)
 
 
+def starting_with(code: str, directory: Path) -> tuple[str, ...]:
+    """Return what to put before the command of a Python program, so that it executes this code at its start.
+
+    Args:
+        code: the code.
+        directory: does not exist yet.
+    """
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(code)
+    return ("env", f"PYTHONPATH={directory}")
+
+
 class EndedEarly(AssertionError):
     """A process ended before it printed what was expected. The message contains its output."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..deployments import Deployment
+from ..deployments import Deployment, starting_with
 
 MODES = ("tcp", "websocket")
 #: For people, at the end of the run; nothing is asserted about it.
@@ -36,6 +36,14 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     with Deployment(tmp_path) as deployment:
         deployment.start_relay()
         yield deployment
+
+
+@pytest.fixture
+def returning_soon(tmp_path: Path) -> tuple[str, ...]:
+    """Starts a client that replaces its lost control channel after five seconds, and not after a random time of up to
+    half a minute more."""
+    code = "import hybridrelay.client.control_channel_keeper as keeper\nkeeper.SPREAD_SECONDS = 0.0\n"
+    return starting_with(code, tmp_path / "returning-soon")
 
 
 @pytest.fixture(params=MODES)

@@ -15,7 +15,7 @@ import trio
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import KeySlot, Rule, load_connection_string
 
-from ..deployments import Deployment, Program, Published
+from ..deployments import Deployment, Program, Published, starting_with
 from ..waiting import async_wait_until
 from .talking import all_move, applications
 from .targets import echo, exchange, serve
@@ -34,12 +34,6 @@ import os, time
 ahead, time_of_day = {file!r}, time.time
 time.time = lambda: time_of_day() + {seconds} * os.path.exists(ahead)
 """
-#: Lets a client replace its lost control channel after five seconds, without a random time of up to half a minute.
-SOON = """
-from hybridrelay.client import control_channel_keeper
-
-control_channel_keeper.SPREAD_SECONDS = 0.0
-"""
 PRIMARY, SECONDARY = KeySlot
 
 
@@ -47,13 +41,6 @@ PRIMARY, SECONDARY = KeySlot
 def clock(tmp_path: Path) -> Path:
     """As soon as this file exists, the clock of a relay that `start_again` has started is ahead by a grace period."""
     return tmp_path / "ahead"
-
-
-def starting_with(code: str, directory: Path) -> tuple[str, ...]:
-    """What to put before a command of Python, so that it executes this code at its start."""
-    directory.mkdir()
-    (directory / "sitecustomize.py").write_text(code)
-    return ("env", f"PYTHONPATH={directory}")
 
 
 async def start_again(deployment: Deployment, clock: Path) -> Program:
@@ -230,13 +217,13 @@ async def test_a_roll_survives_restarts_of_everything(
 
 
 async def test_clients_get_the_new_key_although_the_relay_was_restarted(
-    deployment: Deployment, nursery: trio.Nursery
+    deployment: Deployment, nursery: trio.Nursery, returning_soon: tuple[str, ...]
 ) -> None:
     """Their sessions go on in the relay's workers, and no application connects, so that nothing needs the relay."""
     published = deployment.create("orders", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, published)
-    wrapper = starting_with(SOON, deployment.directory / "soon-patch")
-    forward = await trio.to_thread.run_sync(partial(deployment.start_forward, published, wrapper=wrapper))
+    start = partial(deployment.start_forward, published, wrapper=returning_soon)
+    forward = await trio.to_thread.run_sync(start)
     deployment.programs[0].kill()
     relay = await trio.to_thread.run_sync(deployment.start_relay)
     await trio.to_thread.run_sync(partial(relay.wait_for_line, "relay.worker-taken-over.*pairs=1", where="err"))

@@ -63,11 +63,7 @@ class Killing:
 
 
 async def registered(program: Program, count: int = 1) -> Holdings:
-    """What the program holds when it is quiet and has that many control channels.
-
-    A client whose session went on while the relay was away opens another one after up to 35 s
-    (`ControlChannelKeeper`).
-    """
+    """What the program holds when it is quiet and has that many control channels."""
 
     async def look() -> bool:
         return (await of_program(program)).get("control_sessions") == count
@@ -78,11 +74,15 @@ async def registered(program: Program, count: int = 1) -> Holdings:
 
 @pytest.mark.timeout(ROUND_SECONDS * (ROUNDS + 4))
 async def test_streams_live_through_kills_of_the_relay(
-    deployment: Deployment, nursery: trio.Nursery, mode: str, remark: Callable[[str], None]
+    deployment: Deployment,
+    nursery: trio.Nursery,
+    mode: str,
+    remark: Callable[[str], None],
+    returning_soon: tuple[str, ...],
 ) -> None:
     published = deployment.create("live", await serve(nursery, echo))
     connector = deployment.start_connector(published, arguments=["--mode", mode])
-    forward = deployment.start_forward(published, mode=mode)
+    forward = deployment.start_forward(published, mode=mode, wrapper=returning_soon)
     killing = Killing(deployment, forward.port)
     await killing.rounds(1)
     forward_base = await registered(forward.program)

@@ -13,7 +13,7 @@ import trio
 
 from hybridrelay._log_limit import LINES
 
-from ..deployments import HYBRIDRELAY, Deployment, Program, Published
+from ..deployments import HYBRIDRELAY, Deployment, Program, Published, starting_with
 from ..waiting import async_wait_until
 from .targets import echo, serve
 
@@ -37,9 +37,7 @@ def _limited(soft: int, hard: int) -> tuple[str, ...]:
 @pytest.fixture
 def no_threads(tmp_path: Path) -> tuple[str, ...]:
     """Starts a program that cannot start a thread. The limit of the system is not for root."""
-    (tmp_path / "patch").mkdir()
-    (tmp_path / "patch" / "sitecustomize.py").write_text(NO_THREADS)
-    return ("env", f"PYTHONPATH={tmp_path / 'patch'}")
+    return starting_with(NO_THREADS, tmp_path / "patch")
 
 
 class _Applications:
