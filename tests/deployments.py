@@ -55,11 +55,33 @@ def free_port() -> int:
     """
     while True:
         port = random.randrange(10_000, 32_000)
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                sock.bind(("127.0.0.1", port))
-                return port
+        # Without SO_REUSEADDR, so that it is none that `keep_port` keeps for another test.
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+def keep_port(host: str, port: int = 0) -> socket.socket:
+    """Keep a port for the listeners of a test until the socket that is returned is closed, also while none listens.
+
+    A socket that is bound to a port and does not listen keeps the system from using the port for others and for
+    outgoing connections. It is not in the way of a listener, because both have SO_REUSEADDR (socket(7), Linux only).
+
+    Args:
+        host: a loopback address.
+        port: 0 means any free port.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def free_udp_port() -> int:
@@ -340,15 +362,16 @@ class Deployment:
         self.state = directory / "state"
         self.ports: dict[str, int] = {}
         self.programs: list[Program] = []
+        self._kept = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
         """Stop all processes, and check in their logs that none has found a bug."""
-        with contextlib.ExitStack() as stack:
+        with self._kept:
             for program in self.programs:
-                stack.callback(program.close)
+                self._kept.callback(program.close)
         if exc_type is None:
             for program in self.programs:
                 assert "Traceback" not in program.err, f"{program.name}:\n{program.err}"
@@ -388,7 +411,7 @@ class Deployment:
         known = bool(self.ports)
         while True:
             if not known:
-                self.ports = {name: free_port() for name in PORT_NAMES}
+                self.ports = {name: self._free_port() for name in PORT_NAMES}
             ports = ",".join(f"{name}={port}" for name, port in self.ports.items())
             try:
                 return self.start(
@@ -400,6 +423,16 @@ class Deployment:
                     raise
                 # Another process has taken a port. Remove the program of this attempt.
                 self.programs.pop().close()
+
+    def _free_port(self) -> int:
+        """Return a free port, which is kept until all processes have been stopped."""
+        while True:
+            port = free_port()
+            if sys.platform != "linux":
+                return port
+            with contextlib.suppress(OSError):
+                self._kept.enter_context(keep_port(self.host, port))
+                return port
 
     def create(
         self, name: str, target: tuple[str, int] | str, *, endpoint: str = "127.0.0.1", local_name: str | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -32,6 +31,8 @@ from hybridrelay.security import (
     Target,
     create_authority,
 )
+
+from ..deployments import keep_port
 
 HOST = "127.0.0.1"
 PORTS = ("probe", "control", "data", "http", "https")
@@ -164,19 +165,10 @@ class Deployment:
 
 
 async def _keep_ports(host: str, *, task_status: trio.TaskStatus[dict[str, int]]) -> None:
-    """Choose free ports, and keep them for the relays of a test until it ends, also while none is running.
-
-    A socket that is bound to a port and does not listen keeps the system from using it for outgoing connections.
-    Because all have SO_REUSEADDR, it is not in the way of a relay (socket(7), Linux only).
-    """
+    """Choose free ports, and keep them for the relays of a test until it ends, also while none is running."""
     with ExitStack() as stack:
-        numbers = {}
-        for name in PORTS if sys.platform == "linux" else ():
-            sock = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, 0))
-            numbers[name] = sock.getsockname()[1]
-        task_status.started(numbers)
+        names = PORTS if sys.platform == "linux" else ()
+        task_status.started({name: stack.enter_context(keep_port(host)).getsockname()[1] for name in names})
         await trio.sleep_forever()
 
 
