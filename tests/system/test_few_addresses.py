@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -12,9 +13,33 @@ from pathlib import Path
 import pytest
 import trio
 
-from ..deployments import PORT_NAMES, Deployment, skip_unless_ci
+from ..deployments import PORT_NAMES, Deployment, Program, skip_unless_ci
 
 ANY_PORTS = ",".join(f"{name}=0" for name in PORT_NAMES)
+
+#: Leaves no local port. The range is then the first two that no connection has yet, and they are held: a program may
+#: have been given any of the system's local ports before.
+HOLD_PORTS = """
+import pathlib, socket, threading
+
+def narrow_and_hold(first):
+    pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{first} {first + 1}")
+    held = [socket.socket(), socket.socket()]
+    try:
+        for number, one in enumerate(held, first):
+            one.bind(("", number))
+    except OSError:
+        for one in held:
+            one.close()
+        return []
+    return held
+
+held = next(filter(None, map(narrow_and_hold, range(60000, 60100, 2))))
+"""
+AND_WAIT = """
+print("held", flush=True)
+threading.Event().wait()
+"""
 
 
 class Machine:
@@ -108,24 +133,8 @@ async def test_without_local_ports(machine: Machine, deployment: Deployment) -> 
     )
     forward = deployment.start("forward", "--connection-string-file", published.application, wrapper=machine.wrapper)
     port = int(re.findall(r"127\.0\.0\.1:(\d+)", forward.out)[0])
-    # Two ports that no connection has yet: a program may have been given any of the system's local ports before the
-    # range is narrowed. The source port of the application is outside of every range.
-    script = f"""
-import pathlib, socket
-
-def narrow_and_hold(first):
-    pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{{first}} {{first + 1}}")
-    held = [socket.socket(), socket.socket()]
-    try:
-        for number, one in enumerate(held, first):
-            one.bind(("", number))
-    except OSError:
-        for one in held:
-            one.close()
-        return []
-    return held
-
-held = next(filter(None, map(narrow_and_hold, range(60000, 60100, 2))))
+    # The source port of the application is outside of every range.
+    script = f"""{HOLD_PORTS}
 sock = socket.create_connection(("127.0.0.1", {port}), source_address=("127.0.0.1", 20000))
 sock.sendall(b"x")
 try:
@@ -138,3 +147,28 @@ except ConnectionResetError:
     connector.wait_for_line("has no local port left for the connection' remedy=.widen", where="err")
     await connector.logs("reason='out-of-resources'")
     assert "unreachable" not in connector.err
+
+
+def test_without_local_ports_for_the_relay(machine: Machine, deployment: Deployment) -> None:
+    """Connector and forward say why they cannot connect to their relay, and continue when there are ports again."""
+    deployment.start(
+        "relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS, wrapper=machine.wrapper
+    )
+    published = deployment.create("orders", ("127.0.0.1", 5))
+    commands: list[list[str | Path]] = [
+        ["connector", "--connection-string-file", published.connector],
+        ["forward", "--connection-string-file", published.application, "--listen", "127.0.0.1:20001"],
+    ]
+    with contextlib.ExitStack() as stack:
+        holder = stack.enter_context(Program([*machine.wrapper, sys.executable, "-c", HOLD_PORTS + AND_WAIT]))
+        holder.wait_for_line("held")
+        programs = [
+            stack.enter_context(Program([*machine.wrapper, *deployment.command(*command)])) for command in commands
+        ]
+        for program in programs:
+            program.wait_for_line("has no local port left for the connection; widen", where="err")
+        holder.close()
+        machine.run("echo 50000 50999 > /proc/sys/net/ipv4/ip_local_port_range")
+        for program in programs:
+            program.wait_for_line("session.opened", where="err")
+            assert "network address changed" not in program.err
