@@ -5,7 +5,9 @@ number of such channels is therefore limited, and channels that never prove an i
 
 1. While there is a free place, every newcomer is admitted.
 2. When all places are taken, the oldest channel of the holder with the most channels is displaced: at once if the
-   newcomer's holder would still have fewer, otherwise only if that channel is `TENURE_SECONDS` old.
+   newcomer's holder would still have fewer, otherwise only if that channel is `TENURE_SECONDS` old. Holders are first
+   compared by key. If the newcomer's key has the most, its holders are compared by network, and if the newcomer's
+   network has the most of these, by address. So a key has no more places because it is used from many addresses.
 3. If it is younger, the newcomer is refused. Honest channels need their place for much less time, so this happens
    only while many arrive at the same time, and clients soon try again.
 4. A channel that ends without a proof keeps its place until it is `TENURE_SECONDS` old. Otherwise, channels that fail
@@ -17,8 +19,8 @@ number of such channels is therefore limited, and channels that never prove an i
    `FAILURES_PER_SECOND` such places, in equal shares. So holders whose channels fail do not keep others out.
 
 A holder thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
-Holders are distinguished by the name that the relay gives them (`control.Offer.holder`). If a relay gives no names,
-all holders count as one.
+Holders are distinguished by the name that the relay gives them (`control.Offer.holder`), whose parts are for key,
+network and address. If a relay gives no names, all holders count as one.
 
 Rule 5 harms nobody at an honest relay that is busy. Only failures count. A hybrid connection whose channels do not
 fail has free places, and one holder's failures do not take the places of another holder (rule 2). If the channels of
@@ -112,18 +114,30 @@ def choose_displaced(
 ) -> Newcomer | None:
     """Return the channel that a newcomer displaces when all places are taken; None if the newcomer is refused.
 
+    See rule 2.
+
     Args:
         present: the channels, the oldest first; at least one.
         holder: the holder of the newcomer.
         now: on the clock of `Newcomer.since`.
         tenure: how long a channel keeps its place against its own holder (seconds).
     """
-    held = Counter(one.holder for one in present)
-    most = max(held.values())
-    own = held[holder] == most
-    oldest = next(one for one in present if (one.holder == holder if own else held[one.holder] == most))
-    # Two holders with about the same number must not displace each other repeatedly.
-    return oldest if held[holder] < most - 1 or now - oldest.since >= tenure else None
+    alike = present
+    for length in range(1, holder.count("/") + 2):
+        own = _first_parts(holder, length)
+        held = Counter(_first_parts(one.holder, length) for one in alike)
+        most = max(held.values())
+        if held[own] < most:
+            oldest = next(one for one in alike if held[_first_parts(one.holder, length)] == most)
+            # Two holders with about the same number must not displace each other repeatedly.
+            return oldest if held[own] < most - 1 or now - oldest.since >= tenure else None
+        alike = [one for one in alike if _first_parts(one.holder, length) == own]
+    return alike[0] if now - alike[0].since >= tenure else None
+
+
+def _first_parts(holder: str, length: int) -> tuple[str, ...]:
+    """Return the first parts of the name of a holder."""
+    return tuple(holder.split("/", length)[:length])
 
 
 class UnprovenChannels:

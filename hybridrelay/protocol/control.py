@@ -55,7 +55,7 @@ MAX_SOFTWARE = 128
 MAX_OUTER_PINS = 8
 #: ``sha256:`` and 44 characters, with room for a longer hash.
 MAX_PIN = 128
-#: The greatest length of the opaque name of a holder (`Offer.holder`). A relay writes 16 characters.
+#: The greatest length of the opaque name of a holder (`Offer.holder`). A relay writes 50 characters.
 MAX_HOLDER = 64
 MAX_CLIENT_ADDRESS = 64
 #: The size of the id and of the proof of a claim (bytes), and how many bytes of its content one message carries.
@@ -233,7 +233,9 @@ class Offer(Value):
     ticket: bytes = attrs.field(validator=_ticket, repr=False)
     lifetime_seconds: float = attrs.field(converter=_lifetime, validator=_seconds)
     #: An opaque name of the holder, so that a connector can limit each holder. It is the same for all joins with one
-    #: key from one network address during one run of the relay. Empty if not known.
+    #: key from one network address during one run of the relay. It has three parts, separated by slashes, for the
+    #: key, the network and the address: names of holders with the same key begin with the same part, and so on. Empty
+    #: if not known.
     holder: str = attrs.field(default="", validator=_text(MAX_HOLDER, empty=True))
     #: As in `Joined`.
     rendezvous: str = attrs.field(default="", validator=_rendezvous)

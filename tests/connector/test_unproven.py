@@ -55,6 +55,29 @@ def test_the_oldest_of_the_holder_with_the_most_gives_way(holders: str, holder: 
 
 
 @pytest.mark.parametrize(
+    ("holders", "holder", "displaced"),
+    [
+        # A key that is used from many addresses counts as one.
+        (["a/x/1", "a/x/2", "a/y/3", "a/z/4"], "b/x/1", 0),
+        (["b/x/1", "a/x/2", "a/y/3", "a/z/4"], "b/w/5", 1),
+        # If the newcomer's key has the most, so does one of its networks,
+        (["a/x/1", "a/x/2", "a/x/3", "a/y/4", "b/x/1"], "a/z/5", 0),
+        (["a/y/4", "a/x/1", "a/x/2", "a/x/3", "b/x/1"], "a/y/4", 1),
+        # or one of the addresses of its network.
+        (["a/y/1", "a/x/2", "a/x/3", "a/x/3", "a/x/3"], "a/x/1", 2),
+        (["a/y/1", "a/x/2", "a/x/3", "a/x/3"], "a/x/2", None),
+    ],
+)
+def test_holders_are_compared_by_key_then_by_network_then_by_address(
+    holders: list[str], holder: str, displaced: int | None
+) -> None:
+    """All channels are young, so only a holder that has fewer displaces one."""
+    everyone = [Newcomer(one, -TENURE_SECONDS / 2) for one in holders]
+    gone = choose_displaced(everyone, holder, 0.0)
+    assert gone is (None if displaced is None else everyone[displaced])
+
+
+@pytest.mark.parametrize(
     ("holders", "holder", "gives_way"),
     [
         ("aaaa", "a", False),  # one holder keeps a pace

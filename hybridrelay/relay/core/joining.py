@@ -193,8 +193,11 @@ class Joins(Generic[HandleT]):
     def _holder_name(self, holder: Holder) -> str:
         """Return the name for `control.Offer.holder`. It reveals neither the key nor the address."""
         key = holder.key
-        text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{holder.address}"
-        return hashlib.blake2b(text.encode(), key=self._holder_secret, digest_size=8).hexdigest()
+        text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}"
+        parts = (text, f"{text}\nnetwork\n{holder.network}", f"{text}\naddress\n{holder.address}")
+        return "/".join(
+            hashlib.blake2b(part.encode(), key=self._holder_secret, digest_size=8).hexdigest() for part in parts
+        )
 
     def may_be_for_session(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
         """Return whether a join may be for an existing session: to resume or move a session, clients ask for its

@@ -13,10 +13,11 @@ from hybridrelay.relay.core.offer_queue import FORGET_SECONDS, MAX_UNANSWERED, O
 
 
 def added(*owners: str) -> OfferQueue:
-    """A queue with offers, numbered from 0 on. An owner is a hybrid connection and a holder, such as ``a1``."""
+    """A queue with offers, numbered from 0 on. An owner is a hybrid connection and a holder, such as ``a1``, or
+    ``a1xp`` if the holder has three parts."""
     queue = OfferQueue()
     for number, owner in enumerate(owners):
-        queue.add(number, owner[0], owner[1])
+        queue.add(number, owner[0], "/".join(owner[1:]))
     return queue
 
 
@@ -40,6 +41,11 @@ def order(queue: OfferQueue, now: float = 0.0) -> list[int]:
         (["a1", "a1", "a1", "a2", "a2"], [0, 3, 1, 4, 2]),
         # The same holder at two hybrid connections has turns at both.
         (["a1", "a1", "b1"], [0, 2, 1]),
+        # Keys take turns, however many addresses and networks one of them is used from.
+        (["a1xp", "a1xq", "a1yr", "a1zs", "a2xp", "a2xp"], [0, 4, 2, 5, 3, 1]),
+        # So do the networks of a key, and the addresses of a network.
+        (["a1xp", "a1xq", "a1xr", "a1yp", "a1yp"], [0, 3, 1, 4, 2]),
+        (["a1xp", "a1xp", "a1xp", "a1xq"], [0, 3, 1, 2]),
     ],
 )
 def test_hybrid_connections_take_turns_and_so_do_their_holders(owners: list[str], expected: list[int]) -> None:
@@ -81,7 +87,7 @@ def test_an_offer_that_was_not_sent_makes_room() -> None:
 
 
 Step = tuple[str, int]
-OWNERS = [connection + holder for connection in "abc" for holder in "12"]
+OWNERS = ["a1xp", "a1xq", "a1yp", "a2xp", "b1xp", "b2xp", "c1xp", "c1yq"]
 
 
 @given(st.lists(st.tuples(st.sampled_from([*OWNERS, "next", "answer", "drop"]), st.integers(0, 200)), max_size=400))
@@ -94,7 +100,7 @@ def test_any_order_of_inputs(steps: Iterable[Step]) -> None:
     turns: Counter[str] = Counter()
     for number, (what, choice) in enumerate(steps):
         if what in OWNERS:
-            queue.add(number, what[0], what[1])
+            queue.add(number, what[0], "/".join(what[1:]))
             if not any(owner[0] == what[0] for owner in waiting.values()):
                 turns[what[0]] = 0
             waiting[number] = what

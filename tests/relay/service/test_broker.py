@@ -226,14 +226,22 @@ async def test_a_listener_can_distinguish_holders_and_learns_nothing_else_about_
     handle = willing()
     broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
     names = []
-    for grant, address in [(primary, "192.0.2.1"), (primary, "192.0.2.2"), (secondary, "192.0.2.1")]:
+    for grant, address in [
+        (primary, "192.0.2.1"),
+        (primary, "192.0.2.2"),
+        (primary, "198.51.100.1"),
+        (secondary, "192.0.2.1"),
+    ]:
         await broker.join(grant, None, address, client_address=f"{address} as stated")
-        names.append(handle.holder)
+        names.append(tuple(handle.holder.split("/")))
         assert handle.client_address == f"{address} as stated"
         await broker.join(grant, None, address)
-        assert handle.holder == names[-1]
-    assert len(set(names)) == 3
-    assert all(len(name) == 16 and "192.0" not in name for name in names)
+        assert tuple(handle.holder.split("/")) == names[-1]
+    one, neighbor, stranger, with_other_key = names
+    assert [a == b for a, b in zip(one, neighbor, strict=True)] == [True, True, False], "the same network"
+    assert [a == b for a, b in zip(one, stranger, strict=True)] == [True, False, False], "the same key"
+    assert not set(one) & set(with_other_key)
+    assert all(len(part) == 16 and "192.0" not in part for name in names for part in name)
 
 
 async def test_a_connector_cannot_compute_the_names_of_holders(
