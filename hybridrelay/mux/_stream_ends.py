@@ -53,6 +53,7 @@ class StreamEnds:
     def started(self, nursery: trio.Nursery) -> None:
         """Run tasks in `nursery` from now on, until `stopped`."""
         self._nursery = nursery
+        self._start_waiting()
 
     def session_ended(self) -> None:
         """No longer wait for acknowledgements. Ends that wait to be reported are still reported."""
@@ -65,11 +66,13 @@ class StreamEnds:
 
     def limit_settling(self, stream: SettlingStream) -> None:
         """Call `stop_waiting` of the stream after `SETTLING_SECONDS`, unless `settled` is called or the session ends
-        first. Does nothing unless the session runs."""
-        if self._nursery is None:
-            return
-        self._unsettled[stream] = trio.current_time() + SETTLING_SECONDS
-        if self._waiting is None:
+        first. Has no effect if the stream waits already. If the session does not run yet, `stop_waiting` is not
+        called before it does."""
+        self._unsettled.setdefault(stream, trio.current_time() + SETTLING_SECONDS)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        if self._nursery is not None and self._unsettled and self._waiting is None:
             self._waiting = trio.CancelScope()
             self._nursery.start_soon(self._stop_waiting, self._waiting)
 

@@ -509,7 +509,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
                 was_accepted=self.was_accepted,
                 sent=state.send_window.sent,
                 received=state.receive_window.consumed,
-                sent_all=state.is_delivered and self.was_accepted,
+                sent_all=self._was_delivered,
                 received_all=end.received_all,
                 peer_stopped=state.stopped_by_peer,
                 was_closed=end.was_closed,
@@ -541,12 +541,18 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     def _settled(self, end: LocalEnd) -> LocalEnd:
         """Complete the end of a stream: it is known now whether everything was delivered, or the wait is over."""
         state = self._state
-        if state.is_delivered and not state.is_aborted:  # what was acknowledged may have been refused afterwards
+        if self._was_delivered:
             return end
         if not self.is_settled:
             return attrs.evolve(end, ended_by=Party.NOBODY)
         stopped = state.stopped_by_peer and not state.is_aborted
         return attrs.evolve(end, reason=self.failure_reason, ended_by=end.ended_by if stopped else self._aborted_by)
+
+    @property
+    def _was_delivered(self) -> bool:
+        """Whether the peer has acknowledged everything, and has accepted the stream. Otherwise it may have refused
+        afterwards what it had acknowledged."""
+        return self._state.is_delivered and self.was_accepted
 
     # --- `StreamObserver`, for the session
 
@@ -555,7 +561,9 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
         super().on_answered()
         if self._closed and self.is_settled:
             self._settle()
-        else:
+        elif self._closed:
+            self._session.settled(self)
+            self._session.limit_settling(self)  # from now on, it waits for an acknowledgement
             self._let_go()
 
     def on_readable(self) -> None:
@@ -581,7 +589,8 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     def on_settled(self) -> None:
         """Note that it is known whether the peer has received everything. Not called if the stream was aborted."""
         self._settle()
-        if self.was_lost:  # data that has arrived can still be read, but perhaps nobody will
+        if self.was_lost and self._unsettled_end is None:
+            # Data that has arrived can still be read, but perhaps nobody will.
             self._end(Party.SESSION, self.failure_reason)
 
     def _raise_broken(self) -> None:

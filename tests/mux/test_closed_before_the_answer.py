@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from hybridrelay.errors import StreamRefused
-from hybridrelay.mux import MuxStream, Party, Session, StreamEnd
+from hybridrelay.mux import MuxStream, Party, Session, SessionRole, StreamEnd
 from hybridrelay.mux._stream_ends import SETTLING_SECONDS
 from hybridrelay.mux._unanswered import UnansweredStreams
 from hybridrelay.mux.stream import OPENING_SECONDS
@@ -124,13 +124,62 @@ async def test_the_answer_may_take_a_while(
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("together", [True, False])
 async def test_a_reset_right_after_the_answer_is_not_a_refusal(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, together: bool
+) -> None:
+    """As on any stream that was closed, a reset does not count once everything was acknowledged."""
+    await scene.send_and_close()
+    await trio.sleep(1)
+    theirs = (await scene.server.offers.receive()).accept()
+    if not together:
+        await trio.sleep(1)
+    theirs.reset(Reason.TARGET_RESET)
+    end = await scene.end()
+    assert (end.ended_by, end.reason, end.was_accepted) == (Party.LOCAL, Reason.CANCELLED, True)
+    assert end.sent_all
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_reset_before_everything_has_arrived_is_reported(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:
-    await scene.send_and_close()
+    await scene.stream.send_all(b"x" * 100_000)
+    await scene.stream.aclose()
     (await scene.server.offers.receive()).accept().reset(Reason.TARGET_RESET)
     end = await scene.end()
     assert (end.ended_by, end.reason, end.was_accepted) == (Party.PEER, Reason.TARGET_RESET, True)
+    assert not end.sent_all
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_time_for_the_acknowledgement_begins_with_the_answer(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    data = b"x" * 3_000_000
+    scene.stream.send_nowait(data)
+    await scene.stream.aclose()
+    await trio.sleep(SETTLING_SECONDS - 0.01)
+    theirs = await scene.accept()
+    await trio.sleep(SETTLING_SECONDS - 1)  # the rest has to wait until the peer reads
+    assert not scene.ends
+    assert await received(theirs) == data
+    assert (await scene.end()).sent_all
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_of_a_session_that_has_not_begun_is_reset_too(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    client, server = (Session.create(role) for role in (SessionRole.INITIATOR, SessionRole.ACCEPTOR))
+    stream = client.open_stream_nowait()
+    await stream.send_all(b"hello")
+    await stream.aclose()
+    ours, theirs = trio.testing.memory_stream_pair()
+    nursery.start_soon(server.run, theirs)
+    await nursery.start(client.run, ours)
+    with trio.fail_after(OPENING_SECONDS + 2 * SETTLING_SECONDS), pytest.raises(StreamRefused, match="no answer"):
+        await stream.wait_opened()
     nursery.cancel_scope.cancel()
 
 
