@@ -10,7 +10,7 @@ import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, Session, SessionConfig, SessionRole
 from hybridrelay.mux.stream import QUEUED_PER_SESSION
-from hybridrelay.protocol import Reason
+from hybridrelay.protocol import Reason, SessionCore
 from hybridrelay.streams.nowait import TURN_BYTES
 from hybridrelay.testing import session_pair
 
@@ -199,12 +199,12 @@ async def test_a_long_send_lets_others_run(nursery: trio.Nursery, monkeypatch: p
     ours, _ = await open_stream(client, server)
     sent = 0
 
-    def send_data(stream: object, data: bytes) -> None:
+    def send_data(core: SessionCore, stream: object, data: bytes) -> None:
         nonlocal sent
         sent += len(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.core, "send_data", send_data)  # never a full queue
+        patch.setattr(SessionCore, "send_data", send_data)  # never a full queue
         async with trio.open_nursery() as sending:
             sending.start_soon(ours.send_all, bytes(100 * TURN_BYTES))
             while not sent:
