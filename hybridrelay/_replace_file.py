@@ -211,16 +211,17 @@ def sync_directory(path: Path) -> None:
     """Sync the names in a directory to the disk, if the system supports that.
 
     Raises:
-        OSError: the disk failed.
+        OSError: the disk failed. It names the directory.
     """
     if sys.platform == "win32":
         return
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with naming(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     except OSError as exc:
         if exc.errno not in _NO_DIRECTORY_SYNC:
             raise
@@ -228,7 +229,7 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make an `OSError` of the block name this file: failed writes name no file, or a temporary one."""
+    """Make an `OSError` of the block name this file: failed reads and writes name no file, or a temporary one."""
     try:
         yield
     except OSError as exc:

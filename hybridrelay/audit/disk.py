@@ -1,4 +1,4 @@
-"""The few file operations with which an audit directory is written. Tests replace them with ones that fail.
+"""The few file operations with which an audit directory is read and written. Tests replace them with ones that fail.
 
 All of them block. Errors name the file.
 """
@@ -52,7 +52,8 @@ class AppendedFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        with naming(self.path):
+            os.close(self._descriptor)
 
 
 class Disk:
@@ -73,7 +74,7 @@ class Disk:
     def lock(self) -> bool:
         """Keep other processes from using the directory. Returns False if another one already uses it.
 
-        On a file system without locks, nothing is locked.
+        On a file system without locks, nothing is locked, and the result is True.
         """
         if self._lock is None:
             descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | _CLOEXEC, 0o600)
@@ -102,7 +103,8 @@ class Disk:
 
     def read(self, name: str, start: int = 0, size: int = -1) -> bytes:
         """Return a part of a file's content, or all of it."""
-        with (self.directory / name).open("rb") as file:
+        path = self.directory / name
+        with naming(path), path.open("rb") as file:
             file.seek(start)
             return file.read(size)
 
@@ -110,7 +112,7 @@ class Disk:
         """Return the first line of a file, which may be compressed; at most `limit` bytes of it."""
         path = self.directory / name
         try:
-            with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
+            with naming(path), gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
                 return file.readline(limit)
         except (EOFError, gzip.BadGzipFile, zlib.error):
             return b""
@@ -120,7 +122,7 @@ class Disk:
         path = self.directory / name
         tail = b""
         try:
-            with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
+            with naming(path), gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
                 if not name.endswith(".gz"):
                     file.seek(max(0, path.stat().st_size - limit - 1))
                 while block := file.read(1 << 20):

@@ -1,4 +1,5 @@
-"""The file operations of an audit directory: no file outside of it is written through a link."""
+"""The file operations of an audit directory: no file outside of it is written through a link, and errors name the
+file."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.audit.disk import Disk
+from hybridrelay.audit.disk import AppendedFile, Disk
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such links by default")
 
@@ -64,3 +65,35 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(tmp_path: Path, monk
     with pytest.raises(FileExistsError):
         Disk(directory).compress("file")
     assert not victim.exists()
+
+
+READS: dict[str, Callable[[Disk], object]] = {
+    "read": lambda disk: disk.read("mem"),
+    "first_line": lambda disk: disk.first_line("mem", 100),
+    "last_line": lambda disk: disk.last_line("mem", 100),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a file that can be opened and not read")
+@pytest.mark.parametrize("operation", READS)
+def test_an_error_while_reading_names_the_file(operation: str) -> None:
+    with pytest.raises(OSError) as caught:
+        READS[operation](Disk(Path("/proc/self")))
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, "/proc/self/mem")
+
+
+def test_an_error_while_closing_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(OSError) as caught:
+        AppendedFile(path, -1).close()
+    assert (caught.value.errno, caught.value.filename) == (errno.EBADF, str(path))
+
+
+def test_an_error_while_syncing_names_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError) as caught:
+        Disk(tmp_path).sync_names()
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path))
