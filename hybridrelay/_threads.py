@@ -13,7 +13,7 @@ import trio
 
 from ._thread_memory import has_memory_for_thread
 
-__all__ = ["OutOfThreads", "from_any_thread", "run_in_spare_thread", "run_in_thread", "thread_errors"]
+__all__ = ["OutOfThreads", "from_any_thread", "run_in_thread", "run_in_thread_if_possible", "thread_errors"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -57,8 +57,8 @@ def _with_memory(limiter: trio.CapacityLimiter) -> trio.CapacityLimiter:
 
 
 def from_any_thread(function: Callable[[T], object]) -> Callable[[T], None]:
-    """Return a function that any thread may call, and that has this one called in the thread of this Trio run, soon.
-    After the end of the run, nothing is called."""
+    """Return a thread-safe form of `function`: calling it from any thread schedules a call of `function` in the
+    thread of this Trio run. After the end of the run, it does nothing."""
     token = trio.lowlevel.current_trio_token()
 
     def call(argument: T) -> None:
@@ -76,7 +76,7 @@ async def run_in_thread(
 ) -> T:
     """Call a function in a thread, or if no thread can be started, in the calling thread.
 
-    For short work on local files, which may take a long time on a slow disk. Without a thread, it is better that
+    For work on local files that is short, except on a slow disk. Without a thread, it is better that
     everything waits for this work than that a revoked key or a deny list has no effect. Trio's own limit of threads
     does not apply: name resolution shares it, and a name server that does not answer could use it up.
 
@@ -108,7 +108,9 @@ async def run_in_thread(
     return run()
 
 
-async def run_in_spare_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: trio.CapacityLimiter) -> T:
+async def run_in_thread_if_possible(
+    function: Callable[[*Ts], T], *arguments: *Ts, limiter: trio.CapacityLimiter
+) -> T:
     """Call a function in a thread, for work that can be left undone if no thread can be started.
 
     Args:
@@ -143,8 +145,8 @@ def _own_limiter() -> trio.CapacityLimiter:
 
 @contextmanager
 def thread_errors() -> Iterator[None]:
-    """Translate the errors of Trio's calls that resolve names or start processes. Trio starts a thread for these. The
-    block is not entered if a thread might run out of memory before it has begun.
+    """Translate the errors of calls that start a thread, such as Trio's calls that resolve names or start processes.
+    If there may be too little memory for a thread, `OutOfThreads` is raised before the block is entered.
 
     Raises:
         OutOfThreads: no thread can be started.

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from hybridrelay._thread_memory import has_memory_for_thread
-from hybridrelay._threads import OutOfThreads, run_in_spare_thread, run_in_thread, thread_errors
+from hybridrelay._threads import OutOfThreads, run_in_thread, run_in_thread_if_possible, thread_errors
 
 
 def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,12 +86,12 @@ async def test_without_memory_for_a_thread_none_is_started(monkeypatch: pytest.M
     _no_memory(monkeypatch)
     assert await run_in_thread(threading.get_ident, limiter=limiter) == threading.get_ident()
     with pytest.raises(OutOfThreads):
-        await run_in_spare_thread(threading.get_ident, limiter=limiter)
+        await run_in_thread_if_possible(threading.get_ident, limiter=limiter)
     with pytest.raises(OutOfThreads), thread_errors():
         raise AssertionError("this is not reached")
     assert limiter.borrowed_tokens == 0
     monkeypatch.undo()
-    assert await run_in_spare_thread(threading.get_ident, limiter=limiter) != threading.get_ident()
+    assert await run_in_thread_if_possible(threading.get_ident, limiter=limiter) != threading.get_ident()
 
 
 async def test_memory_is_looked_at_when_it_is_the_turn_of_a_thread(

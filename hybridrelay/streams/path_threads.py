@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast
 import attrs
 import trio
 
-from .._threads import run_in_spare_thread
+from .._threads import run_in_thread_if_possible
 from .._value import Value
 
 __all__ = ["MAX_THREADS", "PATIENCE_SECONDS", "THREADS_PER_PATH", "PathSilent", "PathThreads"]
@@ -61,7 +61,7 @@ class PathThreads:
         # `run_sync` accepts any object with the two methods of `_Permits`, as its documentation says. Its annotation
         # is narrower.
         limiter = cast(trio.CapacityLimiter, _Permits(self, path))
-        return await run_in_spare_thread(function, limiter=limiter)
+        return await run_in_thread_if_possible(function, limiter=limiter)
 
     async def acquire(self, path: str, borrower: object) -> None:
         """Wait for a thread. Raises PathSilent. If cancelled, no thread is taken.

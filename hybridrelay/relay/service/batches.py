@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import trio
 
-from ..._threads import run_in_spare_thread
+from ..._threads import run_in_thread_if_possible
 
 __all__ = ["write_batch"]
 
@@ -51,7 +51,7 @@ async def write_batch(
         return write(batch)
 
     try:
-        return await run_in_spare_thread(run, limiter=limiter)
+        return await run_in_thread_if_possible(run, limiter=limiter)
     except trio.Cancelled:
         try:
             unclaimed.pop()

@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import trio
 
-from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
+from ..._threads import OutOfThreads, run_in_thread, run_in_thread_if_possible
 from ...errors import StateError
 from ...events.audit import CheckpointRefused, CheckpointsDeleted
 from ...events.stream import EventStream
@@ -145,7 +145,7 @@ class CheckpointService:
             StateError: the file cannot be used, or there is no thread. An event says why, once.
         """
         try:
-            found = await run_in_spare_thread(function, *arguments, limiter=self._limiter)
+            found = await run_in_thread_if_possible(function, *arguments, limiter=self._limiter)
         except (StateError, OutOfThreads, MemoryError) as exc:
             problem = self._reports.failed(exc)
             if isinstance(exc, StateError):

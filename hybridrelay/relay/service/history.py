@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from ..._nursery import FlatNursery
-from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
+from ..._threads import OutOfThreads, run_in_thread, run_in_thread_if_possible
 from ...errors import StateError
 from ...events.base import Event
 from ...events.relay import ListenerLeft, RendezvousEnded, RendezvousJoined, SenderRefused, TokenInvalid, TokenRefused
@@ -252,7 +252,7 @@ class HistoryService:
             self._recent.write([(time, rows)], now, existing)
 
         try:
-            await run_in_spare_thread(write, limiter=self._recent_limiter)
+            await run_in_thread_if_possible(write, limiter=self._recent_limiter)
         except (OutOfThreads, sqlite3.Error, MemoryError) as exc:
             # The rows are still written to the file.
             if not self._memory_is_short:
@@ -331,8 +331,8 @@ class HistoryService:
         arguments = stored, query.resolution, subjects, query.begin, query.end
         try:
             if stored == RECENT:
-                return await run_in_spare_thread(self._read_recent, *arguments, limiter=self._recent_limiter)
-            return await run_in_spare_thread(self._read_file, *arguments, limiter=self._read_limiter)
+                return await run_in_thread_if_possible(self._read_recent, *arguments, limiter=self._recent_limiter)
+            return await run_in_thread_if_possible(self._read_file, *arguments, limiter=self._read_limiter)
         except ReadTooLong:
             raise StateError(
                 "reading the history has taken too long", remedy="ask for longer intervals, or for a shorter time"

@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
+from ..._threads import OutOfThreads, run_in_thread, run_in_thread_if_possible
 from ...events.base import Event
 from ...events.relay import RendezvousEnded, RendezvousJoined, RendezvousTakenOver
 from ...events.stream import EventStream
@@ -142,7 +142,7 @@ class JoinedService:
         self._changed = trio.Event()
         try:
             if not self._is_loaded:
-                saved = await run_in_spare_thread(self._file.load, limiter=self._limiter)
+                saved = await run_in_thread_if_possible(self._file.load, limiter=self._limiter)
                 self._machine.restore(saved.entries, trio.current_time())
                 self._seen_at = saved.seen_at
                 self._is_loaded = True

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
+from ..._threads import OutOfThreads, run_in_thread, run_in_thread_if_possible
 from ...errors import StateError
 from ...events.base import Event
 from ...events.quotas import UsageClockBehind
@@ -126,7 +126,7 @@ class UsageService:
             raise StateError("the usage of earlier months cannot be read", remedy="see the problems of the relay")
         period = self._machine.period
         try:
-            found = await run_in_spare_thread(self._file.past, connection, limiter=self._limiter)
+            found = await run_in_thread_if_possible(self._file.past, connection, limiter=self._limiter)
         except (OutOfThreads, MemoryError) as exc:
             raise StateError(f"the usage of earlier months cannot be read: {exc}", remedy="try again") from exc
         return [one for one in found if one.period < period]
@@ -158,7 +158,7 @@ class UsageService:
         existing = None if revision == self._seen else frozenset(connections)
         try:
             if not self._is_loaded:
-                saved = await run_in_spare_thread(self._file.load, limiter=self._limiter)
+                saved = await run_in_thread_if_possible(self._file.load, limiter=self._limiter)
                 self._machine.restore(saved.period, saved.usage, saved.keys)
                 self._machine.keep_keys(connections)
                 self._is_loaded = True

@@ -93,7 +93,7 @@ async def test_a_thread_that_begins_after_the_cancellation_writes_nothing(monkey
         begin.append(run)
         await trio.sleep_forever()
 
-    monkeypatch.setattr(batches, "run_in_spare_thread", start_late)
+    monkeypatch.setattr(batches, "run_in_thread_if_possible", start_late)
     file = File()
     async with trio.open_nursery() as saving:
         saving.start_soon(file.save, "one")
