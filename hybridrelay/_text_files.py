@@ -1,9 +1,9 @@
 """Reading text that people write: in files, in environment variables, on standard input.
 
-Editors and shells add invisible characters: a byte-order mark, UTF-16 (Windows), CR LF or CR at the ends of lines,
-spaces and non-breaking spaces around a value, and also quotes around it. They are not meant as part of the text, so
-they are removed here. If data cannot be read as text (undecodable bytes, NUL), the error names the source and the
-line, and never quotes the content, because most of these files contain secrets.
+Editors and shells change text in ways that one does not see or intend: a byte-order mark, UTF-16 (Windows), CR LF or
+CR at the ends of lines, spaces, non-breaking spaces or quotes around a value. The functions here undo that. If data
+cannot be read as text (undecodable bytes, NUL), the error names the source and the line, and never quotes the
+content, because most of these files contain secrets.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What administrators do: create, import, issue, change and delete hybrid connections, their rules and their keys.
 
 The functions have typed arguments and results, so that the command line and any other front end can use them. They
-are synchronous, read and write files, and reach a relay through a `Registry`: its store, or its management API. They
-print nothing, and parse no command line. Their errors (`HybridRelayError`) say whether anything was changed, and what
-to do.
+are synchronous, read and write files, and reach a relay through a `Registry`, which uses either the relay's store or
+its management API. They print nothing, and parse no command line. Their errors (`HybridRelayError`) say whether
+anything was changed, and what to do.
 
 Names are loaded when they are first used, so that a program loads only what it needs.
 """

@@ -85,8 +85,11 @@ def change_relays(
 def other_ports(
     registry: Registry, name: str, authority_path: Path
 ) -> tuple[Mapping[str, int | None], Mapping[str, int | None]] | None:
-    """Return the ports that an authority file has for its only relay, and those of this relay, if they differ. New
-    connection strings and claims get those of the authority file.
+    """Compare the ports of a relay with those in an authority file, which new connection strings and claims get.
+
+    Returns:
+        If the file names exactly one relay, and other ports for it than this relay has: the ports in the file, and
+        the ports of this relay. Otherwise None.
 
     Args:
         registry: the registry of the relay.

@@ -68,7 +68,7 @@ class SourceLimit:
 
         Args:
             record: the record.
-            now: seconds, on a clock that never goes back.
+            now: seconds, on a monotonic clock.
         """
         if record.event.partition(".")[0] not in LIMITED_SUBJECTS or _is_administrators(record):
             return True

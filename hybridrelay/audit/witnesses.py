@@ -42,7 +42,7 @@ class _Relay:
 
 @attrs.define
 class Witnesses:
-    """The relays of a program, by their host names. Times are in seconds, on a clock that never goes back."""
+    """The relays of a program, by their host names. Times are in seconds, on a monotonic clock."""
 
     #: The latest checkpoint of the audit log; None if there is none yet.
     latest: Checkpoint | None = attrs.field(default=None, init=False)

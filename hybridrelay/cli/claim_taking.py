@@ -125,7 +125,9 @@ def take_at_first_start(args: argparse.Namespace) -> None:
     Raises:
         ConfigurationError: the options do not fit together, or the code or the file cannot be used.
         AuthorizationError: the relay refuses.
-        PeerIdentityError: the connector refuses.
+        RelayIdentityError: what answers is not the relay.
+        HybridRelayError: the connector refuses; the message names the pending file.
+        OSError: see `take_to_file`.
         SystemExit: a signal has stopped the program.
     """
     if args.claim_file is None:
@@ -156,7 +158,7 @@ def take_to_file(
         patient: whether to try again for as long as the relay cannot be reached, or no connector issues the identity.
 
     Raises:
-        ConfigurationError, AuthorizationError, RelayUnreachable: see `take_claim`.
+        ConfigurationError, AuthorizationError, RelayIdentityError, RelayUnreachable: see `take_claim`.
         HybridRelayError: the identity was not issued. The message names the pending file.
         OSError: a file could not be written, and the content is lost; or the attempt could not be stored, and the
             relay was not asked; or the connection string could not be written, and the pending file is still there.

@@ -47,6 +47,7 @@ def open_client(args: argparse.Namespace) -> Iterator[BlockingClient | None]:
     Raises:
         ConfigurationError: the options do not match, or the token cannot be used.
         ManagementError: something is listening on the relay's socket, but this user may not connect to it.
+        OSError: no thread can be started, or the system has no descriptors for a loop.
     """
     if args.management is None:
         _check_management_options(args)

@@ -54,7 +54,8 @@ async def serve(
     Args:
         listeners: TCP or Unix listeners. They are closed at the end.
         service: routes, limits and hooks.
-        max_connections: further connections are answered with 503 and Retry-After.
+        max_connections: further connections are answered with 503 and Retry-After, 16 at a time; the others are
+            reset.
         grace_seconds: how long running requests may continue after `stop` was set. Idle connections are closed
             immediately.
         stop: set it for a graceful shutdown.
@@ -66,7 +67,8 @@ async def serve(
 
     Raises:
         OSError: a listener cannot accept connections at all.
-        Exception: what `Service.on_crash`, `prepare` or `on_upgrade` raised. It ends all connections.
+        Exception: what `Service.on_crash` or `on_upgrade` raised, or what `prepare` raised in addition to the errors
+            that `Prepare` names. It ends all connections.
 
     If cancelled, it aborts all connections without waiting.
     """

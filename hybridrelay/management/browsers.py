@@ -1,8 +1,8 @@
-"""What browsers add to requests: the cookie of a login, and which web site has caused the request. Pure.
+"""What browsers add to requests: the cookie of a login, and which page has caused the request. Pure.
 
-A browser adds cookies and client certificates to all requests, even to those that a page of another site causes.
-Which site has caused a request is in Sec-Fetch-Site (W3C Fetch Metadata), or, if the browser does not send this
-field, in Origin. Pages cannot change either field.
+A browser adds cookies and client certificates to all requests, even to those that a page of another origin causes.
+Whether the page is of the relay's own origin is in Sec-Fetch-Site (W3C Fetch Metadata), or, if the browser does not
+send this field, in Origin. Pages cannot change either field.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def comes_from_elsewhere(request: Request) -> bool:
-    """Whether, according to the browser, a page of another web site has caused a request.
+    """Whether, according to the browser, a page of another origin (even one of the same site) has caused a request.
 
-    Following a link on another site's page does not count: it only shows a page of the relay.
+    Following a link on such a page does not count: it only shows a page of the relay.
     """
     site = request.headers.all("sec-fetch-site")
     if not site:

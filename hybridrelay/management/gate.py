@@ -9,8 +9,8 @@ A request is handled by these rules, in this order:
 2. Otherwise the connection identifies the caller, if it is a connection to the Unix socket or has a client
    certificate.
 3. Otherwise a cookie identifies the caller, who has logged in to the dashboard with this browser (`logins`).
-   Because browsers send certificates and cookies without being asked, requests caused by pages of other sites are
-   refused.
+   Because browsers send certificates and cookies without being asked, requests caused by pages of other origins
+   are refused.
 4. A caller that sends too many requests gets 429. So do requests without credentials, if there are too many from one
    address. Callers on the Unix socket are not limited, because they control the relay anyway.
 
@@ -335,14 +335,14 @@ class Gate:
 
 
 async def _check_site(request: Request, *, by_cookie: bool = False) -> None:
-    """Refuse requests caused by pages of other web sites. To these, too, browsers add the certificate or the cookie.
+    """Refuse requests caused by pages of other origins. To these, too, browsers add the certificate or the cookie.
 
     Programs other than browsers send no header that says where a request comes from, and have no cookie.
     """
     needs_own_page = by_cookie and request.method not in _SAFE
     if comes_from_elsewhere(request) or (needs_own_page and not is_of_own_page(request)):
         await trio.sleep(REFUSAL_SECONDS)
-        raise problem(Problem.FORBIDDEN, "the request comes from another web site")
+        raise problem(Problem.FORBIDDEN, "a page of another origin has caused the request")
 
 
 def unauthenticated(detail: str, remedy: str = _USUAL_REMEDY) -> RequestError:

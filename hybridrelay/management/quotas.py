@@ -22,12 +22,12 @@ _OF_RELAY = "/v1/relay/edition"
 
 
 class EditionBody(Body, frozen=True):
-    """The desired limits of an edition. If one is omitted, the edition does not limit this."""
+    """The desired limits of an edition. A limit that is omitted is not set."""
 
     #: How many hybrid connections a relay of this edition may have.
     connections: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None = None
-    #: The limits of a hybrid connection that names the edition. If a relay uses the edition, the limit on the bytes
-    #: of a period also applies to all of its hybrid connections together.
+    #: The limits of a hybrid connection that names the edition. If a relay uses the edition, `bytesPerMonth` and
+    #: `endAtLimit` also apply to all of its hybrid connections together.
     limits: LimitsBody = LimitsBody()
 
 
@@ -145,7 +145,8 @@ EDITION_ROWS: tuple[Operation[Call], ...] = (
         id="putEdition",
         method="PUT",
         path=_EDITION,
-        summary="Replace the limits of an edition. If more is already used, nothing ends, except with endAtLimit.",
+        summary="Replace the limits of an edition. If more than the new limits is already in use, nothing is ended, "
+        "unless endAtLimit is set.",
         role=ManagementRole.ADMIN,
         handler=_put_edition,
         body=EditionBody,

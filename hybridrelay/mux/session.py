@@ -453,12 +453,14 @@ class Session:
             channel.output()
 
     def limit_settling(self, stream: SettlingStream) -> None:
-        """See `StreamEnds.limit_settling`. For use by the session's streams."""
+        """Limit how long a stream that was closed on this side waits for the peer's acknowledgement; see
+        `StreamEnds.limit_settling`. For use by the session's streams."""
         if self.core.ended is None:
             self._ends.limit_settling(stream)
 
     def settled(self, stream: SettlingStream) -> None:
-        """Note that the stream no longer waits; see `limit_settling`. For use by the session's streams."""
+        """Note that the stream no longer waits for the acknowledgement; see `limit_settling`. For use by the
+        session's streams."""
         self._ends.settled(stream)
 
     def _dispatch(self, happened: list[events.SessionEvent]) -> None:

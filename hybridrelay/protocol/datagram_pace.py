@@ -32,8 +32,10 @@ class DatagramPace:
     __slots__ = ("_before", "_since", "_token", "is_due", "is_full")
 
     def __init__(self) -> None:
-        #: The bytes that were written before the PING that waits for its PONG, and since then.
-        self._before = self._since = 0
+        #: The bytes that were written before the PING whose PONG is awaited; 0 if none is.
+        self._before = 0
+        #: The bytes that were written after it.
+        self._since = 0
         #: The token of that PING, or of the last one.
         self._token = _FIRST_TOKEN
         #: Whether a PING has to be written.

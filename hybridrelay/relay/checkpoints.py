@@ -218,7 +218,7 @@ class Pace:
         """Return whether another one may be sent.
 
         Args:
-            now: seconds, on a clock that never goes back.
+            now: seconds, on a monotonic clock.
         """
         self._allowed = min(PACE_BURST, self._allowed + max(0.0, now - self._at) / PACE_SECONDS)
         self._at = now

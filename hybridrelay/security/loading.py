@@ -45,7 +45,8 @@ def load_connection_string(
         regular: whether the file has to be a regular file, and not a pipe.
 
     Raises:
-        ConfigurationError: there is nothing to read.
+        ConfigurationError: nothing was given to read, the file cannot be read or is not a regular file, or `source`
+            is a connection string instead of a path.
         ConnectionStringError: the content is not a connection string; the message names the source.
     """
     if source is None:
@@ -75,8 +76,8 @@ def load_connection_string(
 
 
 def _regular_file(path: Path) -> Path | None:
-    """Return the absolute path of a file, because the program may change its directory; None if it is not a regular
-    file, but a pipe, for instance."""
+    """Return the absolute path of a regular file; None for anything else, such as a pipe. It is absolute because the
+    program may change its working directory."""
     return path.absolute() if path.is_file() else None
 
 

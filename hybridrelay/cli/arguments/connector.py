@@ -143,8 +143,8 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--check-target",
         action="store_true",
-        help="/readyz of --status also connects to each target, at most once a minute; the target sees a connection "
-        "that ends at once",
+        help="with --status: a request for /readyz also connects to each target, at most once a minute; the target "
+        "sees a connection that ends at once",
     )
     parser.add_argument(
         "--check-target-interval",

@@ -89,6 +89,7 @@ class Background:
 
         Raises:
             RuntimeError: this was called in the thread itself, which would wait for itself.
+            HybridRelayError: the interpreter is exiting.
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError(

@@ -77,7 +77,7 @@ class Attempts:
         Args:
             error: the reason.
             retry_after: the shortest wait, which the relay has asked for before its restart (seconds), or 0.
-            now: on the machine's clock.
+            now: seconds, on a monotonic clock.
         """
         # Only if nothing was ever registered is this certainly the operator's mistake. Later, something in the path
         # may impersonate the relay for a while.

@@ -22,7 +22,8 @@ RECHECK_SECONDS = 30.0
 
 @attrs.define(eq=False)
 class Registration:
-    """One hybrid connection at one relay. Only the machine changes it; times are on the machine's clock."""
+    """One hybrid connection at one relay. Only `Machine` changes it. Times are on a monotonic
+    clock."""
 
     name: str
     #: The current connection string, which is registered now or by the next request.

@@ -145,7 +145,7 @@ async def _log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Respo
 
 
 async def _log_out(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
-    # `admit` refuses requests caused by other sites' pages. If nobody is logged in, there is nothing to end.
+    # `admit` refuses requests caused by pages of other origins. If nobody is logged in, there is nothing to end.
     try:
         caller: Caller | None = await gate.admit(request)
     except RequestError as exc:

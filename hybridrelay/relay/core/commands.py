@@ -78,6 +78,7 @@ class AskListener(Generic[HandleT]):
     join: Join[HandleT]
     listener: Listener[HandleT]
     rendezvous_id: str
+    #: The listener's ticket.
     ticket: bytes = attrs.field(repr=False)
     #: `control.Offer.holder`: distinguishes holders, without revealing anything else about them.
     holder: str
@@ -87,6 +88,7 @@ class AskListener(Generic[HandleT]):
 class JoinMade(Value):
     """A listener has accepted."""
 
+    #: The sender's ticket.
     ticket: bytes = attrs.field(repr=False)
     #: The listener's instance.
     instance: str

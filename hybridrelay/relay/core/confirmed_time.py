@@ -41,7 +41,7 @@ class ConfirmedTime:
 
     Args:
         time_of_day: the first reading (seconds since 1970).
-        now: when it was made (seconds, on a clock that never goes back and is never set).
+        now: when it was made (seconds, on a monotonic clock).
     """
 
     def __init__(self, time_of_day: float, now: float) -> None:

@@ -70,7 +70,7 @@ class OfferQueue:
         """Return the offer that is to be sent now, which counts as unanswered from here on; None if there is none.
 
         Args:
-            now: seconds, on a clock that never goes back and is never set.
+            now: seconds, on a monotonic clock.
         """
         while self._sent and now - next(iter(self._sent.values())) >= FORGET_SECONDS:
             del self._sent[next(iter(self._sent))]

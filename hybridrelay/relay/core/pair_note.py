@@ -38,7 +38,7 @@ class PairNote(Value):
     id: str
     listener: PairEnd
     sender: PairEnd
-    #: When the two were joined, on the machine's monotonic clock (seconds).
+    #: When the two were joined, on the monotonic clock of the computer (seconds).
     joined_at: float
     #: The bytes that were moved before the worker got the pair: to the client, and to the connector.
     to_client: int = 0

@@ -155,7 +155,7 @@ class Roll(Generic[HandleT]):
 
         Args:
             channels: all control channels over which the old or the new key was presented.
-            now: seconds, on a clock that never goes back and is never set.
+            now: seconds, on a monotonic clock.
             depends_on_old: whether a registration or a pair of data channels depends on the old key.
             is_over: whether the grace period is over (`KeyRoll.ends_at`).
         """

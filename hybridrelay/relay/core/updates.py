@@ -2,13 +2,14 @@
 
 The rules:
 
-1. The relay gives the update to each program of the recipients' side that has presented a valid token for the hybrid
-   connection, over the control channel on which it did so. The program answers what it has done (`UpdateState`).
-2. A program that has neither *kept* the update nor said that it is for *others* is given it again every
-   `REPEAT_SECONDS`, and on each new control channel.
-3. Programs that have disconnected are remembered if they do not have the update. Connectors are remembered in any
-   case, because they will not have the next update. At most `MAX_DEPARTED` programs are remembered in this way, each
-   for `DEPARTED_SECONDS`.
+1. The relay gives the update to each program of the role for which the update is (connector or client) that has
+   presented a valid token for the hybrid connection, over the control channel on which it did so. The program reports
+   what it has done with the update (`UpdateState`).
+2. A program that has neither *kept* the update nor answered that it is encrypted for other programs
+   (`UpdateState.OTHER`) is given it again every `REPEAT_SECONDS`, and on each new control channel.
+3. Programs that have disconnected are remembered if they do not have the update. Connectors are remembered even if
+   they have it, so that the next update counts them among the programs that do not have it yet. At most
+   `MAX_DEPARTED` programs are remembered in this way, each for `DEPARTED_SECONDS`.
 4. If there is no room for a program, it is given the update, but is not remembered.
 """
 
@@ -43,7 +44,7 @@ class Channel(Protocol):
 
     @property
     def address(self) -> str:
-        """The address group of the program."""
+        """The address group of the program: its IPv4 address, or the /64 of its IPv6 address."""
 
     @property
     def role(self) -> str | None:
@@ -62,7 +63,7 @@ MAX_ANSWERS = 3
 MAX_DEPARTED = 1000
 DEPARTED_SECONDS = 30 * 86_400.0
 
-_SETTLED = frozenset({UpdateState.KEPT, UpdateState.OTHER})
+_NEED_NOTHING = frozenset({UpdateState.KEPT, UpdateState.OTHER})
 
 
 @attrs.define
@@ -77,15 +78,15 @@ class Recipient:
     detail: str = ""
     #: When it disconnected (seconds since 1970); None if it has a control channel now.
     departed_at: float | None = None
-    #: The same on the clock of the machine, which never goes back and is never set.
+    #: The same, on the monotonic clock of `Distribution.observe`.
     departed_on: float = 0.0
     #: How many more answers are noted until it is asked again.
     answers_left: int = 0
 
     @property
-    def has_settled(self) -> bool:
-        """Whether there is nothing left to be done."""
-        return self.state in _SETTLED
+    def needs_nothing(self) -> bool:
+        """Whether nothing is left to be done: the program has kept the update, or is not concerned."""
+        return self.state in _NEED_NOTHING
 
 
 @attrs.frozen
@@ -96,8 +97,8 @@ class GiveUpdate(Generic[ChannelT]):
 
 
 class Distribution(Generic[ChannelT]):
-    """The machine of one update. A call of `observe` takes time in proportion to what has changed, and to the number
-    of programs that do not have the update.
+    """The machine of one update. A call of `observe` takes time in proportion to the number of control channels
+    and of programs that are remembered.
 
     Args:
         sequence: the sequence of the update.
@@ -120,10 +121,10 @@ class Distribution(Generic[ChannelT]):
         #: The programs of the control channels that were last observed, and how many channels each has.
         self._channels: dict[ChannelT, _Program] = {}
         self._open: Counter[_Program] = Counter()
-        #: When the update was last sent over each channel whose program has not settled yet; and over those whose
-        #: program has, which may change.
+        #: When the update was last sent over each channel whose program still has to keep it; and over those of the
+        #: other programs, whose state may change.
         self._asked: dict[ChannelT, float] = {}
-        self._settled: dict[_Program, dict[ChannelT, float]] = {}
+        self._done: dict[_Program, dict[ChannelT, float]] = {}
         #: Whether there was no room for a program, which is therefore not among the recipients.
         self.is_crowded = False
         for at, one in {} if earlier is None else earlier.close().items():
@@ -144,13 +145,13 @@ class Distribution(Generic[ChannelT]):
 
     @property
     def recipients(self) -> tuple[Recipient, ...]:
-        """The programs that were seen, except those that have answered that the update is for others."""
+        """The programs that were seen, except those that have answered that the update is encrypted for others."""
         return tuple(one for one in self._recipients.values() if one.state is not UpdateState.OTHER)
 
     @property
     def missing(self) -> tuple[Recipient, ...]:
         """The recipients that have not kept the update."""
-        return tuple(one for one in self._recipients.values() if not one.has_settled)
+        return tuple(one for one in self._recipients.values() if not one.needs_nothing)
 
     def observe(
         self, channels: AbstractSet[ChannelT], now: float, *, time_of_day: float
@@ -159,7 +160,7 @@ class Distribution(Generic[ChannelT]):
 
         Args:
             channels: all control channels of programs that may be recipients.
-            now: seconds, on a clock that never goes back and is never set.
+            now: seconds, on a monotonic clock.
             time_of_day: seconds since 1970, which is only shown.
         """
         for channel in self._channels.keys() - channels:
@@ -171,8 +172,8 @@ class Distribution(Generic[ChannelT]):
         for channel, last in list(self._asked.items()):
             at = self._channels[channel]
             known = self._recipients.get(at)
-            if known is not None and known.has_settled:
-                self._settled.setdefault(at, {})[channel] = self._asked.pop(channel)
+            if known is not None and known.needs_nothing:
+                self._done.setdefault(at, {})[channel] = self._asked.pop(channel)
             elif now - last >= REPEAT_SECONDS:
                 outputs.append(self._give(channel, now))
         self._forget(now)
@@ -204,17 +205,17 @@ class Distribution(Generic[ChannelT]):
     def _depart(self, channel: ChannelT, now: float, time_of_day: float) -> None:
         at = self._channels.pop(channel)
         self._asked.pop(channel, None)
-        self._settled.get(at, {}).pop(channel, None)
+        self._done.get(at, {}).pop(channel, None)
         self._open[at] -= 1
         if self._open[at]:
             return
         del self._open[at]
-        self._settled.pop(at, None)
+        self._done.pop(at, None)
         one = self._recipients.get(at)
         if one is None:
             return
         one.departed_at, one.departed_on = time_of_day, now
-        if one.state is UpdateState.OTHER or (one.has_settled and one.role != "connector"):
+        if one.state is UpdateState.OTHER or (one.needs_nothing and one.role != "connector"):
             self._remove(at)
 
     def _forget(self, now: float) -> None:
@@ -240,8 +241,8 @@ class Distribution(Generic[ChannelT]):
             return None
         known.answers_left -= 1
         known.state, known.detail = state, detail
-        if not known.has_settled:  # it may have lost what it had
-            self._asked.update(self._settled.pop((address, instance), {}))
+        if not known.needs_nothing:  # it may have lost what it had
+            self._asked.update(self._done.pop((address, instance), {}))
         if known.departed_at is not None and state is UpdateState.OTHER:
             self._remove((address, instance))
         return known
