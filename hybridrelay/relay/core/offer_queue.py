@@ -4,7 +4,8 @@ A listener reads only some 200 frames a second from a control channel (`mux/pace
 together. If a relay sent offers as fast as clients request sessions, the clients of one hybrid connection could delay
 the offers for all other hybrid connections for so long that nobody waits for them any more. So:
 
-1. At most `MAX_UNANSWERED` offers are unanswered at a time. The listener reads these in a quarter of a second.
+1. At most `MAX_UNANSWERED` offers are unanswered at a time. The listener reads these in about an eighth of
+   a second, and the relay reads its answers in as much time again.
 2. The other offers wait. Hybrid connections take turns. When it is a hybrid connection's turn, its keys take turns;
    when it is a key's turn, the networks from which it is used, and then the addresses of the network. So a key has no
    more turns because it is used from many addresses. A holder's offers are sent in the order in which they were
@@ -22,7 +23,7 @@ import attrs
 
 __all__ = ["FORGET_SECONDS", "MAX_UNANSWERED", "OfferQueue"]
 
-MAX_UNANSWERED: Final = 48
+MAX_UNANSWERED: Final = 24
 FORGET_SECONDS: Final = 10.0
 
 
