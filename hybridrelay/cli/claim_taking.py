@@ -197,7 +197,8 @@ def take_to_file(
             keep(await _complete(claim, config, pending, patient=patient))
             pending.unlink()
 
-    stopped_by = run_until_stopped(main)
+    # A service that starts does not end at SIGHUP: it remembers the request, and reloads when it serves.
+    stopped_by = run_until_stopped(main, reloads=trio.sleep_forever if patient else None)
     if not kept:
         assert stopped_by is not None
         raise SystemExit(exits.SIGNAL + stopped_by)

@@ -112,7 +112,7 @@ def test_a_relay_that_is_killed_while_it_delivers_does_so_once(deployment: Deplo
             ]
 
 
-def test_a_first_start_waits_for_the_relay(deployment: Deployment) -> None:
+def test_a_first_start_waits_for_the_relay_even_at_sighup(deployment: Deployment) -> None:
     published = deployment.create("orders", ("127.0.0.1", 9))
     code = make_code(deployment, published)
     deployment.programs[0].terminate()
@@ -121,6 +121,7 @@ def test_a_first_start_waits_for_the_relay(deployment: Deployment) -> None:
     with Program(command, text_in=code) as forward:
         forward.wait_for_line("claim.waiting", where="err")
         assert not out.exists()
+        forward.process.send_signal(signal.SIGHUP)
         deployment.start_relay()
         forward.wait_for_line("^ready")
         assert out.exists()
