@@ -71,7 +71,7 @@ def relay_pin(certificate_file: str | os.PathLike[str]) -> str:
     """Return the pin of the first certificate in a relay's PEM file.
 
     Raises:
-        ConfigurationError: there is no such file, or no certificate in it.
+        ConfigurationError: the file cannot be read, is not PEM, or contains no certificate.
     """
     try:
         text = read_pem(certificate_file, what="the certificate file")
@@ -92,7 +92,7 @@ def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
     """Return when the first certificate in a PEM file expires (seconds since 1970).
 
     Raises:
-        ConfigurationError: there is no such file, or no certificate in it.
+        ConfigurationError: the file cannot be read, is not PEM, or contains no certificate.
     """
     from cryptography import x509  # imported here because it is slow to import
 
