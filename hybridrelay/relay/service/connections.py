@@ -28,6 +28,7 @@ from ..edge.ports import OpenPort
 from ..edge.slots import Slot, address_group
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
+from ..model import KeyId
 from .broker import BrokerService
 from .channel_index import ChannelIndex
 from .checkpoints import Checkpoints
@@ -160,7 +161,7 @@ class ControlPeers:
         peer = channel.peer
         try:
             async with FlatNursery() as nursery:
-                session, stream = channel.early.take_over(self._turns.of(peer.key))
+                session, stream = channel.early.take_over(self._turns.of(peer.key, _owner_of(peer.key)))
                 nursery.start_soon(session.run, channel.tls)
                 nursery.start_soon(self._forget_when_over, session, peer)
                 peer.attach(session, stream, nursery)
@@ -191,6 +192,12 @@ class ControlPeers:
                 for peer in self:
                     nursery.start_soon(peer.send, control.Draining(retry_after))
             await trio.sleep_forever()
+
+
+def _owner_of(key: KeyId | None) -> str | None:
+    """Return what distinguishes the owner of a key, as far as its hybrid connection's name does: the part up to the
+    first slash. Somebody who may create hybrid connections can make any number of keys."""
+    return None if key is None else key.connection.partition("/")[0]
 
 
 class ConnectionService:

@@ -650,6 +650,34 @@ async def test_the_control_channels_of_one_key_share_turns(
     nursery.cancel_scope.cancel()
 
 
+async def test_keys_of_one_owner_share_turns_however_many_he_makes(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Owners are distinguished by the names of hybrid connections, up to the first slash."""
+    given: dict[str, SharedTurns] = {}
+    take_over = EarlySession.take_over
+    names = ("team/a", "team/b", "teams/a", "team")
+
+    def observed(self: EarlySession, turns: SharedTurns | None = None) -> tuple[Session, MuxStream]:
+        assert turns is not None
+        given[name] = turns
+        return take_over(self, turns)
+
+    monkeypatch.setattr(EarlySession, "take_over", observed)
+    for name in names:
+        registry.create(name, [HOST], rules)
+    peers = ControlPeers(make_broker(registry), "0" * 32, lambda: ())
+    for name in names:
+        channel, _ = await _admitted(peers, nursery, client_hello(), control.Join(1, name, token_for(rules[1], name)))
+        nursery.start_soon(peers.serve, channel)
+        await trio.testing.wait_all_tasks_blocked()
+    given["team/a"].count(2 * MAX_FRAMES)
+    assert {name: turns.is_over for name, turns in given.items()} == {
+        "team/a": True, "team/b": True, "teams/a": False, "team": True
+    }  # fmt: skip
+    nursery.cancel_scope.cancel()
+
+
 async def test_the_messages_of_one_key_take_turns_however_many_are_in_a_frame_and_on_however_many_channels(
     broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
