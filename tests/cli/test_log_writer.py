@@ -178,6 +178,27 @@ def test_a_thread_takes_over_when_one_can_be_started(pipe: _Pipe, monkeypatch: p
     assert lines[:2] == ["one", "more"]
 
 
+def test_no_thread_is_started_without_memory_for_it(pipe: _Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Thread.start` would wait for ever for a thread that cannot begin."""
+    starting = threading.Thread.start
+    started: list[str] = []
+
+    def start(self: threading.Thread) -> None:
+        started.append(self.name)
+        starting(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    writer = pipe.writer()
+    with monkeypatch.context() as patch:
+        patch.setattr("hybridrelay.cli.log_writer.has_memory_for_thread", lambda: False)
+        writer.put("one\n")
+        assert pipe.read() == "one\n"
+        assert not started
+    writer.put("two\n")
+    assert started == ["hybridrelay-log"]
+    assert pipe.read_until_flushed(writer) == ["two"]
+
+
 @contextmanager
 def _after_a_full_disk(lost: int, pipe: _Pipe) -> Iterator[LogWriter]:
     """A writer that has lost lines on a full disk, which has room again: it leads to the pipe."""

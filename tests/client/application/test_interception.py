@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -77,6 +78,17 @@ def test_the_socket_of_a_call_that_was_interrupted_is_not_taken(monkeypatch: pyt
     os.close(writing)
 
 
+@contextlib.contextmanager
+def _listener_that_answers_no_more() -> Iterator[socket.socket]:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1))
+        for _ in range(8):  # more than its queue takes
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(listener.getsockname())
+        yield listener
+
+
 @pytest.mark.parametrize("is_blocking", [True, False])
 async def test_a_connect_that_was_not_answered_in_time_is_not_admitted_later(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, is_blocking: bool
@@ -93,12 +105,8 @@ async def test_a_connect_that_was_not_answered_in_time_is_not_admitted_later(
 
     monkeypatch.setattr(linux, "send_response", lambda _descriptor, response: answers.append(response))
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1))
+        listener = stack.enter_context(_listener_that_answers_no_more())
         target = listener.getsockname()
-        for _ in range(8):  # more than the listener's queue takes, so that it answers no more
-            filling = stack.enter_context(socket.socket())
-            filling.setblocking(False)
-            filling.connect_ex(target)
         redirected = Noting({("10.0.0.1", 80): target}, None)
         interception = _Interception(listener.fileno(), redirected, EventStream())
         call = Notification(7, 1, 3, 0, 16)
@@ -116,6 +124,26 @@ async def test_a_connect_that_was_not_answered_in_time_is_not_admitted_later(
                     another.bind(local)
     assert len(answers) == 1
     assert not redirected.admits(local, target)
+
+
+@pytest.mark.parametrize("are_short", [True, False])
+async def test_the_copy_of_a_connecting_socket_is_kept_only_while_descriptors_are_not_short(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, are_short: bool
+) -> None:
+    monkeypatch.setattr(linux, "send_response", lambda _descriptor, _response: None)
+    with _listener_that_answers_no_more() as listener, socket.socket() as sock:
+        target = listener.getsockname()
+        redirected = Redirected({("10.0.0.1", 80): target}, None)
+        interception = _Interception(listener.fileno(), redirected, EventStream())
+        call = Notification(7, 1, 3, 0, 16)
+        sock.setblocking(False)
+        limit = sock.fileno() + 1 if are_short else 2 * sock.fileno() + 2
+        monkeypatch.setattr("hybridrelay._descriptors.descriptor_limit", lambda: limit)
+        async with trio.open_nursery() as nursery:
+            interception._redirect(call, sock, SocketAddress("10.0.0.1", 80), target, nursery)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (sock.fileno() == -1) is are_short
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(

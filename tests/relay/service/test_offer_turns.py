@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.relay.core.offer_queue import FORGET_SECONDS, MAX_UNANSWERED
 from hybridrelay.relay.service.broker import OFFER_SECONDS
 from hybridrelay.relay.service.offer_turns import WAIT_SECONDS, OfferTurns
@@ -122,6 +123,70 @@ async def test_an_offer_that_is_cancelled_neither_waits_nor_counts(
     turns.answered(1)
     await trio.testing.wait_all_tasks_blocked()
     assert fourth.result is True
+
+
+async def listening(registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery) -> FarEnd:
+    """A listener of the hybrid connection db."""
+    registry.create("db", [HOST], rules)
+    connector = await FarEnd.connect(make_broker(registry), nursery, hello_of("0" * 64))
+    await connector.hear()
+    assert isinstance(await connector.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+    return connector
+
+
+async def offer(connector: FarEnd, number: int) -> object:
+    """The relay offers a session to a listener. Returns the answer."""
+    return await connector.peer.offer(number, "db", bytes(TICKET_SIZE), 20.0, withdraw=lambda: None, proved=lambda: None)
+
+
+async def test_the_answers_of_a_listener_make_room_for_more_offers(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    connector = await listening(registry, rules, nursery)
+    for _ in range(2 * MAX_UNANSWERED):
+        number = await connector.peer.take_turn("db", "1")
+        assert number is not None, "the listener has answered all offers before this one"
+        nursery.start_soon(offer, connector, number)
+        heard = await connector.hear()
+        assert isinstance(heard, control.Offer)
+        assert heard.id == number
+        await connector.say(control.Accept(number))
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_offer_that_is_cancelled_before_it_was_sent_does_not_count_as_unanswered(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    connector = await listening(registry, rules, nursery)
+    for _ in range(MAX_UNANSWERED):
+        number = await connector.peer.take_turn("db", "1")
+        assert number is not None
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await offer(connector, number)
+        assert scope.cancelled_caught
+    assert await connector.peer.take_turn("db", "1") is not None
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_offer_does_not_wait_for_a_listener_whose_control_channel_has_ended(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    connector = await listening(registry, rules, nursery)
+    for _ in range(MAX_UNANSWERED):
+        assert await connector.peer.take_turn("db", "1") is not None
+    began = trio.current_time()
+    async with trio.open_nursery() as ending:
+
+        async def end() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            connector.session.close()
+
+        ending.start_soon(end)
+        with pytest.raises(trio.BrokenResourceError):
+            await connector.peer.take_turn("db", "1")
+    assert trio.current_time() - began < OFFER_SECONDS
+    nursery.cancel_scope.cancel()
 
 
 async def test_joins_with_one_key_leave_room_for_another_hybrid_connection(
