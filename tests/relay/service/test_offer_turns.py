@@ -136,7 +136,9 @@ async def listening(registry: SQLiteStore, rules: tuple[Rule, ...], nursery: tri
 
 async def offer(connector: FarEnd, number: int) -> object:
     """The relay offers a session to a listener. Returns the answer."""
-    return await connector.peer.offer(number, "db", bytes(TICKET_SIZE), 20.0, withdraw=lambda: None, proved=lambda: None)
+    return await connector.peer.offer(
+        number, "db", bytes(TICKET_SIZE), 20.0, withdraw=lambda: None, proved=lambda: None
+    )
 
 
 async def test_the_answers_of_a_listener_make_room_for_more_offers(
