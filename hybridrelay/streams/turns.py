@@ -46,7 +46,8 @@ class SharedTurns:
 
     Peers may form a group, such as the addresses from which one key is used. What they process then also counts in a
     turn of the group. When that is over, one task of each peer at a time waits for the next one. Thus a group gets no
-    more time than one peer, and its peers share this time equally, however many tasks each of them has.
+    more time than one peer, and its peers share this time equally, however many tasks each of them has. A group may
+    belong to a larger group, such as the keys of one owner, and is a peer in it.
 
     Args:
         clock: returns seconds. Not Trio's clock, which stands still in some tests.
@@ -55,10 +56,11 @@ class SharedTurns:
 
     __slots__ = (
         "__weakref__",
+        "_asking",
+        "_changed",
         "_clock",
         "_counted_until",
         "_group",
-        "_has_asked",
         "_is_scarce",
         "_last",
         "_left",
@@ -72,8 +74,10 @@ class SharedTurns:
         """Begin with a whole turn."""
         self._clock = clock
         self._group = group
-        #: Exists while a task waits for a turn of the group, and is set when that task has got it.
-        self._has_asked: trio.Event | None = None
+        #: The numbers of the tasks that have a turn of the peer, but need one of the group. The first waits for it.
+        self._asking: dict[int, None] = {}
+        #: Exists while the others wait, and is set when one of these tasks no longer waits.
+        self._changed: trio.Event | None = None
         self._left: float = TURN_BYTES
         self._counted_until = clock()
         #: The number of each task that waits, in the order in which they began to wait.
@@ -131,10 +135,13 @@ class SharedTurns:
 
     @staticmethod
     def renew(peers: Iterable[SharedTurns]) -> None:
-        """Begin the next turn of each of these peers, and of their groups, in another pass of the event loop. If the
-        last turn was exceeded, this one is shorter by that much."""
+        """Begin the next turn of each of these peers, and once of each group to which they belong, in another pass of
+        the event loop. If the last turn was exceeded, this one is shorter by that much."""
         everybody = {*peers}
-        for turns in everybody | {peer._group for peer in everybody if peer._group is not None}:
+        for turns in (*everybody,):
+            while (group := turns._group) is not None:
+                everybody.add(turns := group)
+        for turns in everybody:
             turns._left = min(TURN_BYTES, turns._left + TURN_BYTES)
 
     async def next(self) -> None:
@@ -149,24 +156,27 @@ class SharedTurns:
                     await trio.lowlevel.checkpoint()
                     self._renew(queue)
                 if self._group is not None:
-                    await self._next_of_group(self._group)
+                    await self._next_of_group(self._group, number)
         finally:
             del self._waiting[number]
         self._counted_until = self._clock()
 
-    async def _next_of_group(self, group: SharedTurns) -> None:
+    async def _next_of_group(self, group: SharedTurns, number: int) -> None:
         """Wait for a turn of the group, unless its current one is not over and nobody waits."""
-        while group.begin():
-            if self._has_asked is not None:
-                await self._has_asked.wait()
-                continue
-            self._has_asked = trio.Event()
-            try:
-                await group.next()
-                return
-            finally:
-                self._has_asked.set()
-                self._has_asked = None
+        self._asking[number] = None
+        try:
+            while group.begin():
+                if number == next(iter(self._asking)):
+                    await group.next()
+                    return
+                if self._changed is None:
+                    self._changed = trio.Event()
+                await self._changed.wait()
+        finally:
+            del self._asking[number]
+            if self._changed is not None:
+                self._changed.set()
+                self._changed = None
 
     def _choose_queue(self) -> int:
         for index, queue in enumerate(self._queues):
@@ -195,20 +205,21 @@ class PeerTurns:
 
     def __init__(self) -> None:
         """Begin without a peer."""
-        self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
-        self._groups: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
+        #: By peer and groups, as `of` gets them.
+        self._turns: WeakValueDictionary[tuple[Hashable, ...], SharedTurns] = WeakValueDictionary()
 
-    def of(self, peer: Hashable, group: Hashable = None) -> SharedTurns:
+    def of(self, peer: Hashable, *groups: Hashable) -> SharedTurns:
         """Return the turns of a peer. They are forgotten when nothing uses them any more.
 
         Args:
             peer: the peer.
-            group: the group to which it always belongs; None: it belongs to none.
+            groups: the group to which it belongs, the larger group to which that group belongs, and so on.
         """
-        turns = self._turns.get(peer)
-        if turns is None:
-            shared = None if group is None else self._groups.get(group)
-            if shared is None and group is not None:
-                shared = self._groups[group] = SharedTurns()
-            turns = self._turns[peer] = SharedTurns(group=shared)
+        path, turns = (peer, *groups), None
+        for index in reversed(range(len(path))):
+            found = self._turns.get(path[index:])
+            if found is None:
+                found = self._turns[path[index:]] = SharedTurns(group=turns)
+            turns = found
+        assert turns is not None
         return turns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 
 import pytest
 import trio
@@ -78,6 +79,88 @@ def test_the_turns_of_a_peer_are_those_of_all_its_tasks_and_are_forgotten_with_t
     del turns
     gc.collect()
     assert gone() is None
+
+
+def test_peers_belong_to_the_groups_that_are_stated_and_groups_to_larger_ones() -> None:
+    peers = PeerTurns()
+    groups = {"a": ("key", "owner"), "b": ("key", "owner"), "c": ("other", "owner"), "d": ("key", "another"), "e": ()}
+    turns = {peer: peers.of(peer, *groups[peer]) for peer in groups}
+    assert peers.of("a", "key", "owner") is turns["a"]
+    assert len({peers.of("key", "owner"), peers.of("owner"), *turns.values()}) == len(turns) + 2
+    turns["a"].count(MAX_FRAMES)
+    assert [turns[peer].is_over for peer in groups] == [True, True, True, False, False]
+    assert (peers.of("key", "owner").is_over, peers.of("owner").is_over) == (True, True)
+    for group in ("key", "owner"):
+        gone = weakref.ref(peers.of("x", "of", group))
+        gc.collect()
+        assert gone() is None
+
+
+@pytest.mark.parametrize("levels", range(1, 5))
+def test_renewing_begins_one_turn_of_each_group_at_all_levels(levels: int) -> None:
+    group: SharedTurns | None = None
+    for _ in range(levels - 1):
+        group = SharedTurns(lambda: 0.0, group)
+    one, other = (SharedTurns(lambda: 0.0, group) for _ in range(2))
+    one.use(0, TURN_BYTES)
+    other.use(0, TURN_BYTES // 2)
+    assert other.is_over is (levels > 1)
+    SharedTurns.renew([one, other])
+    assert not one.use(0, TURN_BYTES // 2 - 1)
+    assert other.use(0, 1) is (levels > 1), "the groups had exceeded their turn by half of one"
+
+
+@pytest.mark.parametrize("used", range(3))
+async def test_a_task_waits_for_a_turn_of_each_level(used: int) -> None:
+    """Whichever of the three levels has used up its turn."""
+    peers = PeerTurns()
+    levels = [peers.of(*("holder", "key", "owner")[index:]) for index in range(3)]
+    levels[used].use(0, 2 * TURN_BYTES)
+    assert levels[0].begin()
+    await levels[0].next()
+    assert not levels[0].begin()
+    assert not levels[0].is_over
+
+
+async def test_at_each_level_tasks_wait_in_rotation_and_those_that_are_cancelled_leave_nothing() -> None:
+    """Tasks of holders of keys of one owner. Each round cancels all of them while some wait at each level."""
+    passes, owner = 0, SharedTurns(lambda: 0.0)
+    keys = [SharedTurns(lambda: 0.0, owner) for _ in range(3)]
+    paths = [(SharedTurns(lambda: 0.0, key), key, owner) for key in keys for _ in range(4)] * 2
+
+    class Passes(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            nonlocal passes
+            passes += 1
+
+    async def work(index: int, counts: list[int]) -> None:
+        while True:
+            await paths[index][0].next()
+            counts[index] += 1
+            paths[index][0].use(0, TURN_BYTES)
+
+    for rounds in (1, 2, 3, 50, 200):
+        counts, begun = [0] * len(paths), passes
+        trio.lowlevel.add_instrument(instrument := Passes())
+        async with trio.open_nursery() as nursery:
+            for index in range(len(paths)):
+                nursery.start_soon(work, index, counts)
+            while passes - begun < rounds:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        trio.lowlevel.remove_instrument(instrument)
+        assert sum(counts) <= rounds + 2, "about one turn in a pass"
+        for level in range(3):
+            of_each = Counter[SharedTurns]()
+            for path, count in zip(paths, counts, strict=True):
+                of_each[path[level]] += count
+            if rounds >= 50:
+                assert max(of_each.values()) - min(of_each.values()) <= 2, level
+        for turns in {one for path in paths for one in path}:
+            assert not turns._waiting
+            assert not turns._asking
+            assert turns._changed is None
+            assert not any(queue.locked() for queue in turns._queues)
 
 
 async def test_the_time_that_other_tasks_take_before_a_turn_is_not_part_of_it() -> None:

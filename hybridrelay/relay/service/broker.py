@@ -315,7 +315,7 @@ class BrokerService:
         channels.handover = PairHandover(PairNote(rendezvous_id, listener, sender, time.monotonic()))
         name = listener.key.connection
         self.pairs.joined(Pair(rendezvous_id, name, listener, sender, trio.current_time(), channels))
-        return self._paces.of(name, Holder(sender.key, sender.address), sender.key)
+        return self._paces.of(name, Holder(sender.key, sender.address))
 
     # --- pairs of the previous main process
 
@@ -342,8 +342,7 @@ class BrokerService:
         age = max(0.0, time.monotonic() - note.joined_at)
         is_established = is_established or age >= ESTABLISHED_AFTER_SECONDS
         handover = PairHandover(note, is_established)
-        key = note.sender.key
-        pace = self._paces.of(note.connection, Holder(key, note.sender.address), key)
+        pace = self._paces.of(note.connection, Holder(note.sender.key, note.sender.address))
         pair = worker.add_existing(slot, pace, handover)
         # The connector's channel is the first one, so the first number is that of the bytes to the client.
         channels = Channels(moved=Moved(note.to_client, note.to_connector, pair.counts))

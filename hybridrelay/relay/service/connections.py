@@ -28,7 +28,6 @@ from ..edge.ports import OpenPort
 from ..edge.slots import Slot, address_group
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
-from ..model import KeyId
 from .broker import BrokerService
 from .channel_index import ChannelIndex
 from .checkpoints import Checkpoints
@@ -161,7 +160,9 @@ class ControlPeers:
         peer = channel.peer
         try:
             async with FlatNursery() as nursery:
-                session, stream = channel.early.take_over(self._turns.of(peer.key, _owner_of(peer.key)))
+                key = peer.key
+                turns = self._turns.of(key) if key is None else self._turns.of(key, key.owner)
+                session, stream = channel.early.take_over(turns)
                 nursery.start_soon(session.run, channel.tls)
                 nursery.start_soon(self._forget_when_over, session, peer)
                 peer.attach(session, stream, nursery)
@@ -192,12 +193,6 @@ class ControlPeers:
                 for peer in self:
                     nursery.start_soon(peer.send, control.Draining(retry_after))
             await trio.sleep_forever()
-
-
-def _owner_of(key: KeyId | None) -> str | None:
-    """Return what distinguishes the owner of a key, as far as its hybrid connection's name does: the part up to the
-    first slash. Somebody who may create hybrid connections can make any number of keys."""
-    return None if key is None else key.connection.partition("/")[0]
 
 
 class ConnectionService:

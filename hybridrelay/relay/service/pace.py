@@ -12,6 +12,7 @@ import trio
 from ..._value import Value
 from ...streams.nowait import READ_BYTES
 from ...streams.turns import PeerTurns, SharedTurns
+from ..core.holders import Holder
 
 __all__ = ["Pace", "Paces", "PairPace"]
 
@@ -142,19 +143,19 @@ class Paces:
         #: The turns of holders that have pairs.
         self._turns = PeerTurns()
 
-    def of(self, connection: str, holder: Hashable, key: Hashable = None) -> PairPace:
+    def of(self, connection: str, holder: Holder) -> PairPace:
         """Return the limits for a pair of a hybrid connection.
 
         Args:
             connection: the hybrid connection.
-            holder: the holder of the sender's key.
-            key: this key. All of its holders together have one turn in a pass of the event loop.
+            holder: the holder of the sender's key. All holders of this key together have one turn in a pass of the
+                event loop, and so have all keys of its owner.
         """
         pace = self._paces.get(connection)
         if pace is None:
             pace = self._paces[connection] = Pace()
             pace.change(self._rate_of(connection))
-        return PairPace(pace, holder, self._turns.of(holder, key))
+        return PairPace(pace, holder, self._turns.of(holder, holder.key, holder.key.owner))
 
     def update(self, connections: Iterable[str] | None = None) -> bool:
         """Apply rates that may have changed.

@@ -9,8 +9,11 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.relay.core.holders import Holder
+from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.service.pace import Pace, Paces, PairPace
 from hybridrelay.relay.service.pump import Moved, pump
+from hybridrelay.security import KeySlot
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES
 
 from ...stream_pairs import sockets
@@ -135,17 +138,29 @@ async def test_what_a_holder_moved_in_earlier_rounds_does_not_count(autojump_clo
             assert trio.current_time() == began
 
 
-def test_the_pairs_of_a_holder_share_turns_whatever_their_hybrid_connection() -> None:
+def holder_of(connection: str, address: str = "", generation: int = 1) -> Holder:
+    return Holder(KeyId(connection, "sender", KeySlot.PRIMARY, generation), address)
+
+
+def test_the_pairs_of_a_holder_share_turns() -> None:
     paces = Paces(lambda name: None)
-    first, second, of_another = paces.of("a", "one"), paces.of("b", "one"), paces.of("a", "another")
+    first, second = (paces.of("a", holder_of("a")) for _ in range(2))
     assert first.turns is second.turns
-    assert first.turns is not of_another.turns
 
 
-def test_the_holders_of_a_key_share_its_turn_and_no_other_key_does() -> None:
+@pytest.mark.parametrize(
+    "holder",
+    [
+        pytest.param(holder_of("team/a", "another"), id="another holder of the key"),
+        pytest.param(holder_of("team/a", generation=2), id="another key of the hybrid connection"),
+        pytest.param(holder_of("team/b"), id="a key of another hybrid connection of the owner"),
+        pytest.param(holder_of("team"), id="the hybrid connection that has the owner's name"),
+    ],
+)
+def test_all_holders_of_the_keys_of_an_owner_share_his_turn_and_no_others_do(holder: Holder) -> None:
     paces = Paces(lambda name: None)
-    first, second = paces.of("a", "key 1 at one address", "key 1"), paces.of("b", "key 1 at another", "key 1")
-    of_another = paces.of("a", "key 2", "key 2")
+    first, second = (paces.of(one.key.connection, one) for one in (holder_of("team/a"), holder))
+    of_another = paces.of("teams/a", holder_of("teams/a"))
     assert first.turns is not second.turns
     assert first.turns.use(0, TURN_BYTES)
     assert second.turns.begin(), "it has to wait for the next turn"
@@ -214,7 +229,7 @@ async def test_sockets_with_a_rate_are_not_spliced_and_lose_nothing(nursery: tri
 def test_which_rates_are_applied_and_whether_any_is_new() -> None:
     rates: dict[str, int | None] = {"a": None, "b": 10, "c": None}
     paces = Paces(rates.__getitem__)
-    made = {name: paces.of(name, "holder") for name in rates}
+    made = {name: paces.of(name, holder_of(name)) for name in rates}
     assert not paces.update(), "nothing has changed"
     rates.update(a=5, b=20, c=7)
     assert paces.update(["a", "unknown"])

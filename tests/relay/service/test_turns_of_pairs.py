@@ -108,6 +108,29 @@ async def test_all_holders_of_a_key_have_one_turn_in_a_pass(data: bytes | None) 
     assert ahead <= 3, "every holder gets as many turns as the others"
 
 
+@pytest.mark.parametrize("data", [None, b"x"], ids=["nothing", "one byte"])
+async def test_all_keys_of_an_owner_have_one_turn_in_a_pass(data: bytes | None) -> None:
+    owner = turns_of_one_read()
+    keys = [SharedTurns(lambda: 0.0, group=owner) for _ in range(PAIRS // 2)]
+    most, ahead = await reads_in_a_pass(data, [turns for key in keys for turns in holders_of_a_key(2, key)])
+    assert most <= 3
+    assert ahead <= 3, "every holder of every key gets as many turns as the others"
+
+
+async def test_a_key_with_many_holders_does_not_take_the_turns_of_another_one_of_the_same_owner() -> None:
+    owner = turns_of_one_read()
+    one, many = (SharedTurns(lambda: 0.0, group=owner) for _ in range(2))
+    channel, channels = Channel(READS, b"x"), [Channel(READS, b"x") for _ in range(PAIRS)]
+    async with trio.open_nursery() as nursery:
+        for source, turns in zip([*channels, channel], [*holders_of_a_key(PAIRS, many), one], strict=True):
+            nursery.start_soon(partial(pump, source, Channel(0, None), pace=PairPace(turns=turns)))
+        with trio.fail_after(60):
+            while channel.reads < READS:
+                await trio.lowlevel.checkpoint()
+        assert sum(source.reads for source in channels) <= 2 * READS + PAIRS
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_holder_of_many_pairs_does_not_take_the_turns_of_another_one_with_the_same_key() -> None:
     one, many = holders_of_a_key(2)
     channel, channels = Channel(READS, b"x"), [Channel(READS, b"x") for _ in range(PAIRS)]
