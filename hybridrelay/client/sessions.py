@@ -13,6 +13,7 @@ from ..errors import HybridRelayError, PeerIdentityError, SessionError
 from ..events.stream import EventStream
 from ..mux import Budget, Session, SessionConfig, SessionRole
 from ..protocol.reasons import Category, Reason
+from ..streams.turns import SharedTurns
 from .lifecycle.inputs import MoveCause
 from .relays.listeners import AvoidedListeners, ListenerSearch
 from .relays.relay_connection import RelayConnection
@@ -28,7 +29,7 @@ DELIVERY_SECONDS = 10.0
 
 
 class Sessions:
-    """Opens sessions, runs each until it ends, and moves them to other data channels.
+    """Opens sessions, runs each until it ends, and moves them to other data channels. They share turns.
 
     Args:
         connection: the hybrid connection's name, for events.
@@ -58,6 +59,8 @@ class Sessions:
         self._config = config
         self._budget = budget
         self._events = events
+        #: Shared by all sessions, so that a connector gains nothing by letting the client open many.
+        self._turns = SharedTurns()
         self._avoided = AvoidedListeners()
         #: The serials of earlier identities, by the ids of the sessions that were opened with them.
         self._earlier: dict[bytes, str] = {}
@@ -107,7 +110,13 @@ class Sessions:
             end_to_end,
             self._relays,
             ListenerSearch(self._avoided, tuple(other_than)),
-            new_session=partial(Session.create, SessionRole.INITIATOR, config=self._config, budget=self._budget),
+            new_session=partial(
+                Session.create,
+                SessionRole.INITIATOR,
+                config=self._config,
+                budget=self._budget,
+                turns=self._turns,
+            ),
             explain=partial(_explain, end_to_end),
             events=self._events,
         )

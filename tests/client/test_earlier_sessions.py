@@ -10,20 +10,27 @@ import trio
 import trio.testing
 
 from hybridrelay.client import client as client_module
+from hybridrelay.client import sessions as sessions_module
 from hybridrelay.client.client import Client
 from hybridrelay.client.config import ClientConfig
 from hybridrelay.client.lifecycle.inputs import MoveCause
 from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
 from hybridrelay.client.relays.relay_connection import DataChannel, RelayConnection
+from hybridrelay.client.relays.relays import Relays
 from hybridrelay.client.session import ClientSession
+from hybridrelay.client.sessions import Sessions
 from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.errors import HybridRelayError, RelayUnreachable
 from hybridrelay.events import EventStream
+from hybridrelay.mux import Budget, SessionConfig
+from hybridrelay.protocol import SessionCore
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.streams.turns import SharedTurns
 
-from .fakes import OURS, data_channel
+from .fakes import OURS, FakeRelay, data_channel
 from .relays.test_relay_connection import connection_string
-from .test_session import Scene
+from .test_session import FakeSession, Scene
 
 
 async def test_each_is_checked_after_the_machine_was_suspended(
@@ -136,4 +143,38 @@ async def test_a_better_route_over_which_no_session_can_move_is_not_used(
             await improved(TCP)
     else:
         await improved(TCP)  # it works for one of them; the other one may follow later
+    nursery.cancel_scope.cancel()
+
+
+async def test_all_sessions_with_one_hybrid_connection_share_turns(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connector that goes away again and again makes the client open many sessions."""
+    made: list[SharedTurns | None] = []
+
+    class Recorded(FakeSession):
+        def __init__(
+            self, core: SessionCore, *, refused: Callable[[int, Reason], None], turns: SharedTurns | None
+        ) -> None:
+            super().__init__()
+            made.append(turns)
+
+    monkeypatch.setattr(sessions_module, "Session", Recorded)
+    one, another = (
+        Sessions(
+            name,
+            Relays([FakeRelay("a.example")]),
+            OURS,
+            nursery,
+            config=SessionConfig(),
+            budget=Budget(1 << 20),
+            events=EventStream(),
+        )
+        for name in ("one", "another")
+    )
+    for sessions in (one, one, another):
+        await sessions.open()
+    first, second, of_another = made
+    assert first is second is not None
+    assert first is not of_another
     nursery.cancel_scope.cancel()
