@@ -14,6 +14,7 @@ from ..protocol.reasons import Reason
 from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
 from .bridging import Party
+from .stream import NO_ANSWER, OPENING_SECONDS
 from .stream_base import SessionPort, StreamBase
 
 __all__ = ["DatagramFlow", "FlowEnd", "FlowProgress"]
@@ -56,7 +57,7 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
     second on either side, and those that are in flight while the session loses its channel. Nothing waits for room.
     """
 
-    __slots__ = ("_end", "_end_callback", "_watcher")
+    __slots__ = ("_answer_deadline", "_end", "_end_callback", "_watcher")
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
         assert state.flow is not None
@@ -64,6 +65,8 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
         self._end: FlowEnd | None = None
         self._end_callback: Callable[[FlowEnd], None] | None = None
         self._watcher: Callable[[], None] | None = None
+        #: Until when a flow that was closed before its answer waits for it, on Trio's clock.
+        self._answer_deadline = 0.0
         state.observe(self)
 
     def __repr__(self) -> str:
@@ -162,6 +165,8 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
     async def aclose(self) -> None:
         """End the flow, for both sides. Datagrams that wait to be sent are still sent, if that is possible soon.
 
+        A flow that the peer has not answered yet is reset if there is no answer within 30 seconds.
+
         Never waits for the peer. If cancelled, the flow is closed nevertheless.
         """
         self.close_nowait()
@@ -180,6 +185,10 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
             elif states.sending is Sending.OPEN:
                 core.send_fin(self._state)
             core.flows.drop_received(self._state)
+            if states.opening is Opening.AWAITING:
+                # It counts as unanswered, so it must not wait for ever: it would keep others from being opened.
+                self._answer_deadline = trio.current_time() + OPENING_SECONDS
+                self._session.limit_settling(self)
             self._output()
         self._wake()
 
@@ -194,6 +203,15 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
             self._core.reset(self._state, reason, text)
             self._output()
         self._wake()
+
+    def stop_waiting(self) -> None:
+        """Reset the flow if it was closed and has no answer in time. For the session."""
+        if self._answer.is_set():
+            return
+        if trio.current_time() < self._answer_deadline:
+            self._session.limit_settling(self)
+        else:
+            self.reset(Reason.TARGET_TIMEOUT, NO_ANSWER)
 
     def set_end_callback(self, callback: Callable[[FlowEnd], None]) -> None:
         """Call `callback` once, when the flow has ended, or at once if it already has. It must neither wait nor
@@ -239,5 +257,7 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
 
     def _wake(self) -> None:
         super()._wake()
+        if self._answer.is_set():
+            self._session.settled(self)
         if self._watcher is not None:
             self._watcher()

@@ -20,10 +20,11 @@ __all__ = ["SessionPort", "SettlingStream", "StreamBase"]
 
 
 class SettlingStream(Protocol):
-    """A closed stream that waits for the peer's acknowledgement before its end is reported."""
+    """A closed stream or flow that waits for the peer's answer, or a stream that waits for the peer's acknowledgement
+    before its end is reported."""
 
     def stop_waiting(self) -> None:
-        """Report the end of the stream now, although the peer has not acknowledged everything."""
+        """Stop waiting, or wait for another period."""
 
 
 class SessionPort(Protocol):

@@ -20,6 +20,9 @@ from hybridrelay.mux import (
     SessionRole,
     receive_hello,
 )
+from hybridrelay.mux._stream_ends import SETTLING_SECONDS
+from hybridrelay.mux._unanswered import UnansweredStreams
+from hybridrelay.mux.stream import OPENING_SECONDS
 from hybridrelay.protocol import Reason
 from hybridrelay.protocol.datagrams import MAX_QUEUED_DATAGRAMS, MAX_WAIT_SECONDS, Dropped
 from hybridrelay.testing.sessions import session_pair
@@ -169,6 +172,54 @@ async def test_a_flow_that_was_closed_before_it_is_accepted(nursery: trio.Nurser
     assert await theirs.receive() == b"fire and forget"
     with pytest.raises(trio.EndOfChannel):
         await theirs.receive()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_flow_that_was_closed_counts_as_unanswered_only_for_some_seconds(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The peer never answers."""
+    client, server = await session_pair(nursery, config=CONFIG)
+    client.unanswered = UnansweredStreams(1)
+    async with client.open_flow_nowait() as ours:
+        await ours.send(b"fire and forget")
+    (end,) = ends_of(ours)
+    assert (end.ended_by, end.reason) == (Party.LOCAL, Reason.NO_ERROR)
+    offer = await server.offers.receive()
+    await trio.sleep(OPENING_SECONDS - 1)
+    before = (offer.withdrawn_reason, client.unanswered.may_open_now)
+    assert before == (Reason.NO_ERROR, False)
+    with trio.fail_after(1 + SETTLING_SECONDS), pytest.raises(StreamRefused, match="no answer"):
+        await ours.wait_opened()
+    assert client.unanswered.may_open_now
+    await trio.sleep(1)  # an acknowledgement may be delayed
+    assert offer.withdrawn_reason is Reason.TARGET_TIMEOUT
+    assert client.stream_count == server.stream_count == 0
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("answer", ["accepted", "refused"])
+async def test_a_flow_that_was_closed_may_be_answered_late(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, answer: str
+) -> None:
+    client, server = await session_pair(nursery, config=CONFIG)
+    client.unanswered = UnansweredStreams(1)
+    async with client.open_flow_nowait() as ours:
+        await ours.send(b"fire and forget")
+    offer = await server.offers.receive()
+    await trio.sleep(OPENING_SECONDS - 1)
+    if answer == "accepted":
+        theirs = offer.accept_flow()
+        (end,) = ends_of(theirs)
+    else:
+        offer.refuse(Reason.TARGET_REFUSED)
+    await trio.testing.wait_all_tasks_blocked()
+    assert client.unanswered.may_open_now
+    await trio.sleep(OPENING_SECONDS + SETTLING_SECONDS)
+    expected = Reason.NO_ERROR if answer == "accepted" else Reason.TARGET_REFUSED
+    assert ours.reset_reason is expected
+    if answer == "accepted":
+        assert (end.ended_by, end.reason, theirs.reset_reason) == (Party.PEER, Reason.NO_ERROR, Reason.NO_ERROR)
     nursery.cancel_scope.cancel()
 
 
