@@ -44,12 +44,6 @@ class KeyId(Value):
     #: connection was deleted and created again, is a different key.
     generation: int
 
-    @property
-    def owner(self) -> str:
-        """What distinguishes the owner of the key, as far as the name of its hybrid connection does: the part up to
-        the first slash. Somebody who may create hybrid connections can make any number of keys."""
-        return self.connection.partition("/")[0]
-
 
 def _check_name(instance: object, attribute: object, value: str) -> None:
     check_connection_name(value)

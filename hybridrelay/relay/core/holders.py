@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Hashable
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import attrs
 
 from ..model import KeyId
 
 __all__ = ["Holder", "network_of"]
+
+
+#: How many slashes of a name of a hybrid connection count in `Holder.groups`.
+_MAX_LEVELS = 3
 
 
 @lru_cache(maxsize=4096)
@@ -38,3 +44,15 @@ class Holder:
     def network(self) -> str:
         """See `network_of`."""
         return network_of(self.address)
+
+    @property
+    def groups(self) -> tuple[Hashable, ...]:
+        """The groups to which the holder belongs, from small to large, for `PeerTurns.of`.
+
+        All holders of the key, all of its hybrid connection, and all of hybrid connections whose names agree up to
+        the third, the second and the first slash: somebody with a scope such as ``prod/team/`` can make any number of
+        hybrid connections and keys in it.
+        """
+        *parts, _ = self.key.connection.split("/", _MAX_LEVELS)
+        prefixes = accumulate(f"{part}/" for part in parts)
+        return self.key, self.key.connection, *reversed([*prefixes])

@@ -20,8 +20,9 @@ from ...protocol.errors import RemoteProtocolError
 from ...security import NO_NETWORKS, Networks
 from ...streams.listening import remote_of
 from ...streams.proxy_protocol import ProxyHeaderError, receive_proxy_header
-from ...streams.turns import PeerTurns
+from ...streams.turns import PeerTurns, SharedTurns
 from ..client_addresses import ClientAddresses
+from ..core.holders import Holder
 from ..edge.authentication import AuthenticatedControlChannel, AuthenticatedDataChannel, Authenticator
 from ..edge.permits import HandshakePermit
 from ..edge.ports import OpenPort
@@ -160,9 +161,7 @@ class ControlPeers:
         peer = channel.peer
         try:
             async with FlatNursery() as nursery:
-                key = peer.key
-                turns = self._turns.of(key) if key is None else self._turns.of(key, key.owner)
-                session, stream = channel.early.take_over(turns)
+                session, stream = channel.early.take_over(self._turns_of(peer))
                 nursery.start_soon(session.run, channel.tls)
                 nursery.start_soon(self._forget_when_over, session, peer)
                 peer.attach(session, stream, nursery)
@@ -174,6 +173,12 @@ class ControlPeers:
         finally:
             self._peers.discard(peer)
             peer.lost()  # again: it may have registered something while its session was ending
+
+    def _turns_of(self, peer: ControlPeer) -> SharedTurns:
+        if peer.key is None:
+            return SharedTurns()
+        holder = Holder(peer.key, peer.address)
+        return self._turns.of(holder, *holder.groups)
 
     async def _forget_when_over(self, session: Session, peer: ControlPeer) -> None:
         try:

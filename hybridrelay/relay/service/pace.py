@@ -148,14 +148,14 @@ class Paces:
 
         Args:
             connection: the hybrid connection.
-            holder: the holder of the sender's key. All holders of this key together have one turn in a pass of the
-                event loop, and so have all keys of its owner.
+            holder: the holder of the sender's key. All holders of one of its groups together have one turn in a pass
+                of the event loop.
         """
         pace = self._paces.get(connection)
         if pace is None:
             pace = self._paces[connection] = Pace()
             pace.change(self._rate_of(connection))
-        return PairPace(pace, holder, self._turns.of(holder, holder.key, holder.key.owner))
+        return PairPace(pace, holder, self._turns.of(holder, *holder.groups))
 
     def update(self, connections: Iterable[str] | None = None) -> bool:
         """Apply rates that may have changed.

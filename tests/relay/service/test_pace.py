@@ -153,19 +153,19 @@ def test_the_pairs_of_a_holder_share_turns() -> None:
     [
         pytest.param(holder_of("team/a", "another"), id="another holder of the key"),
         pytest.param(holder_of("team/a", generation=2), id="another key of the hybrid connection"),
-        pytest.param(holder_of("team/b"), id="a key of another hybrid connection of the owner"),
-        pytest.param(holder_of("team"), id="the hybrid connection that has the owner's name"),
+        pytest.param(holder_of("team/b"), id="a key of another hybrid connection of the team"),
+        pytest.param(holder_of("team/c/d"), id="a longer name"),
     ],
 )
-def test_all_holders_of_the_keys_of_an_owner_share_his_turn_and_no_others_do(holder: Holder) -> None:
+def test_all_holders_of_the_keys_of_a_team_share_its_turn_and_no_others_do(holder: Holder) -> None:
     paces = Paces(lambda name: None)
     first, second = (paces.of(one.key.connection, one) for one in (holder_of("team/a"), holder))
-    of_another = paces.of("teams/a", holder_of("teams/a"))
+    others = [paces.of(name, holder_of(name)) for name in ("teams/a", "team")]
     assert first.turns is not second.turns
     assert first.turns.use(0, TURN_BYTES)
     assert second.turns.begin(), "it has to wait for the next turn"
     assert second.turns.is_over
-    assert not of_another.turns.begin()
+    assert not any(other.turns.begin() for other in others)
 
 
 async def test_another_rate_is_in_force_at_once(autojump_clock: trio.testing.MockClock) -> None:
