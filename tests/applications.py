@@ -127,6 +127,18 @@ class Runner:
                             found[int(directory.name)] = int(stat[1])
         return found
 
+    def only_child_of(self, parent: int) -> int:
+        """Return the only child of a process. Waits until there is one, because a process has no environment at the
+        moment at which it executes another program."""
+        found: list[int] = []
+
+        def is_alone() -> bool:
+            found[:] = children_of(self.processes(), parent)
+            return len(found) == 1
+
+        wait_until(is_alone, seconds=20, what=f"the only child of {parent}")
+        return found[0]
+
     def wait_until_gone(self) -> None:
         """Wait until no process is left."""
         wait_until(lambda: not self.processes(), seconds=20, what=f"processes are left: {self.processes()}")

@@ -235,6 +235,53 @@ def test_a_changed_key_that_is_refused_leaves_the_earlier_one_in_use() -> None:
     assert key_in_force(made) == ONE.key
 
 
+def test_a_key_that_is_revoked_before_its_successor_was_tried_is_no_reason_to_give_up() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
+    changed = attrs.evolve(ONE, key=generate_key())
+    made.handle(inputs.StringChanged("one", changed), 100.0)
+    one = made.registrations["one"]
+    # The relay ends the registration when the earlier key is revoked.
+    outputs = made.handle(inputs.EndedByRelay(1, "one", Reason.KEY_REVOKED), 100.0)
+    assert kinds(outputs)[:2] == ["RegistrationEnded", "RegistrationFailed"]
+    assert not one.is_refused
+    assert made.handle(inputs.Due(), 100.0) == [commands.RequestRegistration(1, 2, "one", changed)]
+    made.handle(inputs.RequestGranted(1, 2, 600.0), 101.0)
+    assert one.is_registered
+    # Afterwards, the current key is the one that was revoked.
+    outputs = made.handle(inputs.EndedByRelay(1, "one", Reason.KEY_REVOKED), 102.0)
+    assert "RegistrationRefused" in kinds(outputs)
+    assert one.is_refused
+
+
+def test_a_string_that_is_changed_while_the_relay_refuses_the_previous_one_is_tried_next() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    first, second, third = (attrs.evolve(ONE, key=generate_key()) for _ in range(3))
+    made.handle(inputs.StringChanged("one", first), 0.0)
+    assert made.handle(inputs.RequestRefused(1, 1, REFUSED), 1.0) == [
+        commands.RequestRegistration(1, 2, "one", first)
+    ]
+    made.handle(inputs.RequestGranted(1, 2, 600.0), 1.0)
+    # The same while the relay refuses the string that it had accepted, after it has refused a new one.
+    made.handle(inputs.StringChanged("one", second), 2.0)
+    made.handle(inputs.Due(), 2.0)
+    assert made.handle(inputs.RequestRefused(1, 3, REFUSED), 3.0) == [
+        commands.RequestRegistration(1, 4, "one", first)
+    ]
+    made.handle(inputs.StringChanged("one", third), 3.0)
+    assert made.handle(inputs.RequestRefused(1, 4, REFUSED), 4.0) == [
+        commands.RequestRegistration(1, 5, "one", third)
+    ]
+    # It is the newest one, so its refusal is final.
+    made.handle(inputs.RequestRefused(1, 5, REFUSED), 5.0)
+    made.handle(inputs.RequestRefused(1, 6, REFUSED), 5.0)
+    assert made.registrations["one"].is_refused
+
+
 def test_a_relay_that_refuses_everything_is_asked_again_much_later() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)

@@ -253,7 +253,7 @@ def test_nobody_else_can_connect(runner: Runner) -> None:
     with runner.start("--network", "intercept", "--", "bash", "-c", f"{ECHO}; read") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "hello\n"
-        (client,) = children_of(runner.processes(), process.pid)
+        client = runner.only_child_of(process.pid)
         ports = listening_ports(client)
         assert ports
         for address in ports:
@@ -536,8 +536,8 @@ def test_whatever_is_killed_nothing_is_left(runner: Runner, network: str, which:
         assert process.stdout is not None
         assert process.stdout.readline() == "hello\n"
         wait_until(lambda: len(runner.processes()) == 3, seconds=20, what="three processes")
-        (client,) = children_of(runner.processes(), process.pid)
-        (application,) = children_of(runner.processes(), client)
+        client = runner.only_child_of(process.pid)
+        application = runner.only_child_of(client)
         assert traces(runner) == before
         os.kill({"first": process.pid, "client": client, "application": application}[which], signal.SIGKILL)
         assert process.wait(patience(20)) == (125 if which == "client" else -signal.SIGKILL)
@@ -552,7 +552,7 @@ def test_programs_that_the_application_has_started_are_killed_too(runner: Runner
         assert process.stdout is not None
         assert process.stdout.readline() == "hello\n"
         wait_until(lambda: len(runner.processes()) == 5, seconds=20, what="five processes")
-        (client,) = children_of(runner.processes(), process.pid)
+        client = runner.only_child_of(process.pid)
         os.kill({"first": process.pid, "client": client}[which], signal.SIGKILL)
         assert process.wait(patience(20)) == (125 if which == "client" else -signal.SIGKILL)
         runner.wait_until_gone()
@@ -563,7 +563,7 @@ def test_a_stopped_client_does_not_keep_them(runner: Runner) -> None:
     with runner.start("--", "bash", "-c", script) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "hello\n"
-        (client,) = children_of(runner.processes(), process.pid)
+        client = runner.only_child_of(process.pid)
         os.kill(client, signal.SIGSTOP)
         os.kill(process.pid, signal.SIGKILL)
         runner.wait_until_gone()
@@ -573,6 +573,7 @@ def test_programs_stay_when_the_application_ends(runner: Runner, network: str) -
     """As without `run`, even if the application was killed."""
     for end in ("exit 3", "kill -9 $$"):
         runner.run("--network", network, "--grace", "0", "--", "bash", "-c", f"{LEAVE_A_PROGRAM}; {end}")
+        wait_until(lambda: len(runner.processes()) == 1, seconds=20, what="the program that was left")
         (left,) = runner.processes()
         os.kill(left, signal.SIGKILL)
         runner.wait_until_gone()
@@ -603,8 +604,8 @@ def test_programs_whose_parents_have_ended_are_reaped(runner: Runner, network: s
     with runner.start("--network", network, "--", "bash", "-c", script) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "hello\n"
-        (client,) = children_of(runner.processes(), process.pid)
-        (application,) = children_of(runner.processes(), client)
+        client = runner.only_child_of(process.pid)
+        application = runner.only_child_of(client)
         wait_until(lambda: every_child_of(client) == [application], seconds=20, what="only the application is left")
         assert every_child_of(process.pid) == [client]
 

@@ -41,6 +41,8 @@ class Registration:
     is_refused: bool = False
     #: The connection string that the relay accepted last.
     accepted: ConnectionString | None = None
+    #: The last connection string to which the relay has given an answer, whichever that was.
+    answered: ConnectionString | None = None
     #: A connection string that the relay has refused, so that an earlier one is in use.
     rejected: ConnectionString | None = None
     #: The key that authorizes what the relay offers; None if that is not certain.
@@ -64,6 +66,12 @@ class Registration:
         return self.is_refused and now - self._refused_at > RECHECK_SECONDS
 
     @property
+    def is_untried(self) -> bool:
+        """Whether the relay has not answered yet to the current connection string, which has replaced another one.
+        What it says about the other one is then not final."""
+        return self.answered is not None and self.answered is not self.string
+
+    @property
     def earlier(self) -> ConnectionString | None:
         """The connection string that the relay accepted last; None if it has the same key as the current one."""
         accepted, current = self.accepted, self.string
@@ -83,7 +91,7 @@ class Registration:
         """Note that the relay has registered it with this connection string."""
         if self.over is None:
             self.registered_at = now
-        self.relay, self.accepted = relay, string
+        self.relay, self.accepted, self.answered = relay, string, string
         self.over, self.is_refused, self.failure = over, False, None
 
     def failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:

@@ -134,7 +134,7 @@ class Registrations(Mapping[str, Registration]):
 
     def failed(self, one: Registration, error: HybridRelayError, now: float) -> None:
         """Note that the relay has refused to register it, or has ended its registration."""
-        permanent = error.reason.is_permanent
+        permanent = error.reason.is_permanent and not one.is_untried
         self.lose(one, error.reason)
         one.failed(error, now, permanent=permanent)
         kind: type[RegistrationRefused | RegistrationFailed]

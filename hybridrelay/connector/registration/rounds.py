@@ -194,6 +194,13 @@ class Rounds:
             return None
         current, request = answered
         registration = request.registration
+        if current.rejection is None:
+            registration.answered = request.string
+        if registration.is_untried and isinstance(error, AuthorizationError):
+            # The connection string was changed while the relay answered.
+            current.rejection = None
+            self._ask(current, registration, registration.string)
+            return None
         if current.rejection is None and registration.earlier is not None and isinstance(error, AuthorizationError):
             # The connection string was changed while this connector runs. The earlier one may still be valid.
             current.rejection = error
