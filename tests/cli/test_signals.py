@@ -153,7 +153,15 @@ def open_when_read(pipe: Path, process: subprocess.Popen[str]) -> int:
             found.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
         return bool(found)
 
-    wait_until(is_open, seconds=60, what="the connection string is read")
+    def is_reading() -> bool:
+        # A signal that arrives just before the system call begins is noticed only after it, as in any Python program.
+        assert process.poll() is None
+        threads = Path(f"/proc/{process.pid}/task").glob("*/wchan")
+        return any("pipe_read" in thread.read_text() for thread in threads)
+
+    wait_until(is_open, seconds=60, what="the pipe is opened")
+    if Path(f"/proc/{process.pid}/wchan").exists():
+        wait_until(is_reading, seconds=60, what="the pipe is read")
     return found[0]
 
 
