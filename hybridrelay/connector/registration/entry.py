@@ -22,8 +22,7 @@ RECHECK_SECONDS = 30.0
 
 @attrs.define(eq=False)
 class Registration:
-    """One hybrid connection at one relay. Only `Machine` changes it. Times are on a monotonic
-    clock."""
+    """One hybrid connection at one relay. Only `Machine` changes it. Times are on a monotonic clock."""
 
     name: str
     #: The current connection string, which is registered now or by the next request.

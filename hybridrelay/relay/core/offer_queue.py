@@ -2,7 +2,7 @@
 
 A listener reads only some 200 frames a second from a control channel (`mux/pace.py`), for all its hybrid connections
 together. If a relay sent offers as fast as clients request sessions, the clients of one hybrid connection could delay
-the offers for all other hybrid connections for so long that nobody waits for them any more. So:
+the offers for all other hybrid connections until no client waits for them any more. Therefore:
 
 1. At most `MAX_UNANSWERED` offers are unanswered at a time. The listener reads these in about an eighth of
    a second, and the relay reads its answers in as much time again.

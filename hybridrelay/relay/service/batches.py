@@ -40,7 +40,7 @@ async def write_batch(
     If cancelled, this returns immediately. A thread that has begun to write continues, and the batch counts as
     written; if none has begun, none will, and the batch is put back.
     """
-    # Emptied by whoever is first, the thread or the cancellation: `list.pop` is atomic.
+    # Emptied by the thread or by the cancellation, whichever comes first: `list.pop` is atomic.
     unclaimed = [batch]
 
     def run() -> T | None:

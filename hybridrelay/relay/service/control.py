@@ -278,7 +278,7 @@ class ControlPeer:
                 if output is not None:
                     await self._perform(output)
             # A message costs about as much as a frame, and many fit into one. If an answer had to wait until the
-            # peer read, this time is counted, too, which only makes the turn of this peer shorter.
+            # peer read, this time is counted, too: it uses up the turn of the peer and of its groups, but no more.
             if self._early is None and self._session.turns.use(1, 0):
                 await self._session.turns.next()
         return True

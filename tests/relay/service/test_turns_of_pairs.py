@@ -117,31 +117,29 @@ async def test_all_keys_of_an_owner_have_one_turn_in_a_pass(data: bytes | None) 
     assert ahead <= 3, "every holder of every key gets as many turns as the others"
 
 
-async def test_a_key_with_many_holders_does_not_take_the_turns_of_another_one_of_the_same_owner() -> None:
-    owner = turns_of_one_read()
-    one, many = (SharedTurns(lambda: 0.0, group=owner) for _ in range(2))
-    channel, channels = Channel(READS, b"x"), [Channel(READS, b"x") for _ in range(PAIRS)]
+async def check_that_one_pair_keeps_up(own: SharedTurns, others: Sequence[SharedTurns]) -> None:
+    """Pump a pair with turns of its own beside pairs with these turns. All others together may read about twice as
+    often as this one."""
+    channel, channels = Channel(READS, b"x"), [Channel(READS, b"x") for _ in others]
     async with trio.open_nursery() as nursery:
-        for source, turns in zip([*channels, channel], [*holders_of_a_key(PAIRS, many), one], strict=True):
+        for source, turns in zip([*channels, channel], [*others, own], strict=True):
             nursery.start_soon(partial(pump, source, Channel(0, None), pace=PairPace(turns=turns)))
         with trio.fail_after(60):
             while channel.reads < READS:
                 await trio.lowlevel.checkpoint()
         assert sum(source.reads for source in channels) <= 2 * READS + PAIRS
         nursery.cancel_scope.cancel()
+
+
+async def test_a_key_with_many_holders_does_not_take_the_turns_of_another_one_of_the_same_owner() -> None:
+    owner = turns_of_one_read()
+    one, many = (SharedTurns(lambda: 0.0, group=owner) for _ in range(2))
+    await check_that_one_pair_keeps_up(one, holders_of_a_key(PAIRS, many))
 
 
 async def test_a_holder_of_many_pairs_does_not_take_the_turns_of_another_one_with_the_same_key() -> None:
     one, many = holders_of_a_key(2)
-    channel, channels = Channel(READS, b"x"), [Channel(READS, b"x") for _ in range(PAIRS)]
-    async with trio.open_nursery() as nursery:
-        for source, turns in [*((source, many) for source in channels), (channel, one)]:
-            nursery.start_soon(partial(pump, source, Channel(0, None), pace=PairPace(turns=turns)))
-        with trio.fail_after(60):
-            while channel.reads < READS:
-                await trio.lowlevel.checkpoint()
-        assert sum(source.reads for source in channels) <= 2 * READS + PAIRS
-        nursery.cancel_scope.cancel()
+    await check_that_one_pair_keeps_up(one, [many] * PAIRS)
 
 
 async def test_a_task_that_is_cancelled_while_it_waits_for_a_turn_of_the_key_lets_the_next_one_wait() -> None:
