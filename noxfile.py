@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import nox
+import nox.command
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
@@ -41,6 +44,8 @@ LONGEST_FIRST = (
         if str(path) not in LONG and (path.name.startswith("test_") or any(path.rglob("test_*.py")))
     ),
 )
+#: At most so many failed tests are run again; more are not a coincidence.
+MAX_AGAIN = 3
 #: What `nox` runs while the tests wait.
 BESIDE_TESTS = ("lint", "types", "contracts", "schema", "reach", "other-python")
 #: The modules that programs import.
@@ -153,6 +158,27 @@ def compile_tests(session: nox.Session) -> None:
         session.run("pytest", "--collect-only", "-qq", *LONGEST_FIRST, silent=True)
 
 
+def run_tests(session: nox.Session, *arguments: str, env: Mapping[str, str | None] | None = None) -> None:
+    """Run pytest with `WORKERS` and these arguments, and the few tests that fail once more, alone.
+
+    Thousands of tests of processes and networks run in parallel. One that does not wait long enough, or whose port is
+    taken, would stop a change that has nothing to do with it. A test that passes alone is reported, and has to be
+    looked at: the fault may be in the test or in what it tests.
+    """
+    cache = Path(session.virtualenv.location).resolve() / "failed-tests"
+    shutil.rmtree(cache, ignore_errors=True)
+    pytest = ("pytest", "--override-ini", f"cache_dir={cache}", "-m", "not slow")
+    try:
+        session.run(*pytest, *WORKERS, *arguments, env=env)
+    except nox.command.CommandFailed:
+        written = cache / "v" / "cache" / "lastfailed"
+        failed = json.loads(written.read_text()) if written.exists() else {}
+        if not 0 < len(failed) <= MAX_AGAIN:
+            raise
+        session.run(*pytest, "--last-failed", "--last-failed-no-failures=none", *arguments, env=env)
+        session.warn(f"passed only when they ran again, alone: {', '.join(failed)}")
+
+
 @nox.session(python=False)
 def check(session: nox.Session) -> None:
     """What a change has to pass: the session ``tests`` and, at the same time, the others one after another.
@@ -226,7 +252,7 @@ def tests(session: nox.Session) -> None:
     group(session, "recipes")
     compile_tests(session)
     use_long_paths(session)
-    session.run("pytest", "-m", "not slow", "--durations=60", *WORKERS, *(session.posargs or LONGEST_FIRST))
+    run_tests(session, "--durations=60", *(session.posargs or LONGEST_FIRST))
 
 
 @nox.session
@@ -283,8 +309,7 @@ def other_python(session: nox.Session) -> None:
     # Fewer examples: those of the session `tests` are the same. Without epoll, because that session uses it.
     env = {"HYPOTHESIS_PROFILE": "quick"} | TASKS_WAIT
     # Fewer workers: these tests keep processors busy, and each worker first has to collect all of them.
-    workers = (*WORKERS, "--numprocesses=2")
-    session.run("pytest", "-m", "not slow", *workers, *(session.posargs or QUICK), env=env)
+    run_tests(session, "--numprocesses=2", *(session.posargs or QUICK), env=env)
 
 
 @nox.session(name="without-epoll")
@@ -293,7 +318,7 @@ def without_epoll(session: nox.Session) -> None:
     install_wheel(session)
     group(session, "test")
     use_long_paths(session)
-    session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or SERVED), env=TASKS_WAIT)
+    run_tests(session, *(session.posargs or SERVED), env=TASKS_WAIT)
 
 
 @nox.session(python=list(PYTHONS.values()))
@@ -302,7 +327,7 @@ def pythons(session: nox.Session) -> None:
     install_wheel(session)
     group(session, "test")
     group(session, "recipes")
-    session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or LONGEST_FIRST))
+    run_tests(session, *(session.posargs or LONGEST_FIRST))
 
 
 @nox.session

@@ -155,7 +155,8 @@ async def test_at_each_level_tasks_wait_in_rotation_and_those_that_are_cancelled
             for path, count in zip(paths, counts, strict=True):
                 of_each[path[level]] += count
             if rounds >= 50:
-                assert max(of_each.values()) - min(of_each.values()) <= 2, level
+                # The order in a pass is random. The difference does not grow with the number of rounds.
+                assert max(of_each.values()) - min(of_each.values()) <= 5, level
         for turns in {one for path in paths for one in path}:
             assert not turns._waiting
             assert not turns._asking
