@@ -1,4 +1,4 @@
-"""Which modules act during a block of this process."""
+"""Which modules act: during a block of this process, or while other programs run."""
 
 from __future__ import annotations
 
@@ -27,18 +27,26 @@ def _directory_of(package: str) -> Path:
 _DIRECTORIES = {prefix: _directory_of(package) for prefix, package in _PACKAGES.items()}
 
 
+def module_at(path: Path) -> str | None:
+    """The name in docs/architecture.md of the module with this file; None if it is none of the project."""
+    for prefix, directory in _DIRECTORIES.items():
+        if path.is_relative_to(directory):
+            return f"{prefix}{path.relative_to(directory).as_posix()}"
+    return None
+
+
 def _module_of(code: CodeType) -> str | None:
     """The name of the module in docs/architecture.md, if its function does something; None for helpers."""
-    path = Path(code.co_filename)
     lines = {line for _, _, line in code.co_lines() if line is not None}
     if code.co_name == "<module>" or len(lines) < MIN_LINES:
         return None
-    for prefix, directory in _DIRECTORIES.items():
-        if path.is_relative_to(directory):
-            name = path.relative_to(directory).as_posix()
-            is_helper = not prefix and name.startswith("_")
-            return None if is_helper else f"{prefix}{name}"
-    return None
+    name = module_at(Path(code.co_filename))
+    return None if name is None or is_helper(name) else name
+
+
+def is_helper(module: str) -> bool:
+    """Whether several packages share a module, which is then no part of a flow unless it decides something."""
+    return module.startswith("_")
 
 
 class Acting:
