@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -68,6 +69,7 @@ class Call:
     does_something: bool
 
 
+@cache
 def _module_of(filename: str) -> str | None:
     if not filename.startswith("<"):
         return module_at(Path(filename))
@@ -133,12 +135,22 @@ class Acted:
     did_something: dict[str, int]
 
     @classmethod
-    def of(cls, calls: Iterable[Call], usual: Container[tuple[str, str]]) -> Acted:
-        """Take the calls of one phase. `usual`: modules and functions that are called all the time."""
+    def of(cls, calls: Iterable[Call], usual: Container[tuple[str, str]], *, first: Container[str]) -> Acted:
+        """Take the calls of one phase.
+
+        Args:
+            calls: the calls, in order.
+            usual: modules and functions that are called all the time.
+            first: the modules that act first. What others do before that has another cause.
+        """
+        has_begun = False
         called: dict[str, int] = {}
         did_something: dict[str, int] = {}
         for call in calls:
             called.setdefault(call.module, call.time)
-            if call.does_something and not is_helper(call.module) and (call.module, call.function) not in usual:
+            if (call.module, call.function) in usual:
+                continue
+            has_begun = has_begun or call.module in first
+            if has_begun and call.does_something and not is_helper(call.module):
                 did_something.setdefault(call.module, call.time)
         return cls(called, did_something)

@@ -30,7 +30,7 @@ INTERFACES = {"relay/store/store.py"}
 #: A background task may act at any moment. What is wrong is wrong each time, of so many at most.
 TIMES = 5
 #: How often each background task that looks for changes has to look before something is changed.
-LOOKS = 3
+LOOKS = 8
 SECONDS = 60
 #: In which programs the modules of a part of the list act.
 PROGRAMS = {"command": ("command",), "relay": ("relay",), "connector or forward": ("connector", "forward")}
@@ -111,9 +111,12 @@ class Machine:
     services: Mapping[str, Program]
     #: Comes before the commands, so that they record.
     wrapper: tuple[str, ...]
+    #: The phases in which nothing was changed.
+    quiet: set[int] = attrs.field(factory=set)
 
     async def run(self, *command: str | Path, says: str, by: str) -> int:
         """Run a command in a phase of its own, and wait until a service says something. Returns the phase."""
+        await self.look_for_changes(1)  # what the last change has caused is over then
         service = self.services[by]
         heard = len(service.lines["err"])
         phase = self.recorded.begin()
@@ -143,11 +146,11 @@ class Machine:
         )  # fmt: skip
         return phases
 
-    async def look_for_changes(self) -> int:
-        """Wait while nothing is changed, until every program has looked for changes several times. Returns the last
-        phase in which nothing was changed."""
-        for _ in range(LOOKS):
+    async def look_for_changes(self, times: int) -> None:
+        """Wait while nothing is changed, until every program has looked for changes so many times."""
+        for _ in range(times):
             phase = self.recorded.begin()
+            self.quiet.add(phase)
 
             async def have_looked(phase: int = phase) -> bool:
                 return all(
@@ -156,7 +159,6 @@ class Machine:
                 )
 
             await async_wait_until(have_looked, seconds=SECONDS, what="the programs look for changes")
-        return phase
 
 
 def configuration(directory: Path, role: str, more: str = "") -> Path:
@@ -201,11 +203,11 @@ async def test_a_key_that_is_changed(tmp_path: Path, nursery: trio.Nursery) -> N
     with Deployment(tmp_path) as deployment:
         machine = await start(tmp_path, deployment, target)
         recorded = machine.recorded
-        last_quiet = await machine.look_for_changes()
+        await machine.look_for_changes(LOOKS)
         wrong: dict[str, set[str]] = {}
         for number in range(TIMES):
             phases = await machine.change("primary" if number % 2 else "secondary")
-            found = wrong_in(listed, recorded, phases, last_quiet)
+            found = wrong_in(listed, machine, phases)
             wrong = {about: wrong.get(about, what) & what for about, what in found.items()}
             if not any(wrong.values()):
                 break
@@ -217,16 +219,19 @@ async def test_a_key_that_is_changed(tmp_path: Path, nursery: trio.Nursery) -> N
 
 
 def wrong_in(
-    listed: Mapping[str, Sequence[tuple[int, str]]], recorded: Recorded, phases: Mapping[str, int], last_quiet: int
+    listed: Mapping[str, Sequence[tuple[int, str]]], machine: Machine, phases: Mapping[str, int]
 ) -> dict[str, set[str]]:
     """What the page does not say as it was in one change of each kind, by program."""
     may_act = named_in(KEY, *ALSO)
     found: dict[str, set[str]] = {}
     for part, programs in PROGRAMS.items():
+        begins = listed[part][0][0]
+        first = {module for step, module in listed[part] if step <= begins + 1}
         for program in programs:
-            calls = recorded.calls(program)
-            usual = {(call.module, call.function) for call in calls if 0 < call.phase <= last_quiet}
-            acted = Acted.of((call for call in calls if call.phase == phases[CHANGES[program]]), usual)
+            calls = machine.recorded.calls(program)
+            usual = {(call.module, call.function) for call in calls if call.phase in machine.quiet}
+            now = (call for call in calls if call.phase == phases[CHANGES[program]])
+            acted = Acted.of(now, usual, first=first)
             found[f"{program}: in no list"] = set(acted.did_something) - may_act
             found[f"{program}: late"] = late(listed[part], acted)
     return found
