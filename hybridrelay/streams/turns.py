@@ -28,6 +28,28 @@ _BYTES_PER_FRAME = TURN_BYTES // MAX_FRAMES
 _BYTES_PER_SECOND = TURN_BYTES / TURN_SECONDS
 
 
+class _Passes(trio.abc.Instrument):
+    """Counts the passes of an event loop."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.number += 1
+
+
+_passes: trio.lowlevel.RunVar[_Passes] = trio.lowlevel.RunVar("passes")
+
+
+def _number_of_pass() -> int:
+    passes = _passes.get(None)
+    if passes is None:
+        passes = _Passes()
+        trio.lowlevel.add_instrument(passes)
+        _passes.set(passes)
+    return passes.number
+
+
 class SharedTurns:
     """The turns of all tasks that work for one peer, such as an application's identity.
 
@@ -47,7 +69,8 @@ class SharedTurns:
     Peers may form a group, such as the addresses from which one key is used. What they process then also counts in a
     turn of the group. When that is over, one task of each peer at a time waits for the next one. Thus a group gets no
     more time than one peer, and its peers share this time equally, however many tasks each of them has. A group may
-    belong to a larger group, such as the keys of one owner, and is a peer in it.
+    belong to a larger group, such as the keys of one owner, and is a peer in it. The turns of a peer and of all its
+    groups begin in the same pass, so a peer does not lose time because it belongs to groups.
 
     Args:
         clock: returns seconds. Not Trio's clock, which stands still in some tests.
@@ -66,7 +89,7 @@ class SharedTurns:
         "_left",
         "_numbers",
         "_queues",
-        "_seen",
+        "_renewed_in",
         "_waiting",
     )
 
@@ -90,8 +113,8 @@ class SharedTurns:
         self._queues: list[trio.Lock] = []
         #: The index of the queue that was chosen last, when none was empty.
         self._last = 0
-        #: The queues of which a task has run since the turn was renewed.
-        self._seen: set[int] = set()
+        #: The number of the pass in which a task has begun the current turn.
+        self._renewed_in = -1
 
     @property
     def is_over(self) -> bool:
@@ -151,10 +174,10 @@ class SharedTurns:
         self._waiting[number] = None
         try:
             async with self._queues[queue]:  # acquiring this lock takes at least one pass of the event loop
-                self._renew(queue)
+                self._renew()
                 while self._left <= 0 or (self._is_scarce and number != next(iter(self._waiting))):
                     await trio.lowlevel.checkpoint()
-                    self._renew(queue)
+                    self._renew()
                 if self._group is not None:
                     await self._next_of_group(self._group, number)
         finally:
@@ -165,8 +188,13 @@ class SharedTurns:
         """Wait for a turn of the group, unless its current one is not over and nobody waits."""
         self._asking[number] = None
         try:
-            while group.begin():
-                if number == next(iter(self._asking)):
+            while True:
+                is_first = number == next(iter(self._asking))
+                if is_first:
+                    group._renew()
+                if not group.begin() and (is_first or not group._is_scarce):
+                    return
+                if is_first:
                     await group.next()
                     return
                 if self._changed is None:
@@ -188,16 +216,17 @@ class SharedTurns:
         self._last = (self._last + 1) % QUEUES
         return self._last
 
-    def _renew(self, queue: int) -> None:
-        # One task of each queue runs in each pass. When a task of the same queue runs again, another pass has begun.
-        # (If a task has entered an empty queue, it may be the first to run in the next pass. It is then counted in
-        # the turn of the previous pass.)
-        if queue in self._seen or not self._seen:
-            self._seen.clear()
-            self._is_scarce = self._left <= 0
+    def _renew(self) -> None:
+        """Begin another turn of the peer, and of each of its groups, unless a task has done so in this pass."""
+        number, turns = _number_of_pass(), self
+        while turns._renewed_in != number:
+            turns._renewed_in = number
+            turns._is_scarce = turns._left <= 0
             # If the last turn was exceeded, this one is shorter by that much.
-            self._left = min(TURN_BYTES, self._left + TURN_BYTES)
-        self._seen.add(queue)
+            turns._left = min(TURN_BYTES, turns._left + TURN_BYTES)
+            if turns._group is None:
+                break
+            turns = turns._group
 
 
 class PeerTurns:

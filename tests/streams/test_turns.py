@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -122,34 +123,69 @@ async def test_a_task_waits_for_a_turn_of_each_level(used: int) -> None:
     assert not levels[0].is_over
 
 
+class Passes(trio.abc.Instrument):
+    """Counts the passes of the event loop."""
+
+    number = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.number += 1
+
+
+async def counted(paths: Sequence[SharedTurns], size: int, rounds: int) -> tuple[list[int], int]:
+    """How many turns each of these tasks gets in so many passes, and how many passes there were. Each task uses up so
+    many bytes of each turn."""
+    counts, passes = [0] * len(paths), Passes()
+
+    async def work(index: int) -> None:
+        while True:
+            await paths[index].next()
+            counts[index] += 1
+            paths[index].use(0, size)
+
+    trio.lowlevel.add_instrument(passes)
+    async with trio.open_nursery() as nursery:
+        for index in range(len(paths)):
+            nursery.start_soon(work, index)
+        while passes.number < rounds:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    trio.lowlevel.remove_instrument(passes)
+    return counts, passes.number
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("holders", [1, 4])
+@pytest.mark.parametrize("keys", [1, 2, 6])
+async def test_an_owner_gets_one_turn_in_each_pass_however_many_keys_holders_and_tasks_it_has(
+    keys: int, holders: int, tasks: int
+) -> None:
+    owner = SharedTurns(lambda: 0.0)
+    of_keys = [SharedTurns(lambda: 0.0, owner) for _ in range(keys)]
+    paths = [SharedTurns(lambda: 0.0, key) for key in of_keys for _ in range(holders)] * tasks
+    counts, passes = await counted(paths, TURN_BYTES, 300)
+    assert passes - 10 <= sum(counts) <= passes + 2
+
+
+@pytest.mark.parametrize("size", [TURN_BYTES, 3 * TURN_BYTES])
+async def test_a_peer_of_many_groups_gets_as_many_turns_as_one_without(size: int) -> None:
+    """Even if it exceeds its turns, and has to wait for longer."""
+    paths = [SharedTurns(lambda: 0.0)]
+    for _ in range(5):
+        paths.append(SharedTurns(lambda: 0.0, paths[-1]))
+    counts, passes = await counted([SharedTurns(lambda: 0.0), paths[-1]], size, 300)
+    assert max(counts) - min(counts) <= 2
+    assert min(counts) > passes / 2 - 10
+
+
 async def test_at_each_level_tasks_wait_in_rotation_and_those_that_are_cancelled_leave_nothing() -> None:
     """Tasks of holders of keys of one owner. Each round cancels all of them while some wait at each level."""
-    passes, owner = 0, SharedTurns(lambda: 0.0)
+    owner = SharedTurns(lambda: 0.0)
     keys = [SharedTurns(lambda: 0.0, owner) for _ in range(3)]
     paths = [(SharedTurns(lambda: 0.0, key), key, owner) for key in keys for _ in range(4)] * 2
-
-    class Passes(trio.abc.Instrument):
-        def before_io_wait(self, timeout: float) -> None:
-            nonlocal passes
-            passes += 1
-
-    async def work(index: int, counts: list[int]) -> None:
-        while True:
-            await paths[index][0].next()
-            counts[index] += 1
-            paths[index][0].use(0, TURN_BYTES)
-
     for rounds in (1, 2, 3, 50, 200):
-        counts, begun = [0] * len(paths), passes
-        trio.lowlevel.add_instrument(instrument := Passes())
-        async with trio.open_nursery() as nursery:
-            for index in range(len(paths)):
-                nursery.start_soon(work, index, counts)
-            while passes - begun < rounds:
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
-        trio.lowlevel.remove_instrument(instrument)
-        assert sum(counts) <= rounds + 2, "about one turn in a pass"
+        counts, passes = await counted([path[0] for path in paths], TURN_BYTES, rounds)
+        assert sum(counts) <= passes + 2, "about one turn in a pass"
         for level in range(3):
             of_each = Counter[SharedTurns]()
             for path, count in zip(paths, counts, strict=True):
