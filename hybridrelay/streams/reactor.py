@@ -10,7 +10,7 @@ Rules:
 
 1. A handler is called again until it has nothing more to read, or pauses. In between, the other handlers are called.
    Handlers are grouped by the peer for which they work; each peer has one turn (`SharedTurns`) in each pass of the
-   event loop, however many handlers it has.
+   event loop, however many handlers it has. Peers that form a group share the turns of the group equally.
 2. A handler never waits. If it raises, that is reported to its `on_failed`, and it is not called again.
 3. For a stream without a socket of its own (a WebSocket connection, a pipe, a stream of a test), tasks wait in place
    of the epoll set: one until something arrives, and another one that writes what is buffered. They call the same
@@ -24,9 +24,11 @@ two ways to wait, and `registration.py` has what they have in common.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import Protocol
 
 import trio
@@ -60,11 +62,12 @@ class Reactor:
         self._users = 0
         self._nursery: trio.Nursery | None = None
         self._epoll_set = new_epoll_set()
-        #: The handlers that are due, in the order in which they are called, by the peer for which they work.
+        #: The handlers that are due, in the order in which they became due, by the peer for which they work.
         self._due: dict[SharedTurns, deque[Registration]] = {}
         #: The channels that have something to write at the end of the round.
         self._writers: list[Writer] = []
         self._is_running = False
+        self._numbers = itertools.count(1)
         self._work = Waiter()
         self._scope = trio.CancelScope()
         self._started = trio.Event()
@@ -136,9 +139,13 @@ class Reactor:
             self._work.wake()
 
     def _run_round(self) -> bool:
-        """Call each handler that is due once. Returns whether there are others that may be called now."""
-        for turns, queue in list(self._due.items()):
+        """Call each handler that is due once, if the turn of its peer allows it. Returns whether there are others
+        that may be called now."""
+        for turns in sorted(self._due, key=attrgetter("order")):
+            queue = self._due[turns]
             turns.begin()
+            if not turns.is_over:
+                turns.called(next(self._numbers))
             for _ in range(len(queue)):
                 if turns.is_over:
                     break

@@ -60,7 +60,8 @@ class SharedTurns:
     own instead, a peer with 200 sessions that send expensive frames would have 200 turns in every pass.
 
     The handlers of the reactor use these turns, too. They do not wait with `next`: when the turn of their peer is
-    over, the reactor stops calling them, and it begins another turn (`renew`) in the next pass.
+    over, the reactor stops calling them, and it begins another turn (`renew`) in the next pass. It calls those peers
+    first whose groups have waited longest (`order`).
 
     Usually, up to `QUEUES` of the tasks that have waited longest share a turn. But if the turn of the previous pass
     was used up completely, only the task that has waited longest may use the next one, so that the tasks get
@@ -80,6 +81,7 @@ class SharedTurns:
     __slots__ = (
         "__weakref__",
         "_asking",
+        "_called",
         "_changed",
         "_clock",
         "_counted_until",
@@ -113,6 +115,8 @@ class SharedTurns:
         self._queues: list[trio.Lock] = []
         #: The index of the queue that was chosen last, when none was empty.
         self._last = 0
+        #: The number of the last call of a handler; see `called`.
+        self._called = 0
         #: The number of the pass in which a task has begun the current turn.
         self._renewed_in = -1
 
@@ -155,6 +159,23 @@ class SharedTurns:
         self._left = max(self._left - frames * _BYTES_PER_FRAME - size, -TURN_BYTES)
         if self._group is not None:
             self._group.count(frames, size)
+
+    def called(self, number: int) -> None:
+        """Note that the reactor has called handlers of the peer.
+
+        Args:
+            number: larger than that of all earlier calls of handlers.
+        """
+        turns: SharedTurns | None = self
+        while turns is not None:
+            turns._called = number
+            turns = turns._group
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The number of the last call in each group, from large to small, and of the peer. If the reactor calls peers
+        in this order, those of one group share its turns equally, even if each of them uses up a whole turn."""
+        return (self._called,) if self._group is None else (*self._group.order, self._called)
 
     @staticmethod
     def renew(peers: Iterable[SharedTurns]) -> None:

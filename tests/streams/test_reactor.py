@@ -873,6 +873,34 @@ async def test_the_handlers_of_a_peer_share_its_turn_and_take_it_one_after_the_o
     await close_all(*(stream for pair in pairs for stream in pair))
 
 
+async def test_keys_of_an_owner_and_addresses_of_a_key_share_turns_equally(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although each handler uses up a whole turn. One key is used from three addresses, the other one from one."""
+    monkeypatch.setattr("hybridrelay.streams.nowait.TURN_SECONDS", math.inf)
+    pairs = [await tcp_pair() for _ in range(4)]
+    owner = SharedTurns(lambda: 0.0)
+    keys = [SharedTurns(lambda: 0.0, owner) for _ in range(2)]
+    async with using_reactor() as reactor:
+        readers = [Reader(NowaitSocket(near)) for near, _ in pairs]
+        for index, reader in enumerate(readers):
+            turns = SharedTurns(lambda: 0.0, keys[index == 3])
+
+            def work(turns: SharedTurns = turns) -> Next:
+                turns.count(0, TURN_BYTES)
+                return Next.AGAIN
+
+            reader.instead = work
+            reader.serve(reactor, turns)
+            reader.registration.mark_readable()
+        await until(lambda: sum(reader.calls for reader in readers) >= 120)
+        *first, second = [reader.calls for reader in readers]
+        assert abs(sum(first) - second) <= 5
+        assert max(first) - min(first) <= 5
+        await stop(*readers)
+    await close_all(*(stream for pair in pairs for stream in pair))
+
+
 async def test_a_handler_that_is_due_for_several_reasons_is_called_once(form: str) -> None:
     async with using_reactor() as reactor:
         turns, log = SharedTurns(lambda: 0.0), list[int]()
