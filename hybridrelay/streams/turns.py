@@ -42,8 +42,9 @@ _passes: trio.lowlevel.RunVar[_Passes] = trio.lowlevel.RunVar("passes")
 
 
 def _number_of_pass() -> int:
-    passes = _passes.get(None)
-    if passes is None:
+    try:
+        passes = _passes.get()
+    except LookupError:
         passes = _Passes()
         trio.lowlevel.add_instrument(passes)
         _passes.set(passes)
