@@ -225,7 +225,8 @@ async def test_joins_with_one_key_leave_room_for_another_hybrid_connection(
         assert isinstance(offer, control.Offer)
         offered.append(offer.connection)
         await connector.say(control.Accept(offer.id))
-    # Not exactly two more: tasks whose turns come together send in any order.
-    assert len(offered) <= MAX_UNANSWERED + 8
+        # Offers whose turn comes in the same pass of the event loop are sent in any order, so only one's does.
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(offered) <= MAX_UNANSWERED + 2
     assert isinstance(await victim.hear(), control.Joined)
     nursery.cancel_scope.cancel()
