@@ -36,7 +36,7 @@ async def test_names_that_are_not_resolved_hold_up_no_files() -> None:
     borrowers = [object() for _ in range(int(limiter.total_tokens))]
     for borrower in borrowers:
         limiter.acquire_on_behalf_of_nowait(borrower)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         assert await run_in_thread(divmod, 7, 2) == (3, 1)
     for borrower in borrowers:
         limiter.release_on_behalf_of(borrower)

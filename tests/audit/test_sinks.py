@@ -82,7 +82,7 @@ class TestJournal:
         sink = JournalSink(path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
             bind(journal, path)
-            journal.settimeout(10)
+            journal.settimeout(60)
             sink.write([RECORD, WARNING])
             assert journal.recv(65536) == journal_datagram(RECORD)
             assert b"PRIORITY=4\n" in journal.recv(65536)
@@ -96,7 +96,7 @@ class TestJournal:
                 sink.write([RECORD])
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
                 bind(journal, path)
-                journal.settimeout(10)
+                journal.settimeout(60)
                 sink.write([RECORD])
                 assert journal.recv(65536)
             path.unlink()
@@ -231,7 +231,7 @@ class TestSyslogServers:
     def test_records_arrive_over_udp_and_long_ones_are_cut(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as got:
             got.bind(("127.0.0.1", 0))
-            got.settimeout(10)
+            got.settimeout(60)
             sink = SyslogSink("udp", "127.0.0.1", got.getsockname()[1], own_name="db1")
             long = Record(0.0, "stream.closed", {}, text="ü" * 5000)
             sink.write([RECORD, long])

@@ -21,7 +21,7 @@ import pytest
 from hybridrelay.streams.unix_sockets import short_path
 
 from ..deployments import Deployment, Program
-from ..waiting import wait_until
+from ..waiting import patience, wait_until
 from .conftest import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the relay runs on Linux")
@@ -34,12 +34,12 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP on a Unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=SECONDS)
+        super().__init__("localhost", timeout=patience(SECONDS))
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(SECONDS)
+        self.sock.settimeout(patience(SECONDS))
         with short_path(Path(self._path)) as name:
             self.sock.connect(name)
 

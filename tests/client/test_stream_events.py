@@ -46,7 +46,7 @@ class Scene:
 
     async def wait_end(self) -> None:
         """Wait until it is known whether everything was delivered."""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await self._ended.wait()
 
     async def open(self, *, wait_opened: bool = True) -> MuxStream:

@@ -30,6 +30,7 @@ from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousE
 from hybridrelay.protocol.reasons import Reason
 
 from ..resolving import FixedResolver
+from ..waiting import patience
 from .conftest import Certificates, make_server, run_server, serve_badly
 
 RELAY, OTHER = "127.0.0.1", "127.0.0.2"
@@ -159,7 +160,7 @@ async def test_what_answered_the_probe_is_dialed_first(
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)
     await Prober(relay, mode="tcp").choose()
-    with trio.fail_after(5):
+    with trio.fail_after(patience(5)):
         stream = await open_channel(relay, TCP, Purpose.DATA, ticket=b"t" * 32)
     await trio.aclose_forcefully(stream)
     nursery.cancel_scope.cancel()
@@ -199,8 +200,8 @@ async def test_a_proxys_name_may_have_several_addresses_too(
     listeners = await trio.open_tcp_listeners(port, host=RELAY)
     nursery.start_soon(partial(trio.serve_listeners, partial(run_server, proxy), listeners))
     dial = ProxyDial(ProxySettings.explicit(f"{scheme}://proxy.example.com:{port}"))
-    for patience in (10, 1.5):  # the second time the right one comes first
-        with trio.fail_after(patience):
+    for seconds in (10, 1.5):  # the second time the right one comes first
+        with trio.fail_after(patience(seconds)):
             stream = await dial(NAME, 443)
         assert await stream.receive_some() == b"hello"
         await trio.aclose_forcefully(stream)

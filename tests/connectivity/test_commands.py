@@ -14,7 +14,7 @@ from hybridrelay.connectivity.commands import Commands
 from hybridrelay.events import CommandPrinted, Event, EventStream
 from hybridrelay.mux.pace import BURST
 
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
 
@@ -92,7 +92,7 @@ async def test_a_forceful_close_does_not_wait_and_the_process_ends() -> None:
         stream = await commands.dial()
         pid = await receive_pid(stream)
         await trio.aclose_forcefully(stream)
-        with trio.fail_after(10):
+        with trio.fail_after(patience(10)):
             await stream.aclose()
         assert not is_alive(pid)
 
@@ -232,7 +232,7 @@ async def test_what_a_command_has_started_ends_with_it(monkeypatch: pytest.Monke
     async def has_ended() -> bool:
         return not is_alive(child) or is_zombie(child)
 
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with Commands(("sh", "-c", "sleep 1000 >/dev/null 2>&1 <&1 & echo $!")) as commands:
             async with await commands.dial() as stream:
                 child = await receive_pid(stream)
@@ -248,7 +248,7 @@ async def test_a_command_that_has_to_be_reaped_when_it_has_ended_gets_no_signal(
     _without_pidfd(monkeypatch)
     monkeypatch.delattr(os, "waitid", raising=False)
     monkeypatch.setattr(os, "killpg", lambda group, _number: signalled.append(group))
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with Commands(("sh", "-c", "exit 3")) as commands, await commands.dial() as stream:
             assert await stream.receive_some() == b""
     assert signalled == []
@@ -257,6 +257,6 @@ async def test_a_command_that_has_to_be_reaped_when_it_has_ended_gets_no_signal(
 async def test_something_that_it_started_keeps_nothing_waiting() -> None:
     """The master connection of ssh keeps standard error open in this way."""
     async with Commands(("sh", "-c", "sleep 1000 & printf x")) as commands:
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             async with await commands.dial() as stream:
                 assert await stream.receive_some() == b"x"

@@ -22,6 +22,8 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams.turns import MAX_FRAMES, SharedTurns
 from hybridrelay.testing import session_pair
 
+from ..waiting import patience
+
 CARRIER = candidates(discover(), "tcp")[0]
 
 
@@ -100,7 +102,7 @@ async def test_a_second_answer_to_one_request_ends_the_channel(nursery: trio.Nur
     stream = session.open_stream_nowait()
     theirs = (await relay.offers.receive()).accept()
     channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
-    # Both are handled before anybody is told of the first one, however slow this machine is: no time passes in a turn.
+    # No time passes in a turn: both are handled before anybody is told of the first one, even on a slow machine.
     channel.turns = SharedTurns(lambda: 0.0)
     answers: list[control.Message] = []
     ended = trio.Event()
@@ -118,7 +120,7 @@ async def test_a_second_answer_to_one_request_ends_the_channel(nursery: trio.Nur
     assert await theirs.receive_some()
     good, bad = control.Joined(7, bytes(TICKET_SIZE), "1" * 32, 30.0), control.Failed(7, Reason.WRONG_KEY)
     await theirs.send_all(encode_message(good) + encode_message(bad))
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         await ended.wait()
     await trio.testing.wait_all_tasks_blocked()
     assert answers == [good]
@@ -138,7 +140,7 @@ async def test_the_answer_to_another_kind_of_request_ends_the_channel(
     stream = session.open_stream_nowait()
     theirs = (await relay.offers.receive()).accept()
     channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as tasks:
 
             async def serve() -> None:
@@ -193,7 +195,7 @@ async def test_the_first_message_has_to_be_the_relays_welcome(
     theirs = (await relay.offers.receive()).accept()
     await theirs.send_all(b"".join(map(encode_message, said)))
     await theirs.send_eof()
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         if fits:
             assert await _receive_welcome(stream, ControlDecoder()) == (said[0], said[1:])
         else:

@@ -26,6 +26,8 @@ from hybridrelay.security import (
     generate_key,
 )
 
+from ..waiting import patience
+
 
 @pytest.fixture(scope="module")
 def authority() -> Authority:
@@ -62,7 +64,7 @@ async def meet(
         with trio.move_on_after(0):
             await trio.aclose_forcefully(tls)
 
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one, client, ends[0], pinned)
             nursery.start_soon(one, connector, ends[1], None)

@@ -21,6 +21,8 @@ from hybridrelay.protocol.control_codec import ControlDecoder, encode_message
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
 
+from ..waiting import patience
+
 CARRIER = candidates(discover(), "tcp")[0]
 HOST = "relay.example.com"
 ONE = Checkpoint("0f" * 8, 5, "ab" * 32, "2026-11-30T05:00:00.000Z", "ed25519:" + "A" * 43 + "=", "A" * 86 + "==")
@@ -100,7 +102,7 @@ async def test_without_room_under_one_name_the_next_ones_are_asked(
 async def test_a_channel_that_is_lost_ends_it() -> None:
     witnessing, channel = Witnessing(), Channel(has_ended=True)
     witnessing.signed(ONE)
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         await send_checkpoints(channel, HOST, lambda: ["orders"], witnessing)  # type: ignore[arg-type]
 
 
@@ -141,7 +143,7 @@ async def test_confirmations_that_a_relay_makes_up_do_not_count(nursery: trio.Nu
     (other,) = decoder.receive_data_untrusted(await theirs.receive_some())
     assert isinstance(other, control.Check)
     await theirs.send_all(encode_message(control.Witnessed(other.id)))
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         await ended.wait()
     await trio.testing.wait_all_tasks_blocked()
     nursery.cancel_scope.cancel()

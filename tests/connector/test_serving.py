@@ -38,6 +38,7 @@ from hybridrelay.testing import session_pair
 from ..deployments import free_port
 from ..resolving import FixedResolver
 from ..silent import silent_listener
+from ..waiting import patience
 from .served_session import ServedSession
 
 
@@ -116,7 +117,7 @@ async def target() -> AsyncIterator[Target]:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         while not condition():
             await trio.sleep(0.01)
 

@@ -39,6 +39,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 from hybridrelay.streams.sockets import abort_stream
 
+from ..waiting import patience
 from .fakes import WSS, FakeRelay, published
 
 PEER = PeerIdentity("one", Role.APPLICATION, "app", "0A", 4e9)
@@ -97,7 +98,7 @@ Start = Callable[[SessionConfig], Awaitable[Scene]]
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         while not condition():
             await trio.sleep(0.01)
 

@@ -22,6 +22,7 @@ from hybridrelay.relay.limits import Shares
 from hybridrelay.security import ConnectionString, load_connection_string
 
 from ..deployments import Deployment
+from ..waiting import patience
 from .targets import echo, serve
 
 DESCRIPTORS = 256
@@ -77,7 +78,7 @@ async def take_all(connector: Path, application: Path) -> tuple[list[trio.abc.St
 async def _echo(port: int) -> bytes:
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(b"hello")
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             return bytes(await stream.receive_some())
 
 

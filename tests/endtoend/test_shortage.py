@@ -14,7 +14,7 @@ import trio
 from hybridrelay._log_limit import LINES
 
 from ..deployments import HYBRIDRELAY, Deployment, Program, Published, starting_with
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 from .targets import echo, serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit")
@@ -49,7 +49,7 @@ class _Applications:
 
     async def connect(self) -> bool:
         """Open one more, if it is not reset; whether it gets an answer."""
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             try:
                 stream = await trio.open_tcp_stream("127.0.0.1", self._port)
             except OSError:
@@ -65,7 +65,7 @@ class _Applications:
         return sum([await self.connect() for _ in range(count)])
 
     async def all_answer(self) -> bool:
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             return all([await _answers(stream) for stream in self.open])
 
     async def close(self) -> None:

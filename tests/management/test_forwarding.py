@@ -20,6 +20,7 @@ from hybridrelay.events import (
 from hybridrelay.security import parse_networks_untrusted
 
 from ..http.serving import Answer, Client
+from ..waiting import patience
 from .test_tcp import CONNECTIONS, LOOPBACK, Served, served, state
 
 __all__ = ["state"]
@@ -49,7 +50,7 @@ async def _call(
         headers = {"Authorization": f"Bearer {api.token if token is None else token}"}
         if forwarded:
             headers["X_Forwarded_For"] = forwarded
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             return await Client(stream).request("DELETE", f"{CONNECTIONS}/nothing", b"", **headers)
 
 
@@ -87,7 +88,7 @@ async def test_one_connection_of_a_proxy_carries_requests_of_several_clients(sta
     async with served(state, attrs.evolve(OPTIONS, trusted_proxies=NETWORK)) as api, await _connect(api) as stream:
         client = Client(stream)
         for address in ("192.0.2.1", "192.0.2.2"):
-            with trio.fail_after(20):
+            with trio.fail_after(patience(20)):
                 token = f"Bearer {api.token}"
                 path = f"{CONNECTIONS}/nothing"
                 await client.request("DELETE", path, X_Forwarded_For=address, Authorization=token)
@@ -102,7 +103,7 @@ async def test_a_proxy_header_states_the_caller_and_a_missing_one_is_refused(sta
         assert _callers(api) == [CLIENT, PROXY, OTHER]
         async with await _connect(api) as stream:
             await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
-            with trio.fail_after(20), contextlib.suppress(trio.BrokenResourceError):
+            with trio.fail_after(patience(20)), contextlib.suppress(trio.BrokenResourceError):
                 assert await stream.receive_some() == b""
 
         # The event is published before the connection is closed.
@@ -123,7 +124,7 @@ async def test_x_forwarded_proto_is_believed_from_trusted_proxies_only(state: Pa
             headers |= {"X_Forwarded_Proto": proto} if proto else {}
             headers["Content_Type"] = "application/x-www-form-urlencoded"
             async with await _connect(api, source) as stream:
-                with trio.fail_after(20):
+                with trio.fail_after(patience(20)):
                     body = f"token={api.token}".encode()
                     answer = await Client(stream).request("POST", "/login", body, **headers)
             assert answer.status == 303

@@ -31,6 +31,7 @@ from ..certificates import CertificateAuthority
 from ..credentials import pretend_user
 from ..deployments import Deployment
 from ..http.serving import Client
+from ..waiting import patience
 from .live import FakeRelay
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
@@ -87,7 +88,7 @@ async def test_a_client_of_another_user_is_refused_even_if_the_mode_of_the_socke
     await start(nursery, state)
     stream = await connect_unix_socket(state / "management.sock")
     pretend_user(monkeypatch, type(stream.socket), user)
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with stream:
             if is_served:
                 assert (await Client(stream, host="localhost").request("GET", "/v1/relay")).status == 200
@@ -112,7 +113,7 @@ async def test_names_that_are_not_this_machines_are_refused(state: Path, nursery
 async def test_a_relay_that_stops_leaves_the_socket_of_the_next_one(state: Path) -> None:
     """A request is under way, for which the first one still waits when the second one already listens."""
     path = state / "management.sock"
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with trio.open_nursery() as second:
             async with trio.open_nursery() as first:
                 stop = await start(first, state)
@@ -137,7 +138,7 @@ async def test_a_client_that_never_reads_does_not_delay_the_end(state: Path) -> 
     with SQLiteStore.open(state) as store:
         for number in range(50):
             store.create(f"db{number}", ["relay.example.com"], [])
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with trio.open_nursery() as serving:
             stop = await start(serving, state)
             stream = await connect_unix_socket(state / "management.sock")
@@ -153,7 +154,7 @@ async def test_a_client_that_never_reads_does_not_delay_the_end(state: Path) -> 
 async def test_without_a_socket_the_relay_runs_all_the_same(state: Path) -> None:
     (state / "management.sock").write_text("not a socket")
     events: list[Event] = []
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with trio.open_nursery() as serving:
             await start(serving, state, events)
     (event,) = events

@@ -37,7 +37,7 @@ from hybridrelay.streams.unix_sockets import connect_unix_socket
 
 from ..certificates import CertificateAuthority
 from ..http.serving import Client
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 from .live import FakeRelay
 
 CONNECTIONS = "/v1/hybridConnections"
@@ -371,7 +371,7 @@ async def test_other_addresses_and_a_first_certificate_while_it_serves(state: Pa
         async with await trio.open_tcp_stream("127.0.0.1", number) as stream:
             head = f"GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {relay.token}\r\n\r\n"
             await stream.send_all(head.encode())
-            with trio.fail_after(20):
+            with trio.fail_after(patience(20)):
                 assert b"200 OK" in await stream.receive_some()
                 await relay.tcp.change(files.options)
                 assert relay.tcp.bound == [first]

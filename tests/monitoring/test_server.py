@@ -20,6 +20,7 @@ from hybridrelay.streams.unix_sockets import connect_unix_socket, short_path
 
 from ..credentials import pretend_user
 from ..http.serving import Client
+from ..waiting import patience
 from .snapshots import FakeSource, endpoint, stream
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
@@ -62,7 +63,7 @@ async def test_another_user_is_refused_even_if_the_mode_of_the_socket_lets_it_co
     stream = await connect(address)
     pretend_user(monkeypatch, type(stream.socket), user)
     answer = b""
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with stream:
             with contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -149,7 +150,7 @@ async def test_a_web_page_cannot_reach_it_by_a_name_of_its_own(nursery: trio.Nur
 
 async def test_a_client_that_never_reads_does_not_delay_the_end() -> None:
     source = FakeSource(endpoint(streams=tuple(stream(number) for number in range(1000))))
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with trio.open_nursery() as serving:
             client = await connect(await start(serving, LOOPBACK, source))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)

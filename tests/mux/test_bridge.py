@@ -425,7 +425,7 @@ async def test_what_has_moved_and_which_side_ended_it_is_known_whatever_ended_it
         case _:
             watched.scope.cancel()
             expected = Bridged(7, 5, Reason.CANCELLED, ended_by=Party.CALLER)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await watched.over.wait()
     assert watched.progress.so_far() == expected
     await watched.target.aclose()
@@ -470,7 +470,7 @@ async def test_what_was_queued_and_dropped_is_not_reported_as_delivered(
         case _:
             watched.client.close(Reason.IDENTITY_DENIED)
             expected = attrs.evolve(expected, reason=Reason.IDENTITY_DENIED, ended_by=Party.SESSION)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await watched.over.wait()
     assert watched.progress.so_far() == expected
     await watched.target.aclose()
@@ -516,12 +516,12 @@ async def test_an_end_that_was_acknowledged_before_the_stream_was_accepted(nurse
     nursery.start_soon(join)
     await application.send_eof()
     offer = await server.offers.receive()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while client.core.unacknowledged_bytes:
             await trio.sleep(0.01)
     theirs = offer.accept()
     await theirs.aclose()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await settled.wait()
     assert progress.so_far() == Bridged(0, 0, Reason.NO_ERROR, sent_all=True, received_all=True)
     await application.aclose()

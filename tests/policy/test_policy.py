@@ -253,7 +253,7 @@ async def test_another_file_of_the_same_time_and_size_is_read(tmp_path: Path) ->
     file = PolicyFile(path)
     async with _watched(file) as (changed, _):
         other.replace(path)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert (await changed.receive()).policy == file.policy
         assert _refuses(file.policy, "reporting12")
 

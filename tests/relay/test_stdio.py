@@ -20,6 +20,8 @@ from hybridrelay.testing import tcp_pair
 from hybridrelay_exec import transport
 from hybridrelay_exec.transport import GREETING
 
+from ..waiting import patience
+
 END = bytes(4)
 
 
@@ -93,7 +95,7 @@ async def test_an_end_that_is_not_announced_is_a_break(tmp_path: Path) -> None:
 async def test_it_ends_when_standard_input_does_even_if_the_relay_does_not(tmp_path: Path) -> None:
     async with running(tmp_path) as stdio:
         await stdio.into.send_eof()
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             await stdio.ended.wait()
 
 

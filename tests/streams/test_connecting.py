@@ -22,14 +22,14 @@ from ..resolving import FixedResolver
 def target() -> Iterator[socket.socket]:
     """Listens on all loopback addresses; the kernel accepts by itself."""
     with socket.create_server(("0.0.0.0", 0)) as server:
-        server.settimeout(10)
+        server.settimeout(60)
         yield server
 
 
 def how_it_ended(server: socket.socket) -> str:
     accepted, _ = server.accept()
     with accepted:
-        accepted.settimeout(10)
+        accepted.settimeout(60)
         try:
             return "clean" if accepted.recv(1) == b"" else "bytes"
         except ConnectionResetError:
@@ -81,7 +81,7 @@ async def test_the_losers_of_a_race_are_reset(
             with connection:
                 if address != winner:
                     losers += 1
-                    connection.settimeout(10)
+                    connection.settimeout(60)
                     with pytest.raises(ConnectionResetError):
                         connection.recv(1)
         await stream.aclose()

@@ -15,6 +15,7 @@ from hybridrelay.relay import Binding, LiveRelay, Relay, RelayConfig
 from hybridrelay.security import Role
 from hybridrelay.streams import receive_exactly
 
+from ..waiting import patience
 from .deployment import HOST, PORTS, Deployment, Published, echo, serve_target
 
 
@@ -28,7 +29,7 @@ class Scene:
 
     async def echoes(self, data: bytes) -> None:
         """The stream carries bytes both ways."""
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             await self.stream.send_all(data)
             assert await receive_exactly(self.stream, len(data)) == data
 

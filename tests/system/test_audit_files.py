@@ -24,6 +24,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import Role
 
 from ..audit.lines import verify
+from ..waiting import patience
 from .deployment import Deployment, serve_target
 
 
@@ -74,7 +75,7 @@ async def test_every_stream_is_on_the_disk_first(
                 await stream.send_all(b"x")
                 assert await stream.receive_some() == b"x"
             assert scene.recorded[-1] >= number
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         while len(scene.of("stream.closed")) < 3:
             await trio.sleep(0.05)
     events = [one["event"] for one in scene.records()]
@@ -114,14 +115,14 @@ async def test_without_its_files_it_opens_no_stream_and_recovers(
         assert await kept.receive_some() == b"y"
 
         monkeypatch.setattr(scene.directory, "append", append)
-        with trio.fail_after(10):
+        with trio.fail_after(patience(10)):
             while scene.log.problems:
                 await trio.sleep(0.05)
         async with await client.open_stream() as stream:
             await stream.send_all(b"x")
             assert await stream.receive_some() == b"x"
         await kept.aclose()
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         while len(scene.of("stream.closed")) < 2:
             await trio.sleep(0.05)
     assert len(scene.of("stream.not-connected")) == 3

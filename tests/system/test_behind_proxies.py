@@ -33,6 +33,8 @@ from hybridrelay.relay.store.public_ports import load_public_ports
 from hybridrelay.security import parse_networks_untrusted
 from hybridrelay.streams import receive_exactly
 
+from ..waiting import patience
+
 #: The address of the proxy, and one of somebody else.
 PROXY, OTHER = "127.0.0.5", "127.0.0.6"
 CLIENT = "192.0.2.7"
@@ -58,7 +60,7 @@ class Running:
 
     async def event(self, kind: type[Event]) -> Event:
         """The first event of a kind."""
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             while True:
                 waiting = self.published_one()
                 for event in self.published:
@@ -74,7 +76,7 @@ class Running:
         await sock.bind((source, 0))
         await sock.connect((binding.host, binding.port))
         async with trio.SocketStream(sock) as stream:
-            with trio.fail_after(20):
+            with trio.fail_after(patience(20)):
                 yield stream
 
 

@@ -25,6 +25,7 @@ from hybridrelay.relay.service import relay as relay_module
 from hybridrelay.streams import receive_exactly
 
 from ..certificates import CertificateAuthority
+from ..waiting import patience
 
 HOST = "127.0.0.1"
 PROBE = (Binding(HOST, 0),)
@@ -63,13 +64,13 @@ async def running(state_dir: Path, **bindings: tuple[Binding, ...]) -> AsyncIter
 
 async def begin_probe(stream: trio.abc.Stream) -> None:
     await stream.send_all(Preamble(Purpose.PROBE).encode())
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         assert decode_status_untrusted(await receive_exactly(stream, STATUS_SIZE)) is Reason.NO_ERROR
 
 
 async def end_probe(stream: trio.abc.Stream) -> None:
     await stream.send_all(b"x" * PROBE_SIZE)
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         assert await receive_exactly(stream, PROBE_SIZE) == b"x" * PROBE_SIZE
 
 
@@ -90,7 +91,7 @@ async def shown_certificate(number: int) -> bytes | None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     stream = await trio.open_tcp_stream(HOST, number)
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with trio.SSLStream(stream, context, https_compatible=True) as tls:
             await tls.do_handshake()
             shown: bytes | None = tls.getpeercert(binary_form=True)

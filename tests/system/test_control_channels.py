@@ -22,6 +22,7 @@ from hybridrelay.protocol import Reason, control
 from hybridrelay.security import ConnectionString, Role
 
 from ..logged_events import logged_fields
+from ..waiting import patience
 from .deployment import Deployment, echo, serve_target
 
 REPLACEMENTS = 30
@@ -81,14 +82,14 @@ async def test_an_offer_that_nobody_has_answered_is_made_again(
         client.start_soon(join)
         assert isinstance(await first.messages.receive(), control.Offer)
         second = await listener.register()
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(PATIENCE_SECONDS)):
             offer = await second.messages.receive()
         assert isinstance(offer, control.Offer)
         await second.send(control.Accept(offer.id))
     (joined,) = answers
     assert isinstance(joined, control.Joined)
     # The old one is ended by the relay, and takes nobody with it.
-    with trio.fail_after(PATIENCE_SECONDS):
+    with trio.fail_after(patience(PATIENCE_SECONDS)):
         async for message in first.messages:
             assert not isinstance(message, control.Offer)
     nursery.cancel_scope.cancel()
@@ -148,7 +149,7 @@ async def test_a_lost_data_channel_makes_a_connector_ask_whether_the_relay_is_th
         await stream.send_all(b"before")
         assert await stream.receive_some() == b"before"
         monkeypatch.setattr(ControlChannel, "check_alive", checking)
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(PATIENCE_SECONDS)):
             await trio.aclose_forcefully(dialed[-1])
             await checked.wait()
             await stream.send_all(b"after")

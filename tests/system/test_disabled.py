@@ -13,7 +13,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import Role
 
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 from .live_scene import Scene, relay_and_connector
 
 DISABLED = Reason.CONNECTION_DISABLED
@@ -52,7 +52,7 @@ async def test_everything_ends_and_comes_back_by_itself(tmp_path: Path, mode: st
 
                 store.change("db", disabled=False)
                 await scene.echoes(b"the session was resumed, because it was disabled for a moment only")
-                with trio.fail_after(20):
+                with trio.fail_after(patience(20)):
                     async with await client.open_stream() as second:
                         await Scene(relay.live, second, events).echoes(b"after")
     assert [type(one) for one in events if isinstance(one, ConnectionDisabled | ConnectionEnabled)] == [

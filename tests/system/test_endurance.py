@@ -29,6 +29,7 @@ from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import ConnectionString, HostPort, KeySlot, Role
 
 from ..receiving import receive_all
+from ..waiting import patience
 from .deployment import HOST, Deployment, deploy, echo, serve_target
 
 
@@ -40,7 +41,7 @@ async def test_one_relay_that_refuses_does_not_end_the_others(nursery: trio.Nurs
     with SQLiteStore.open(first.state_dir) as registry:
         registry.revoke_key("one", "listener", KeySlot.PRIMARY)
     async with first.client(first.string(refused, Role.APPLICATION), resume_deadline=1) as client:
-        with trio.fail_after(20), pytest.raises((RendezvousError, StreamRefused)):  # noqa: PT012
+        with trio.fail_after(patience(20)), pytest.raises((RendezvousError, StreamRefused)):  # noqa: PT012
             while True:
                 await (await client.open_stream(patience=0)).aclose()
     async with second.client(second.string(kept, Role.APPLICATION)) as client:
@@ -69,7 +70,7 @@ async def test_the_last_relay_that_refuses_ends_the_connector(deployment: Deploy
     nursery.start_soon(revoke)
     await nursery.start(run)
     registered.set()
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         await ended.wait()
     nursery.cancel_scope.cancel()
 
@@ -147,7 +148,7 @@ async def test_a_connector_that_stops_lets_open_streams_finish(deployment: Deplo
         await stream.send_all(b"to the end")
         await stream.send_eof()
         assert await receive_all(stream) == b"to the end"
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             await stopped.wait()
     nursery.cancel_scope.cancel()
 
@@ -213,7 +214,7 @@ async def test_a_connector_that_comes_back_says_that_its_former_self_is_dead(
         second = InstanceFile(tmp_path / "instance")
         assert second.dead == (first.instance,)
         await deployment.connector(string, instance_file=second)
-        with trio.fail_after(15), pytest.raises(trio.BrokenResourceError):
+        with trio.fail_after(patience(15)), pytest.raises(trio.BrokenResourceError):
             await stream.receive_some()  # long before the deadline for resumption
         fresh = await client.open_stream()
         await fresh.send_all(b"x")

@@ -25,6 +25,7 @@ from hybridrelay.relay.service import control as relay_control
 from hybridrelay.security import ConnectionString, KeySlot, Role
 from hybridrelay.streams import receive_exactly
 
+from ..waiting import patience
 from .deployment import HOST, Deployment, echo, serve_target
 
 
@@ -100,7 +101,7 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
     assert isinstance(joined, control.Joined)
     link = RelayLink(RelayEndpoint.all_from(sending)[0], control.PeerRole.CLIENT, instance=new_instance(), mode="tcp")
     candidate = await link.choose()
-    with trio.fail_after(10), pytest.raises(RendezvousError) as caught:
+    with trio.fail_after(patience(10)), pytest.raises(RendezvousError) as caught:
         await open_channel(
             link.endpoint,
             candidate,
@@ -162,7 +163,7 @@ async def test_a_port_serves_its_purpose_only(
     assert number is not None
     async with await trio.open_tcp_stream(HOST, number) as stream:
         await stream.send_all(Preamble(purpose).encode())
-        with trio.fail_after(10):
+        with trio.fail_after(patience(10)):
             assert decode_status_untrusted(await receive_exactly(stream, STATUS_SIZE)) is Reason.WRONG_PORT
             assert await stream.receive_some() == b""
     nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ from hybridrelay.connectivity.dialing import dial_directly
 from hybridrelay.relay.core.listeners import Listener, ListenerTable
 from hybridrelay.security import Role
 
+from ..waiting import patience
 from .deployment import Deployment, echo, serve_target
 
 UPGRADE_INTERVAL = 0.1
@@ -54,7 +55,7 @@ async def test_a_connector_is_registered_while_it_upgrades(
         stream = await client.open_stream()
         await _exchange(stream)
         is_open.set()
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(PATIENCE_SECONDS)):
             while not has_upgraded.is_set():
                 await _exchange(stream)
                 async with deployment.client(deployment.string(published, Role.APPLICATION), mode="tcp") as another:

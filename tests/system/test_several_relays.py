@@ -37,7 +37,7 @@ from hybridrelay.security import (
     generate_key,
 )
 
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 from .deployment import ClientOptions, ConnectorOptions, Deployment, Published, deploy, echo, serve_target
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
@@ -341,7 +341,7 @@ async def test_where_no_other_relay_has_the_listener_a_session_stays(
                 first.stop.set()
                 await until(lambda: "keeps the current one" in caplog.text)
                 await until(lambda: "is being resumed" in caplog.text)
-                with trio.fail_after(20):
+                with trio.fail_after(patience(20)):
                     await first.relay_ended.wait()  # it lets go of its state directory last
                 await deploy(nursery, first.state_dir, host=first.host, ports=ports)
                 await two_more()
@@ -361,7 +361,7 @@ async def test_with_one_relay_a_drain_is_waited_for(
             async with talking(client) as two_more:
                 first.stop.set()
                 await until(lambda: "is being resumed" in caplog.text)
-                with trio.fail_after(20):
+                with trio.fail_after(patience(20)):
                     await first.relay_ended.wait()  # it lets go of its state directory last
                 await deploy(nursery, first.state_dir, host=first.host, ports=ports)
                 await two_more()

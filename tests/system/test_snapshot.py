@@ -25,7 +25,7 @@ from hybridrelay.relay import Binding, ConnectionSnapshot, MemoryDirectory, Rela
 from hybridrelay.security import Role
 
 from ..receiving import receive_all
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 from .deployment import HOST, PORTS, Deployment, echo, serve_target
 
 DATA = b"x" * 100_000
@@ -83,7 +83,7 @@ async def test_what_a_relay_says_about_itself(tmp_path: Path) -> None:
 
         await async_wait_until(pair_has_ended, seconds=20, what="the end of the pair")
         stop.set()
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             await ended.wait()
         nursery.cancel_scope.cancel()
     assert relay.live.snapshot() == RelaySnapshot()

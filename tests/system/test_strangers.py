@@ -27,7 +27,7 @@ from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, RateLimit
 from hybridrelay.relay.service import relay
 from hybridrelay.security import KeySlot, Right, Role, Rule, Secret, create_authority, generate_key
 
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 from .deployment import HOST, Deployment, Published, deploy
 
 KIB = 1024
@@ -106,7 +106,7 @@ async def test_few_handshakes_inside_outer_tls_are_under_way_at_a_time(
     outside = await _asked(deployment, 1)
     make = phases()["https"]["a ClientHello and no more"]
     wires = []
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         assert await outside.receive_some()
         for index in range(2):
             wire = connect(number, f"127.1.1.{index + 1}")
@@ -133,7 +133,7 @@ async def test_few_connections_have_tls_inside_outer_tls_before_they_authenticat
     number = deployment.ports["https"]
     assert number is not None
     wires, held = [], []
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         for index in range(3):
             wire = connect(number, f"127.1.1.{index + 1}")
             wires.append(wire)
@@ -218,7 +218,7 @@ async def test_what_is_not_a_whole_client_hello_uses_nothing_up(
         stream = await _dial(deployment, "control", f"127.1.0.{number}")
         await stream.send_all(preamble(CONTROL) + HELLO[:-1])
         assert (await stream.receive_some(8))[:4] == b"HYRS"
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         assert await (await _asked(deployment, 100)).receive_some()
     nursery.cancel_scope.cancel()
 
@@ -282,7 +282,7 @@ class Behind:
         for _ in range(handshakes):
             stream = await _dial(self.deployment, "control")
             await stream.send_all(preamble(CONTROL) + HELLO)
-            with trio.fail_after(10):
+            with trio.fail_after(patience(10)):
                 received = b""
                 while len(received) <= 8:
                     received += await stream.receive_some()
@@ -344,7 +344,7 @@ async def test_a_client_gets_in_beside_a_flood_from_another_address(
         await stream.send_all(preamble(CONTROL) + HELLO)
     string = deployment.string(deployment.publish(), Role.APPLICATION)
     link = RelayLink(RelayEndpoint.all_from(string)[0], control.PeerRole.CLIENT, instance=new_instance(), mode="tcp")
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         await link.start_control(nursery)
     nursery.cancel_scope.cancel()
 
@@ -357,7 +357,7 @@ async def test_pieces_of_any_size_are_put_together_and_tiny_ones_for_ever_are_no
     for begin in range(0, len(said), 50):
         await stream.send_all(said[begin : begin + 50])
         await trio.testing.wait_all_tasks_blocked(0.001)
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         assert (await stream.receive_some(8))[:4] == b"HYRS"
         assert await stream.receive_some()
         tiny = await _dial(deployment, "control")
@@ -376,13 +376,13 @@ async def test_a_probe_is_answered_and_a_wrong_purpose_refused_before_any_task_b
     await stream.send_all(preamble(PROBE))
     await stream.send_all(payload)
     received = b""
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         while data := await stream.receive_some():
             received += data
     assert received[8:] == payload
     wrong = await _dial(deployment, "probe")
     await wrong.send_all(preamble(CONTROL))
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         assert int.from_bytes((await wrong.receive_some())[6:8], "big") == Reason.WRONG_PORT
         assert await wrong.receive_some() == b""
     nursery.cancel_scope.cancel()
@@ -392,7 +392,7 @@ async def test_what_is_not_tls_is_refused_with_that_reason(deployment: Deploymen
     """It is refused at once, by OpenSSL's alert, and the connection ends."""
     stream = await _dial(deployment, "https")
     await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         try:
             while await stream.receive_some():
                 pass
@@ -405,7 +405,7 @@ async def test_too_much_before_the_end_of_the_handshake_ends_it(
     deployment: Deployment, nursery: trio.Nursery
 ) -> None:
     stream = await _asked(deployment, 1)
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         assert await stream.receive_some()
         with pytest.raises((trio.BrokenResourceError, ssl.SSLError)):  # noqa: PT012
             while True:

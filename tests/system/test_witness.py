@@ -31,6 +31,7 @@ from hybridrelay.relay.checkpoints import CheckpointQuery, KeptCheckpoint
 from hybridrelay.relay.service import checkpoints as service_module
 from hybridrelay.security import Role
 
+from ..waiting import patience
 from .deployment import Deployment, Published, echo, serve_target
 from .live_scene import relay_and_connector
 
@@ -42,7 +43,7 @@ def audit_log_in(directory: Path) -> AuditLog:
 
 
 async def kept(live: LiveRelay, count: int = 1) -> list[KeptCheckpoint]:
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         while len(found := await live.checkpoints(CheckpointQuery(100))) < count:
             await trio.sleep(0.05)
     return found
@@ -147,7 +148,7 @@ async def test_a_required_witness_that_does_not_confirm_refuses_streams_and_reco
 
             async def until(done: object) -> None:
                 assert callable(done)
-                with trio.fail_after(20):
+                with trio.fail_after(patience(20)):
                     while not done():
                         await trio.sleep(0.05)
 

@@ -19,6 +19,7 @@ from hybridrelay.relay.checkpoints import CheckpointQuery
 from hybridrelay.relay.store import checkpoints as store_module
 from hybridrelay.security import ConnectionString, Role
 
+from ..waiting import patience
 from .deployment import HOST, Deployment
 from .live_scene import relay_and_connector
 from .test_checks import open_channel
@@ -48,7 +49,7 @@ async def test_a_flood_is_refused_and_the_channel_works(tmp_path_factory: pytest
         async def ask(number: int) -> None:
             answers.append(await channel.witness(published.name, checkpoint(number)))
 
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             async with trio.open_nursery() as asking:
                 for number in range(300):
                     asking.start_soon(ask, number)
@@ -107,7 +108,7 @@ async def test_not_before_a_valid_token(deployment: Deployment, nursery: trio.Nu
     deployment.publish()
     channel = await open_channel(deployment, nursery, control.PeerRole.CONNECTOR)
     await channel.send(control.Witness(1, "db", "0f" * 8, 1, "ab" * 32, "t", "k", "s"))
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async for _ in channel.messages:
             pass
     assert channel.has_ended

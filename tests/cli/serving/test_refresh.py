@@ -32,7 +32,7 @@ def test_a_connector_keeps_a_key_and_an_update_in_memory() -> None:
 
 async def test_a_client_does_as_well() -> None:
     given = attrs.evolve(MADE.application, key=Secret("rolled"), update_sequence=7)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with open_client(ClientConfig(MADE.application)) as client:
             client.update(given)
             client.refresh()

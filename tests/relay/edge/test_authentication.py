@@ -36,6 +36,8 @@ from hybridrelay.testing import tcp_pair
 from hybridrelay_websocket import transport
 from hybridrelay_websocket.stream import WebSocketStream
 
+from ...waiting import patience
+
 PROXY, KEY_ID, PROOF = "10.0.0.5", b"k" * 8, b"proof" + bytes(27)
 UPGRADE = (
     "GET /hybridrelay HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -63,7 +65,7 @@ class Relay:
         connection = UnauthenticatedConnection(self.port, theirs, PROXY, slot, permit, scope)
         self.nursery.start_soon(self._serve, connection)
         ours: trio.SocketStream | trio.SSLStream[trio.SocketStream] = accepted
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             if self.port.outer_tls:
                 ours = trio.SSLStream(accepted, unverified(), server_hostname="relay")
                 await ours.do_handshake()
@@ -148,7 +150,7 @@ async def relay(
 
 async def ask(client: WebSocketStream, proof: bytes = bytes(32)) -> None:
     """Ask for a control channel, and begin its TLS handshake."""
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         await client.send_all(Preamble(Purpose.CONTROL, proof).encode())
         assert decode_status_untrusted(await receive_exactly(client, STATUS_SIZE)) is Reason.NO_ERROR
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -195,7 +197,7 @@ async def test_a_key_that_is_proved_in_a_websocket_keeps_its_slot_from_strangers
 
 async def complete(client: WebSocketStream) -> None:
     """Ask for a control channel, and complete its TLS handshake. No token follows."""
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         await client.send_all(Preamble(Purpose.CONTROL, bytes(32)).encode())
         assert decode_status_untrusted(await receive_exactly(client, STATUS_SIZE)) is Reason.NO_ERROR
         await trio.SSLStream(client, unverified(), server_hostname="relay").do_handshake()

@@ -18,6 +18,8 @@ from hybridrelay.relay import RelayConfig, RelayInfo, run_relay
 from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import MemoryTransport
 
+from ...waiting import patience
+
 
 class OwnListener(Listener):
     """Accepts by itself: a transport over something that is not a stream. Its first attempts fail for want of
@@ -64,7 +66,7 @@ async def test_its_connections_are_served_like_all_others(tmp_path: Path, nurser
     for _ in range(2):
         async with await trio.open_tcp_stream(binding.host, binding.port) as stream:
             await stream.send_all(Preamble(Purpose.PROBE).encode())
-            with trio.fail_after(20):
+            with trio.fail_after(patience(20)):
                 assert decode_status_untrusted(await receive_exactly(stream, STATUS_SIZE)) is Reason.NO_ERROR
                 await stream.send_all(b"x" * PROBE_SIZE)
                 assert await receive_exactly(stream, PROBE_SIZE) == b"x" * PROBE_SIZE

@@ -43,6 +43,7 @@ from hybridrelay.streams.turns import MAX_FRAMES, SharedTurns
 from hybridrelay.testing import session_pair
 
 from ...leaks import no_garbage_collector
+from ...waiting import patience
 from ..listening import willing
 from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for, update
 from ..places import make_places
@@ -486,7 +487,7 @@ async def test_a_control_channel_whose_place_is_needed_ends(
     newcomer = await _client(broker, nursery)
     assert isinstance(await newcomer.ask(join), control.Failed)
     assert newcomer.peer.authorized
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         await idle.session.wait_ended()
     assert len(places) == 1
     assert newcomer.session.outcome is None
@@ -534,7 +535,7 @@ async def test_one_whose_place_is_needed_before_it_is_attached_ends_at_once(
     peer = ControlPeer(broker, EarlySession(trio.testing.memory_stream_pair()[0]))
     peer.end(Reason.LIMIT)
     peer.attach(relay_side, accepted, nursery)
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         assert (await session.wait_ended()).reason is Reason.LIMIT
     nursery.cancel_scope.cancel()
 
@@ -723,7 +724,7 @@ async def test_a_key_that_is_revoked_between_the_token_and_the_attachment_ends_t
     channel, _ = await _admitted(peers, nursery, hello_of(SECRET), control.Register(1, "db", token_for(rules[0])))
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
     update(broker, registry)
-    with trio.fail_after(20), contextlib.suppress(trio.BrokenResourceError):
+    with trio.fail_after(patience(20)), contextlib.suppress(trio.BrokenResourceError):
         await peers.serve(channel)
     assert len(peers) == broker.listeners.count() == 0
     nursery.cancel_scope.cancel()

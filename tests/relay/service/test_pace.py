@@ -17,6 +17,7 @@ from hybridrelay.security import KeySlot
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES
 
 from ...stream_pairs import sockets
+from ...waiting import patience
 
 RATE = 100_000
 
@@ -218,7 +219,7 @@ async def test_sockets_with_a_rate_are_not_spliced_and_lose_nothing(nursery: tri
         pace.change(rate)
         nursery.start_soon(a.send_all, data)
         received = b""
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             while len(received) < len(data):
                 received += await b.receive_some(2**20)
         assert received == data

@@ -243,7 +243,7 @@ def test_what_is_still_on_its_way_arrives_when_a_pair_has_finished(main: Main) -
             main.rounds()
         a.shutdown(socket.SHUT_WR)
         assert main.wait_told() == Message(Kind.ENDED, 0, Ended.FINISHED)
-        b.settimeout(5)
+        b.settimeout(60)
         assert len(b"".join(iter(lambda: b.recv(1 << 20), b""))) == sent > 65_536
 
 
@@ -367,7 +367,7 @@ def test_a_pair_is_returned_whatever_was_sent(
             for name, near in (("a", near_a), ("b", near_b)):
                 if name != ended:
                     ends.end(name)
-                near.settimeout(5)
+                near.settimeout(60)
                 rest[name] = b"".join(iter(lambda near=near: near.recv(1 << 20), b""))  # type: ignore[misc]
             for near, bit in ((near_a, 2), (near_b, 1)):
                 if not message.value & bit:
@@ -740,9 +740,9 @@ def test_sockets_are_returned_when_nothing_is_left(main: Main) -> None:
         assert (message.kind, message.slot, message.value) == (Kind.RETURNED, 2, 0)
         near_a, near_b = (socket.socket(fileno=one) for one in message.descriptors)
         with near_a, near_b:
-            near_b.settimeout(5)
-            near_a.settimeout(5)
-            b.settimeout(5)
+            near_b.settimeout(60)
+            near_a.settimeout(60)
+            b.settimeout(60)
             passed_on = main.counts(2)[0]
             while got < passed_on:
                 got += len(b.recv(1 << 20))
@@ -987,7 +987,7 @@ def test_a_pair_that_is_to_be_returned_does_not_get_stuck(main: Main) -> None:
         assert returned.kind is Kind.RETURNED
         near_a, near_b = (socket.socket(fileno=one) for one in returned.descriptors)
         with near_a, near_b:
-            a.settimeout(5)
+            a.settimeout(60)
             while len(got) < main.counts(2)[1]:
                 got.extend(a.recv(1 << 20))
         assert data.startswith(bytes(got))
