@@ -108,9 +108,9 @@ class Session:
             config=config,
             budget=budget,
             account=account,
-            # An acceptor learns both from the peer's HELLO.
+            # An acceptor learns it from the peer's HELLO.
             session_id=secrets.token_bytes(SESSION_ID_SIZE) if initiator else bytes(SESSION_ID_SIZE),
-            secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
+            secret=secrets.token_bytes(SESSION_SECRET_SIZE),
         )
         return cls(core, refused=refused, turns=turns)
 

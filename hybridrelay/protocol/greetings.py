@@ -26,6 +26,7 @@ class Greetings:
     config: SessionConfig
     #: Random bytes, from the initiator. The acceptor learns them from HELLO.
     session_id: bytes
+    #: Our own random bytes, by which the peer recognizes us on later channels.
     secret: bytes = attrs.field(repr=False)
     #: The epoch of the last channel of the session; -1 before the first.
     epoch: int = -1
@@ -39,7 +40,7 @@ class Greetings:
         initiator = self.role is SessionRole.INITIATOR
         return frames.Hello(
             self.session_id,
-            self.secret if initiator else bytes(frames.SESSION_SECRET_SIZE),
+            self.secret,
             self.config.max_streams,
             inbox.state(),
             outbox.written,
@@ -54,7 +55,7 @@ class Greetings:
         if self.peer is None or not hello.attach:
             return Reason.SESSION_UNKNOWN
         known = hmac.compare_digest(hello.session_id, self.session_id)
-        if not (hmac.compare_digest(hello.secret, self.secret) and known):
+        if not (hmac.compare_digest(hello.secret, self.peer.secret) and known):
             return Reason.SESSION_UNKNOWN
         return Reason.SUPERSEDED if hello.epoch <= self.epoch else None
 
@@ -80,6 +81,9 @@ class Greetings:
                 raise RemoteProtocolError("the first channel of a session has the epoch 0")
         elif not hmac.compare_digest(hello.session_id, self.session_id) or hello.epoch != self.epoch:
             raise RemoteProtocolError("HELLO of another session")
+        elif self.peer is not None and not hmac.compare_digest(hello.secret, self.peer.secret):
+            # The holder of a copy of the acceptor's certificate, for example.
+            raise RemoteProtocolError("HELLO of another acceptor", reason=Reason.SESSION_LOST)
         if hello.written < received or (hello.written and not resumed):
             raise RemoteProtocolError("the peer's counts of frames are inconsistent", reason=Reason.SESSION_LOST)
         if hello.written - received > MAX_WRITTEN_AGAIN:
@@ -90,5 +94,5 @@ class Greetings:
         if self.peer is None:
             self.features = used_features(self.config.features, hello.features)
         if self.role is SessionRole.ACCEPTOR:
-            self.session_id, self.secret, self.epoch = hello.session_id, hello.secret, hello.epoch
+            self.session_id, self.epoch = hello.session_id, hello.epoch
         self.peer = hello

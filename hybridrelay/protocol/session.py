@@ -68,8 +68,8 @@ class SessionCore:
     Args:
         role: which side.
         config: limits and times; None means the defaults.
-        session_id, secret: `SESSION_ID_SIZE` and `SESSION_SECRET_SIZE` random bytes, from the initiator only. The
-            acceptor learns them from HELLO.
+        session_id: `SESSION_ID_SIZE` random bytes, from the initiator only. The acceptor learns them from HELLO.
+        secret: `SESSION_SECRET_SIZE` random bytes; needed if the session may continue on another channel.
         budget: the process's memory budget, of which this session's is a part.
         account: shared by all sessions with the same peer, so that one peer leaves memory for others.
     """

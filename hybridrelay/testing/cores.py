@@ -49,7 +49,7 @@ class CorePair:
         )
         self.initiator = CoreSide(initiator)
         self.acceptor = CoreSide(
-            SessionCore(SessionRole.ACCEPTOR, config=acceptor_config or config, budget=budgets[1])
+            SessionCore(SessionRole.ACCEPTOR, config=acceptor_config or config, budget=budgets[1], secret=b"a" * 32)
         )
         self.now = 0.0
         #: Bytes that arrived on a new channel before HELLO has told the acceptor which session it belongs to.

@@ -144,6 +144,15 @@ async def test_a_stale_attach_does_not_take_the_place_of_one_that_is_under_way(n
     nursery.cancel_scope.cancel()
 
 
+async def test_each_acceptor_has_a_secret_of_its_own(nursery: trio.Nursery) -> None:
+    """By this, the initiator finds out when somebody else answers on a later channel."""
+    hellos = [(await _started(nursery))[0].core.peer_hello for _ in range(2)]
+    known = {hello.secret for hello in hellos if hello is not None}
+    assert len(known) == 2
+    assert bytes(32) not in known
+    nursery.cancel_scope.cancel()
+
+
 async def test_two_tasks_may_wait_for_the_streams_of_a_session_to_finish(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

@@ -214,6 +214,25 @@ def test_only_a_newer_attach_with_the_secret_gets_the_session() -> None:
     assert core.attach_refusal(attrs.evolve(hello, epoch=9)) is Reason.SESSION_UNKNOWN
 
 
+@pytest.mark.parametrize("secret", [bytes(32), b"s" * 32, b"t" * 32], ids=["zeros", "the initiator's", "another"])
+def test_an_acceptor_that_does_not_know_its_secret_does_not_get_the_session(secret: bytes) -> None:
+    """It may have the same certificate, and it has learned the id of the session and the epoch from the initiator."""
+    pair = CorePair.established(RESUMABLE)
+    ours, _ = pair.open()
+    pair.cut()
+    pair.initiator.core.send_data(ours, b"for the real one")
+    hello = our_hello(pair)
+    forged = attrs.evolve(hello, secret=secret, attach=False, received=hello.written, written=hello.received)
+    pair.initiator.wire.clear()
+    pair.acceptor.wire.clear()
+    pair.acceptor.wire += forged.encode()
+    pair.deliver(pair.acceptor)
+    assert end_reason(pair.initiator.core) is Reason.SESSION_LOST
+    assert ours.reason is Reason.SESSION_LOST
+    pair.write(pair.initiator)
+    assert [type(frame) for frame in pair.initiator.take_wire()] in ([], [frames.GoAway])
+
+
 def test_a_session_that_has_never_been_cannot_be_attached() -> None:
     pair = CorePair(RESUMABLE)
     hello = frames.Hello(bytes(16), bytes(32), 1, attach=True, epoch=1)
