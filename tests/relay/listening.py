@@ -30,7 +30,7 @@ class FakeListener:
         #: Reports that the sender of the last offer has proved its identity.
         self.prove: Callable[[], None] = lambda: None
 
-    async def take_turn(self, connection: str, holder: str) -> int | None:
+    async def take_turn(self, connection: str, holder: str, until: float) -> int | None:
         await trio.lowlevel.checkpoint()
         return 0
 

@@ -19,8 +19,8 @@ from .listener import HandleT, Listener
 
 __all__ = ["MAX_ASKED", "RELAYED_REASONS", "TRANSITIONS", "Answer", "Join", "JoinState"]
 
-#: How many listeners are asked for one join. Each has a second for its answer. Before that, the offer may wait for
-#: its turn. The client waits for 20 seconds.
+#: How many listeners are asked for one join. Each has a second for its answer. During the first five seconds of
+#: the join, an offer may wait for its turn. The client waits for 20 seconds.
 MAX_ASKED = 8
 
 #: The reasons of a listener's refusal that are passed on to the client. Any other becomes LISTENER_DECLINED, because

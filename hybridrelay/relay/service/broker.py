@@ -62,6 +62,7 @@ from ..store.relay_id import new_relay_id
 from .data_channels import Channels, DataChannels
 from .handover import PairHandover
 from .listener_handle import ListenerHandle, SenderHandle
+from .offer_turns import WAIT_SECONDS
 from .pace import Paces, PairPace
 from .patience import in_time
 from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
@@ -249,7 +250,8 @@ class BrokerService:
             avoid: instances that are not asked if any instance is acceptable.
             client_address: what the listener is told about the sender's address.
         """
-        step = self.core.joins.begin(grant, wanted, address, avoid=avoid, instance=instance, now=trio.current_time())
+        began = trio.current_time()
+        step = self.core.joins.begin(grant, wanted, address, avoid=avoid, instance=instance, now=began)
         while isinstance(step, AskListener):
             asked = step.listener
             self._ends[step.rendezvous_id] = (
@@ -261,7 +263,7 @@ class BrokerService:
             self._deadline_changed.set()
             ask = step
             try:
-                answer, reason = await self._ask(ask, client_address)
+                answer, reason = await self._ask(ask, client_address, began + WAIT_SECONDS)
             except BaseException:
                 self.core.joins.cancel(ask, trio.current_time())
                 self.carry_out()
@@ -272,7 +274,9 @@ class BrokerService:
             return control.Joined(0, step.ticket, step.instance, TICKET_LIFETIME_SECONDS, step.rendezvous_id)
         return control.Failed(0, step.reason, step.detail)
 
-    async def _ask(self, ask: AskListener[ListenerHandle], client_address: str) -> tuple[Answer, Reason]:
+    async def _ask(
+        self, ask: AskListener[ListenerHandle], client_address: str, wait_until: float
+    ) -> tuple[Answer, Reason]:
         def withdraw() -> None:
             self.core.withdraw(ask.rendezvous_id, trio.current_time())
             self.carry_out()
@@ -294,7 +298,7 @@ class BrokerService:
             client_address=client_address,
         )
         try:
-            number = await listener.handle.take_turn(listener.connection, ask.holder)
+            number = await listener.handle.take_turn(listener.connection, ask.holder, wait_until)
             answer = None if number is None else await in_time(partial(offer, number), OFFER_SECONDS)
         except trio.TooSlowError:
             return Answer.DECLINED, Reason.LIMIT

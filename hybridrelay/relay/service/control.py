@@ -401,12 +401,12 @@ class ControlPeer:
 
     # --- ListenerHandle
 
-    async def take_turn(self, connection: str, holder: str) -> int | None:
+    async def take_turn(self, connection: str, holder: str, until: float) -> int | None:
         """Wait until an offer may be sent; see `ListenerHandle`."""
         if self._offer_turns is None:
             self._offer_turns = OfferTurns()
         number = next(self._ids)
-        may_send = await self._offer_turns.take(number, connection, holder, silent_seconds=OFFER_SECONDS)
+        may_send = await self._offer_turns.take(number, connection, holder, silent_seconds=OFFER_SECONDS, until=until)
         return number if may_send else None
 
     async def offer(

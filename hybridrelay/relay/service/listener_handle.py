@@ -18,12 +18,13 @@ class ListenerHandle(Protocol):
     `Places` also keeps control channels of clients under this type, and uses only `end` of them.
     """
 
-    async def take_turn(self, connection: str, holder: str) -> int | None:
+    async def take_turn(self, connection: str, holder: str, until: float) -> int | None:
         """Wait until an offer may be sent to the listener; see `OfferTurns`.
 
         Args:
             connection: the name of the hybrid connection.
             holder: see `control.Offer.holder`.
+            until: until when to wait, on Trio's clock. An offer that need not wait may be sent even after this.
 
         Returns:
             The number with which `offer` is to be called; None if the listener answers nothing.

@@ -9,7 +9,8 @@ from .patience import happens
 
 __all__ = ["WAIT_SECONDS", "OfferTurns"]
 
-#: How long an offer waits at most while the listener answers others (seconds). Tickets are valid for longer.
+#: How long after its beginning a join may still wait for a turn, whichever listener it is offered to (seconds).
+#: Tickets are valid for longer, and clients wait longer for the answer.
 WAIT_SECONDS = 5.0
 
 
@@ -22,7 +23,7 @@ class OfferTurns:
         self._turns: dict[int, trio.Event] = {}
         self._is_lost = False
 
-    async def take(self, number: int, connection: str, holder: str, *, silent_seconds: float) -> bool:
+    async def take(self, number: int, connection: str, holder: str, *, silent_seconds: float, until: float) -> bool:
         """Wait until an offer may be sent. It then counts as unanswered until `answered` or `drop` is called.
 
         Args:
@@ -30,12 +31,13 @@ class OfferTurns:
             connection: the name of the hybrid connection.
             holder: see `control.Offer.holder`.
             silent_seconds: how long to wait for a listener that answers nothing.
+            until: until when to wait, on Trio's clock. An offer that need not wait may be sent even after this.
 
         Returns:
             Whether it may be sent; False if the listener has answered nothing meanwhile.
 
         Raises:
-            trio.TooSlowError: it was not its turn within `WAIT_SECONDS`, because there are too many others.
+            trio.TooSlowError: it was not its turn in time, because there are too many others.
             trio.BrokenResourceError: `lost` was called.
 
         If cancelled, the offer no longer waits.
@@ -45,23 +47,22 @@ class OfferTurns:
         self._give()
         may_send = False
         try:
-            may_send = await self._wait(turn, silent_seconds)
+            may_send = await self._wait(turn, silent_seconds, until)
             return may_send
         finally:
             del self._turns[number]
             if not may_send:
                 self.drop(number)
 
-    async def _wait(self, turn: trio.Event, silent_seconds: float) -> bool:
-        until = trio.current_time() + WAIT_SECONDS
+    async def _wait(self, turn: trio.Event, silent_seconds: float, until: float) -> bool:
         while not turn.is_set():
-            answers = self._queue.answers
-            if await happens(turn, silent_seconds):
+            answers, left = self._queue.answers, until - trio.current_time()
+            if left > 0 and await happens(turn, min(silent_seconds, left)):
                 break
+            if left < silent_seconds:  # too short a wait to say that the listener answers nothing
+                raise trio.TooSlowError
             if self._queue.answers == answers:
                 return False
-            if trio.current_time() >= until:
-                raise trio.TooSlowError
         if self._is_lost:
             raise trio.BrokenResourceError("the listener's control channel is gone")
         return True

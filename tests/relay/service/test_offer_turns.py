@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import trio
 import trio.testing
 
+from hybridrelay.connectivity.control import REQUEST_SECONDS
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.join import MAX_ASKED
+from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.core.offer_queue import FORGET_SECONDS, MAX_UNANSWERED
 from hybridrelay.relay.service.broker import OFFER_SECONDS
 from hybridrelay.relay.service.offer_turns import WAIT_SECONDS, OfferTurns
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Right, Rule
 
+from ..listening import FakeListener, willing
 from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for
+
+
+async def take_turn(turns: OfferTurns, number: int, connection: str, wait_seconds: float = WAIT_SECONDS) -> bool:
+    until = trio.current_time() + wait_seconds
+    return await turns.take(number, connection, "1", silent_seconds=OFFER_SECONDS, until=until)
 
 
 class Taken:
@@ -27,7 +39,7 @@ class Taken:
         async def take() -> None:
             with self.scope:
                 try:
-                    self.result = await turns.take(number, connection, "1", silent_seconds=OFFER_SECONDS)
+                    self.result = await take_turn(turns, number, connection)
                 except (trio.TooSlowError, trio.BrokenResourceError) as exc:
                     self.result = type(exc)
 
@@ -72,10 +84,10 @@ async def test_a_listener_that_answers_nothing_is_given_up(
 ) -> None:
     turns = await full(nursery)
     began = trio.current_time()
-    assert not await turns.take(100, "b", "1", silent_seconds=OFFER_SECONDS)
+    assert not await take_turn(turns, 100, "b")
     assert trio.current_time() - began == pytest.approx(OFFER_SECONDS)
     await trio.sleep(FORGET_SECONDS)
-    assert await turns.take(101, "b", "1", silent_seconds=OFFER_SECONDS)
+    assert await take_turn(turns, 101, "b")
 
 
 async def test_while_others_are_answered_an_offer_waits_longer(
@@ -94,6 +106,86 @@ async def test_while_others_are_answered_an_offer_waits_longer(
     assert late.result is trio.TooSlowError
     assert [one.result for one in before].count(True) < 10
     assert trio.current_time() - began > WAIT_SECONDS
+
+
+async def answer_slowly(turns: OfferTurns) -> None:
+    """Answer one offer in each second in which the relay would otherwise give the listener up."""
+    for number in range(MAX_UNANSWERED):
+        await trio.sleep(0.9 * OFFER_SECONDS)
+        turns.answered(number)
+
+
+@pytest.mark.parametrize("wait_seconds", [-1.0, 0.0, 0.5, 1.0, 2.5])
+async def test_an_offer_waits_no_longer_than_its_join_may(
+    wait_seconds: float, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns = await full(nursery)
+    _ = [Taken(nursery, turns, 100 + number, "b") for number in range(20)]
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(answer_slowly, turns)
+    began = trio.current_time()
+    with pytest.raises(trio.TooSlowError):
+        await take_turn(turns, 200, "b", wait_seconds)
+    assert trio.current_time() - began == pytest.approx(max(0.0, wait_seconds))
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_offer_that_has_to_wait_for_nothing_is_sent_although_its_join_may_not_wait() -> None:
+    assert await take_turn(OfferTurns(), 1, "a", 0.0)
+
+
+class Busy(FakeListener):
+    """A listener that answers slowly, and to which many others are offered first."""
+
+    turns: OfferTurns
+
+    @classmethod
+    async def begin(cls, nursery: trio.Nursery) -> Busy:
+        busy = cls(None)
+        busy.turns = await full(nursery)
+        _ = [Taken(nursery, busy.turns, 100 + number, "db") for number in range(2 * MAX_UNANSWERED)]
+        await trio.testing.wait_all_tasks_blocked()
+        return busy
+
+    async def take_turn(self, connection: str, holder: str, until: float) -> int | None:
+        may_send = await self.turns.take(1000, connection, "1", silent_seconds=OFFER_SECONDS, until=until)
+        return 1000 if may_send else None
+
+
+@pytest.mark.parametrize("has_room", [True, False], ids=["another has room", "all are busy"])
+async def test_a_join_waits_for_the_turns_of_all_listeners_together_no_longer_than_for_those_of_one(
+    has_room: bool,
+    registry: SQLiteStore,
+    rules: tuple[Rule, ...],
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    registry.create("db", [HOST], rules)
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    busy = [await Busy.begin(nursery) for _ in range(MAX_ASKED - 1)]
+    handles = [*busy, willing() if has_room else await Busy.begin(nursery)]
+    for number, handle in enumerate(handles):
+        broker.listeners.register(Listener("db", f"{number:032x}", 1, listen.key, handle))
+    for handle in handles:
+        if isinstance(handle, Busy):
+            nursery.start_soon(answer_slowly, handle.turns)
+    began = trio.current_time()
+    answer = await broker.join(send, None)
+    if has_room:
+        assert isinstance(answer, control.Joined)
+        assert trio.current_time() - began <= WAIT_SECONDS + 0.01
+    else:
+        assert isinstance(answer, control.Failed)
+        assert answer.reason is Reason.LIMIT
+        assert trio.current_time() - began == pytest.approx(WAIT_SECONDS)
+    nursery.cancel_scope.cancel()
+
+
+def test_a_client_waits_for_the_answer_to_a_join_for_as_long_as_the_relay_may_need() -> None:
+    """It asks some listeners, each of which may answer nothing, and waits for their turns."""
+    assert WAIT_SECONDS + MAX_ASKED * OFFER_SECONDS < REQUEST_SECONDS
 
 
 async def test_all_waits_end_with_the_control_channel(
@@ -146,7 +238,7 @@ async def test_the_answers_of_a_listener_make_room_for_more_offers(
 ) -> None:
     connector = await listening(registry, rules, nursery)
     for _ in range(2 * MAX_UNANSWERED):
-        number = await connector.peer.take_turn("db", "1")
+        number = await connector.peer.take_turn("db", "1", math.inf)
         assert number is not None, "the listener has answered all offers before this one"
         nursery.start_soon(offer, connector, number)
         heard = await connector.hear()
@@ -161,13 +253,13 @@ async def test_an_offer_that_is_cancelled_before_it_was_sent_does_not_count_as_u
 ) -> None:
     connector = await listening(registry, rules, nursery)
     for _ in range(MAX_UNANSWERED):
-        number = await connector.peer.take_turn("db", "1")
+        number = await connector.peer.take_turn("db", "1", math.inf)
         assert number is not None
         with trio.CancelScope() as scope:
             scope.cancel()
             await offer(connector, number)
         assert scope.cancelled_caught
-    assert await connector.peer.take_turn("db", "1") is not None
+    assert await connector.peer.take_turn("db", "1", math.inf) is not None
     nursery.cancel_scope.cancel()
 
 
@@ -176,7 +268,7 @@ async def test_an_offer_does_not_wait_for_a_listener_whose_control_channel_has_e
 ) -> None:
     connector = await listening(registry, rules, nursery)
     for _ in range(MAX_UNANSWERED):
-        assert await connector.peer.take_turn("db", "1") is not None
+        assert await connector.peer.take_turn("db", "1", math.inf) is not None
     began = trio.current_time()
     async with trio.open_nursery() as ending:
 
@@ -186,7 +278,7 @@ async def test_an_offer_does_not_wait_for_a_listener_whose_control_channel_has_e
 
         ending.start_soon(end)
         with pytest.raises(trio.BrokenResourceError):
-            await connector.peer.take_turn("db", "1")
+            await connector.peer.take_turn("db", "1", math.inf)
     assert trio.current_time() - began < OFFER_SECONDS
     nursery.cancel_scope.cancel()
 
