@@ -19,7 +19,7 @@ examples:
   hybridrelay bench --full --json new.json --html new.html
   hybridrelay bench --only bulk --only requests/64 --systems ssh,tcp
   hybridrelay bench compare old.json new.json
-  hybridrelay bench check baseline.json new.json
+  hybridrelay bench check old.json new.json
   hybridrelay bench show new.json --html new.html
   hybridrelay bench list
 """
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ACTIONS,
         metavar="ACTION",
         help="run: measure (default); list: show cases and systems; show FILE: show an earlier run; compare OLD NEW: "
-        "compare all figures; check OLD NEW: fail if a ratio to a baseline system has become worse or is missing; "
+        "compare all figures; check OLD NEW: fail if a ratio of our figures to those of another system, such as ssh, "
+        "has become worse or is missing; "
         "micro: measure parts of the code with pyperf",
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="results of earlier runs (JSON)")

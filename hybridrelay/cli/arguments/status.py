@@ -13,7 +13,7 @@ the control channels of clients, and the sessions, with the number of bytes move
 
 With --from, show the state of a connector or forward: its problems, its hybrid connections and relays, its sessions,
 and its streams. A connector shows the label and the target of each stream, and a forward the address of the
-application. A run is shown as a forward.
+application. A running `hybridrelay run` is shown as a forward.
 
 Problems of a relay, with the codes that --json shows:
   draining                   the relay is draining
