@@ -575,9 +575,10 @@ def test_programs_stay_when_the_application_ends(runner: Runner, network: str) -
     """As without `run`, even if the application was killed."""
     for end in ("exit 3", "kill -9 $$"):
         runner.run("--network", network, "--grace", "0", "--", "bash", "-c", f"{LEAVE_A_PROGRAM}; {end}")
-        wait_until(lambda: len(runner.processes()) == 1, seconds=20, what="the program that was left")
-        (left,) = runner.processes()
-        os.kill(left, signal.SIGKILL)
+        # It is not among the processes at the moment at which it executes another program, so they are read once.
+        left = wait_until(lambda: found if len(found := [*runner.processes()]) == 1 else None,
+                          seconds=20, what="the program that was left")  # fmt: skip
+        os.kill(left[0], signal.SIGKILL)
         runner.wait_until_gone()
 
 
@@ -592,11 +593,17 @@ def test_children_that_the_command_had_before_are_not_its_own(runner: Runner) ->
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "hello\n"
-        client = next(one for one in children_of(runner.processes(), process.pid) if "python" in name_of(one))
-        (earlier,) = set(children_of(runner.processes(), process.pid)) - {client}
+        found: list[int] = []
+
+        def both_run() -> bool:
+            found[:] = sorted(children_of(runner.processes(), process.pid), key=lambda one: "python" in name_of(one))
+            return len(found) == 2
+
+        wait_until(both_run, seconds=20, what="the client, and the program from before")
+        earlier, client = found
         os.kill(client, signal.SIGKILL)
         assert process.wait(patience(20)) == 125
-        assert list(runner.processes()) == [earlier]
+        wait_until(lambda: list(runner.processes()) == [earlier], seconds=20, what="only that program is left")
         os.kill(earlier, signal.SIGKILL)
     runner.wait_until_gone()
 
