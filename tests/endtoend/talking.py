@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from ..waiting import patience
 from .targets import exchange
 
 PIECE = 3001
@@ -94,7 +95,7 @@ class Talker:
 
 async def all_move(talkers: list[Talker]) -> None:
     """Wait until every application has received something."""
-    with trio.fail_after(ROUND_SECONDS):
+    with trio.fail_after(patience(ROUND_SECONDS)):
         async with trio.open_nursery() as nursery:
             for talker in talkers:
                 nursery.start_soon(talker.moves)
@@ -102,7 +103,7 @@ async def all_move(talkers: list[Talker]) -> None:
 
 async def all_send(talkers: list[Talker]) -> None:
     """Return at a moment at which the bytes of applications are on their way, for what is done to them next."""
-    with trio.fail_after(ROUND_SECONDS):
+    with trio.fail_after(patience(ROUND_SECONDS)):
         async with trio.open_nursery() as nursery:
             for talker in talkers:
                 nursery.start_soon(talker.sends)

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from ..deployments import Deployment, Forward, Program
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 from .talking import SHORT_PAUSE_SECONDS, Talker
 from .targets import echo, serve
 
@@ -84,14 +84,14 @@ async def talking(tmp_path: Path, *arguments: str) -> AsyncIterator[tuple[Scene,
                 yield scene, talker
                 await goes_on(talker)
                 talker.stop()
-                nursery.cancel_scope.deadline = trio.current_time() + RESUME_SECONDS
+                nursery.cancel_scope.deadline = trio.current_time() + patience(RESUME_SECONDS)
             assert not nursery.cancel_scope.cancelled_caught
         targets.cancel_scope.cancel()
 
 
 async def goes_on(talker: Talker) -> None:
     received = talker.received
-    with trio.fail_after(RESUME_SECONDS):
+    with trio.fail_after(patience(RESUME_SECONDS)):
         await talker.more_than(received + 50_000)
 
 

@@ -498,9 +498,10 @@ def is_stopped(runner: Runner) -> bool:
     """Whether the first process, and the application, are stopped, and the process of the client is not."""
     states = []
     for pid in runner.processes():
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-        if "bash" not in name or len(children_of(runner.processes(), pid)) == 0:
-            states.append(rest.split()[0])
+        with suppress(OSError):  # it may have ended
+            name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+            if "bash" not in name or len(children_of(runner.processes(), pid)) == 0:
+                states.append(rest.split()[0])
     return states.count("T") >= 2
 
 

@@ -26,6 +26,7 @@ from hybridrelay.security import (
 )
 
 from ..deployments import HYBRIDRELAY, PORT_NAMES, Deployment, Program, Published, free_port
+from ..waiting import patience
 from .targets import echo, is_served, serve
 
 FAILED, USAGE = 1, 2
@@ -228,7 +229,7 @@ def test_a_relay_that_is_not_there(deployment: Deployment) -> None:
 
 async def expect_reset(port: int) -> None:
     """The application's connection is reset at once, maybe before it has noticed that it is connected."""
-    with trio.fail_after(ENDS_WITHIN_SECONDS), trio.socket.socket() as sock:
+    with trio.fail_after(patience(ENDS_WITHIN_SECONDS)), trio.socket.socket() as sock:
         with pytest.raises(ConnectionResetError):
             await connect_and_read(sock, port)
 
@@ -268,7 +269,7 @@ async def test_a_forward_may_come_before_its_connector(shared: Deployment, nurse
     await expect_reset(forward.port)
     forward.program.wait_for_line("no connector is listening", where="err")
     shared.start_connector(published)
-    with trio.fail_after(ENDS_WITHIN_SECONDS):
+    with trio.fail_after(patience(ENDS_WITHIN_SECONDS)):
         assert await is_served(forward.port), "a connection of an application asks again"
     nursery.cancel_scope.cancel()
 
