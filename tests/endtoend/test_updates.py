@@ -92,7 +92,7 @@ async def test_another_target_while_applications_talk(deployment: Deployment, nu
     assert load_connection_string(published.connector.with_name("orders.connector.previous")) == before
     for text in (deployment.programs[0].err, (deployment.state / "registry.db").read_bytes().decode("latin-1")):
         assert f":{port}" not in text  # the relay does not know the target
-    assert "update.received" in connector.err
+    await connector.logs("update.received")
     assert published.connector.stat().st_mode & 0o777 == 0o600
     nursery.cancel_scope.cancel()
 
@@ -148,7 +148,7 @@ async def test_a_list_without_a_working_relay_cuts_nobody_off(deployment: Deploy
         await all_move(talkers)
         assert [file.read_bytes() for file in files] == before
         for program in (connector, forward.program):
-            assert "update.not-used" in program.err
+            await program.logs("update.not-used")
         pin = load_connection_string(published.connector).relay_pins[0]
         await push(deployment, published, "--relay-pin", pin, "--relay-pin", wrong_pin)
         await until_all_have_it(deployment, [connector, forward.program], 2)
@@ -185,7 +185,7 @@ async def test_a_relay_that_delivers_an_earlier_update_after_a_backup_was_restor
     await trio.to_thread.run_sync(
         partial(connector.wait_for_line, "update.not-used.*this machine has already used a later update", where="err")
     )
-    assert "update.older-string" in connector.err
+    await connector.logs("update.older-string")
     assert published.connector.read_bytes() == backup
     # An honest relay has the latest one, which is used again.
     deployment.programs[-2].kill()
