@@ -13,7 +13,7 @@ So something may be kept longer than it should be, but is deleted early only if 
 
 This is for what is kept for months: audit files, and the checkpoints at a relay. The times that are stored in them
 are the readings, so steps of the clock while the program did not run are noticed, too. Two other modules have rules
-of their own for a clock that may be wrong; `relay/core/confirmed_time.py` says how the three differ.
+of their own for a clock that may be wrong; `hybridrelay/_confirmed_time.py` says how the three differ.
 """
 
 from __future__ import annotations

@@ -308,6 +308,7 @@ class Connector:
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_network, self._network_changed)
                 nursery.start_soon(self._sessions.streams.keep_reporting)
+                nursery.start_soon(self._sessions.end_expired)
                 nursery.start_soon(watch_expiry, self._credentials, ExpiryNotices(), self._events, self._clock)
                 nursery.start_soon(keep_trying, self._keepers)
                 nursery.start_soon(self._policies.watch)

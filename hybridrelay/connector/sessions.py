@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import attrs
 import trio
 
+from .._confirmed_time import ConfirmedTime
 from .._nursery import FlatNursery
 from ..connectivity.activity import session_activity_id
 from ..connectivity.counters import EndpointCounters
@@ -49,6 +50,8 @@ MAX_SESSIONS_PER_CLAIM = 4
 PROCESS_BUDGET = 1 << 30
 #: The pause between two sessions that are moved, so that they do not all resume at the same moment (seconds).
 _MOVE_SPACING_SECONDS = 0.1
+#: How soon a session ends whose identity has expired (seconds).
+_EXPIRY_SECONDS = 5.0
 #: How much longer a data channel may take to open if it depends on an earlier key (seconds).
 _EARLIER_KEY_SECONDS = 5.0
 
@@ -59,6 +62,7 @@ class Served:
 
     session: Session
     published: Published
+    #: The identity that was proved on its data channel.
     peer: PeerIdentity
     #: The relay through which its data channel goes. The client may move the session to another relay.
     link: RelayLink
@@ -84,6 +88,11 @@ class Served:
         """The origin of a stream that is opened now, for its events."""
         route = f"{self.candidate.route.name} at {self.link.host}"
         return Origin(self.published, self.peer, self.activity_id, route, self.client_address)
+
+    @property
+    def owner(self) -> tuple[Published, str]:
+        """See `ProvenChannel.owner`."""
+        return self.published, self.peer.holder
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
         """Return whether the session belongs to this identity. Serials are unique only within one authority."""
@@ -178,6 +187,7 @@ class Sessions:
         self._budget = Budget(PROCESS_BUDGET)
         self._shares = Shares()
         self._events = events
+        self._clock = clock
         counters = EndpointCounters() if counters is None else counters
         self.streams = StreamService(
             lambda: self._policy,
@@ -215,6 +225,23 @@ class Sessions:
             if reason := self.denied(served.published, served.peer, activity_id=served.activity_id):
                 served.session.close(reason)
         self.streams.enforce()
+
+    async def end_expired(self) -> None:
+        """End sessions whose identity has expired, until cancelled. Only an honest client proves its identity again.
+
+        A program that has renewed its identity, and has a session with the new one, keeps its earlier sessions until
+        their streams have ended.
+        """
+        time_of_day = ConfirmedTime(self._clock(), trio.current_time())
+        while True:
+            await trio.sleep(_EXPIRY_SECONDS)
+            time_of_day.read(self._clock(), trio.current_time())
+            expired = [one for one in self._served.values() if time_of_day.has_passed(one.peer.not_after)]
+            if expired:
+                valid = {one.owner for one in self._served.values() if not time_of_day.has_passed(one.peer.not_after)}
+                for served in expired:
+                    if served.owner not in valid:
+                        served.session.close(Reason.IDENTITY_EXPIRED)
 
     def denied(self, published: Published, peer: PeerIdentity, *, activity_id: str = "") -> Reason | None:
         """Return why the policy denies this identity a session, or None. Publishes an event if it does.
@@ -351,7 +378,7 @@ class Sessions:
             return
         self._events.publish(SessionResumed(**channel.facts(served.activity_id)))
         served.link, served.candidate, served.rendezvous = channel.link, channel.candidate, channel.rendezvous
-        served.client_address = channel.client_address
+        served.client_address, served.peer = channel.client_address, peer
         served.key = self._finish_opening(channel.opening)
         await served.session.replace_channel(channel.stream, initial)
 

@@ -49,6 +49,7 @@ ANOTHER = attrs.evolve(PEER, serial="0B")
 RENEWABLE = attrs.evolve(PEER, serial="0C", is_from_issuer=True)
 RENEWED = attrs.evolve(RENEWABLE, serial="0D")
 CLAIM = attrs.evolve(PEER, serial="0E", role=security.Role.CLAIM)
+HOUR = 3600.0
 
 
 class Scene:
@@ -62,13 +63,20 @@ class Scene:
         stream = EventStream(self.events.append)
         #: How often something has changed that may depend on a key.
         self.changes = 0
-        self.sessions = Sessions(Policy(), DATA_CONFIG, stream, lost=lambda _: None, changed=self._count)
+        #: By how much the connector's clock is wrong (seconds).
+        self.wrong_by = 0.0
+        self.sessions = Sessions(
+            Policy(), DATA_CONFIG, stream, lost=lambda _: None, changed=self._count, clock=self._clock
+        )
         self.channels = DataChannels(self.sessions, stream)
         #: What serving a channel raised.
         self.errors: list[Exception] = []
 
     def _count(self) -> None:
         self.changes += 1
+
+    def _clock(self) -> float:
+        return trio.current_time() + self.wrong_by
 
     async def open_for(self, opening: OpeningChannel, seconds: float) -> None:
         """Open a data channel that is not ready before this time."""
@@ -120,6 +128,11 @@ class Scene:
         await session.replace_channel(self.channel(whose, peer))
         await trio.testing.wait_all_tasks_blocked()
         return session.greeting_count > greetings
+
+
+def why_ended(session: Session) -> Reason | None:
+    """The reason with which the session has ended; None if it is open."""
+    return None if session.outcome is None else session.outcome.reason
 
 
 async def test_what_opens_with_an_earlier_key_soon_comes_to_an_end(
@@ -192,6 +205,79 @@ async def test_a_session_has_one_event_at_its_end_whatever_ended_it(
     refused = [one.detail for one in scene.events if isinstance(one, PolicyRefused)]
     assert refused == (["deny list: label app"] if how == "revoked" else [])
     assert (session_ended.reason is Reason.IDENTITY_DENIED) is (how == "revoked")
+
+
+@pytest.mark.parametrize(
+    ("expires", "other"),
+    [
+        (PEER, None),
+        (PEER, ANOTHER),  # which has the same label, but only an issuer gives labels to one program each
+        (RENEWABLE, attrs.evolve(RENEWED, label="other")),
+        (CLAIM, RENEWED),
+    ],
+)
+async def test_an_identity_that_expires_ends_its_sessions(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, expires: PeerIdentity, other: PeerIdentity | None
+) -> None:
+    scene = Scene(nursery)
+    nursery.start_soon(scene.sessions.end_expired)
+    expires = attrs.evolve(expires, not_after=trio.current_time() + HOUR)
+    sessions = [await scene.session(peer=expires) for _ in range(2)]
+    kept = None if other is None else await scene.session(peer=other)
+    await trio.sleep(HOUR - 1)
+    assert [why_ended(one) for one in sessions] == [None] * 2
+    await trio.sleep(10)
+    assert [why_ended(one) for one in sessions] == [Reason.IDENTITY_EXPIRED] * 2
+    ends = [one for one in scene.events if isinstance(one, SessionEnded)]
+    assert [(one.serial, one.reason) for one in ends] == [(expires.serial, Reason.IDENTITY_EXPIRED)] * 2
+    assert kept is None or why_ended(kept) is None
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_renewed_identity_keeps_earlier_sessions_open(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    nursery.start_soon(scene.sessions.end_expired)
+    earlier = await scene.session(peer=attrs.evolve(RENEWABLE, not_after=trio.current_time() + HOUR))
+    renewed = await scene.session(peer=RENEWED)
+    await trio.sleep(2 * HOUR)
+    assert why_ended(earlier) is None
+    renewed.close()
+    await trio.sleep(10)
+    assert why_ended(earlier) is Reason.IDENTITY_EXPIRED
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_identity_of_the_current_data_channel_counts(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    nursery.start_soon(scene.sessions.end_expired)
+    peer = attrs.evolve(PEER, not_after=trio.current_time() + HOUR)
+    session = await scene.session(peer=peer)
+    assert await scene.attach(session, peer=attrs.evolve(peer, not_after=peer.not_after + HOUR))
+    await trio.sleep(HOUR + 10)
+    assert why_ended(session) is None
+    await trio.sleep(HOUR)
+    assert why_ended(session) is Reason.IDENTITY_EXPIRED
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("minutes", "ends"), [(9, False), (11, True)])
+async def test_a_clock_that_is_wrong_for_a_moment_ends_no_sessions(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, minutes: int, ends: bool
+) -> None:
+    scene = Scene(nursery)
+    nursery.start_soon(scene.sessions.end_expired)
+    session = await scene.session(peer=attrs.evolve(PEER, not_after=trio.current_time() + 24 * HOUR))
+    await trio.sleep(HOUR)
+    scene.wrong_by = 48 * HOUR
+    await trio.sleep(60 * minutes)
+    scene.wrong_by = 0.0
+    await trio.sleep(HOUR)
+    assert why_ended(session) is (Reason.IDENTITY_EXPIRED if ends else None)
+    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("changed", ["identity", "hybrid connection"])

@@ -431,6 +431,34 @@ async def test_an_identity_that_is_denied_is_closed_at_once_and_does_not_come_ba
     nursery.cancel_scope.cancel()
 
 
+async def test_an_identity_that_expires_ends_what_is_open(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    ahead = 0.0
+    connector = Connector(
+        ConnectorConfig([deployment.string(published, Role.CONNECTOR, target)]), clock=lambda: time.time() + ahead
+    )
+    await nursery.start(connector.run)
+    # Less than a minute: a larger step of the clock would have to be confirmed. But enough for a slow machine.
+    valid_seconds = 50
+    identity = published.authority.issue(
+        Role.APPLICATION, "short", now=time.time(), valid_years=valid_seconds / (365.25 * 86400)
+    )
+    assert 0 < identity.details.not_after - time.time() <= valid_seconds
+    short = deployment.string(published, Role.APPLICATION, identity=identity)
+    good = deployment.string(published, Role.APPLICATION, label="good")
+    async with deployment.client(good) as other, deployment.client(short) as client:
+        kept, lost = await other.open_stream(), await client.open_stream()
+        await lost.send_all(b"before")
+        assert await lost.receive_some() == b"before"
+        ahead = valid_seconds + 5.0
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await lost.receive_some()
+        assert reset_reason(caught.value) is Reason.IDENTITY_EXPIRED
+        assert await send_and_receive(kept, b"still") == b"still"
+    nursery.cancel_scope.cancel()
+
+
 async def test_connected_is_said_when_it_is_true(
     deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

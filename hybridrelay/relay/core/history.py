@@ -14,9 +14,9 @@ rules:
    its row contains what happened both times.
 5. In the first hour of the relay, and for an hour after the clock was set in either direction, no rows are deleted by
    their time (`may_prune`). If it was set far ahead by mistake, all rows would seem old; if it was set far back, all
-   would seem to be in the future, and such rows are deleted, too. `ConfirmedTime` (`confirmed_time.py`) does not
-   serve here, because a step backwards counts at once there. Nor does `hybridrelay/_counted_time.py`, which needs a
-   reading for about every day: a relay without traffic writes no rows (rule 6).
+   would seem to be in the future, and such rows are deleted, too. `hybridrelay/_confirmed_time.py` does not serve
+   here, because a step backwards counts at once there. Nor does `hybridrelay/_counted_time.py`, which needs a reading
+   for about every day: a relay without traffic writes no rows (rule 6).
 6. Rows in which everything is zero are omitted.
 """
 

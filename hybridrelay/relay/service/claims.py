@@ -10,6 +10,7 @@ from typing import Protocol
 
 import trio
 
+from ..._confirmed_time import ConfirmedTime
 from ..._threads import run_in_thread
 from ...errors import StateError
 from ...events.claims import ClaimExpiresSoon, ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
@@ -18,7 +19,6 @@ from ...protocol import control
 from ...protocol.control import CLAIM_PART_SIZE
 from ...protocol.reasons import Reason
 from ..claims import OpenClaim, Take
-from ..core.confirmed_time import ConfirmedTime
 from ..store.store import Store
 
 __all__ = ["ClaimService", "Claims", "NoClaims"]

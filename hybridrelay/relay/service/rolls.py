@@ -18,6 +18,7 @@ from typing import TypeVar, TypeVarTuple
 import attrs
 import trio
 
+from ..._confirmed_time import ConfirmedTime
 from ..._shortage import remedy_or, text_or
 from ..._threads import run_in_thread
 from ...errors import ConfigurationError
@@ -26,7 +27,6 @@ from ...events.relay_resources import StateFileNotWritten, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.control import KeptState
-from ..core.confirmed_time import ConfirmedTime
 from ..core.rolls import RETURN_SECONDS, GiveKey, RetireKey, Roll, Seen
 from ..core.room import Room
 from ..model import HybridConnection, KeyId, KeyRoll

@@ -8,13 +8,13 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay import _confirmed_time
 from hybridrelay.errors import StateError
 from hybridrelay.events import Event, EventStream
 from hybridrelay.events.claims import ClaimExpiresSoon, ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.claims import Claim
-from hybridrelay.relay.core import confirmed_time
 from hybridrelay.relay.service import claims as module
 from hybridrelay.relay.service.claims import ClaimService, NoClaims
 from hybridrelay.relay.store.memory import MemoryStore
@@ -198,7 +198,7 @@ async def test_a_clock_that_is_wrong_for_a_moment_deletes_no_content(monkeypatch
         # Another claim of the same hybrid connection deletes nothing, either.
         store.add_claim(attrs.evolve(claim, id="2" * 32, created_at=clock.now, expires_at=clock.now + 86_400))
         assert claim in store.claims("orders")
-        monkeypatch.setattr(confirmed_time, "CONFIRM_SECONDS", 0.0)
+        monkeypatch.setattr(_confirmed_time, "CONFIRM_SECONDS", 0.0)
         await async_wait_until(is_deleted, seconds=60, what="the content is deleted")
         nursery.cancel_scope.cancel()
     assert {one.id[0]: one.sealed for one in store.claims("orders")} == {"1": None, "2": b"sealed"}

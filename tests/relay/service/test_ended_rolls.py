@@ -10,13 +10,13 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay import _confirmed_time
+from hybridrelay._confirmed_time import ConfirmedTime
 from hybridrelay.events.base import Event
 from hybridrelay.events.relay_changes import KeyNotKept, KeyRollEnded, KeyRollIncomplete
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
-from hybridrelay.relay.core import confirmed_time
-from hybridrelay.relay.core.confirmed_time import ConfirmedTime
 from hybridrelay.relay.core.rolls import LATER_REPEAT_SECONDS
 from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.service import rolls
@@ -255,7 +255,7 @@ async def test_a_clock_that_is_wrong_for_a_moment_ends_no_roll(
         await some_looks()
         assert scene.store.get("db").rolls == (roll,)
         # When it is right that the time is over, the roll ends.
-        monkeypatch.setattr(confirmed_time, "CONFIRM_SECONDS", 0.0)
+        monkeypatch.setattr(_confirmed_time, "CONFIRM_SECONDS", 0.0)
         scene.now = right + 86_400
 
         async def is_revoked() -> bool:

@@ -11,13 +11,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from hybridrelay._confirmed_time import ConfirmedTime
 from hybridrelay.events.base import Event
 from hybridrelay.events.relay_changes import KeyRollStarted
 from hybridrelay.events.relay_resources import StateFileNotWritten, StateFileWritten
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
-from hybridrelay.relay.core.confirmed_time import ConfirmedTime
 from hybridrelay.relay.core.rolls import RETURN_SECONDS, Roll
 from hybridrelay.relay.model import KeyRoll
 from hybridrelay.relay.service import rolls as module

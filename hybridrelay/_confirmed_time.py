@@ -1,4 +1,4 @@
-"""The time of day, for what cannot be undone: revoking a key at the end of a grace period, deleting contents. Pure.
+"""The time of day, for what cannot be undone: revoking a key, deleting contents, ending sessions. Pure.
 
 The clock of a machine may be wrong for a while: it has no battery and starts in another year, somebody sets it, or a
 time server is wrong. What becomes invalid because of that is valid again once the clock is right; what was deleted is
@@ -15,12 +15,13 @@ So something may happen ten minutes late, but happens early only if the clock is
 Three modules have rules about a clock that may be wrong, because they solve different problems:
 
 - This one is for single moments that should not pass much too late, such as the end of a grace period. It compares
-  the clock with another one, which is never set, and so knows nothing about the time before the relay was started.
+  the clock with another one, which is never set, and so knows nothing about the time before the program was started.
 - `hybridrelay/_counted_time.py` is for what is kept for months and deleted by its age: audit files and checkpoints.
   Deleting them may wait for a week, so that steps which were made while the program did not run are noticed, too. No
   other clock has run since then, so it compares the times that the clock has shown.
-- `HistoryMachine.may_prune` (`history.py`) is for rows that are deleted if they are old, and also if they are in the
-  future. There, a step backwards can do as much harm as one forwards, and must not count at once, as in rule 4.
+- `HistoryMachine.may_prune` (`relay/core/history.py`) is for rows that are deleted if they are old, and also if they
+  are in the future. There, a step backwards can do as much harm as one forwards, and must not count at once, as in
+  rule 4.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.relay.core.confirmed_time import CONFIRM_SECONDS, ConfirmedTime
+from hybridrelay._confirmed_time import CONFIRM_SECONDS, ConfirmedTime
 
 #: The first reading.
 START = 1_800_000_000.0
