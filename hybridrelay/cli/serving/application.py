@@ -16,7 +16,7 @@ import trio
 
 from ..._nursery import FlatNursery
 from ...client import Client, ClientConfig, OpenPort
-from ...errors import AuthorizationError, ConfigurationError, DeniedByPolicy, HybridRelayError
+from ...errors import ConfigurationError, HybridRelayError
 from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
 from ...security import ConnectionString
@@ -51,6 +51,9 @@ class ApplicationService:
         #: The entries that were replaced and may still have open connections, and those that are to replace others.
         self._others: set[Served] = set()
         self._nursery: trio.Nursery | None = None
+
+    #: See `Service.ended_meanwhile`. Whatever has ended is not served again until the application is run again.
+    ended_meanwhile = False
 
     @property
     def running(self) -> Mapping[Key, Running]:
@@ -101,8 +104,8 @@ class ApplicationService:
     async def _serve(self, served: Served, string: ConnectionString, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve one hybrid connection with a connection string until it ends."""
         try:
-            await served.run(self._make_config(string), self._events, task_status=task_status)
-        except (AuthorizationError, DeniedByPolicy) as exc:
+            await served.run(self._make_config, string, self._events, task_status=task_status)
+        except HybridRelayError as exc:
             if not served.has_started:
                 raise
             if served not in self._others:

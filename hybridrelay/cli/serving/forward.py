@@ -27,7 +27,7 @@ from ..._unix_address import UnixAddress
 from ...client import Client, ClientConfig, OpenPort, open_port
 from ...client.ingress.fronts import Found
 from ...connectivity.endpoint import format_address
-from ...errors import AuthorizationError, ConfigurationError, DeniedByPolicy, HybridRelayError
+from ...errors import ConfigurationError, DeniedByPolicy, HybridRelayError
 from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
 from ...security import ConnectionString, HostPort, HostPorts
@@ -66,6 +66,8 @@ class ForwardService:
         self._ending: set[Served] = set()
         self._nursery: trio.Nursery | None = None
         self._fronts: tuple[str, ...] = ()
+        #: See `Service.ended_meanwhile`.
+        self.ended_meanwhile = False
 
     @property
     def running(self) -> Mapping[Key, Running]:
@@ -171,8 +173,8 @@ class ForwardService:
     async def _run(self, served: Served, string: ConnectionString, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve one hybrid connection with a connection string until it ends."""
         try:
-            await served.run(self._make_config(string), self._events, task_status=task_status)
-        except (AuthorizationError, DeniedByPolicy) as exc:
+            await served.run(self._make_config, string, self._events, task_status=task_status)
+        except HybridRelayError as exc:
             # The others continue; at the start, or if this is the last one, the program ends.
             is_last = all(one is served for one in self._served.values())
             if not served.has_started or (is_last and self._served):
@@ -197,6 +199,7 @@ class ForwardService:
 
     async def apply(self, plan: Plan, fronts: FrontChange | None = None) -> Sequence[Step]:
         """See `Service.apply`. `fronts`: the change of the fronts, which is made when nothing can fail any more."""
+        self.ended_meanwhile = False
         wanted = {
             step.entry.key: _places(step.entry) for step in plan.steps if isinstance(step, Start | Replace | Change)
         }
@@ -382,6 +385,7 @@ class ForwardService:
                 case Stop():
                     return False  # has been taken
         except HybridRelayError as exc:
+            self.ended_meanwhile |= isinstance(exc, _EndedMeanwhile)
             if isinstance(step, Start | Replace):
                 named = ConfigurationError(f"{step.entry.file}: {exc}", remedy=exc.remedy)
                 publish_not_reloaded(step.entry.error(named))
@@ -398,7 +402,7 @@ class ForwardService:
         """Return what serves an entry.
 
         Raises:
-            ConfigurationError: it has ended by itself since the plan was made. The next reload starts it.
+            _EndedMeanwhile: it has ended by itself since the plan was made. The next reload starts it.
         """
         served = self._served.get(key)
         if served is None:
@@ -420,6 +424,9 @@ class ForwardService:
         earlier = self._still_served(key)
         self._ending.add(served)  # so that it ends if the program stops in the meantime
         await self._start(served, string)
+        if self._served.get(key) is not earlier:  # it has ended in the meantime, and its ports are closed
+            served.end(0)
+            raise _not_served(key)
         self._ending.discard(served)
         self._served[key] = served
         await served.take_ports(earlier)
@@ -431,10 +438,15 @@ class ForwardService:
             await served.add(place, port)
 
 
-def _not_served(key: Key) -> ConfigurationError:
-    return ConfigurationError(
-        f"{key[0]} is no longer served: relays have just refused it", remedy="reload again (SIGHUP)"
-    )
+class _EndedMeanwhile(ConfigurationError):
+    """Something that is served has ended by itself since the plan was made."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, remedy="wait: the program tries again within a few seconds")
+
+
+def _not_served(key: Key) -> _EndedMeanwhile:
+    return _EndedMeanwhile(f"{key[0]} is no longer served: relays have just refused it")
 
 
 def _lend_nothing(address: Listen) -> None:
@@ -454,7 +466,7 @@ def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, Local
     """Take the ports that an entry has in addition from the spare ones.
 
     Raises:
-        ConfigurationError: one is missing, because what listened there has ended by itself. None was taken.
+        _EndedMeanwhile: one is missing, because what listened there has ended by itself. None was taken.
     """
     found: dict[Place, LocalPort] = {}
     for place in _places(entry):
@@ -463,10 +475,7 @@ def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, Local
             port = spare.pop(own if own in spare else (None, place), None)
             if port is None:
                 spare.update({(entry.key, taken): back for taken, back in found.items()})
-                raise ConfigurationError(
-                    f"{place[0]} cannot be used: what listened there has just ended",
-                    remedy="reload again (SIGHUP)",
-                )
+                raise _EndedMeanwhile(f"{place[0]} cannot be used: what listened there has just ended")
             found[place] = port
             if isinstance(place[0], NamePorts):
                 for (_, (address, _)), other in spare.items():

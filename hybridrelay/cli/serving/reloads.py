@@ -31,8 +31,8 @@ from .plan import Change, Plan, Renew, Replace, Running, Start, Step, Stop, Upda
 
 __all__ = ["RETRY_SECONDS", "Reloads", "Service"]
 
-#: If something could not be read, when to try again although no file has changed (seconds): the cause may be a deny
-#: list that does not exist yet, or descriptors that have run out.
+#: If something could not be read or applied, when to try again although no file has changed (seconds): the cause may
+#: be a deny list that does not exist yet, or descriptors that have run out.
 RETRY_SECONDS = 5.0
 #: The longest time until a renewed identity that could not be used is tried again (seconds). It begins with
 #: `RETRY_SECONDS`, and doubles each time; the earlier identity is still valid for a third of its life.
@@ -49,6 +49,11 @@ class Service(Protocol):
     @property
     def fields(self) -> Sequence[tuple[str, str]]:
         """What the ready line says: the names of the hybrid connections, each with its target or local addresses."""
+
+    @property
+    def ended_meanwhile(self) -> bool:
+        """Whether a step of the last plan failed because something had ended by itself since the plan was made.
+        Another plan takes this into account."""
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
         """Apply a plan. It is cancelled only when the program ends.
@@ -131,7 +136,8 @@ class Reloads:
                     publish_not_reloaded(exc)
                 self._error, self._is_incomplete = exc, True
                 return
-            self._error, self._is_incomplete = None, not reading.is_complete
+            self._error = None
+            self._is_incomplete = not reading.is_complete or self._service.ended_meanwhile
             read = {one.entry.key for one in reading.wanted if one.string is not None}
             unchanged = [key for key in plan.unchanged if key in read]
             changed = self._dialer.use(reading.dial)
@@ -180,7 +186,7 @@ class Reloads:
             )
 
     async def watch(self) -> None:
-        """Reload whenever a file has changed, until cancelled. What could not be read is tried again."""
+        """Reload whenever a file has changed, until cancelled. What could not be read or applied is tried again."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._configuration.watch.run, self._reload_unless_it_fails)
             nursery.start_soon(self._use_all_renewed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import attrs
@@ -10,6 +11,7 @@ import trio
 
 from ..._nursery import FlatNursery
 from ...client import Client, ClientConfig, OpenPort, PortService, keep_connected, open_client
+from ...errors import AuthorizationError
 from ...events.stream import EventStream
 from ...security import ConnectionString
 from ..entries import Entry, Listen
@@ -64,6 +66,8 @@ class Served:
     _stop: trio.Event = attrs.field(factory=trio.Event)
     _grace: float = math.inf
     _nursery: trio.Nursery | None = None
+    #: The connection string that relays have refused last.
+    _refused: ConnectionString | None = None
     _services: list[PortService] = attrs.field(factory=list)
 
     def end(self, grace: float) -> None:
@@ -74,28 +78,69 @@ class Served:
         for service in self._services:
             service.stop(self._grace)
 
-    async def run(self, config: ClientConfig, events: EventStream, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve until `end` is called, or relays refuse the connection string.
+    async def run(
+        self,
+        make_config: Callable[[ConnectionString], ClientConfig],
+        string: ConnectionString,
+        events: EventStream,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Serve with a connection string until `end` is called, or relays refuse it.
+
+        A client takes some time to end after a refusal. If it is given another connection string in that time, the
+        ports stay open, and another client serves with that one.
 
         Raises:
-            HybridRelayError: see `keep_connected`.
+            HybridRelayError: see `keep_connected` and `open_client`.
         """
+        while True:
+            try:
+                await self._run_client(make_config(string), events, task_status)
+            except AuthorizationError:
+                if not self.has_started or self._stop.is_set():
+                    raise
+                assert self.client is not None
+                string, self.origin = self.client.connection_string, self.client.keeper.origin
+                if string == self._refused:
+                    raise
+                task_status = trio.TASK_STATUS_IGNORED  # `started` was called, and can be called only once
+            else:
+                return
+
+    async def _run_client(
+        self, config: ClientConfig, events: EventStream, task_status: trio.TaskStatus[None]
+    ) -> None:
         config = attrs.evolve(config, origin=self.origin)
         async with open_client(config, events=events) as self.client, FlatNursery() as connecting:
             try:
-                await connecting.start(keep_connected, self.client)
+                await connecting.start(self._keep_connected, self.client)
                 async with FlatNursery() as self._nursery:
                     self.from_fronts = PortService(self.client, (), fronts=self.fronts)
                     await self._start_service(self.from_fronts)
-                    for port in list(self.ports.values()):
-                        await self._serve(port)
+                    for place in list(self.ports):
+                        # In the meantime, it may have been taken away, or added.
+                        port = self.ports.get(place)
+                        if port is not None and port.service is None:
+                            await self._serve(port)
                     self.has_started = True
                     task_status.started()
                     await self._stop.wait()
                 connecting.cancel_scope.cancel()
             finally:
                 self._nursery = None
+                self._services.clear()
+                for port in self.ports.values():
+                    port.service = None
         self.client = None
+
+    async def _keep_connected(self, client: Client, *, task_status: trio.TaskStatus[None]) -> None:
+        """See `keep_connected`. Remembers what relays have refused."""
+        try:
+            await keep_connected(client, task_status=task_status)
+        except AuthorizationError:
+            self._refused = client.connection_string
+            raise
 
     async def add(self, place: Place, port: LocalPort) -> None:
         """Accept connections at one more port."""

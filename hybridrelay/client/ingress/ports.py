@@ -426,9 +426,13 @@ class PortService:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + grace)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until stopped. If cancelled, all connections are reset."""
+        """Serve until stopped. If cancelled, all connections are reset.
+
+        `task_status.started` is called when connections are accepted, or when `stop` has prevented that.
+        """
         client = self._client
         served: Connections | None = None
+        has_started = False
         client.set_listening((*client.listening, *self._names), left_out=(*client.left_out, *self._left_out))
         try:
             with self._scope:
@@ -443,6 +447,7 @@ class PortService:
                         turns = SharedTurns()
                         for sock, port in self._datagrams.items():
                             accepting.start_soon(partial(serve_datagrams, client, sock, port, turns=turns))
+                        has_started = True
                         task_status.started()
                         await self._stop.wait()
                         self.connections = None
@@ -453,6 +458,8 @@ class PortService:
             self.connections = None
             self._forget()
             self.has_stopped.set()
+        if not has_started:
+            task_status.started()
         cut_off = 0 if served is None else served.cut_off
         if cut_off:
             client.events.publish(ConnectionsCutOff(connection=client.connection, connections=cut_off))

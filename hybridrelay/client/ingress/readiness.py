@@ -22,6 +22,7 @@ async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) 
 
     Raises:
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
+            If the connection string was changed while they answered, they are asked again instead.
             To an application, a closed port is clearer than one that accepts every connection and resets it. Other
             refusals are retried even if they look permanent, because a denied identity may be admitted again, or
             accepted by another connector.
@@ -31,11 +32,13 @@ async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) 
     failure = RepeatedFailure()
     first = True
     while True:
-        began = trio.current_time()
+        began, string = trio.current_time(), client.connection_string
         try:
             session = await client.connect(patience=0)
         except HybridRelayError as exc:
             if is_final(exc) and (first or not client.open_stream_count):
+                if client.connection_string != string:
+                    continue
                 raise
             if first and isinstance(exc, RelayIdentityError):
                 raise

@@ -8,9 +8,11 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hybridrelay.cli.serving.plan import Change, Plan, Replace, Running, Stop, Update, Wanted, make_plan
-from hybridrelay.security import Secret
+from hybridrelay.cli.serving.plan import Change, Plan, Renew, Replace, Running, Stop, Update, Wanted, make_plan
+from hybridrelay.cli.serving.served import Served
+from hybridrelay.security import ConnectionString, Secret
 
+from ...waiting import async_wait_until
 from .test_renewed_identities import RENEWED, forward
 
 CHANGES: dict[type, Callable[[Running], Wanted | None]] = {
@@ -36,9 +38,40 @@ async def test_a_step_for_one_that_has_ended_is_reported(
         done = await program.service.apply(plan)
         assert done == ([*plan.steps] if kind is Stop else [])
         assert ("is no longer served" in caplog.text) is (kind is not Stop)
+        assert program.service.ended_meanwhile is (kind is not Stop)
         assert not program.service.running
         program.service._served[key] = ended
         assert await program.service.apply(plan) == [*plan.steps]
+        assert not program.service.ended_meanwhile
+
+
+@pytest.mark.parametrize("kind", [Replace, Renew])
+async def test_one_that_ends_while_its_successor_starts_is_not_replaced(
+    kind: type, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its ports are closed, so that the successor would have none. The next reload starts it with its ports."""
+    async with forward(tmp_path) as program:
+        service = program.service
+        ((key, running),) = service.running.items()
+        start = service._start
+
+        async def start_late(served: Served, string: ConnectionString) -> None:
+            await start(served, string)
+            service._served.pop(key)
+
+        ended = service._served[key]
+        service._start = start_late  # type: ignore[method-assign]
+        replace = Replace(running.entry, attrs.evolve(running.string, identity=RENEWED))
+        assert await service.apply(Plan((replace if kind is Replace else Renew(key, RENEWED),), ())) == []
+        assert "is no longer served" in caplog.text
+        assert service.ended_meanwhile
+        assert not service.running
+
+        async def is_over() -> bool:
+            return not service._ending
+
+        await async_wait_until(is_over, seconds=30, what="the end of the successor")
+        service._served[key] = ended
 
 
 async def test_a_port_of_one_that_has_ended_is_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -65,4 +98,5 @@ async def test_a_port_of_one_that_has_ended_is_missed(tmp_path: Path, caplog: py
         done = await program.service.apply(plan)
         assert [type(step) for step in done] == [Stop]
         assert "what listened there has just ended" in caplog.text
+        assert program.service.ended_meanwhile
         program.service._served[key] = ended

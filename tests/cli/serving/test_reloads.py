@@ -54,6 +54,7 @@ class Service:
     def __init__(self) -> None:
         self.applied: list[Plan] = []
         self.fields: Sequence[tuple[str, str]] = ()
+        self.ended_meanwhile = False
         self.running: Mapping[Key, Running] = {}
         self.has_applied = trio.Event()
 
@@ -102,6 +103,18 @@ class RefusingService(Service):
         if self.why is not None:
             raise ConfigurationError(self.why)
         self.has_applied.set()
+        return ()
+
+
+class EndingService(Service):
+    """What it serves ends by itself while it applies the first plan."""
+
+    async def apply(self, plan: Plan) -> Sequence[Step]:
+        await trio.lowlevel.checkpoint()
+        self.applied.append(plan)
+        self.ended_meanwhile = len(self.applied) == 1
+        if not self.ended_meanwhile:
+            self.has_applied.set()
         return ()
 
 
@@ -178,6 +191,21 @@ async def test_what_could_not_be_read_is_tried_again_and_reported_once(
         assert caplog.text.count("cannot read the deny list") == 1
         service.why = None
         await service.has_applied.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_change_of_what_has_just_ended_is_tried_again(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloads_module, "RETRY_SECONDS", 0.1)
+    _, args = one_file(tmp_path)
+    service = EndingService()
+    reloads = make_reloads(args, service)
+    await reloads.reload(says_all=False)
+    nursery.start_soon(reloads.watch)
+    with trio.fail_after(60):
+        await service.has_applied.wait()
+    assert len(service.applied) == 2
     nursery.cancel_scope.cancel()
 
 

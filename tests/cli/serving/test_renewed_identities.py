@@ -177,6 +177,7 @@ class FailingService:
     running: Mapping[Key, Running]
     failures: list[Exception | None]
     fields: Sequence[tuple[str, str]] = ()
+    ended_meanwhile: bool = False
     tried_at: list[float] = attrs.field(factory=list)
     is_renewed: trio.Event = attrs.field(factory=trio.Event)
 

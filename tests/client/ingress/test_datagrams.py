@@ -34,6 +34,7 @@ from hybridrelay.events import (
 from hybridrelay.mux import DatagramFlow, Feature, Session, SessionConfig
 from hybridrelay.protocol.datagrams import MAX_WAIT_SECONDS
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import ConnectionString
 from hybridrelay.streams.turns import MAX_FRAMES
 from hybridrelay.testing import session_pair
 
@@ -73,6 +74,10 @@ class FakeClient(Client):
     @property
     def connection(self) -> str:
         return "dns"
+
+    @property
+    def connection_string(self) -> ConnectionString:
+        return STRING
 
     @property
     def events(self) -> EventStream:

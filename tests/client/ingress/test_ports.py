@@ -9,13 +9,14 @@ from functools import partial
 import pytest
 import trio
 
-from hybridrelay.client import Client, run_forward
+from hybridrelay.client import Client, PortService, open_port, run_forward
 from hybridrelay.client.ingress import ports
 from hybridrelay.client.requests import StreamRequests
 from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.events import ConnectionsCutOff, Event, EventStream, ForwardOpenToOthers
 from hybridrelay.mux import MuxStream, Session
+from hybridrelay.security import ConnectionString
 
 from ..strings import STRING
 
@@ -37,6 +38,10 @@ class FakeClient(Client):
     @property
     def connection(self) -> str:
         return "db"
+
+    @property
+    def connection_string(self) -> ConnectionString:
+        return STRING
 
     @property
     def events(self) -> EventStream:
@@ -85,6 +90,19 @@ async def test_connections_that_are_cut_off_are_counted(nursery: trio.Nursery, c
     await stopped.wait()
     cut_off = [event for event in client.published if isinstance(event, ConnectionsCutOff)]
     assert cut_off == [ConnectionsCutOff(connection="db", connections=1)] * count
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("grace", [0.0, 60.0])
+async def test_one_that_is_stopped_before_it_has_started_ends(nursery: trio.Nursery, grace: float) -> None:
+    client = FakeClient()
+    port = await open_port(("127.0.0.1", 0), events=client.events)
+    service = PortService(client, [port])
+    service.stop(grace)
+    await nursery.start(service.run)
+    await service.has_stopped.wait()
+    assert not client.listening
+    port.close()
     nursery.cancel_scope.cancel()
 
 
