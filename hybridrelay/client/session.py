@@ -341,7 +341,8 @@ class ClientSession:
                 default there is.
 
         Returns:
-            Why the session has not moved; None if it has moved, or did not have to.
+            Why the session has not moved. None if it has moved, or if no move was begun: the session has no data
+            channel, `relays` is empty, or there is no longer a reason.
 
         If cancelled, the data channel for the move is closed, unless the session already uses it.
         """

@@ -20,7 +20,7 @@ class AllRegistrations:
 
     Args:
         published: the hybrid connections by number, as they are at any time.
-        check_refusals: asks the relays that have refused once more.
+        check_refusals: asks again the relays that have refused.
         events: the stream to which events are published.
     """
 
@@ -30,7 +30,8 @@ class AllRegistrations:
         self._published = published
         self._check_refusals = check_refusals
         self._events = events
-        #: Set once every hybrid connection is registered at one relay or more, or refused by all.
+        #: Set once every hybrid connection that the policy allows is registered at one relay or more, or refused by
+        #: all; not if all of them are refused.
         self.settled = trio.Event()
         #: Set once every relay refuses every hybrid connection, so that the connector ends.
         self._over = trio.Event()
@@ -60,7 +61,8 @@ class AllRegistrations:
         raise _why_refused(next(one for one in self._published.values() if one.denial is None))
 
     def publish_missing(self) -> None:
-        """Publish an event for each hybrid connection that is not registered at a relay when the connector starts."""
+        """Publish an event for each relay at which a hybrid connection is not registered when the connector starts:
+        only one if all its relays refuse it, and none if the policy denies it."""
         for published in self._published.values():
             name = published.name
             if published.denial is not None:

@@ -27,7 +27,8 @@ _MAX_WATCHED = 16
 class Requested(Value):
     """What a client requests with a stream."""
 
-    #: What to connect to; if the stream is refused, what the client has asked for, for logs.
+    #: What to connect to. If the stream is refused, what logs show: the port that the client has asked for, or else
+    #: the target or its first port.
     target: StreamTarget
     #: Why the stream is refused; None if it is not.
     refusal: NotConnected | None = None

@@ -223,7 +223,7 @@ class ServedStream:
 
     @property
     def _owner(self) -> tuple[Published, str]:
-        return self.origin.published, self.origin.peer.holder
+        return self.origin.published, self.origin.peer.owner_id
 
     @property
     def _shares(self) -> tuple[Share, ...]:

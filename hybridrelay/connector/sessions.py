@@ -92,7 +92,7 @@ class Served:
     @property
     def owner(self) -> tuple[Published, str]:
         """See `ProvenChannel.owner`."""
-        return self.published, self.peer.holder
+        return self.published, self.peer.owner_id
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
         """Return whether the session belongs to this identity. Serials are unique only within one authority."""
@@ -136,7 +136,7 @@ class ProvenChannel:
     @property
     def owner(self) -> tuple[Published, str]:
         """What distinguishes the program with this identity from others, for shares and limits."""
-        return self.published, self.peer.holder
+        return self.published, self.peer.owner_id
 
     def facts(self, activity_id: str) -> dict[str, str]:
         """Return what the events about a session on this channel say of it."""
@@ -155,7 +155,7 @@ class Sessions:
     """All sessions of a connector. They do not depend on control channels.
 
     Args:
-        policy: which identities are denied.
+        policy: what the administrators of this machine allow.
         config: the configuration of every session.
         events: the stream to which events are published.
         lost: called when a session has lost its data channel, with the relay through which it went.
@@ -331,7 +331,7 @@ class Sessions:
     def count_of(self, published: Published, peer: PeerIdentity) -> int:
         """Return how many sessions the program with this identity has."""
         of_this = (one for one in self._served.values() if one.published is published)
-        return sum(1 for served in of_this if served.peer.holder == peer.holder)
+        return sum(1 for served in of_this if served.peer.owner_id == peer.owner_id)
 
     async def take(self, channel: ProvenChannel, hello: Hello, initial: bytes) -> None:
         """Run a new session on a data channel until it ends, or give the channel to the session that `hello` names.
@@ -459,7 +459,9 @@ class Sessions:
                         if offer.kind is Kind.ISSUE:
                             opening.start_soon(self._issuing.serve, offer, served.origin)
                         elif peer.role is Role.CLAIM:
-                            offer.refuse(Reason.IDENTITY_WRONG_ROLE, "a claim is only for getting an identity")
+                            offer.refuse(
+                                Reason.IDENTITY_WRONG_ROLE, "a claim certificate is only for getting an identity"
+                            )
                         else:
                             opening.start_soon(self.streams.serve, offer, served.origin, bridges)
             await session.wait_ended()

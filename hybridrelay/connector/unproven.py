@@ -5,7 +5,7 @@ number of such channels is therefore limited, and channels that never prove an i
 
 1. While there is a free place, every newcomer is admitted.
 2. When all places are taken, the oldest channel of the holder with the most channels is displaced: at once if the
-   newcomer's holder would still have fewer, otherwise only if that channel is `TENURE_SECONDS` old. Holders are first
+   newcomer's holder has at least two fewer, otherwise only if that channel is `TENURE_SECONDS` old. Holders are first
    compared by key. If the newcomer's key has the most, its holders are compared by network, and if the newcomer's
    network has the most of these, by address. So a key has no more places because it is used from many addresses.
 3. If it is younger, the newcomer is refused. Honest channels need their place for much less time, so this happens
@@ -16,11 +16,12 @@ number of such channels is therefore limited, and channels that never prove an i
    So a relay that lies does not make the connector dial more often because it has more hybrid connections.
 6. While rule 5 applies, a holder without a place still displaces a channel that is `TENURE_SECONDS` old, unless a
    channel of its own has failed in the last `REMEMBERED_SECONDS`. All hybrid connections of the relay together get
-   `FAILURES_PER_SECOND` such places, in equal shares. So holders whose channels fail do not keep others out.
+   `FAILURES_PER_SECOND` such places each second, in equal shares. So holders whose channels fail do not keep others
+   out.
 
-A holder thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
-Holders are distinguished by the name that the relay gives them (`control.Offer.holder`), whose parts are for key,
-network and address. If a relay gives no names, all holders count as one.
+A holder that has the most channels thus displaces only its own, however often it asks, and no channel keeps its place
+by being silent. Holders are distinguished by the name that the relay gives them (`control.Offer.holder`), whose parts
+are for key, network and address. If a relay gives no names, all holders count as one.
 
 Rule 5 harms nobody at an honest relay that is busy. Only failures count. A hybrid connection whose channels do not
 fail has free places, and one holder's failures do not take the places of another holder (rule 2). If the channels of
@@ -35,8 +36,9 @@ from collections import Counter
 import attrs
 import trio
 
-#: How long a channel keeps its place although its holder wants another one, or although it has failed (seconds). One
-#: holder can thus make the connector dial at most limit / TENURE_SECONDS times per second.
+#: How long a channel keeps its place although it has failed, or although a holder with as many channels, or with one
+#: fewer, wants another one (seconds). One holder can thus make the connector dial at most limit / TENURE_SECONDS
+#: times per second.
 TENURE_SECONDS = 1.0
 #: So many channels of one relay may fail each second, on average, and so many in a burst, before rule 5 applies.
 FAILURES_PER_SECOND = 16.0
@@ -49,8 +51,8 @@ ASKING_SECONDS = 10.0
 
 
 class FairPlaces:
-    """The places of rule 6: `FAILURES_PER_SECOND` for all hybrid connections of a relay, in equal shares for those
-    that ask for them. Times are on Trio's clock."""
+    """The places of rule 6: `FAILURES_PER_SECOND` each second for all hybrid connections of a relay, in equal shares
+    for those that ask for them. Times are on Trio's clock."""
 
     def __init__(self) -> None:
         #: When each hybrid connection has last asked, the longest ago first; and when it may have another place.
@@ -120,7 +122,8 @@ def choose_displaced(
         present: the channels, the oldest first; at least one.
         holder: the holder of the newcomer.
         now: on the clock of `Newcomer.since`.
-        tenure: how long a channel keeps its place against its own holder (seconds).
+        tenure: how long a channel keeps its place against a holder that has as many channels as its own, or one fewer
+            (seconds).
     """
     alike = present
     for length in range(1, holder.count("/") + 2):

@@ -66,7 +66,7 @@ class ConnectionUsage(Value, frozen=True):
     listeners: int
     senders: int
     sessions: int
-    #: Earlier periods, the latest first; at most 23.
+    #: Earlier periods, the latest first; at most 24.
     earlier: tuple[PeriodUsage, ...]
 
 

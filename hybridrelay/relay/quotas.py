@@ -96,7 +96,7 @@ class Edition(Value):
     """A named set of limits.
 
     Raises:
-        ValueError: `connections` is negative.
+        ValueError: `connections` is negative, or greater than `MAX_COUNT`.
     """
 
     name: str

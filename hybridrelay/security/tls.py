@@ -71,7 +71,7 @@ class PeerIdentity(Value):
     is_from_issuer: bool = False
 
     @property
-    def holder(self) -> str:
+    def owner_id(self) -> str:
         """Identifies who has this identity, among the identities of its authority, for shares and limits.
 
         This is the serial, or for an application's identity that an issuer has signed, the label. The label cannot

@@ -1,16 +1,16 @@
-"""The reactor: one task that serves the sockets of all sessions and bridges.
+"""The reactor serves the sockets of all sessions and bridges, with two tasks for all of them.
 
 If each direction of each socket had a Trio task, every message would cost a system call and a pass through the
 scheduler, and the task would run with cold processor caches. The reactor registers each socket once, edge-triggered,
-in an epoll set. One task waits for that set, and then calls the handlers of all sockets that are ready. What they
-write to the channels of sessions is collected, and written once per channel when all handlers that are due have been
-called.
+in an epoll set. One task waits for that set, and then calls the handlers of all sockets that are ready. Another task
+calls those that have to be called again later. What they write to the channels of sessions is collected, and written
+once per channel when all handlers that are due have been called.
 
 Rules:
 
 1. A handler is called again until it has nothing more to read, or pauses. In between, the other handlers are called.
-   Handlers are grouped by the peer for which they work; each peer has one turn (`SharedTurns`) in each pass of the
-   event loop, however many handlers it has. Peers that form a group share the turns of the group equally.
+   Handlers are grouped by the peer for which they work. The handlers of each peer have one turn (`SharedTurns`) in
+   each pass of the event loop, however many they are. Peers that form a group share the turns of the group equally.
 2. A handler never waits. If it raises, that is reported to its `on_failed`, and it is not called again.
 3. For a stream without a socket of its own (a WebSocket connection, a pipe, a stream of a test), tasks wait in place
    of the epoll set: one until something arrives, and another one that writes what is buffered. They call the same
@@ -118,8 +118,8 @@ class Reactor:
             self._work.wake()
 
     def run_handlers(self, epoll_set: EpollSet | None = None) -> None:
-        """Call the handlers that are due, as long as the turns of their peers allow it. The rest is done after other
-        tasks have run. For use by tasks that have waited for a stream.
+        """Call the handlers that are due, as long as the turns of their peers allow it, for about `TURN_SECONDS` in
+        total. The rest is done after other tasks have run. For use by tasks that have waited for a stream.
 
         Args:
             epoll_set: the set that is ready; the handlers of the sockets that it reports become due first.
@@ -141,14 +141,14 @@ class Reactor:
     def _run_round(self) -> bool:
         """Call each handler that is due once, if the turn of its peer allows it. Returns whether there are others
         that may be called now."""
-        for turns in sorted(self._due, key=attrgetter("order")):
+        for turns in sorted((one for one in self._due if not one.is_over), key=attrgetter("order")):
             queue = self._due[turns]
             turns.begin()
-            if not turns.is_over:
-                turns.called(next(self._numbers))
-            for _ in range(len(queue)):
+            for index in range(len(queue)):
                 if turns.is_over:
                     break
+                if not index:
+                    turns.called(next(self._numbers))
                 queue.popleft().run()
                 turns.use(0, 0)  # the time
             if not queue:

@@ -65,8 +65,8 @@ class Rounds(Protocol):
         """Call the handler of a registration soon."""
 
     def run_handlers(self) -> None:
-        """Call the handlers that are due, as long as the turns of their peers allow it. For use by tasks that have
-        waited for a stream."""
+        """Call the handlers that are due, as long as the turns of their peers allow it, for about `TURN_SECONDS` in
+        total. For use by tasks that have waited for a stream."""
 
 
 class Registration:

@@ -57,12 +57,13 @@ class SharedTurns:
     A turn is an allowance: `MAX_FRAMES` frames use it up, and so do `TURN_BYTES` bytes, or `TURN_SECONDS` of time.
     Smaller amounts of the three are added up in proportion. Time is counted because it depends on more than frames
     and bytes, such as the number of TLS records. When the turn is over, the tasks that have more to process wait for
-    the next one. Each pass of the event loop brings one turn, however many tasks wait. If each task had a turn of its
-    own instead, a peer with 200 sessions that send expensive frames would have 200 turns in every pass.
+    the next one. Each pass of the event loop brings the tasks one turn, however many of them wait. If each task had a
+    turn of its own instead, a peer with 200 sessions that send expensive frames would have 200 turns in every pass.
 
     The handlers of the reactor use these turns, too. They do not wait with `next`: when the turn of their peer is
-    over, the reactor stops calling them, and it begins another turn (`renew`) in the next pass. It calls those peers
-    first whose groups have waited longest (`order`).
+    over, the reactor stops calling them, and it begins another turn (`renew`) in the next pass. So a peer that has
+    both handlers and tasks which wait gets two turns in a pass. The reactor calls those peers first whose groups have
+    waited longest (`order`).
 
     Usually, up to `QUEUES` of the tasks that have waited longest share a turn. But if the turn of the previous pass
     was used up completely, only the task that has waited longest may use the next one, so that the tasks get
@@ -156,7 +157,8 @@ class SharedTurns:
         return is_over_for_all or left <= 0
 
     def count(self, frames: int, size: int = 0) -> None:
-        """Count work that costs as much as this many frames of `size` bytes, in any task. The time is not counted."""
+        """Count work that costs as much as this many frames with `size` bytes in total, in any task. The time is not
+        counted."""
         self._left = max(self._left - frames * _BYTES_PER_FRAME - size, -TURN_BYTES)
         if self._group is not None:
             self._group.count(frames, size)
@@ -174,14 +176,15 @@ class SharedTurns:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The number of the last call in each group, from large to small, and of the peer. If the reactor calls peers
-        in this order, those of one group share its turns equally, even if each of them uses up a whole turn."""
+        """The numbers of the last calls: in the largest group, in each smaller group, and of the peer itself. If the
+        reactor calls peers in this order, those of one group share its turns equally, even if each of them uses up a
+        whole turn."""
         return (self._called,) if self._group is None else (*self._group.order, self._called)
 
     @staticmethod
     def renew(peers: Iterable[SharedTurns]) -> None:
-        """Begin the next turn of each of these peers, and once of each group to which they belong, in another pass of
-        the event loop. If the last turn was exceeded, this one is shorter by that much."""
+        """Begin the next turn of each of these peers, and of each group to which any of them belongs. To be called at
+        most once in each pass of the event loop. If the last turn was exceeded, this one is shorter by that much."""
         everybody = {*peers}
         for turns in (*everybody,):
             while (group := turns._group) is not None:

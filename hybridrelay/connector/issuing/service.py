@@ -122,7 +122,7 @@ class Issuing:
     def _may_request(self, origin: Origin) -> bool:
         """Whether the program with this identity may make a request now. The first refusal in a minute is
         published."""
-        key, now = (origin.published.name, origin.peer.holder), trio.current_time()
+        key, now = (origin.published.name, origin.peer.owner_id), trio.current_time()
         recent = [at for at in self._recent.pop(key, ()) if now - at < REQUESTS_SECONDS]
         if len(recent) == MAX_REQUESTS:
             detail = f"this identity has made {MAX_REQUESTS} requests in {REQUESTS_SECONDS:g} s"

@@ -5,10 +5,10 @@ The rules:
 1. The relay gives the update to each program of the role for which the update is (connector or client) that has
    presented a valid token for the hybrid connection, over the control channel on which it did so. The program reports
    what it has done with the update (`UpdateState`).
-2. A program that has neither *kept* the update nor answered that it is encrypted for other programs
-   (`UpdateState.OTHER`) is given it again every `REPEAT_SECONDS`, and on each new control channel.
-3. Programs that have disconnected are remembered if they do not have the update. Connectors are remembered even if
-   they have it, so that the next update counts them among the programs that do not have it yet. At most
+2. A program is given the update on each new control channel. One that has neither *kept* it nor answered that it is
+   encrypted for other programs (`UpdateState.OTHER`) is given it again every `REPEAT_SECONDS`.
+3. Programs that have disconnected are remembered if they still have to keep the update. Connectors that have kept it
+   are remembered as well, so that the next update counts them among the programs that do not have it yet. At most
    `MAX_DEPARTED` programs are remembered in this way, each for `DEPARTED_SECONDS`.
 4. If there is no room for a program, it is given the update, but is not remembered.
 """
@@ -57,7 +57,7 @@ _Program: TypeAlias = tuple[str, str]
 
 #: How often a program that has not kept the update is given it again (seconds).
 REPEAT_SECONDS = 60.0
-#: How many answers of a program are noted each time it is asked. Each is an event.
+#: How many answers of a program are noted each time it is given the update. Each is an event.
 MAX_ANSWERS = 3
 #: How many programs are remembered after they have disconnected, and for how long (seconds).
 MAX_DEPARTED = 1000
@@ -80,7 +80,7 @@ class Recipient:
     departed_at: float | None = None
     #: The same, on the monotonic clock of `Distribution.observe`.
     departed_on: float = 0.0
-    #: How many more answers are noted until it is asked again.
+    #: How many more answers are noted until it is given the update again.
     answers_left: int = 0
 
     @property
@@ -235,7 +235,7 @@ class Distribution(Generic[ChannelT]):
 
     def answered(self, address: str, instance: str, state: UpdateState, detail: str) -> Recipient | None:
         """Note the answer of a program. Returns the program; None if it is unknown, has said this before, or has
-        answered too often since it was asked."""
+        answered too often since it was given the update."""
         known = self._recipients.get((address, instance))
         if known is None or not known.answers_left or (known.state, known.detail) == (state, detail):
             return None

@@ -34,7 +34,7 @@ class OfferTurns:
             until: until when to wait, on Trio's clock. An offer that need not wait may be sent even after this.
 
         Returns:
-            Whether it may be sent; False if the listener has answered nothing meanwhile.
+            Whether it may be sent; False if the listener has answered nothing for `silent_seconds`.
 
         Raises:
             trio.TooSlowError: it was not its turn in time, because there are too many others.
@@ -73,7 +73,7 @@ class OfferTurns:
         self._give()
 
     def answered(self, number: int) -> None:
-        """Note that the listener has answered an offer. Any other number is ignored."""
+        """Note that the listener has answered the offer with this number. Ignored if that is not unanswered."""
         self._queue.answered(number)
         self._give()
 

@@ -43,8 +43,8 @@ class MovedByWorker(Protocol):
 class Moved:
     """How many bytes were passed on so far, in each direction.
 
-    The pump updates it after every step, of up to 512 KiB. It can be read at any time, and is correct even if the
-    pump is cancelled.
+    The pump updates it after every step, of up to 512 KiB. It can be read at any time, also after the pump was
+    cancelled. A step that was interrupted is not counted, although some of its bytes may have been passed on.
     """
 
     a_to_b: int = 0
@@ -103,7 +103,7 @@ async def pump(
         moved: counts the bytes.
         pipes: the pool from which pipes are borrowed. None makes one for this call, which costs nothing before the
             first byte.
-        pace: the rate limit; None means no limit.
+        pace: the rate limit and the turns; None means no limit, and turns of its own.
         ended: whether the end of file of `a`, and that of `b`, was already passed on.
 
     Raises:
