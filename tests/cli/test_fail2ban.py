@@ -74,6 +74,18 @@ def refusal(connection: str, peer: str, detail: str) -> TokenInvalid:
     return TokenInvalid(connection=connection, peer=peer, right="send", reason=Reason.WRONG_KEY, detail=detail)
 
 
+VICTIM = "198.51.100.1"
+FORGED = logged(refusal("orders", VICTIM, "")).partition(" ")[2].lstrip()
+#: Texts of which a hostile peer may hope something.
+_HOSTILE = st.text() | st.lists(
+    st.sampled_from(
+        ["\n", "\r", "\u2028", "\x85", "\0", " ", "'", '"', "\\", "x", f"peer={VICTIM}", f"peer={VICTIM} ", FORGED,
+         "2026-11-29T11:33:11.960Z ", "warning ", "token.invalid: ", "A token is invalid: ", "connection=", "a' ",
+         logged(refusal("orders", VICTIM, ""))]
+    )
+).map("".join)  # fmt: skip
+
+
 @pytest.mark.parametrize("journal", [False, True])
 @pytest.mark.parametrize("peer", ["192.0.2.7", "2001:db8:0:1::/64"])
 def test_refused_keys_are_found(journal: bool, peer: str) -> None:
@@ -87,6 +99,16 @@ def test_refused_keys_are_found(journal: bool, peer: str) -> None:
         assert banned(logged(event), journal=journal) == [peer], logged(event)
 
 
+@given(_HOSTILE)
+def test_programs_that_use_a_disabled_hybrid_connection_are_not_found(detail: str) -> None:
+    """They are told to try again."""
+    event = TokenRefused(
+        connection="orders", peer="192.0.2.7", right="send", reason=Reason.CONNECTION_DISABLED, detail=detail
+    )
+    assert "reason=connection-disabled" in logged(event)
+    assert banned(logged(event)) == []
+
+
 def test_what_has_no_address_is_not_found() -> None:
     for event in (
         refusal("orders", "local", "the signature is wrong"),
@@ -94,18 +116,6 @@ def test_what_has_no_address_is_not_found() -> None:
         SenderRefused(connection="orders", peer="192.0.2.7", reason=Reason.NO_LISTENER),
     ):
         assert banned(logged(event)) == []
-
-
-VICTIM = "198.51.100.1"
-FORGED = logged(refusal("orders", VICTIM, "")).partition(" ")[2].lstrip()
-#: Texts of which a hostile peer may hope something.
-_HOSTILE = st.text() | st.lists(
-    st.sampled_from(
-        ["\n", "\r", "\u2028", "\x85", "\0", " ", "'", '"', "\\", "x", f"peer={VICTIM}", f"peer={VICTIM} ", FORGED,
-         "2026-11-29T11:33:11.960Z ", "warning ", "token.invalid: ", "A token is invalid: ", "connection=", "a' ",
-         logged(refusal("orders", VICTIM, ""))]
-    )
-).map("".join)  # fmt: skip
 
 
 @given(_HOSTILE, _HOSTILE, st.booleans())
