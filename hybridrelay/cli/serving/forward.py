@@ -428,6 +428,7 @@ class ForwardService:
             served.end(0)
             raise _not_served(key)
         self._ending.discard(served)
+        self._ending.add(earlier)
         self._served[key] = served
         await served.take_ports(earlier)
         await self._end(earlier, math.inf)

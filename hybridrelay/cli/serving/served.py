@@ -149,8 +149,11 @@ class Served:
 
     async def take_ports(self, earlier: Served) -> None:
         """Accept connections at the ports of another client in its place. Its open connections continue."""
-        for place, port in list(earlier.ports.items()):
-            del earlier.ports[place]
+        # All at once, because the other one closes those that it still has if it ends by itself in the meantime.
+        taken = dict(earlier.ports)
+        earlier.ports.clear()
+        self.ports.update(taken)
+        for place, port in taken.items():
             await port.release(math.inf)
             await self.add(place, port)
 

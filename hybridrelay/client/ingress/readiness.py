@@ -22,10 +22,10 @@ async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) 
 
     Raises:
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
-            If the connection string was changed while they answered, they are asked again instead.
-            To an application, a closed port is clearer than one that accepts every connection and resets it. Other
-            refusals are retried even if they look permanent, because a denied identity may be admitted again, or
-            accepted by another connector.
+            To an application, a closed port is clearer than one that accepts every connection and resets it. If the
+            connection string was changed while they answered, they are asked again instead. Other refusals are
+            retried even if they look permanent, because a denied identity may be admitted again, or accepted by
+            another connector.
         RelayIdentityError: at the first attempt, what answered was not the relay.
     """
     backoff = Backoff()

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from hybridrelay.cli.serving.plan import Change, Plan, Renew, Replace, Running, Stop, Update, Wanted, make_plan
-from hybridrelay.cli.serving.served import Served
+from hybridrelay.cli.serving.served import LocalPort, Served
 from hybridrelay.security import ConnectionString, Secret
 
 from ...waiting import async_wait_until
@@ -100,3 +100,26 @@ async def test_a_port_of_one_that_has_ended_is_missed(tmp_path: Path, caplog: py
         assert "what listened there has just ended" in caplog.text
         assert program.service.ended_meanwhile
         program.service._served[key] = ended
+
+
+async def test_one_that_ends_while_its_successor_takes_its_ports_closes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with forward(tmp_path) as program:
+        service = program.service
+        ((key, running),) = service.running.items()
+        earlier = service._served[key]
+        added = attrs.evolve(running.entry, listen=(("127.0.0.1", 0),) * 2)
+        assert len(await service.apply(Plan((Change(added),), ()))) == 1
+        release = LocalPort.release
+
+        async def end_and_release(port: LocalPort, grace: float) -> None:
+            earlier.close_ports()
+            await release(port, grace)
+
+        monkeypatch.setattr(LocalPort, "release", end_and_release)
+        replace = Replace(added, attrs.evolve(running.string, identity=RENEWED))
+        assert await service.apply(Plan((replace,), ())) == [replace]
+        ports = list(service._served[key].ports.values())
+        assert len(ports) == len(program.serving().listening) == 2
+        assert all(listener.socket.fileno() != -1 for port in ports for listener in port.opened.listeners)
