@@ -38,7 +38,7 @@ from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import PeerIdentity, generate_key
+from hybridrelay.security import PeerIdentity, Secret, generate_key
 from hybridrelay.streams.turns import SharedTurns
 
 from .fakes import WSS, FakeControl, FakeRelay, FakeSession, no_check, published
@@ -87,21 +87,32 @@ class Scene:
         finally:
             self.sessions.end_opening(opening)
 
-    def channel(self, whose: Published | None = None, peer: PeerIdentity = PEER) -> trio.abc.Stream:
-        """A proven channel: the client's end. Nothing was said on it."""
+    def channel(
+        self, whose: Published | None = None, peer: PeerIdentity = PEER, key: Secret | None = None
+    ) -> trio.abc.Stream:
+        """A proven channel: the client's end. Nothing was said on it. `key`: the key on which it depends."""
         ours, theirs = trio.testing.memory_stream_pair()
+        whose = whose or self.one
+        opening = OpeningChannel(whose, key, trio.CancelScope())
+        self.sessions.opening.add(opening)
 
         async def serve() -> None:
             try:
-                await self.channels.greet(ProvenChannel(whose or self.one, theirs, peer, self.link, WSS))
+                await self.channels.greet(ProvenChannel(whose, theirs, peer, self.link, WSS, opening))
             except (RendezvousError, SessionError) as exc:
                 self.errors.append(exc)
+            finally:
+                self.sessions.end_opening(opening)
 
         self.nursery.start_soon(serve)
         return ours
 
     async def session(
-        self, whose: Published | None = None, peer: PeerIdentity = PEER, core: SessionCore | None = None
+        self,
+        whose: Published | None = None,
+        peer: PeerIdentity = PEER,
+        core: SessionCore | None = None,
+        key: Secret | None = None,
     ) -> Session:
         """A client's session that the connector has accepted.
 
@@ -112,7 +123,8 @@ class Scene:
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
             try:
-                await session.run(self.channel(whose, peer), reconnect=trio.sleep_forever, task_status=task_status)
+                channel = self.channel(whose, peer, key)
+                await session.run(channel, reconnect=trio.sleep_forever, task_status=task_status)
             except SessionError as exc:
                 self.errors.append(exc)
                 task_status.started()
@@ -122,10 +134,16 @@ class Scene:
             raise SessionError("refused", reason=session.outcome.reason)
         return session
 
-    async def attach(self, session: Session, whose: Published | None = None, peer: PeerIdentity = PEER) -> bool:
+    async def attach(
+        self,
+        session: Session,
+        whose: Published | None = None,
+        peer: PeerIdentity = PEER,
+        key: Secret | None = None,
+    ) -> bool:
         """Resume the session over another channel of `peer`. Returns whether the connector accepted that."""
         greetings = session.greeting_count
-        await session.replace_channel(self.channel(whose, peer))
+        await session.replace_channel(self.channel(whose, peer, key))
         await trio.testing.wait_all_tasks_blocked()
         return session.greeting_count > greetings
 
@@ -154,6 +172,47 @@ async def test_what_opens_with_an_earlier_key_soon_comes_to_an_end(
     assert scene.changes == 1
     assert await sessions.follow_key(scene.one)
     assert sessions.opening == {present, of_another}
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_session_that_has_resumed_depends_on_the_key_of_its_present_data_channel(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    sessions, earlier, current = scene.sessions, generate_key(), scene.one.string.key
+    session = await scene.session(key=earlier)
+    beside = await scene.session(key=current)
+    assert not await sessions.follow_key(scene.one)
+    assert [session.is_attached, beside.is_attached] == [False, True]
+    assert await scene.attach(session, key=current)
+    assert await sessions.follow_key(scene.one)
+    await trio.testing.wait_all_tasks_blocked()
+    assert [session.is_attached, beside.is_attached] == [True, True]
+    # A relay at which the connector is still registered with the earlier key may have offered the next data channel.
+    assert await scene.attach(session, key=earlier)
+    assert not await sessions.follow_key(scene.one)
+    assert [session.is_attached, beside.is_attached] == [False, True]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_hybrid_connection_that_is_withdrawn_gets_no_new_sessions(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Not even over data channels that were being opened at that moment. Its sessions may resume until they end."""
+    scene = Scene(nursery)
+    session = await scene.session()
+    being_opened, of_another = scene.channel(), scene.channel(scene.two)
+    await trio.testing.wait_all_tasks_blocked()
+    scene.one.is_withdrawn = True
+    late = Session.create(SessionRole.INITIATOR, config=DATA_CONFIG)
+    with trio.fail_after(HELLO_SECONDS), pytest.raises(SessionError) as refused:
+        await late.run(being_opened)
+    assert refused.value.reason is Reason.GOING_AWAY
+    assert len(scene.sessions) == 1
+    assert await scene.attach(session)
+    beside = Session.create(SessionRole.INITIATOR, config=DATA_CONFIG)
+    await nursery.start(beside.run, of_another)
+    assert [session.is_open, beside.is_open] == [True, True]
     nursery.cancel_scope.cancel()
 
 
@@ -246,6 +305,35 @@ async def test_a_renewed_identity_keeps_earlier_sessions_open(
     renewed.close()
     await trio.sleep(10)
     assert why_ended(earlier) is Reason.IDENTITY_EXPIRED
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_session_with_another_hybrid_connection_keeps_no_expired_one_open(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    nursery.start_soon(scene.sessions.end_expired)
+    expires = await scene.session(peer=attrs.evolve(RENEWABLE, not_after=trio.current_time() + HOUR))
+    kept = await scene.session(scene.two, RENEWED)
+    await trio.sleep(HOUR + 10)
+    assert [why_ended(expires), why_ended(kept)] == [Reason.IDENTITY_EXPIRED, None]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_session_that_waits_for_a_data_channel_ends_when_its_identity_expires(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    nursery.start_soon(scene.sessions.end_expired)
+    session = await scene.session(peer=attrs.evolve(PEER, not_after=trio.current_time() + HOUR))
+    await trio.sleep(HOUR - 1)
+    session.drop_channel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(scene.sessions) == 1
+    await trio.sleep(10)
+    (end,) = [one for one in scene.events if isinstance(one, SessionEnded)]
+    assert end.reason is Reason.IDENTITY_EXPIRED
+    assert len(scene.sessions) == 0
     nursery.cancel_scope.cancel()
 
 
