@@ -37,13 +37,16 @@ class _File(Event):
 
 @attrs.frozen(kw_only=True)
 class StoreUnreadable(Event):
-    """The store cannot be read. Changes to hybrid connections and keys are not noticed until it can."""
+    """The store cannot be read, or its file was replaced or deleted. Changes to hybrid connections and keys are not
+    noticed until it can be used again.
+    """
 
     name: ClassVar = "store.unreadable"
     level: ClassVar = Level.ERROR
     summary: ClassVar = "Changes to hybrid connections and keys cannot be read"
 
     detail: str
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)

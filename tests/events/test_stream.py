@@ -8,7 +8,7 @@ import pytest
 
 from hybridrelay.events import Event, EventStream, StoreReadable, StoreUnreadable
 
-FIRST = StoreUnreadable(detail="the disk is gone")
+FIRST = StoreUnreadable(detail="the disk is gone", remedy="mount it")
 SECOND = StoreReadable()
 
 

@@ -164,7 +164,7 @@ class StoreWatcher:
         except StateError as exc:
             if not self._failed:
                 self._failed = True
-                self._events.publish(StoreUnreadable(detail=str(exc)))
+                self._events.publish(StoreUnreadable(detail=str(exc), remedy=exc.remedy or ""))
 
     async def _look(self) -> None:
         async with self._looking:

@@ -27,6 +27,7 @@ __all__ = [
     "prepare_database",
     "set_journal_mode",
     "transaction",
+    "truncate_log",
 ]
 
 SCHEMA_VERSION: Final = 12
@@ -184,6 +185,11 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def truncate_log(database: sqlite3.Connection) -> None:
+    """Copy the write-ahead log into the file, and empty it. Without a log, or if a reader prevents it, do nothing."""
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def set_journal_mode(database: sqlite3.Connection, mode: str, *, seconds: float) -> None:
     """Set the journal mode of a file. If another process uses the file, wait for up to `seconds`.
 
@@ -263,8 +269,7 @@ def prepare_database(database: sqlite3.Connection, path: Path, *, write_ahead: b
         set_journal_mode(database, "DELETE", seconds=seconds)
         database.execute("PRAGMA locking_mode = NORMAL").fetchall()
     is_new = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table'").fetchone() is None
-    if not is_new:
-        check_schema_version(database, path)
+    version = None if is_new else check_schema_version(database, path)
     # The journal mode is a property of the file, and the other settings of the connection. None is part of a
     # transaction.
     if write_ahead:
@@ -276,3 +281,6 @@ def prepare_database(database: sqlite3.Connection, path: Path, *, write_ahead: b
     if is_new:
         make_schema(database)
     migrate(database, path)
+    if version != SCHEMA_VERSION:
+        # If this process were killed and the file replaced by a backup, SQLite would apply the log to the backup.
+        truncate_log(database)

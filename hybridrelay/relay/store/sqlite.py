@@ -11,6 +11,8 @@ The rules:
    journal, which it deletes afterwards, and readers wait for changes.
 4. Revoking a key or deleting a hybrid connection works even on a full disk, with space that is reserved for this
    (`Reserve`).
+5. If the file was deleted, or replaced by a backup, nothing is changed any more (`OpenedFile`): the change would be
+   gone after the next start.
 
 All methods are synchronous: the relay calls them in a worker thread.
 """
@@ -60,6 +62,7 @@ from .checks import (
 )
 from .edition_rows import read_editions, set_edition, set_edition_in_use
 from .failures import BUSY_TIMEOUT_SECONDS, state_errors, with_reserve
+from .opened_file import OpenedFile
 from .reserve import Reserve, is_disk_full
 from .rows import (
     delete_roll,
@@ -72,7 +75,7 @@ from .rows import (
     set_hosts,
     set_quota,
 )
-from .schema import prepare_database, transaction
+from .schema import prepare_database, transaction, truncate_log
 from .sqlite_reader import EXISTS, SQLiteReader
 from .state_dir import REGISTRY_FILE, can_share_memory, ensure_private_file, prepare_state_directory
 from .token_rows import delete_token, insert_token, read_tokens, set_last_use
@@ -93,13 +96,13 @@ class SQLiteStore(SQLiteReader):
     def __init__(
         self,
         database: sqlite3.Connection,
-        path: Path,
+        file: OpenedFile,
         clock: Callable[[], float],
         reserve: Reserve,
         events: EventStream,
     ) -> None:
         """For use by `open` only."""
-        super().__init__(database, path, clock)
+        super().__init__(database, file, clock)
         self._reserve = reserve
         self._events = events
 
@@ -144,6 +147,7 @@ class SQLiteStore(SQLiteReader):
         path = state_dir / REGISTRY_FILE
         try:
             ensure_private_file(path, create=create)
+            file = OpenedFile.at(path)
         except FileNotFoundError:
             raise StateError(
                 f"there is no registry in {state_dir}",
@@ -160,13 +164,14 @@ class SQLiteStore(SQLiteReader):
                 path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
+                file.check()  # the path still leads to what it led to before `connect`, so that is what is open
                 prepare_database(
                     database, path, write_ahead=can_share_memory(state_dir), seconds=BUSY_TIMEOUT_SECONDS
                 )
             except BaseException:
                 database.close()
                 raise
-        return cls(database, path, clock, reserve, events)
+        return cls(database, file, clock, reserve, events)
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -477,11 +482,12 @@ class SQLiteStore(SQLiteReader):
         """Run the block as one transaction: all of it, or nothing."""
         with state_errors(self._path):
             with transaction(self._database):
+                self._file.check()  # not earlier: the transaction may have waited for another process
                 yield self._database
             # Truncate the log, which still has the old pages, with deleted keys. If a reader prevents this, the next
             # change does it, or the last process that closes the file.
             try:
-                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                truncate_log(self._database)
             except sqlite3.Error as exc:
                 if not is_disk_full(exc):
                     raise

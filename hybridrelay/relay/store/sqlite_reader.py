@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import MappingProxyType
 
 from ...errors import ConfigurationError, StateError
@@ -20,6 +19,7 @@ from .changes import Changes, Mark
 from .checks import SHOWN_NAMES, no_connection, no_rule
 from .edition_rows import read_editions
 from .failures import DAMAGED, state_errors
+from .opened_file import OpenedFile
 from .rows import read_connections
 from .token_rows import read_scope, read_tokens
 from .update_rows import read_updates
@@ -41,17 +41,24 @@ class SQLiteReader:
 
     Args:
         database: the open file.
-        path: its path.
+        file: its path, and which file this was when it was opened.
         clock: returns seconds since 1970.
     """
 
-    def __init__(self, database: sqlite3.Connection, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, database: sqlite3.Connection, file: OpenedFile, clock: Callable[[], float]) -> None:
         self._database = database
-        self._path = path
+        self._file = file
+        self._path = file.path
         self._clock = clock
 
     def data_version(self) -> tuple[int, int]:
-        """See `Store.data_version`. Costs tens of microseconds."""
+        """See `Store.data_version`. Costs tens of microseconds.
+
+        Raises:
+            StateError: the file cannot be read, or it was replaced or deleted (`OpenedFile`). The other methods that
+                only read do not look at this.
+        """
+        self._file.check()
         with state_errors(self._path):
             # SQLite counts the commits of other connections and our own changes separately.
             (others,) = self._database.execute("PRAGMA data_version").fetchone()

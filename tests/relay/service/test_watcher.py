@@ -412,19 +412,19 @@ async def test_a_store_that_cannot_be_read_is_one_event_however_often_it_is_chec
     real = registry.data_version
 
     def fail() -> tuple[int, int]:
-        raise StateError("the disk is on fire")
+        raise StateError("the disk is on fire", remedy="put it out")
 
     async with trio.open_nursery() as nursery:
         await nursery.start(watcher.run, lambda change: None)
         monkeypatch.setattr(registry, "data_version", fail)
         for _ in range(3):
             await watcher.refresh()
-        assert events == [StoreUnreadable(detail="the disk is on fire")]
+        assert events == [StoreUnreadable(detail="the disk is on fire", remedy="put it out")]
         monkeypatch.setattr(registry, "data_version", real)
         for _ in range(3):
             await watcher.refresh()
         nursery.cancel_scope.cancel()
-    assert events == [StoreUnreadable(detail="the disk is on fire"), StoreReadable()]
+    assert events == [StoreUnreadable(detail="the disk is on fire", remedy="put it out"), StoreReadable()]
 
 
 async def test_a_store_that_cannot_be_read_at_first_is_an_error(registry: SQLiteStore) -> None:
