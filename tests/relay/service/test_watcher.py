@@ -355,14 +355,15 @@ async def test_one_check_reads_all_changes_however_many(registry: SQLiteStore, s
 
 
 async def test_our_own_changes_are_noticed(registry: SQLiteStore, rules: Rules) -> None:
-    watcher = StoreWatcher(registry, interval=INTERVAL)
-    send, receive = trio.open_memory_channel[StoreChange](100)
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(watcher.run, send.send_nowait)
-            await trio.to_thread.run_sync(registry.create, "sql", ["relay.example.com"], rules)
-            assert set((await receive.receive()).changed) == {"sql"}
-            nursery.cancel_scope.cancel()
+    watcher = StoreWatcher(registry, interval=1e6)  # the watcher must not use the registry at the same time
+    changes: list[StoreChange] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, changes.append)
+        registry.create("sql", ["relay.example.com"], rules)
+        await watcher.refresh()
+        (change,) = changes
+        assert set(change.changed) == {"sql"}
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_new_version_with_the_same_content_is_not_a_change(
@@ -380,7 +381,11 @@ async def test_a_new_version_with_the_same_content_is_not_a_change(
 
 
 async def test_a_store_that_cannot_be_read_is_logged_once_and_watched_further(
-    registry: SQLiteStore, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    registry: SQLiteStore,
+    state: Path,
+    rules: Rules,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     created = registry.create("sql", ["relay.example.com"], rules)
     watcher = StoreWatcher(registry, interval=INTERVAL)
@@ -397,7 +402,8 @@ async def test_a_store_that_cannot_be_read_is_logged_once_and_watched_further(
             await nursery.start(watcher.run, send.send_nowait)
             monkeypatch.setattr(registry, "data_version", fail_three_times)
             assert watcher.connections == {"sql": created}
-            await trio.to_thread.run_sync(registry.delete, "sql")
+            with SQLiteStore.open(state) as other:
+                await trio.to_thread.run_sync(other.delete, "sql")
             assert (await receive.receive()).deleted == {"sql"}
             nursery.cancel_scope.cancel()
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
