@@ -57,11 +57,14 @@ def check_header(name: str, value: str) -> tuple[str, str]:
         ValueError: it is not valid; the message does not repeat the value.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError("the name of a header field contains a character that is not allowed")
+        raise ValueError("the name of a header field is empty, too long, or has a character that is not allowed")
     if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
         raise ValueError(f"the header field {name} belongs to the connection itself, and cannot be set")
     if len(value) > _MAX_VALUE or not _VALUE.fullmatch(value):
-        raise ValueError(f"the value of the header field {name} is empty or too long, or has characters beyond ASCII")
+        raise ValueError(
+            f"the value of the header field {name} is empty or too long, begins or ends with a blank, or has "
+            "characters other than visible ASCII, spaces and tabs"
+        )
     return name, value
 
 

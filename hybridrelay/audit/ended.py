@@ -16,7 +16,8 @@ __all__ = ["EARLIER_KEYS", "MAX_EARLIER_KEYS_BYTES", "EndedFiles"]
 #: The last lines of deleted files. Each is signed with the key of its own file, and names the key of the next one. So
 #: a public key stays usable for ``audit verify --key`` after the files that it has signed were deleted.
 EARLIER_KEYS = "earlier-keys.jsonl"
-#: How many bytes of these lines are kept: about 2,000. With a file each day, they last for more than five years.
+#: How many bytes of these lines are kept: about 2,000 lines. With a file each day, they last for more than five
+#: years.
 MAX_EARLIER_KEYS_BYTES = 1 << 20
 _NEW_EARLIER_KEYS = f"{EARLIER_KEYS}.new"
 #: What a compressed copy that is not complete is called.
@@ -101,7 +102,7 @@ class EndedFiles:
         """Compress one file. May run at the same time as the other methods.
 
         Returns:
-            Whether there was one.
+            Whether there was one. False, too, while the first line of the newest file is incomplete.
 
         Raises:
             OSError: it cannot be compressed. It stays as it is.

@@ -66,7 +66,7 @@ def read_tail(disk: Disk, name: str, end: int, max_unsigned: int) -> tuple[dict[
         The last line, with its hash, and how many lines are not covered by a signature.
 
     Raises:
-        ConfigurationError: a line is not one of an audit file.
+        ConfigurationError: a line is not one of an audit file, or the last one is too long.
     """
     data = b""
     start = end

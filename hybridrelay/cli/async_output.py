@@ -40,7 +40,8 @@ async def say_ready(role: str, fields: Iterable[tuple[str, str]]) -> None:
 
 
 def maybe_say(text: str, *, end: str = "\n") -> None:
-    """Print unimportant text, such as progress, and drop it if that would block. Never blocks."""
+    """Print unimportant text, such as progress, and drop it if that would block. (On Windows, this is not known, and
+    it may block.)"""
     try:
         if sys.platform == "win32" or _is_writable(sys.stdout.fileno()):
             output.say(text, end=end)

@@ -26,7 +26,7 @@ from .dialing import DIRECTLY
 from .discovery import Candidate
 from .endpoint import RelayEndpoint
 
-#: The time for the end-to-end handshake (seconds), which takes two round trips through the relay.
+#: The time for the end-to-end handshake (seconds), which takes up to one and a half round trips through the relay.
 TLS_SECONDS = 15.0
 
 
@@ -45,8 +45,8 @@ class EndToEnd(Value):
         """Use the identity of a connection string. That of an application may also be a claim certificate.
 
         Raises:
-            ConfigurationError: the identity or the issuer is missing or damaged, or is for another hybrid connection
-                or role; or see `data_server_context`.
+            ConfigurationError: the identity is missing; it or the issuer is damaged; the identity is for another
+                hybrid connection or role; or see `data_server_context`.
         """
         identity, authority = string.require_identity()
         role = string.role

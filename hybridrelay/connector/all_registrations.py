@@ -33,7 +33,7 @@ class AllRegistrations:
         #: Set once every hybrid connection that the policy allows is registered at one relay or more, or refused by
         #: all; not if all of them are refused.
         self.settled = trio.Event()
-        #: Set once every relay refuses every hybrid connection, so that the connector ends.
+        #: Set once every relay refuses every hybrid connection that the policy allows, so that the connector ends.
         self._over = trio.Event()
 
     def changed(self) -> None:
@@ -52,7 +52,7 @@ class AllRegistrations:
             self.settled.set()
 
     async def raise_when_refused(self) -> None:
-        """Wait until every relay refuses every connection string.
+        """Wait until every relay refuses every connection string whose hybrid connection the policy allows.
 
         Raises:
             HybridRelayError: always; it says why.

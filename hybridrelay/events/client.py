@@ -260,7 +260,8 @@ class ForwardOpenToOthers(Event):
 
 @attrs.frozen(kw_only=True)
 class ForwardPortClosed(Event):
-    """Every relay refuses the connection string of one forward of several. The others continue."""
+    """Every relay refuses a connection string that a forward or run serves. What is served with others continues. (If
+    a forward has no other, it ends instead.)"""
 
     name: ClassVar = "forward.port-closed"
     level: ClassVar = Level.ERROR
@@ -330,7 +331,7 @@ class DatagramsDropped(Event):
     connection: str
     #: The local address and port.
     address: str
-    #: There was no room: too many datagrams, or flows, waited for a session.
+    #: There was no room: too many datagrams waited for a session, or the port had as many flows as it may have.
     queue: int
     #: They waited for a session for more than half a second.
     age: int
@@ -418,8 +419,8 @@ class StreamFailed(_Requested):
     """The connection of an application was reset, because no stream could be opened for it. (An application that uses
     a front gets a reply that says why, instead of a reset.)
 
-    For every `StreamRequested` of a forward, exactly one event of this class or `StreamClosed` is published, whatever
-    the cause.
+    For every `StreamRequested` of a connection to a forward, exactly one event of this class or `StreamClosed` is
+    published, whatever the cause.
     """
 
     name: ClassVar = "stream.failed"

@@ -22,7 +22,8 @@ __all__ = ["Hold", "Prepare", "serve"]
 
 #: Prepares an accepted connection, for instance by a TLS handshake. Returns the stream to serve, and what is known
 #: about the peer (`Request.peer`). Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` if the peer
-#: cannot be served. It is cancelled after `Limits.head_seconds`. The accepted connection is always closed.
+#: cannot be served. It is cancelled after `Limits.head_seconds`, and when a shutdown begins. `serve` always
+#: closes the accepted connection.
 Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]]]
 
 #: Called with an accepted connection and a function that ends it at once. Returns a context manager, which is open

@@ -24,8 +24,8 @@ __all__ = ["AuditFiles", "Line"]
 _BLOCK = 64 * 1024
 #: The longest line (bytes). A longer one was not written by this program.
 _MAX_LINE = 64 * 1024
-#: Numbers are lower than this. With a million numbers for each second since 1970, they reach this limit in the year
-#: 146,000.
+#: Numbers are lower than this. With a million numbers for each second since 1970, they reach this limit after
+#: 146,000 years.
 _MAX_NUMBER = 2**62
 
 

@@ -318,7 +318,7 @@ def _if_none_match(request: Request) -> bool:
         return bool(values)
     raise problem(
         Problem.INVALID,
-        "If-None-Match can only be *, which creates and changes nothing",
+        "If-None-Match can only be *: then a new resource is created, and an existing one is not changed",
         errors=[{"pointer": "If-None-Match", "detail": "malformed"}],
     )
 

@@ -61,7 +61,8 @@ REFUSAL_SECONDS = 0.25
 _PAUSE_SECONDS = 1.0
 #: How long an authenticator may take (seconds).
 _AUTHENTICATOR_SECONDS = 5.0
-#: For how long credentials count as verified (seconds).
+#: Credentials are verified again if the body of a GET or HEAD took longer than this to arrive (seconds). With any
+#: other method, they always are.
 _STALE_SECONDS = 0.1
 #: The longest Authorization header that is accepted (characters).
 _MAX_CREDENTIALS = 8192
@@ -104,7 +105,9 @@ class Gate:
         """Return the caller of the request, whose rate is not too high. `Request.peer` must be a `Peer`.
 
         Raises:
-            RequestError: 401, 403 or 429; 503 if the store cannot be read.
+            RequestError: 401, 403 or 429; 503 if the store cannot be read, or an authenticator does not answer in
+                time.
+            Exception: what an authenticator raised.
         """
         caller = await self.identify(request)
         await self.limit(request, caller)
@@ -115,7 +118,8 @@ class Gate:
 
         Raises:
             RequestError: 401 or 403; 429 after too many failed attempts, or too many requests without credentials;
-                503 if the store cannot be read.
+                503 if the store cannot be read, or an authenticator does not answer in time.
+            Exception: what an authenticator raised.
         """
         assert isinstance(request.peer, Peer)
         peer, group = request.peer, address_group(request.peer.address)
@@ -160,8 +164,8 @@ class Gate:
         """Count a request of a caller (from `identify`), and return its body, which may take seconds to arrive.
 
         Raises:
-            RequestError: the same as in `limit`; the body cannot be read; or 401, because the credentials have become
-                invalid in the meantime.
+            RequestError: the same as in `limit`; the body cannot be read; 401, because the credentials have become
+                invalid in the meantime; or 503, because the store cannot be read.
         """
         await self.limit(request, caller)
         began = trio.current_time()

@@ -3,9 +3,9 @@
 The same numbers appear in REFUSED, RESET, STOP and GOAWAY frames, in the status after a preamble, and (by name) in
 control messages. A number is never reused. To add a reason, add its number to `Reason` and its line to the table.
 
-Numbers have no meaning, with one exception: each category has a range of 16 numbers, whose last one is its general
-reason, and a range of 256 numbers for when the first is used up. An unknown number from a peer is read as the general
-reason of its category.
+Numbers have no meaning, with one exception: each category but *no error* has a range of 16 numbers, whose last one is
+its general reason, and a range of 256 numbers for when the first is used up. An unknown number from a peer is read as
+the general reason of its category.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Reason(enum.IntEnum):
     GOING_AWAY = 0x11
     INTERNAL_ERROR = 0x12
     PROTOCOL_ERROR = 0x13
-    #: No byte arrived from the peer within the liveness timeout.
+    #: The peer did not answer in time: no byte arrived within the liveness timeout, or what was expected did not.
     PEER_SILENT = 0x14
     VERSION_MISMATCH = 0x15
     #: HELLO named a session that the peer does not have.

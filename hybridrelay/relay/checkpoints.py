@@ -8,8 +8,8 @@ The rules:
    remove their evidence. A quarter of the room is reserved for connectors, so that clients cannot stop a connector
    whose policy requires a witness.
 2. A checkpoint has to be signed with the key that it names. The relay does not know whose key this is.
-3. Checkpoints are kept for `KEPT_SECONDS`. After a day, only the first and the last record of each hour, log and key
-   are left, and after 30 days, those of each day. Each signature covers everything before it, so those in between
+3. Checkpoints are kept for `KEPT_SECONDS`. After a day, only the first and the last one of each hour, log and key are
+   left, and after 30 days, those of each day. Each signature covers everything before it, so those in between
    prove little more. Only somebody who has the key of a log can add to what is compared here, so nobody else can have
    its checkpoints deleted.
 4. When the room for a hybrid connection is almost used up, each of its logs to which one is added makes room itself:
@@ -22,10 +22,10 @@ The rules:
    even if 100 hybrid connections take all they can (with the longest names; 400 with short ones), and then for fewer.
 7. Whatever others have used up, a hybrid connection may have `LEAST_ROWS`; and a log that has no room for another
    checkpoint goes on: a later one takes the place of one of its own (`least_needed`). It has to be signed with the
-   same key. While others have left no room for `FEW_ROWS`, a connector may also have one with an earlier key replaced
-   that came from the same instance: the keys of a log change every day. For this, the file may become larger by
-   `REPLACING_PART`; only about 9,000 hybrid connections together use that up. Nobody's evidence is deleted to make
-   room for others.
+   same key. While others have left no room for `FEW_ROWS`, a later checkpoint of a connector may also replace one
+   that is signed with an earlier key, if that came from the same instance: the keys of a log change every day. For
+   this, the file may become larger by `REPLACING_PART`; only about 9,000 hybrid connections together use that up.
+   Nobody's evidence is deleted to make room for others.
 8. Clients may use three quarters of each of these parts (`CLIENT_PART`), as of all other limits.
 9. A control channel may send `PACE_BURST` checkpoints in a burst, and then one every `PACE_SECONDS`.
 """
@@ -81,14 +81,16 @@ MAX_ROWS: Final = 20_000
 CLIENT_PART: Final = 0.75
 CLIENT_LOGS: Final = 48
 CLIENT_ROWS: Final = 15_000
-#: As `THINNED`, for one log of a hybrid connection with room for less than `PRESS_ROWS` more checkpoints, or for less
-#: than a quarter of what it may have. One after the other is applied, until there is as much. A log that has
-#: always had a checkpoint every minute has about 350 after all of them; with one every 20 seconds, 490.
+#: As `THINNED`, for one log, when its hybrid connection has room for fewer than `PRESS_ROWS` more checkpoints, or for
+#: fewer than a quarter of what it may have, whichever is less. One after the other is applied, until there is as
+#: much. A log that has always had a checkpoint every minute has about 350 after all of them; with one every 20
+#: seconds, 490.
 PRESSED: Final = ((3600.0, 600), (86_400.0, 21_600), (3600.0, 3600), (86_400.0, 86_400), (30 * 86_400.0, 864_000))
 PRESS_ROWS: Final = 250
 #: How often one log may make room for itself (seconds). Each time takes some milliseconds.
 PRESS_SECONDS: Final = 30.0
-#: The maximum size of all checkpoints (bytes): 160,000 to 400,000, depending on the length of names.
+#: The maximum size of all checkpoints (bytes). There is room for 160,000 to 400,000 of them, depending on the length
+#: of names.
 MAX_BYTES: Final = 256 << 20
 #: By how much of it the file may become larger while logs replace their own checkpoints, and hybrid connections have
 #: no more than `LEAST_ROWS`. What is replaced leaves gaps: at worst two thirds of a page of SQLite, in simulated
@@ -110,7 +112,7 @@ PACE_BURST: Final = 5
 
 
 def row_bytes(connection: str) -> int:
-    """Return the size of one checkpoint with its indices (bytes), from above, for a hybrid connection with this name.
+    """Return an upper bound of the size of one checkpoint of a hybrid connection, with its indices (bytes).
 
     The name is in the table and in two indices; the other fields have about the same size in all checkpoints. Tests
     compare this with files.
@@ -121,9 +123,9 @@ def row_bytes(connection: str) -> int:
 def least_needed(received: Sequence[float], now: float) -> int | None:
     """Return which checkpoint of a log can best be replaced by a later one.
 
-    It is the one that would leave the smallest gap in proportion to its age, and never the first one. So the
-    distances between those that are left grow with their age, and what can be hidden from them is a part of the time
-    that has passed since, which is smaller the more there are.
+    It is the one that would leave the smallest gap in proportion to its age, and never the first one. So the gaps
+    between those that are left grow with their age: what is hidden in a gap is a fraction of the time that has passed
+    since then, and the more checkpoints are left, the smaller this fraction is.
 
     Args:
         received: when the log's checkpoints were received (seconds since 1970), in the order in which they were.

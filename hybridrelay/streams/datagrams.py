@@ -11,7 +11,7 @@ import sys
 
 __all__ = ["BUFFER_BYTES", "TOO_LONG_ERRNOS", "enlarge_buffer", "has_no_room", "lost_in_buffer"]
 
-#: The receive buffer of a socket at which many programs send (bytes). Linux counts at least 768 bytes for each
+#: The receive buffer of a socket to which many programs send (bytes). Linux counts at least 768 bytes for each
 #: datagram, and uses twice what it is told. By default, its buffer holds about 280 datagrams, which is fewer than a
 #: port has flows; this one holds about 2,700. A larger one would hold datagrams that are too late when they are read.
 BUFFER_BYTES = 1 << 20

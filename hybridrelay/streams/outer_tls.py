@@ -1,8 +1,8 @@
 """The outer TLS, which middleboxes expect in a connection to port 443.
 
-Security does not depend on it, because everything secret is sent over another TLS connection inside it. Therefore no
-certificate is verified. The outer TLS is below the transport: the code that dials or accepts a connection adds it
-before it passes the stream to the transport.
+Security does not depend on it, because everything secret is sent over another TLS connection inside it. Therefore the
+certificate is not verified, unless secret header fields are sent (`HttpOptions`). The outer TLS is below the
+transport: the code that dials or accepts a connection adds it before it passes the stream to the transport.
 """
 
 from __future__ import annotations

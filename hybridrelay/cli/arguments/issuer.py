@@ -12,9 +12,10 @@ Give a hybrid connection an issuer, or a new one. An issuer is a certificate aut
 connection. It is in the connection strings of connectors, and can sign the identities of applications, and nothing
 else: no certificate that it signs is ever accepted as a connector's.
 
-With an issuer, private keys never leave the machines that use them. 'claims create --role application' then creates
-claims without a private key: the machine that takes the claim makes the key, and the connector signs its certificate.
-Such an identity is valid for 90 days, and 'forward' and 'run' have it renewed by the connector after 60 days.
+With an issuer, the private keys of applications need not leave the machines that use them. 'claims create --role
+application' then creates claims without a private key: the machine that takes the claim makes the key, and the
+connector signs its certificate. Such an identity is valid for 90 days, and 'forward' and 'run' have it renewed by the
+connector after 60 days.
 
 The issuer is written into the authority file, so that connection strings issued later for connectors have it, and
 into the connector files that are named with --update. A connector that runs with these files uses it within seconds.
@@ -48,7 +49,7 @@ def _add_arguments(parser: Parser) -> None:
 
 ISSUER = Command(
     "issuer",
-    "give connectors an issuer, so that private keys stay on the machines that use them",
+    "give connectors an issuer, so that applications' private keys can stay on their machines",
     _ISSUER,
     _EXAMPLE,
     _add_arguments,

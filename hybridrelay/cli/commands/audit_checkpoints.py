@@ -69,7 +69,8 @@ def read_checkpoints(
         connection: only under the name of this hybrid connection.
 
     Raises:
-        HybridRelayError: the relay cannot be reached, or its answer is not valid.
+        HybridRelayError: the relay cannot be reached, or its answer is not valid; or no relay runs, and its state
+            directory or the file cannot be used.
     """
     with open_client(args) as client:
         if client is not None:
@@ -93,8 +94,8 @@ async def _ask(client: ManagementClient, query: Mapping[str, Any]) -> list[Check
 
 
 def witness_of(found: list[CheckpointValue]) -> list[Checkpoint]:
-    """Return what a relay keeps, for `verify_directory`. It keeps nothing without a signature; one that shows
-    something without has made it up."""
+    """Return what a relay keeps, for `verify_directory`. A relay keeps nothing without a signature.
+    Anything that it shows without one, it has made up, so this is left out."""
     return [
         Checkpoint(one.log, one.last, one.head, one.signed_at, one.key, one.signature)
         for one in found

@@ -84,11 +84,12 @@ class ApplicationService:
         """Serve until `stop` is called.
 
         `task_status.started` is called when the first attempt to connect is over for each hybrid connection, whether
-        it has succeeded or not. If relays refuse a connection string later, its listeners are closed, and the others
-        continue.
+        it has succeeded or not. If every relay refuses a connection string later, its listeners are closed, and
+        the others continue.
 
         Raises:
-            HybridRelayError: before that, a relay refuses a connection string, or is not the expected one.
+            HybridRelayError: at the first attempt, every relay refuses a connection string, or what answered was not
+                the relay.
         """
         async with FlatNursery() as self._nursery:
             async with FlatNursery() as starting:

@@ -69,7 +69,8 @@ class ProxyDial:
         """Open a connection. The proxy resolves host names.
 
         Raises:
-            ProxyError: the proxy cannot be reached, does not answer, or refuses; `failure` says which.
+            ProxyError: the proxy cannot be reached, does not answer, or refuses, or `host` cannot be sent to a proxy;
+                `failure` says which.
             OSError: as `dial_directly`, if no proxy is used.
 
         A proxy that takes too long is an error shortly before the caller's deadline, and after `MAX_SECONDS` at the

@@ -32,8 +32,8 @@ class Tunnel(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """End the sending direction.
 
-        With TLS to the proxy, the other side notices only when this stream is closed, because OpenSSL cannot continue
-        to read after it has sent close_notify.
+        With TLS to the proxy, the other side notices only when this stream is closed, because `TLSStream` cannot end
+        its sending direction alone.
         """
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             await self._stream.send_eof()

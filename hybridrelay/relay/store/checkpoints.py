@@ -82,8 +82,8 @@ _CONDITIONS: Final = {
         SELECT connection FROM logs WHERE connection >= :prefix AND connection < :prefix || char(1114111)
     )""",
 }
-#: Deletes all but the first and the last record of each interval, log and key. The numbers of records are compared,
-#: and not when they arrived, so that repeating an earlier checkpoint does not make it the last one.
+#: Deletes all but the first and the last checkpoint of each interval, log and key. The numbers of records are
+#: compared, and not when they arrived, so that repeating an earlier checkpoint does not make it the last one.
 _THIN_WHERE: Final = """
     DELETE FROM checkpoints WHERE id IN (
         SELECT id FROM (
@@ -180,7 +180,7 @@ class CheckpointFile(ExpendableDatabase):
         )
 
     def sweep(self, now: float) -> None:
-        """Delete what is old, and all but the first and the last record of each interval, log and key.
+        """Delete what is old, and all but the first and the last one of each interval, log and key.
 
         A clock that is wrong for less than a week deletes nothing; see `counted`.
 

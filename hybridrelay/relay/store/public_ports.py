@@ -20,7 +20,8 @@ _REMEDY = "start the relay once: it writes the file again"
 
 
 def save_public_ports(state_dir: Path, ports: Mapping[str, int | None], *, events: EventStream | None = None) -> None:
-    """Save the ports that differ from the defaults (None: not served). The relay does this at every start.
+    """Save the ports that differ from the defaults (None: not served). The relay does this at every start, and when
+    its configuration is changed.
 
     The file is for the commands that make connection strings. The relay itself does not need it, so if it cannot be
     written, for example to a full disk, the relay starts anyway and publishes an event. `events` is the stream to
