@@ -1,8 +1,8 @@
 """Self-hosted Hybrid Connections: reach one service inside a private network that opens no inbound port.
 
-The names that programs need are here; `hybridrelay.abc` and `hybridrelay.testing` are for authors of transports.
-Names are loaded when they are first used, so that the sans-I/O protocol can be imported without any code that does
-I/O.
+The names that programs with Trio or threads need are here; `hybridrelay.aio` is for asyncio, and `hybridrelay.abc`
+and `hybridrelay.testing` are for authors of transports. Names are loaded when they are first used, so that the
+sans-I/O protocol can be imported without any code that does I/O.
 """
 
 from __future__ import annotations

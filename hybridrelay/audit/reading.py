@@ -43,7 +43,7 @@ _WITNESS = re.compile(
 )
 
 
-#: How often to begin again when a file is deleted before it was read.
+#: How many times to begin, because a file may be deleted before it was read.
 _ATTEMPTS = 5
 
 
@@ -135,8 +135,8 @@ def _earlier_keys(directory: Path) -> list[bytes]:
 def read_records(directory: Path, wanted: RecordFilter) -> Iterator[dict[str, Any]]:
     """Yield the records that match, the oldest first, without checking signatures.
 
-    Skipped are lines that are not JSON, the rest of a compressed file that is damaged, and files that the program has
-    deleted in the meantime. `verify_directory` finds out whether anything is missing.
+    Skipped are lines that are not JSON, what follows a line that is too long or damage in a compressed file, and
+    files that the program has deleted in the meantime. `verify_directory` finds out whether anything is missing.
 
     Raises:
         ConfigurationError: the directory cannot be read, or has no audit files.
@@ -158,7 +158,7 @@ def newest_key(directory: Path) -> VerifyingKey:
     """Return the public key that the newest file names.
 
     Raises:
-        ConfigurationError: the directory cannot be read, or has no audit files.
+        ConfigurationError: the directory cannot be read, has no audit files, or the newest one names no key.
     """
     return _newest(directory)[0]
 
@@ -247,7 +247,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _lines(directory: Path, name: str) -> Iterator[bytes]:
-    """Yield the lines of a file, or the beginning of a line that is too long."""
+    """Yield the lines of a file. Of a line that is too long, yield the beginning, and then nothing more."""
     path = directory / name
     try:
         with _open(path) as file:

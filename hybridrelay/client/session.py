@@ -144,8 +144,7 @@ class ClientSession:
         return session.channel_age > MAX_CHANNEL_SECONDS or session.channel_bytes > MAX_CHANNEL_BYTES
 
     async def wait_absent(self) -> None:
-        """Wait until a relay says that the connector of this session, which has lost its channel, is not
-        registered."""
+        """Wait until this session has lost its channel, and a relay says that its connector is not registered."""
         await self._absent.wait()
 
     # --- running

@@ -58,8 +58,9 @@ class ClaimTakenAgain(Event):
 
 @attrs.frozen(kw_only=True)
 class ClaimRefused(Event):
-    """Somebody with the code of a claim did not get its content: it has expired, was revoked, was taken more than
-    once before, is of a hybrid connection that is disabled, or was sent to the same taker before and was lost."""
+    """Somebody with the code of a claim did not get its content: the claim has expired, was revoked, was taken and
+    has been asked for again since, is of a hybrid connection that is disabled, or was sent to the same taker before
+    and was lost."""
 
     name: ClassVar = "claim.refused"
     level: ClassVar = Level.WARNING
@@ -73,8 +74,8 @@ class ClaimRefused(Event):
 
 @attrs.frozen(kw_only=True)
 class ClaimExpiresSoon(Event):
-    """A claim has not been taken, and three quarters of its time have passed. Published once for each claim by a
-    running relay, within a minute."""
+    """A claim has not been taken, and three quarters of its time have passed. Published once for each claim by each
+    run of the relay, usually within a minute of that time."""
 
     name: ClassVar = "claim.expires-soon"
     level: ClassVar = Level.WARNING

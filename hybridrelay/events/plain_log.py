@@ -1,7 +1,8 @@
 """Converts events to records of the standard library's `logging`.
 
-Only this module converts events to text. A record has the text as its message, and these attributes for formatters:
-``event`` (the name), ``operation``, and ``fields`` (all fields that have a value, as types that JSON has).
+Only this module converts the fields of events to text. A record has the text as its message, and these attributes for
+formatters: ``event`` (the name), ``operation``, and ``fields`` (all fields that have a value, as types that JSON
+has).
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class KeyRollEnded(_Key):
     level: ClassVar = Level.INFO
     summary: ClassVar = "The old key was revoked: the roll is over"
 
-    #: Whether the grace period was over before all programs had the new key.
+    #: Whether the grace period was over before all programs had the new key and nothing used the old one.
     has_waited: bool
     #: How many programs did not have it.
     missing: int

@@ -9,7 +9,8 @@ some ambiguous requests, so this module rejects them before h11 sees them:
 - Content-Length together with Transfer-Encoding, and Transfer-Encoding in HTTP/1.0 (RFC 9112 section 6.1).
 
 h11 itself rejects spaces before a colon, transfer codings other than ``chunked``, a missing or second Host, and
-characters that are not allowed in methods, targets, names and values.
+characters that are not allowed in methods, targets and names. In values, it accepts control characters other than
+NUL.
 """
 
 from __future__ import annotations

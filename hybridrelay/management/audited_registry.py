@@ -1,4 +1,5 @@
-"""Records in a relay's audit log what commands do with its store while the relay is not running."""
+"""Records in the audit log of the management API what commands do with a relay's store while nobody serves that
+API."""
 
 from __future__ import annotations
 
@@ -48,8 +49,9 @@ _LOCK_FILE = "local.lock"
 class AuditedRegistry:
     """Implements `Registry` with another one, and records each change and each display of keys, even if it fails.
 
-    The entries have the operations and the statuses that the same calls of the management API would have. They are in
-    separate files, which a relay only reads, so that a relay that starts in the meantime cannot lose or repeat one.
+    The entries have the operations that the same calls of the management API would have, and its statuses, but 409
+    where the API answers 412, because there is no precondition in a header. They are in separate files, which a relay
+    only reads, so that a relay that starts in the meantime cannot lose or repeat one.
 
     Args:
         registry: the store of the relay.
@@ -228,7 +230,7 @@ class AuditedRegistry:
             self._record(entry)
 
     def _record(self, entry: AuditEntry) -> None:
-        """Write an entry. The change has already been made, so a failure is only reported."""
+        """Write an entry. The operation is over, so a failure is only reported."""
         if not self._state_dir.is_dir():
             return  # there is no relay, and nothing was changed
         directory = self._state_dir / DIRECTORY
@@ -252,7 +254,8 @@ def _user() -> str:
 
 
 def _status_of(exc: BaseException) -> int:
-    """Return the status with which the management API answers a call that raises this; 0 if it was interrupted."""
+    """Return the status with which the management API answers a call without preconditions that raises this; 0 if it
+    was interrupted."""
     match exc:
         case NotFound():
             return Problem.NOT_FOUND.status

@@ -23,6 +23,7 @@ from ..relay.model import (
 )
 from ..relay.quotas import MAX_BYTES, MAX_COUNT, MAX_LISTENERS, MIN_BYTES_PER_SECOND, Limits
 from ..security import KeySlot, Right, Rule, key_fingerprint
+from ..security.endpoints import MAX_ENDPOINTS
 from ..security.rules import MAX_KEY, MAX_RULE_NAME, MAX_RULES_PER_LEVEL
 
 if TYPE_CHECKING:  # commands read these values, and only the relay makes them
@@ -48,7 +49,7 @@ __all__ = [
     "Value",
 ]
 
-MAX_HOSTS = 16
+MAX_HOSTS = MAX_ENDPOINTS
 _KEY = r"^[!-:<-~]+$"
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_DESCRIPTION)]
@@ -89,8 +90,8 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False)
 
 
 class LimitsBody(Body, frozen=True):
-    """The limits of a hybrid connection at this relay, or those of an edition. If one of a hybrid connection is null,
-    that of its edition applies, if any."""
+    """The limits of a hybrid connection at this relay, or those of an edition. Where a hybrid connection has null,
+    the limit of its edition applies, if it has one."""
 
     #: Connectors that are registered. The default is 25 if neither this nor the edition sets a limit.
     listeners: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTENERS)] | None = None

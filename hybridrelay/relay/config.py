@@ -44,8 +44,8 @@ class RelayConfig(Value):
     tls_certificate: Path | None = None
     #: A PEM file with the key, if it is not in the same file.
     tls_key: Path | None = None
-    #: The maximum number of pairs of data channels that are joined or about to be joined, at most 32,768. None means
-    #: about one for every four descriptors.
+    #: The maximum number of pairs of data channels that are joined or about to be joined. There are never more than
+    #: 32,768, or than about one for every four descriptors, which is what None means.
     max_pairs: int | None = attrs.field(default=None, validator=_at_least_one)
     #: The maximum for one hybrid connection, followed by that for one key of senders. None means no fixed limit:
     #: when most places are taken, they are shared (`core/places.py`).
@@ -70,7 +70,8 @@ class RelayConfig(Value):
 
 
 def default_workers() -> int:
-    """Return how many workers this machine can use: one for each processor core beyond the first."""
+    """Return how many workers this process can use: one for each of its processor cores beyond the first, at most
+    `MAX_WORKERS`; 0 on systems other than Linux."""
     if sys.platform != "linux":
         return 0
     return min(MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1))

@@ -90,7 +90,9 @@ class Description(Value):
     """A description of a hybrid connection, for administrators. The relay does not interpret it.
 
     Raises:
-        ValueError: a text is too long or contains control characters, or there are too many of them.
+        ValueError: a text is too long or contains characters that cannot be printed, a name is empty, or there are
+        too many
+            entries of metadata.
     """
 
     text: str = ""

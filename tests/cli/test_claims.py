@@ -191,6 +191,13 @@ def test_a_qr_code_holds_the_code(run: Run, created: Created) -> None:
             assert light is not bool(matrix[row][column])
 
 
+def test_a_qr_code_is_not_shown_among_json(run: Run, created: Created) -> None:
+    result = run(*issued(created, "--qr", "--json"))
+    assert (result.code, result.out, "cannot be used together" in result.err) == (2, "", True)
+    with SQLiteStore.open(created.state) as store:
+        assert store.claims("orders") == ()
+
+
 def test_a_qr_code_without_its_package(run: Run, created: Created, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segno", None)
     result = run(*issued(created, "--qr"))

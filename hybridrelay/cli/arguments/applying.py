@@ -20,7 +20,7 @@ NAME.authority, and NAME@LABEL.application for each further application. Keep th
 file, a hybrid connection cannot be changed.
 
 connector.toml, for 'connector --config', is there as well. It gets a table for each hybrid connection that has none;
-anything else that you write into it stays. Copy it and the directory strings into one directory of the connector's
+anything else that you write into it stays. Copy it and the directory 'strings' into one directory of the connector's
 machine: a service that 'service install connector' has installed reads them in /etc/hybridrelay.
 
 What is no longer declared is listed, and not changed: rules, and hybrid connections whose authority files are in the

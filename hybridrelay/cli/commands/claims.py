@@ -32,7 +32,9 @@ from ..times import utc_text
 
 
 def run_create(args: argparse.Namespace) -> int:
-    """Seal a connection string, leave it at the relay, and show the code."""
+    """Seal a connection string, leave it at the relay, and show the code or write it to a file."""
+    if args.json and args.qr:
+        raise ConfigurationError("--json and --qr cannot be used together")
     if args.out is not None:
         check_new_files([args.out])
     draw = _qr_drawer() if args.qr else None

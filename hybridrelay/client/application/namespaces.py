@@ -33,7 +33,7 @@ _BACKLOG = 1024
 _CACHES = ("/run/nscd", "/var/run/nscd")
 #: Directories of which one is the mount point of the private files for a moment. Any directory will do.
 _STAGES = ("/tmp", "/run", "/var", "/home", "/mnt")  # noqa: S108 - nothing is written to the directory of the machine
-#: No file in /etc that is replaced is longer (bytes).
+#: How much of a file in /etc that is replaced is used at most (characters).
 _MAX_FILE = 4 << 20
 
 
@@ -104,7 +104,8 @@ def open_private_listeners(
         A listener for each address, and the socket of the name server.
 
     Raises:
-        OSError: an address cannot be used. `filename` names the step.
+        OSError: an address cannot be used, or this process may not configure the network. `filename` names the step,
+            or is None.
     """
     bring_up_loopback(host for host, _ in addresses)
     with contextlib.ExitStack() as stack:
@@ -119,7 +120,7 @@ def listen_at(address: Address) -> socket.socket:
     """Listen at an IP address.
 
     Raises:
-        OSError: EADDRINUSE, EADDRNOTAVAIL, EACCES. `filename` is the address.
+        OSError: EADDRINUSE, EADDRNOTAVAIL, EACCES. `filename` names the step, with the address.
     """
     host, port = address
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -11,7 +11,7 @@ The rules:
    and no pair of data channels depends on the old one, for `SETTLED_SECONDS`. A program that has disconnected without
    an answer does not count as having kept it. If no program was seen, the roll continues. A relay that was restarted
    during the roll remembers which programs it has seen before, but perhaps not the very last ones, and therefore
-   waits for `RETURN_SECONDS` first. If it has forgotten them, rule 4 applies.
+   waits for `RETURN_SECONDS` first. If it has forgotten them, or if there was no room for a program, rule 4 applies.
 4. The old key is revoked at the end of the grace period in any case; with `KeyRoll.waits`, not before.
 5. After that (`Roll.end`), programs that have not kept the new key are given it again, more rarely. No others are
    noted.
@@ -77,8 +77,8 @@ class GiveKey(Generic[HandleT]):
 
 @attrs.frozen
 class RetireKey(Value):
-    """Revoke the old key. `has_waited`: because the grace period is over, although not all programs have kept the new
-    one."""
+    """Revoke the old key. `has_waited`: because the grace period is over, although the condition of rule 3 does not
+    hold."""
 
     has_waited: bool
 

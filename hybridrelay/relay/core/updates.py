@@ -102,7 +102,7 @@ class Distribution(Generic[ChannelT]):
 
     Args:
         sequence: the sequence of the update.
-        earlier: the machine of the update that this one replaces, if there is one. It is closed.
+        earlier: the machine of the update that this one replaces, if there is one. This machine closes it.
         take_room: returns whether there is room for one more program, and takes it.
         release_room: gives back the room of this many programs.
     """
@@ -121,9 +121,9 @@ class Distribution(Generic[ChannelT]):
         #: The programs of the control channels that were last observed, and how many channels each has.
         self._channels: dict[ChannelT, _Program] = {}
         self._open: Counter[_Program] = Counter()
-        #: When the update was last sent over each channel whose program still has to keep it; and over those of the
-        #: other programs, whose state may change.
+        #: When the update was last sent over each channel whose program still has to keep it.
         self._asked: dict[ChannelT, float] = {}
+        #: The same for the channels of programs that need nothing, but may report something else later.
         self._done: dict[_Program, dict[ChannelT, float]] = {}
         #: Whether there was no room for a program, which is therefore not among the recipients.
         self.is_crowded = False

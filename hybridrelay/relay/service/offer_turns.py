@@ -24,7 +24,8 @@ class OfferTurns:
         self._is_lost = False
 
     async def take(self, number: int, connection: str, holder: str, *, silent_seconds: float, until: float) -> bool:
-        """Wait until an offer may be sent. It then counts as unanswered until `answered` or `drop` is called.
+        """Wait until an offer may be sent. It then counts as unanswered until `answered` or `drop` is called, or
+        `FORGET_SECONDS` have passed.
 
         Args:
             number: the id of the offer; no two offers have the same.
@@ -73,7 +74,8 @@ class OfferTurns:
         self._give()
 
     def answered(self, number: int) -> None:
-        """Note that the listener has answered the offer with this number. Ignored if that is not unanswered."""
+        """Note that the listener has answered the offer with this number. Does nothing if no answer to it is
+        expected."""
         self._queue.answered(number)
         self._give()
 

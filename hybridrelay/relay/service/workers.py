@@ -1,8 +1,8 @@
 """Worker processes, which move the bytes of joined pairs of sockets; see `relay.worker`.
 
-The main process passes the two sockets of a pair to a worker and waits for its end. It reads the bytes that were
-moved from memory that it shares with the worker. A worker that ends by itself ends its pairs, whose connections the
-kernel then resets, so that sessions resume. It is replaced.
+The main process passes the two sockets of a pair to a worker and waits for the end of the pair. It reads the bytes
+that were moved from memory that it shares with the worker. A worker that ends by itself ends its pairs, whose
+connections the kernel then resets, so that sessions resume. It is replaced.
 
 When this process stops, workers may keep their pairs for the next one (`Workers.keep_pairs`). That process takes the
 workers over (`takeover`) and moves their pairs to workers of its own, which run the current version of the program.
@@ -162,7 +162,8 @@ class Workers:
     # --- the end
 
     async def keep_pairs(self) -> None:
-        """Have workers keep their pairs for the next main process, because this one stops.
+        """Have workers keep their pairs for the next main process, because this one stops. Does nothing if they are
+        not to keep them.
 
         Returns when the workers have answered, and after `END_SECONDS` at the latest. From then on, no worker takes a
         pair.
@@ -227,7 +228,7 @@ class Workers:
             return None
 
     def take_over(self, worker: WorkerProcess) -> None:
-        """Serve a worker that the previous main process has started, until its pairs have ended or were moved to
+        """Serve a worker that an earlier main process has started, until its pairs have ended or were moved to
         other processes. Call this after `WorkerProcess.add_existing` for all of its pairs."""
         assert self._nursery is not None
         self._served.add(worker)
@@ -351,8 +352,8 @@ async def _abort(worker: WorkerProcess, pair: WorkerPair) -> None:
 
 
 async def _end(worker: WorkerProcess, pair: WorkerPair) -> None:
-    """Have a worker reset the connections of a pair, and wait until it no longer has the pair, which it may have
-    returned before."""
+    """Have a worker reset the connections of a pair, and wait until it no longer has the pair. It may return the pair
+    at the same moment."""
     worker.abort(pair)
     if not await worker.answers(pair.over, END_SECONDS):
         worker.process.kill()  # it is stuck

@@ -256,12 +256,15 @@ def without_rule(known: HybridConnection, name: str) -> tuple[Rule, ...]:
 
 
 def check_new_update(update: StoredUpdate, known: Iterable[StoredUpdate]) -> None:
-    """Check whether an update may be stored beside the others of its hybrid connection. Raises ConfigurationError."""
+    """Check whether an update may be stored beside the others of its hybrid connection.
+
+    Raises ChangedMeanwhile, ConfigurationError.
+    """
     others = {one.recipients: one for one in known}
     replaced = others.get(update.recipients)
     if replaced is not None and update.sequence <= replaced.sequence:
         raise ChangedMeanwhile(
-            f"the relay has the later update {replaced.sequence}, and this one is {update.sequence}",
+            f"the relay has update {replaced.sequence} already, and this one, {update.sequence}, is not later",
             remedy="run 'updates push' again; check the authority file first if it was restored from a backup",
         )
     if replaced is None and len(others) >= MAX_UPDATES_PER_CONNECTION:

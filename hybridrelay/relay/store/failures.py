@@ -38,7 +38,8 @@ DAMAGED = (
 
 
 def with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events: EventStream) -> T:
-    """Do something that must work on a full disk. If it fails, release the reserved space and try again."""
+    """Do something that must work on a full disk. If it fails because the disk may be full, release the
+    reserved space and try again."""
     try:
         return change()
     except StateError as exc:
@@ -54,10 +55,11 @@ def with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events: 
 
 @contextmanager
 def state_errors(path: Path) -> Iterator[None]:
-    """Translate SQLite's errors. Their texts contain names of tables and columns, but no values."""
+    """Translate SQLite's errors to `StoreBusy` and `StateError`. Their texts contain names of tables and columns, but
+    no values."""
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError) as exc:  # SQLite's message may quote what is damaged
+    except (sqlite3.Error, UnicodeDecodeError) as exc:
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             raise StoreBusy(
                 f"the registry {path} is locked: another process has been changing it for "
@@ -70,4 +72,6 @@ def state_errors(path: Path) -> Iterator[None]:
                 f"the registry {path} cannot be used: this machine {OUT_OF_DESCRIPTORS.text}",
                 remedy=OUT_OF_DESCRIPTORS.remedy,
             ) from shortage
-        raise StateError(f"the registry {path} cannot be used: {exc}", remedy=DAMAGED) from exc
+        # The message "Could not decode to UTF-8 column 'key' with text '...'" quotes what is damaged, such as a key.
+        text, quotes, _ = str(exc).partition(" with text ")
+        raise StateError(f"the registry {path} cannot be used: {text}", remedy=DAMAGED) from (None if quotes else exc)

@@ -1,5 +1,5 @@
 """The rendezvous that are joined, in an SQLite file, so that the next main process can report the ends of those that
-were lost together with this one. Synchronous."""
+were lost together with the main process that wrote it. Synchronous."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SavedRendezvous(Value):
     """What earlier main processes have left."""
 
     entries: Sequence[Entry]
-    #: When the last of them last wrote to the file (seconds since 1970).
+    #: The time of the latest write to the file (seconds since 1970).
     seen_at: float
 
 

@@ -46,7 +46,7 @@ class Reserve:
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / RESERVE_FILE
         self._second = state_dir / SECOND_FILE
-        #: The size of the first file before it was last released.
+        #: The largest size that the first file had when it was released.
         self._size_before = 0
         self._is_released = False
 

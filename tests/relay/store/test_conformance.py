@@ -785,7 +785,7 @@ def test_the_latest_update_for_each_group_of_recipients(store: Store, rules: Rul
 def test_an_earlier_update_is_refused(store: Store, rules: Rules, sequence: int) -> None:
     store.create("sql", ["relay.example.com"], rules)
     store.put_update(an_update(3))
-    with pytest.raises(ChangedMeanwhile, match="the relay has the later update 3"):
+    with pytest.raises(ChangedMeanwhile, match="the relay has update 3 already"):
         store.put_update(an_update(sequence))
     assert store.updates("sql") == (an_update(3),)
 

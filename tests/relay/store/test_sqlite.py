@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,19 @@ def test_damaged_content_is_reported_as_such(registry: SQLiteStore, rules: Rules
     registry._database.execute(statement)
     with pytest.raises(StateError, match="damaged"):
         registry.snapshot()
+
+
+def test_an_error_does_not_quote_a_damaged_key(registry: SQLiteStore, rules: Rules) -> None:
+    registry.create("sql", ["relay.example.com"], rules[:1])
+    key = rules[0].primary
+    assert key is not None
+    damaged = b"\xff" + key.reveal().encode()[1:]
+    registry._database.execute("UPDATE keys SET key = CAST(? AS TEXT) WHERE slot = 'primary'", (damaged,))
+    with pytest.raises(StateError, match="Could not decode to UTF-8 column 'key'") as caught:
+        registry.snapshot()
+    shown = "".join(traceback.format_exception(caught.value)) + str(caught.value.remedy)
+    assert key.reveal()[1:] not in shown
+    assert key.reveal()[8:24] not in shown
 
 
 class Refusing(sqlite3.Connection):
