@@ -78,7 +78,7 @@ def raise_descriptor_limit() -> int | None:
     usual soft limit of 1024 exists only for programs that call `select`, which Trio does not use.
 
     Returns:
-        The new limit; None if it is unknown.
+        The new limit, which is `resource.RLIM_INFINITY` if there is none; None if it is unknown (Windows).
     """
     if sys.platform == "win32":
         return None

@@ -105,8 +105,7 @@ def open_forward(
 
     For libraries that take an address. Like `hybridrelay.forward_in_thread`, which describes the arguments, and who
     can connect to the address. The forward ends with the block: connections that are open then have one second to
-    finish, and are reset after that. If the task is cancelled once more during that second, they are reset
-    immediately.
+    finish, and are reset after that. If the task is cancelled during that second, they are reset immediately.
 
     Raises:
         HybridRelayError, OSError, ValueError: as `hybridrelay.forward_in_thread`, before the block runs. An error

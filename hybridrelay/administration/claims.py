@@ -1,8 +1,8 @@
 """Creating and revoking claims, which bring connection strings to the machines that are to have them.
 
 The content is sealed here. The relay gets the id of the claim, a digest of the proof and the sealed content, and
-never the code. If the hybrid connection has an issuer, the content for an application has no private key: the taker
-makes it.
+never the code. If the hybrid connection has an issuer, the content that `prepare_claim` makes for an application has
+by default no private key: the taker makes it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def update_connector_config(path: Path, files: Sequence[str], is_removed: Callab
 
     Raises:
         ConfigurationError: the file cannot be read, is not TOML, or its tables are written in a way that cannot be
-            changed here. It is unchanged, and the message says what to write into it.
+            changed here. It is unchanged; in the last case, the remedy says what to change in it.
         OSError: it cannot be written.
     """
     if not path.exists():

@@ -33,7 +33,7 @@ class ChangedRule:
 def set_rule(
     registry: Registry, name: str, rule: str, rights: Iterable[Right], *, before_change: Callable[[], None] = nothing
 ) -> ChangedRule:
-    """Add a rule with two new keys, or change the rights of a rule. Its keys stay the same.
+    """Add a rule with two new keys, or change the rights of a rule that exists; then its keys stay the same.
 
     Args:
         registry: the relay's registry.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramAudit", "audited"]
 
-#: What a sink is made from: the directory, or the value of ``--audit-to`` with the file of the authorities.
+#: What a sink is made from: the directory, or the value of ``--audit-to`` and the file of ``--audit-syslog-ca``.
 _Origin: TypeAlias = "Path | tuple[AuditTarget, Path | None]"
 
 
@@ -45,7 +45,7 @@ class ProgramAudit:
         self._use_standard_error()
 
     async def change(self, args: argparse.Namespace) -> None:
-        """Use other options from now on. Sinks that are in both are not touched.
+        """Use other options from now on. Sinks that are in both continue; an audit directory gets its new limits.
 
         Raises:
             ConfigurationError, OSError: they cannot be used. Nothing was changed.

@@ -1,5 +1,8 @@
-"""Stores what a running program receives in the files that its command names (`connectivity/string_files.py`), or in
-their copies if they cannot be written (`string_copies`), and remembers which updates were used."""
+"""Stores what a running program receives for its connection strings, and remembers which updates were used.
+
+It is stored in the files that the program's command names (`connectivity/string_files.py`), or in their copies if
+they cannot be written (`string_copies`).
+"""
 
 from __future__ import annotations
 

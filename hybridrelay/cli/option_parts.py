@@ -1,4 +1,4 @@
-"""Options that can be changed while a program runs, in parts that are changed together."""
+"""Options that can be changed while a program runs. Those of one part are changed together."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
 
     Args:
         argv: the arguments; None means those of this process.
-        signals: the signal handlers, which are already installed. Commands get this as `args.signals`; services also
-            get `args.reload_requests`.
+        signals: the signal handlers, which are already installed. Commands get this as `args.signals`. They also get
+            `args.reload_requests`, which only services use.
     """
     args: argparse.Namespace | None = None
     try:

@@ -56,7 +56,7 @@ class GracefulStop:
         self.systemd = SystemdNotifier()
         #: The status line that systemd shows while the program serves; empty before.
         self._status = ""
-        #: Whether systemd waits for the end of a reload. It takes the next status line for that.
+        #: Whether systemd waits for the end of a reload, which the next `SystemdNotifier.ready` reports.
         self._is_reloading = False
 
     def arm(self) -> None:

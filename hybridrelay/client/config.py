@@ -57,8 +57,7 @@ class ClientConfig(Value):
     """The configuration of a client.
 
     Raises:
-        ConnectionStringError: the text is malformed; `part` names the field.
-        ConfigurationError: `string` is a connector's connection string.
+        ConnectionStringError: the text is malformed, or is a connector's connection string; `part` names the field.
         TypeError: `string` is neither text nor a `ConnectionString`.
         ValueError: a number of seconds is out of range: `upgrade_interval` has to be greater than 0, and the others
             must not be negative.
@@ -94,7 +93,7 @@ class ClientConfig(Value):
     budget: Budget | None = attrs.field(default=None, kw_only=True)
     #: Stores a connection string with another key (while a key is rolled), an update, or a renewed identity, so that
     #: the next start uses it. By default, it is stored in the file that it was read from
-    #: (`ConnectionString.file`), if there is one. None: it is kept in memory only, and the relay is told so.
+    #: (`ConnectionString.file`), if there is one. None: it is only in memory, and the relay is told so.
     keep_string: KeepString | None = attrs.field(default=keep_in_own_file, kw_only=True)
     #: What the program would use after a restart, if that differs from `string`, because a client before this one has
     #: received something that could not be stored (`StringKeeper.origin`).

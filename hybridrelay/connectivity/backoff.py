@@ -42,8 +42,8 @@ class Backoff:
             at_most: an upper bound for this wait only, for callers with a deadline. It limits `at_least` to half of
                 this, so that room for jitter remains.
             at_least: a minimum, for instance the wait that a relay asked for (`Draining`). The jitter is added to it.
-            took_seconds: how long the failed attempt took. A slow attempt may mean that the relay is busy, so the
-                upper bound grows to twice this time, up to `LONGEST_SECONDS`.
+            took_seconds: how long the failed attempt took. A slow attempt may mean that the relay is busy, so twice
+                this time, up to `LONGEST_SECONDS`, replaces `max_seconds` if it is longer.
         """
         longest = max(self.max_seconds, min(2 * took_seconds, LONGEST_SECONDS))
         # The exponent is bounded, because 2.0**1024 would overflow after a weekend without a relay.

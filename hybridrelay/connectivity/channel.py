@@ -1,7 +1,8 @@
 """Opening channels to a relay: transport, preamble and status, and for control channels TLS to the relay.
 
 `open_channel` and `open_control_stream` take the steps of `steps.py` in order, and if one fails, start again at the
-relay's next address. Their errors say which address failed at which step.
+relay's next address. If the relay has answered and refused, no other address is tried. If none has answered, the
+error says which address failed at which step.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ async def _over_addresses(
     dialer: Dialer,
     attempt: Callable[[str | None], Awaitable[StreamT]],
 ) -> StreamT:
-    """Try the relay's addresses, beginning with the one that answered last, until a relay answers at one.
+    """Try the relay's addresses, in the order of `AddressBook.in_order`, until the relay answers at one of them.
 
     A ticket can be used once, so a data channel tries one address after the other, never two at a time.
     """
@@ -166,7 +167,8 @@ async def _over_addresses(
             endpoint.addresses.failed(address)
             failed = _AddressFailed(address, exc.failure.over_command() if port.local else exc.failure)
             if purpose is Purpose.DATA and exc.failure.kind is FailureKind.STALLED:
-                raise _Answered(_error(endpoint, route, purpose, failed)) from exc  # the ticket has expired by now
+                # If the ticket was sent, it has expired by now.
+                raise _Answered(_error(endpoint, route, purpose, failed)) from exc
             raise failed from exc
         endpoint.addresses.succeeded(address, proved=isinstance(stream, TLSStream))
         return stream

@@ -16,7 +16,7 @@ from ..events.connectivity import TransportUnusable
 from ..events.plain_log import plainly_logged_events
 
 GROUP = "hybridrelay.transports"
-#: The mode that allows every route; any other mode is the name of a transport.
+#: The mode that allows every route with `Route.automatic`; any other mode is the name of a transport.
 AUTO = "auto"
 
 
@@ -68,7 +68,7 @@ def discover(
         on_broken: called with each entry point that is left out.
     """
     found: dict[str, Transport] = {}
-    # Sorted, so that if two packages have the same name, the same one is used on every machine.
+    # Sorted, so that if two packages have a transport with the same name, the same one is used on every machine.
     for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda p: (p.name, p.value)):
         try:
             # Loading runs third-party code, which may raise anything.

@@ -125,7 +125,7 @@ class ExpiryNotices:
             if threshold is None:
                 continue
             before = self._said.get(key)
-            # If the clock goes back, nothing is reported again.
+            # If the clock goes back, nothing is reported again, unless it goes back beyond all thresholds.
             said[key] = threshold if before is None else min(before, threshold)
             if before is None or threshold < before:
                 events.append(
@@ -152,7 +152,7 @@ async def watch_expiry(
     """Publish an event for each threshold that is reached, until cancelled.
 
     Args:
-        credentials: returns what may expire now.
+        credentials: returns the credentials that are in use at the moment.
         notices: remembers what was reported.
         events: the stream to which events are published.
         clock: returns seconds since 1970.

@@ -38,7 +38,7 @@ _EXPECTED = {
 class CheckTiming(Value):
     """The deadline of each step, in seconds."""
 
-    #: TCP, including name resolution: enough for one lost SYN packet, which is sent again after 1 s.
+    #: Name resolution, and then TCP, each: enough for one lost SYN packet, which is sent again after 1 s.
     dial_seconds: float = 2.0
     #: The transport's own handshake: up to four round trips, with 600 ms for each.
     transport_seconds: float = 3.0
@@ -91,8 +91,8 @@ class PortCheck(Value):
     async def run(self, candidate: Candidate, purpose: Purpose) -> PortResult:
         """Try the port that this route has for `purpose`.
 
-        The relay's addresses are tried in a race for the relay's answer, not only for the TCP connection; the one
-        that answered last is tried first. If all fail, the most specific failure is the result.
+        The relay's addresses are tried in a race for the relay's answer, not only for the TCP connection. They begin
+        in the order of `AddressBook.in_order`. If all fail, the most specific failure is the result.
 
         Every step has a deadline. If cancelled, nothing stays open.
         """

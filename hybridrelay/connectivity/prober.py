@@ -126,8 +126,8 @@ class Prober:
     async def survey(self) -> Report:
         """Try every port of every route, for a complete report to an administrator.
 
-        If a route works, the relay is asked over it which outer certificates are its own. This also proves that the
-        relay itself answers on that route.
+        If a route works, the relay is asked over it which outer certificates are its own. If TLS shows that what
+        answers is not the relay, the next best route is asked; if nothing answers in time, the route still counts.
 
         If cancelled, nothing stays open.
         """

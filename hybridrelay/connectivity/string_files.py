@@ -74,8 +74,8 @@ def write_changes(
         instead: called if the file cannot be written.
 
     Returns:
-        None if the file has another connection string; otherwise an empty text if everything is stored, or why it is
-        not.
+        None if the file is for another hybrid connection or has another identity; otherwise an empty text if
+        everything is stored, or why it is not.
 
     Raises:
         ConfigurationError: the file cannot be read, or has no connection string.

@@ -1,4 +1,4 @@
-"""What a connector's audit log has to have before a stream is opened: its options and the policy require it."""
+"""What the options and the policy of a connector require of its audit log before a stream is opened."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ class RequiredAudit:
         kind, until cancelled.
 
         Args:
-            refuse: is told regularly whether no stream can be opened because something required is missing.
+            refuse: called regularly; the argument is whether all streams have to be refused, because something that
+                is required is missing or has failed.
         """
         failed: dict[str, str] = {}
         missing: set[str] = set()

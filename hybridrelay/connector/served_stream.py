@@ -59,8 +59,8 @@ class Serving(Value):
     #: Waits until the events so far are in the audit log, before the target is dialed (`AuditLog.wait_recorded`).
     #: None: there is no audit log.
     recorded: Callable[[], Awaitable[None]] | None
-    #: Called with the result of each attempt to connect to a target, unless the client has withdrawn the stream or
-    #: the policy has denied it.
+    #: Called with the result of each attempt to connect to a target. An attempt that the policy forbids, or that was
+    #: cancelled, has no result.
     target_attempted: TargetAttempted
     named_instances: NamedInstances
     #: Returns seconds on a monotonic clock.

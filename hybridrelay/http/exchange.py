@@ -305,7 +305,8 @@ class Exchange:
 
 
 def unparsed_request(method: str) -> h11.Connection:
-    """Return h11's state after an HTTP/1.0 request with this method. This is sufficient to encode a response."""
+    """Return h11's state after an HTTP/1.0 request: HEAD if this is the method, otherwise GET. This is sufficient to
+    encode a response."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(b"HEAD / HTTP/1.0\r\n\r\n" if method == "HEAD" else b"GET / HTTP/1.0\r\n\r\n")
     connection.next_event()

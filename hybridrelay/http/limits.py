@@ -58,8 +58,8 @@ class Limits(Value):
     body_seconds: float = attrs.field(default=60, validator=_positive)
     #: How long the client may take to accept each `write_bytes` of a response. After that, the connection is aborted.
     write_seconds: float = attrs.field(default=10, validator=_positive)
-    #: How long to delay the answer to a request that no route serves. This limits the rate of such requests, which no
-    #: handler does. 0 means no delay.
+    #: How long to delay the answer to a request that no route serves. This limits the rate of such requests, because
+    #: no handler is called that could limit it. 0 means no delay.
     unrouted_seconds: float = attrs.field(default=0, validator=attrs.validators.ge(0))
     #: How much of an unread body is read and dropped in order to keep the connection. If more is left, the connection
     #: is closed.

@@ -50,7 +50,7 @@ class Identified(Value):
 
     caller: Caller
     credential: TokenCredential | KeyCredential
-    #: When the credentials expire (seconds since 1970).
+    #: When the credentials expire (seconds since 1970); infinity for a key whose signature was verified earlier.
     expires_at: float
 
 
@@ -96,7 +96,12 @@ class OwnCredentials:
         self._uses: dict[str, float] = {}
 
     async def verify(self, scheme: str, value: str) -> Identified | None:
-        """Verify credentials of this relay. Returns None if they are of another kind. Raises Refused."""
+        """Verify credentials of this relay. Returns None if they are of another kind.
+
+        Raises:
+            Refused: they are invalid, or do not suffice.
+            StateError: the store cannot be read.
+        """
         if scheme == "sharedaccesssignature":
             return await self._by_signature(f"SharedAccessSignature {value}")
         if scheme == "bearer":
@@ -147,7 +152,11 @@ class OwnCredentials:
         return Identified(_caller_by_key(credential, scope), credential, verified.expires_at)
 
     async def look_up(self, credential: TokenCredential | KeyCredential) -> Identified | None:
-        """Return the current caller for a credential that was verified earlier; None if it is no longer valid."""
+        """Return the current caller for a credential that was verified earlier; None if it is no longer valid.
+
+        Raises:
+            RequestError: the store cannot be read.
+        """
         now = self._managed.clock()
 
         def look_up(store: Store) -> ManagementToken | str | None:

@@ -103,9 +103,9 @@ class Managed:
 
         Args:
             function: called with the store.
-            caller: who wants the change; None for the relay itself. Of the changes of all callers with a scope, only
-                one at a time waits together with those of administrators, who therefore wait for at most one of them;
-                and only one of each tenant waits to be that one.
+            caller: who wants the change; None for the relay itself. Callers with a scope take turns: only one of
+                their changes at a time waits for the store or is made. So administrators wait for at most one of
+                them. Of each tenant, only one change at a time waits for such a turn.
 
         Raises:
             StoreBusy: the changes before this one took longer than `CHANGE_WAIT_SECONDS`. Nothing was changed.

@@ -50,8 +50,8 @@ def problem(
         kind: determines the type and the status.
         detail: a sentence for people.
         remedy: what the caller can do.
-        errors: for an invalid request, what is wrong in it. Each has a ``pointer`` (RFC 6901, or the name of a header
-            or query parameter) and a ``detail``.
+        errors: for an invalid request, what is wrong in it. Each has a ``pointer`` (RFC 6901 for the body, ``?/name``
+            for a query parameter, or the name of a header) and a ``detail``.
         headers: further header fields of the response.
     """
     members: dict[str, object] = {"type": kind.type}

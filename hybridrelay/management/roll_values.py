@@ -24,7 +24,7 @@ class RollBody(Body, frozen=True):
 
     #: The slot for the new key. The old key is in the other slot.
     slot: Literal["primary", "secondary"]
-    #: The generation of the key that is in this slot now, which may no longer be used; 0 if the slot is empty.
+    #: The generation of the key that is in this slot now; 0 if the slot is empty. A key in use cannot be replaced.
     generation: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
     #: After this time, the old key is revoked even if not all programs have the new one.
     grace_seconds: Annotated[int, msgspec.Meta(ge=10, le=MAX_GRACE_SECONDS)]
@@ -35,7 +35,8 @@ class RollBody(Body, frozen=True):
 
 
 class HolderValue(Value, frozen=True):
-    """A program that does not have the new key."""
+    """A program that has not stored the new key. (Elsewhere, a *holder* is all programs that use one key from one
+    address.)"""
 
     instance: str
     #: The network address, or for IPv6 the /64.
@@ -50,8 +51,11 @@ class HolderValue(Value, frozen=True):
 
 
 class RollValue(Value, frozen=True):
-    """The roll of a rule's key. Times are seconds since 1970. It is shown after its end as long as programs are known
-    that have not stored the new key, for 30 days at most."""
+    """The roll of a rule's key. Times are seconds since 1970.
+
+    After its end, it is shown until all programs that the relay has seen have stored the new key; until that key is
+    changed, revoked or rolled; or for 30 days at most.
+    """
 
     #: The slot of the new key.
     slot: str
@@ -59,10 +63,10 @@ class RollValue(Value, frozen=True):
     #: When the old key is revoked at the latest.
     ends_at: float
     wait_for_grace: bool
-    #: How many programs this relay has seen during the roll, and how many of them have the new key.
+    #: How many programs this relay has seen during the roll, and how many of them have stored the new key.
     holders: int
     kept: int
-    #: Some of those that do not have it.
+    #: Some of those that have not.
     missing: tuple[HolderValue, ...]
     #: Since when the relay has noted this: since the roll began, or if the relay was started during the roll and
     #: cannot read what it had noted before, since that start. Programs that have not connected since then are not

@@ -108,7 +108,8 @@ class StreamBase:
 
     @property
     def was_lost(self) -> bool:
-        """Whether the session has ended, so that the stream was lost with it and not reset on its own."""
+        """Whether the session has ended. If the stream was open until then, it was lost with the session, and not
+        reset on its own."""
         return self._core.ended is not None
 
     # --- opening
@@ -117,7 +118,8 @@ class StreamBase:
         """Wait until the peer has accepted it. Data may be sent before.
 
         Raises:
-            StreamRefused: the peer refused it, or the session was lost. `reason` says why.
+            StreamRefused: the peer refused or reset it, it was reset on this side, or the session was lost. `reason`
+                says why.
 
         If cancelled, it continues to wait for the answer.
         """

@@ -30,7 +30,7 @@ __all__ = [
     "text_of",
 ]
 
-#: Length of text for people. Longer text is cut, not refused.
+#: The greatest length of text for people (characters). Longer text is cut, not refused.
 MAX_DETAIL = 256
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
@@ -85,7 +85,7 @@ def lifetime(value: Any) -> Any:
 
 
 def text_of(limit: int, *, empty: bool = False) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    """Return the validator of printable text with at most `limit` characters."""
+    """Return the validator of printable text of at most `limit` characters; only with `empty` may it have none."""
 
     def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, str):

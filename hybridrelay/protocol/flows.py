@@ -1,4 +1,4 @@
-"""What an application requests of a flow of datagrams, and not of other streams. SPEC.md, section 3."""
+"""The requests of an application that exist only for flows of datagrams. SPEC.md, section 3."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FlowRequests:
         `MAX_DATAGRAM` bytes, if there is no memory for it, or if it cannot be written soon.
 
         Raises:
-            LocalProtocolError: the session is over, the flow has ended, or it was not accepted yet.
+            LocalProtocolError: the session is over, the flow has ended, or this side has not accepted it yet.
         """
         assert stream.flow is not None
         self._check_not_ended()

@@ -1,8 +1,9 @@
 """Frames and their bytes. SPEC.md, sections 2 and 3.
 
-There is one class for each type of frame, used in both directions. An invalid frame cannot be constructed. `encode`
-returns the header and payload as one bytes object. For DATA, `data_header` returns the header alone, so that the
-payload is not copied. `FrameDecoder` turns arbitrary pieces of a byte stream into frames.
+There is one class for each type of frame, used in both directions. When a frame is constructed, the lengths of its
+fields, limits, kinds and features are checked; its stream id and other numbers are not. `encode` returns the header
+and payload as one bytes object. For DATA and DATAGRAM, `data_header` and `datagram_header` return the header alone,
+so that the payload need not be copied. `FrameDecoder` turns arbitrary pieces of a byte stream into frames.
 """
 
 # This module is long because there are many types of frames.
@@ -366,9 +367,10 @@ _SESSION_TYPES = frozenset({Hello.TYPE, Ack.TYPE, Ping.TYPE, Pong.TYPE, GoAway.T
 
 
 class FrameDecoder:
-    """Splits a byte stream into frames. Buffers at most one incomplete frame.
+    """Splits a byte stream into frames. Between calls, it buffers at most one incomplete frame; if a generator was
+    closed early, also the frames that it has not yielded.
 
-    The length of a frame is checked as soon as its header has arrived, before any of its payload is buffered.
+    The length of a frame is checked as soon as its header has arrived, before the rest of its payload is awaited.
 
     Args:
         max_data: the largest payload of a DATA frame.
@@ -380,7 +382,7 @@ class FrameDecoder:
     def __init__(self, max_data: int = MAX_DATA, *, datagrams: bool = False) -> None:
         #: May be changed at any time, like `max_data`.
         self.datagrams = datagrams
-        #: May be changed at any time. The new value applies to headers that are read afterwards.
+        #: May be changed at any time. The new value applies to all frames that have not been yielded.
         self.max_data = max_data
         self._kept = bytearray()
         #: How many bytes must have arrived before anything can be decoded: the header, or the whole frame.
@@ -427,7 +429,7 @@ class FrameDecoder:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of an incomplete frame are kept here."""
+        """How many bytes are kept here: of an incomplete frame, and of frames that have not been yielded."""
         return len(self._kept)
 
     @property

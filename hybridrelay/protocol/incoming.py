@@ -56,7 +56,7 @@ class Incoming:
         self._output = output
         self._inbox = inbox
         self._events = events
-        #: The budget for the windows of refused streams, which limits their number.
+        #: The budget for the windows of refused streams. It has room for all streams that the peer may have.
         self._refused_budget = Budget((config.max_streams + config.max_refused_streams) * BASE_WINDOW)
         #: The features in use.
         self.features = NO_FEATURES

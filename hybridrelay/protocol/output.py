@@ -35,7 +35,7 @@ from .table import StreamTable
 
 #: Buffers shorter than this are joined (bytes), because a separate buffer costs more than copying this much.
 _JOIN_BELOW = 4096
-#: The share of a write that datagrams may use. The longest datagram always fits into an empty write.
+#: Datagrams may use a write divided by this. The longest datagram always fits into an empty write.
 _DATAGRAM_SHARE = 4
 _LONGEST_DATAGRAM = frames.HEADER_SIZE + MAX_DATAGRAM
 
@@ -85,8 +85,8 @@ class Output:
 
     @property
     def is_pending(self) -> bool:
-        """Whether `write` would write something. A driver checks this after each of its operations, so it has to be
-        fast."""
+        """Whether `write` has something to do. What it finds may be outdated, and then it writes nothing. A driver
+        checks this after each of its operations, so it has to be fast."""
         return bool(
             ((self._ready or self._opens) and not self.outbox.is_full)
             or self._controls

@@ -31,7 +31,7 @@ __all__ = [
     "Quota",
 ]
 
-#: The highest limits that can be set. The limit of listeners is low, because every join chooses one of them.
+#: The highest limits that can be set. That of listeners is low, because every join looks at all of them.
 MAX_LISTENERS: Final = 1000
 MAX_COUNT: Final = 1_000_000
 MAX_BYTES: Final = 2**53 - 1

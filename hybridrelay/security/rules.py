@@ -124,7 +124,7 @@ class Rule(Value):
 
 
 def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """Return the rules if they are valid together as those of a hybrid connection, or of the whole relay.
+    """Return the rules if they are valid together as those of a hybrid connection.
 
     Raises:
         ConfigurationError: there are too many, or two of them have the same name.

@@ -161,7 +161,7 @@ class UnixSocketFile:
             path: absolute; symbolic links are followed.
 
         Raises:
-            PathSilent: the file system has not answered earlier calls for this path.
+            PathSilent: the file system has not answered earlier calls for this path, or for many others.
             OSError: there is no such file, it is not a socket, or no thread can be started.
 
         If cancelled, this returns at once, even if the file system does not answer.

@@ -19,8 +19,9 @@ from .names import PATH, SUBPROTOCOL
 
 __all__ = ["handshake_as_client"]
 
-#: The longest head of a response that is accepted (bytes): enough for a proxy's cookies and tracing headers, and a
-#: bound on memory. nginx allows 8 KiB per line, h11 16 KiB.
+#: A response is refused if its head, together with interim responses, has not ended when more than this many bytes
+#: have arrived. Enough for a proxy's cookies and tracing headers, and a bound on memory (at most twice as much).
+#: nginx allows 8 KiB per line, h11 16 KiB.
 MAX_HEAD = 16 * 1024
 
 _PATH_MISSING = "check that the address is a relay's and that anything in front of it passes {path} on"
@@ -46,7 +47,8 @@ _CLOSED = "the connection was closed during the WebSocket handshake"
 
 
 class _HeadStream(trio.abc.Stream):
-    """The substitute for trio-websocket: reading returns the head and then blocks; closing raises an error."""
+    """What trio-websocket gets instead of the connection: reading returns the head and then blocks; closing raises
+    an error."""
 
     def __init__(self, stream: trio.abc.Stream, read_head: Callable[[], Awaitable[bytes]]) -> None:
         self._stream = stream
@@ -163,8 +165,8 @@ def _remedy(status: bytes, path: str) -> str:
 async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:
     """Run the handshake, end trio-websocket's task, and translate its exceptions.
 
-    It may raise many exceptions, some of them by accident while parsing (`UnicodeError`); the peer causes all of
-    them.
+    trio-websocket may raise many exceptions, some of them by accident while parsing (`UnicodeError`); the peer
+    causes all of them.
     """
     failure: BaseException | None = None
     try:

@@ -17,7 +17,7 @@ replaces the one that is no longer in use. docs/operating.md describes the whole
 
 The key is read from the relay (--state on its machine, --management on any other), from the authority file, or from a
 file that contains only the key (--key-file) and was written with --out. An authority file in --update gets both keys
-of the rule.
+of the rule, so it cannot be updated with --key-file.
 """
 _USE_EXAMPLE = """\
 examples:
@@ -71,7 +71,7 @@ old key; at the latest, it does so after --grace. 'keys list' shows which progra
              the new key yet: roll the key there, too
 
 A program that is not connected while the key is rolled does not get the new key. If there are such programs, give
---wait-for-grace, and connect them within this time, or write the new key into their files ('keys use').
+--wait-for-grace, and connect them before --grace is over, or write the new key into their files ('keys use').
 
 If a key may have been stolen, do not roll it: anyone with the old key would get the new one. 'keys regenerate' and
 'keys revoke' end its use immediately.
@@ -121,7 +121,7 @@ def _add_use_arguments(parser: Parser) -> None:
         "--authority-file", metavar="F", type=values.path, help="take the key from this authority file"
     )
     source.add_argument(
-        "--key-file", metavar="F", type=values.path, help="use the key in this file; --key is then not needed"
+        "--key-file", metavar="F", type=values.path, help="use the key in this file, instead of --key"
     )
     parser.add_argument(
         "--out", metavar="F", type=values.path, help="create this file with the key in it, for --key-file"

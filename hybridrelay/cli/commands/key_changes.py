@@ -125,7 +125,9 @@ def run_roll(args: argparse.Namespace) -> int:
         output.say(f"The old key stays valid until {until}.")
     else:
         output.say(f"The old key is revoked when all programs have the new one, or at {until}.")
-    output.say(f"To see which do not: hybridrelay keys list {args.name} {describe_access(args)}")
+    output.say(
+        f"To see which programs do not have the new key: hybridrelay keys list {args.name} {describe_access(args)}"
+    )
     if len(done.hosts) > 1:
         output.say(
             f"Its relays are {', '.join(done.hosts)}: roll the key at the others, too, to the same new one\n"

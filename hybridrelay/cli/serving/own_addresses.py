@@ -26,11 +26,12 @@ _OWN = {
 
 
 def with_own_addresses(wanted: Sequence[Wanted], running: Mapping[Key, Running]) -> tuple[Wanted, ...]:
-    """Replace `Entry.every_port` by addresses with the ports of the local name. ``own`` is the address of its host.
+    """Replace `Entry.every_port` by addresses with the ports of the local name. ``own`` stands for the local address
+    that the host of the local name gets here.
 
     If nothing was said about where an entry listens, it listens for what its target receives: streams, datagrams or
-    both. If its local name has several ports, it does so on an address of its own: any free port could not stand for
-    all of them.
+    both. If its local name has several ports, it listens as with ``own``, because a single free port cannot stand
+    for all of them.
 
     Args:
         wanted: the configuration.

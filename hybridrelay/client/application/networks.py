@@ -121,7 +121,8 @@ def setup_of(network: Network, published: Sequence[HostTarget], first_port: int)
 def choose_setups(
     wanted: Network | None, published: Sequence[HostTarget], abilities: Abilities
 ) -> Sequence[NetworkSetup]:
-    """Choose what is set up for the application: the first of these that succeeds. There is at least one.
+    """Return the setups that may be tried for the application, in order: the first that succeeds is used. There is
+    at least one.
 
     Args:
         wanted: the value of ``--network``; None means all that this machine allows.

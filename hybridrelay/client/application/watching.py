@@ -26,7 +26,8 @@ def ignore_signals() -> None:
     """
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), lambda _number, _frame: None)
-    # It is not in the terminal's foreground, and must not be stopped when it writes to the terminal.
+    # These two are ignored: this process is not in the terminal's foreground, and must not be stopped when it writes
+    # to the terminal.
     for name in ("SIGTTIN", "SIGTTOU"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -36,8 +37,8 @@ def ignore_signals() -> None:
 def outlive_first(first: int) -> None:
     """Let this process outlive the first one, so that it can end the programs that the application has started.
 
-    Call it before the application is executed, and then `end_with_first`. Until then, the kernel ends this process
-    with the first one, and the application's process with this one, which is all that there is.
+    Call it before the application is executed, and then `end_with_first`. Before this call, the kernel ends this
+    process with the first one, and the application's process with this one, and there are no other processes.
     """
     linux.become_subreaper()
     linux.wake_with_parent(first)
@@ -47,7 +48,7 @@ async def end_with_first(messages: Messages) -> None:
     """Wait until the first process has ended. Then end the application, all programs that it has started, and this
     process."""
     await messages.wait_first_ended()
-    # This blocks Trio, which has nothing left to do: as if this process were killed, too.
+    # This blocks Trio, which does not matter: this process is about to kill itself.
     end_descendants()
     os.kill(os.getpid(), signal.SIGKILL)
 

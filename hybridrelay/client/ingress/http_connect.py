@@ -1,8 +1,8 @@
 """HTTP CONNECT for applications (RFC 9110, section 9.3.6), with Basic authentication (RFC 7617) if a user is
 required. Pure.
 
-The reply to a request that cannot be carried out says why: by its status, by a line of text, and by Proxy-Status
-(RFC 9209). One request is served on each connection.
+The reply to a request that cannot be carried out says why: by its status, by a line of text, and if it is a valid
+CONNECT request of an accepted user, by Proxy-Status (RFC 9209). One request is served on each connection.
 """
 
 from __future__ import annotations

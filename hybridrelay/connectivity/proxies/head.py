@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 
-#: The longest head of an answer (bytes): enough for a Negotiate token of 12 KiB, and a bound on memory.
+#: The longest head of an answer (bytes): enough for a Negotiate token with 12 KiB of Base64, and a bound on
+#: memory.
 MAX_HEAD_BYTES = 16 * 1024
 
 _END = re.compile(rb"\n\r?\n")

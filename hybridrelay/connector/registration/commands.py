@@ -48,7 +48,8 @@ class CheckChannel(Value):
 
 @attrs.frozen
 class RequestRegistration(Value):
-    """Ask the relay to register: `RequestGranted`, `RequestRefused`, `RequestFailed` or `SameRelay`."""
+    """Ask the relay to register this connector for a hybrid connection: `RequestGranted`, `RequestRefused`,
+    `RequestFailed` or `SameRelay`."""
 
     channel: int
     request: int
@@ -126,7 +127,7 @@ class RenewInstance(Value):
 
 @attrs.frozen
 class ReportChange(Value):
-    """Tell the connector that a hybrid connection was registered, refused or lost, or that an attempt has failed."""
+    """Tell the connector that the state of registrations may have changed, or that an attempt has failed."""
 
 
 Command: TypeAlias = (

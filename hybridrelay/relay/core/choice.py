@@ -51,7 +51,7 @@ class ChoiceReason(enum.StrEnum):
     ONLY = "only"
     #: All other candidates are unhealthy.
     ONLY_HEALTHY = "only-healthy"
-    #: No other candidate has fewer sessions.
+    #: No other candidate that is not left out has fewer sessions.
     FEWEST_SESSIONS = "fewest-sessions"
     #: At random, among all candidates that are not left out.
     RANDOM = "random"

@@ -91,7 +91,8 @@ class DataChannels(Generic[HandleT]):
         return self._channels[rendezvous_id].to_connector
 
     def abandon(self, arrival: Arrival) -> None:
-        """Note that a data channel will not be passed to `serve`. Does nothing if it was."""
+        """Note that a data channel has ended before it was joined, or will not be passed to `serve`. Does nothing if
+        the rendezvous was joined or has ended."""
         self._core.gone(arrival, trio.current_time())
         self._carry_out()
 
@@ -229,7 +230,8 @@ _HOW = {PumpOutcome.FINISHED: Input.FINISHES, PumpOutcome.KEPT: Input.KEPT}
 
 
 async def _announce_join(listener: trio.abc.HalfCloseableStream, sender: trio.abc.HalfCloseableStream) -> bool:
-    """Notify both sides that they are joined. Returns False if one of them has left."""
+    """Notify both sides that they are joined. Returns False if one of them has left, or if this takes longer than
+    `STATUS_SECONDS`."""
     status = encode_status(Reason.NO_ERROR)
     with trio.move_on_after(STATUS_SECONDS):
         try:

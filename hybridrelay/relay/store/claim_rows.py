@@ -36,8 +36,8 @@ def read_claims(database: sqlite3.Connection, connection: str) -> Iterator[Claim
 
 
 def read_open_claims(database: sqlite3.Connection, now: float) -> Iterator[OpenClaim]:
-    """Read the open claims of all hybrid connections, without their contents, those that end first before the
-    others. Raises as `read_claims`."""
+    """Read the open claims of all hybrid connections, without their contents, in the order in which they expire.
+    Raises as `read_claims`."""
     rows = database.execute(
         "SELECT id, connection, created_at, expires_at, note FROM claims "
         "WHERE sealed IS NOT NULL AND expires_at > ? ORDER BY expires_at, id",

@@ -1,7 +1,7 @@
 """The tables of the SQLite store, and the migration of files from earlier versions.
 
 To change the schema, increase `SCHEMA_VERSION` by one, change `SCHEMA`, and add the statements that convert the
-earlier schema to the new one to `MIGRATIONS`. A file of a newer version is refused and not changed.
+earlier schema to the new one to `MIGRATIONS`. A file of a newer version is refused, and its tables are not changed.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def truncate_log(database: sqlite3.Connection) -> None:
-    """Copy the write-ahead log into the file, and empty it. Without a log, or if a reader prevents it, do nothing."""
+    """Copy the write-ahead log into the file, and empty it. Without a log, do nothing. If a reader prevents it, copy
+    what is possible, and do not empty the log."""
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
@@ -252,7 +253,9 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
 
 
 def prepare_database(database: sqlite3.Connection, path: Path, *, write_ahead: bool, seconds: float) -> None:
-    """Check the version before anything is changed, set the options, and make or migrate the tables.
+    """Check the version, set the options, and make or migrate the tables.
+
+    A file of a newer version is not changed, except that its journal mode is set first if `write_ahead` is False.
 
     Args:
         database: the registry.
