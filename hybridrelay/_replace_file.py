@@ -51,7 +51,8 @@ class Replacement(abc.ABC):
         """Replace the old content. When this returns, the new content is on the disk.
 
         Raises:
-            OSError: this failed despite all preparations. The error names the file, which is unchanged.
+            OSError: this failed despite all preparations. The error names the file. The file is unchanged, except if
+                the disk has failed: then it may have the new content, or part of it.
         """
 
     @abc.abstractmethod
@@ -109,14 +110,15 @@ def replace_file(path: str | os.PathLike[str], text: str) -> None:
     """Replace the content of a file in one step; see `prepare_replacement`.
 
     Raises:
-        OSError: it cannot be written. It names the file, which is unchanged.
+        OSError: it cannot be written. The error names the file; for its content see `Replacement.commit`.
     """
     with prepare_replacement(path, text) as replacement:
         replacement.commit()
 
 
 def remove_leftovers(path: Path) -> list[Path]:
-    """Remove the temporary files of earlier replacements of a file whose processes were killed.
+    """Remove the temporary files of processes that were killed while they replaced or created this file. Ends without
+    an error at the first one that cannot be removed.
 
     No other process may be replacing the file at the same time.
 
@@ -183,7 +185,8 @@ def create_file_once(path: Path, data: bytes) -> bool:
         Whether it was written. False means that it exists; it may have been written just now by another process.
 
     Raises:
-        OSError: it cannot be written. It names the file, of which nothing is left.
+        OSError: it cannot be written. It names the file, of which nothing is left unless only its directory could not
+            be synced.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{_fresh_prefix(target)}{secrets.token_hex(4)}")

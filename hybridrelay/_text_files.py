@@ -38,8 +38,8 @@ def read_text(
     Args:
         path: the file, or a pipe.
         what: the kind of file, for messages: "the authority file".
-        limit: the maximum size (bytes). No more is read.
-        secret: whether to log a warning if users other than the owner may read it (not on Windows).
+        limit: the maximum size (bytes). At most one byte more is read.
+        secret: whether to log a warning if the mode gives users other than the owner any access (not on Windows).
         regular: whether to refuse everything except a regular file, without waiting on a pipe. For files that are
             read again while a program runs, or replaced, which a pipe does not allow.
 
@@ -93,6 +93,7 @@ def read_stream(stream: BinaryIO, *, source: str, limit: int) -> str:
 
     Raises:
         TextError: see `read_text`.
+        OSError: the stream cannot be read.
     """
     return decode_text(stream.read(limit + 1), source=source, limit=limit)
 

@@ -135,6 +135,7 @@ def make_change(
 
     Raises:
         IncompleteChange: it was made, but not every file was updated.
+        OutcomeUnknown: the relay did not answer. It may have made the change.
         HybridRelayError: it cannot be made. Nothing was changed, except that a hybrid connection for several relays
             may already have its files, and is not imported at this relay yet.
         OSError: a file cannot be written; the error names it.
@@ -213,8 +214,8 @@ def make_change(
 
 
 def advice_after(change: Change, directory: Path) -> str:
-    """Return how a change reaches programs that do not run with the files of the directory; empty if this is not
-    necessary."""
+    """Return how a change reaches programs that do not run with the files of the directory; empty if there is nothing
+    to say about that."""
     match change:
         case GiveIssuer(name):
             return f"copy the connection string to connectors that run elsewhere: {Files(directory, name).connector}"

@@ -1,4 +1,4 @@
-"""Serves the status of a connector or forward while it runs (``--status``)."""
+"""Serves the status of a connector, `forward` or `run` while it runs (``--status``)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class StatusServer:
         """Serve the status somewhere else. Does nothing before and after `serving`.
 
         Raises:
-            ConfigurationError: the status cannot be served there. Nothing was changed.
+            ConfigurationError: the status cannot be served there. It is still served where it was, unless the message
+                says that this is no longer possible.
         """
         if self._nursery is not None:
             await change_listeners(

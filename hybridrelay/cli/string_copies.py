@@ -4,8 +4,8 @@ A program cannot write a credential of systemd, a secret of Kubernetes, or a fil
 receives for such a connection string (a new key, an update, a renewed identity) is written into a copy instead, which
 the next start uses.
 
-A copy has three parts: the key, the identity, and what updates change. It contains only those that differ from the
-file, and notes what the file had there. The rules:
+A copy has up to three parts: the key, the identity, and what updates change. It contains only those that differ from
+the file, and for each of them a hash of what the file had. The rules:
 
 1. A part of the copy is used as long as the file has what it had when the copy was written. If somebody
    changes the file, its new content is used, even if it is older than that of the copy.
@@ -64,7 +64,7 @@ _Before: TypeAlias = Mapping[_Part, str]
 @attrs.frozen
 class _Copy(Value):
     before: _Before
-    #: A hash of the authority's certificate, without which no part can be used.
+    #: A hash of the authority's certificate. If the file has another authority, no part is used.
     authority: str
     #: What is to be used. Parts that are not in `before` are empty.
     string: ConnectionString
@@ -106,7 +106,7 @@ class StringCopies:
 
     @classmethod
     def of_service(cls, environ: Mapping[str, str] = os.environ) -> StringCopies:
-        """Return the copies in the ``STATE_DIRECTORY`` of this service, of which there may be several."""
+        """Return the copies in the first directory that ``STATE_DIRECTORY`` names; systemd may name several."""
         given = environ.get("STATE_DIRECTORY", "").split(":")[0]
         return cls(Path(given) if given else None)
 
@@ -117,8 +117,8 @@ class StringCopies:
         return self._directory / f"{hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:32]}.json"
 
     def newest(self, string: ConnectionString) -> ConnectionString:
-        """Return a connection string that was read from a file, with what the copy of this file has in addition, and
-        publish, only to the log, which parts that are. A copy that is no longer needed is removed. Blocks."""
+        """Return a connection string that was read from a file, with the parts that its copy replaces, and publish
+        (only to the log) which parts these are. A copy that is no longer needed is removed. Blocks."""
         copy = None if string.file is None else self._read(string.file)
         if copy is None:
             return string
@@ -138,8 +138,9 @@ class StringCopies:
         return found
 
     def base_of(self, stored: ConnectionString, before: ConnectionString) -> ConnectionString:
-        """Return the connection string from which the one in use is derived: what the file has, if this and its copy
-        result in `before`; otherwise `before`. Blocks.
+        """Return the connection string from which the one in use is derived: what the file has, if it has a copy
+        that is not outdated, and both together have the hybrid connection and the identity of `before`; otherwise
+        `before`. Blocks.
 
         Args:
             stored: what the file has now.
@@ -160,7 +161,7 @@ class StringCopies:
             why: why it cannot be.
 
         Returns:
-            Why the copy cannot be written either; empty if it was.
+            Empty if the copy was written. Otherwise `why`; if the copy could not be written, also the cause of that.
         """
         copy = None if stored.file is None else self.copy_of(stored.file)
         if copy is None:

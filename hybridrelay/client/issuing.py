@@ -39,13 +39,13 @@ class Connects(Protocol):
 
 
 async def request_identity(client: Connects, private_key: Secret, *, patience: float | None = None) -> Issued:
-    """Ask a connector to issue an identity for a key. The client authenticates with the identity in its connection
-    string: a claim certificate, or the earlier identity.
+    """Ask a connector to issue an identity for a key. The client authenticates with what its connection string has: a
+    claim certificate, or the earlier identity.
 
     Args:
         client: a client of the hybrid connection.
         private_key: the private key of the new identity, which stays here.
-        patience: how long to wait for a session; see `Client.connect`.
+        patience: how long to wait for a session (seconds); see `Client.connect`.
 
     Returns:
         What the connector has answered: check it with `check_issued_untrusted`.
@@ -53,8 +53,8 @@ async def request_identity(client: Connects, private_key: Secret, *, patience: f
     Raises:
         PeerIdentityError: the connector does not issue it; `reason` says why.
         HybridRelayError: there is no connector; see `Client.connect`.
-        RendezvousError: the connector was lost before it answered, or the client was closed. The connector may have
-            issued the identity; ask again with the same key.
+        RendezvousError: the connector was lost before it answered, it did not answer in time, or the client was
+            closed. The connector may have issued the identity; ask again with the same key.
     """
     request = IssueRequest(make_request(private_key)).encode()
     try:

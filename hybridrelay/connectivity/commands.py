@@ -33,7 +33,7 @@ __all__ = ["Commands"]
 _GRACE_SECONDS = 2.0
 #: How long standard error is read after the command has ended (seconds): a process that it started may keep it open.
 _REST_OF_ERRORS_SECONDS = 0.5
-#: The longest line of standard error that is reported in one event (bytes).
+#: The longest line of standard error that is reported as a whole (bytes). Of a longer one, parts are dropped.
 _MAX_LINE = 500
 #: How much of standard error is read before other tasks run (bytes): at most this many lines, which take a few
 #: milliseconds.
@@ -42,7 +42,7 @@ _ERRORS_AT_A_TIME = 1024
 
 class Commands:
     """Runs a command, once for each call of `dial`. Use it with `async with`: its processes belong to a nursery of
-    the block, and are all killed and reaped at the end of the block.
+    the block, and are killed and reaped at its end. (A process that runs as another user cannot be killed.)
 
     Args:
         command: the program and its arguments; no shell is involved. None: there is no command.
@@ -141,8 +141,8 @@ class _CommandStream(trio.abc.HalfCloseableStream):
         return await self._stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
-        """Close standard input and output, and wait until the process has ended. If cancelled, the process is killed
-        without waiting."""
+        """Close standard input and output, and wait until the process has ended, which is enforced after a few
+        seconds. If cancelled, this does not wait for that."""
         self.closed.set()
         await self._stream.aclose()
         await self.reaped.wait()

@@ -26,7 +26,8 @@ from .proxies.dial import proxy_of, resolve_dialer
 from .report import Report
 from .snapshot import RouteSnapshot
 
-#: A new token is made for each request, so it needs to be valid only as long as a registration (seconds).
+#: How long a token is valid (seconds). Each request has a new one; a registration lasts until its token expires,
+#: unless it is renewed before.
 TOKEN_SECONDS = 3600.0
 
 #: While the route in use is not the best, how often a better one is looked for at first (seconds).
@@ -141,7 +142,7 @@ class RelayLink:
         self.endpoint = endpoint
         self.dialer = resolve_dialer(dialer)
         self.mode = mode
-        #: The report of the last probing; None before the first.
+        #: The report of the last probing by `choose` that has found a route; None before that.
         self.report: Report | None = None
         self._prober = Prober(endpoint, mode=mode, transports=transports, dialer=self.dialer)
         self._candidate: Candidate | None = None
@@ -173,7 +174,7 @@ class RelayLink:
 
     @property
     def route(self) -> str | None:
-        """The name of the route in use, or None before one was chosen."""
+        """The name of the route that is remembered, or None."""
         return None if self._candidate is None else self._candidate.route.name
 
     @property
@@ -197,7 +198,7 @@ class RelayLink:
         """Return the route to use now: the one that last worked in this network, otherwise the one found by probing.
 
         Raises:
-            NoRouteWorks: no route works; `report` says why.
+            NoRouteWorks: no route works; the `report` of the error says why.
 
         If cancelled, nothing changes, and nothing stays open.
         """

@@ -164,7 +164,7 @@ class Report(Value):
         for (route, outcome, text), attempts in itertools.groupby(self.attempts, _row_key):
             alike = list(attempts)
             if outcome is Outcome.SKIP and len(alike) > 1:
-                # A failure that several ports share is written once.
+                # The reason why several ports were skipped is written once.
                 steps = ", ".join(attempt.step for attempt in alike)
                 whole = len(alike) == len([one for one in self.attempts if one.route == route])
                 rows.append((route, "all" if whole else steps, self.host, str(outcome), "-", text))

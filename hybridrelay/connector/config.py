@@ -85,7 +85,7 @@ class ConnectorConfig(Value):
     audit: AuditLog | None = attrs.field(default=None, kw_only=True)
     #: Stores a connection string with another key (while a key is rolled), or with an update, so that the next start
     #: uses it. By default, it is stored in the file that it was read from (`ConnectionString.file`), if there is one.
-    #: None: it is kept in memory only, and the relay is told so.
+    #: None: it is only in memory, and the relay is told so.
     keep_string: KeepString | None = attrs.field(default=keep_in_own_file, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of a connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)

@@ -31,7 +31,9 @@ _BATCH = MAX_QUEUED_DATAGRAMS
 class FlowTotals(Value):
     """What a flow has carried so far."""
 
+    #: Those that were sent to the target.
     datagrams_to_target: int
+    #: Those that were received from the target. Some may have been dropped since, and are then in `dropped`, too.
     datagrams_to_client: int
     bytes_to_target: int
     bytes_to_client: int

@@ -76,7 +76,7 @@ class Policies:
         self._events = events
         self._changed = changed
         self._time_passed = time_passed
-        #: The deny lists of single hybrid connections, by the numbers of these; and that of all of them.
+        #: The deny list of each hybrid connection that has one, by its number; and by None, that of all of them.
         self._deny_lists: dict[int | None, _DenyList] = {}
         if isinstance(config.policy, PolicyFile):
             self._deny_lists[None] = _DenyList(None, config.policy)

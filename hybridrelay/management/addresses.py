@@ -1,4 +1,4 @@
-"""The addresses at which clients reach a management API: the Unix socket in a state directory, or a URL."""
+"""The addresses at which callers reach a management API: the Unix socket in a state directory, or a URL."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class Address(Protocol):
             ManagementError: there is no relay, or it cannot be reached.
             RelayIdentityError: its certificate is not trusted. No credentials were sent.
             StateError: there is no such state directory.
+            ConfigurationError: the file with the CA cannot be used.
+            OSError: this user may not look at the state directory.
         """
 
 
@@ -76,7 +78,7 @@ class LocalAddress(Value):
         """Open a connection; return None if nothing is listening on the socket.
 
         Raises:
-            ManagementError: something is listening, but this user may not connect to it.
+            ManagementError: connecting fails for another reason; for example, this user may not connect.
         """
         try:
             return await connect_unix_socket(self.socket)
@@ -105,7 +107,7 @@ class UrlAddress(Value):
 
     url: ManagementUrl
     authorization: Secret | None
-    #: The pin of the server's certificate; None verifies the certificate.
+    #: The pin of the server's certificate; None means that CA and host name are verified instead.
     pin: str | None = None
     #: A PEM file with the CA that has issued the certificate, or with the certificate itself; None means the CAs of
     #: the system.

@@ -97,7 +97,7 @@ async def _history(call: Call, subjects: frozenset[Subject] | None) -> HistoryVa
             Problem.INVALID,
             "there are no intervals of this length",
             remedy=f"ask for one of these: {possible}",
-            errors=[{"pointer": "?resolution", "detail": f"possible are {possible}"}],
+            errors=[{"pointer": "?/resolution", "detail": f"possible are {possible}"}],
         )
     end = int(call.managed.clock()) + 1 if query.end is None else query.end
     begin = max(0, end - MAX_INTERVALS * resolution) if query.begin is None else query.begin
@@ -106,14 +106,14 @@ async def _history(call: Call, subjects: frozenset[Subject] | None) -> HistoryVa
             Problem.INVALID,
             "'to' is before 'from'",
             remedy="give from and to in seconds since 1970",
-            errors=[{"pointer": "?from", "detail": "later than to"}],
+            errors=[{"pointer": "?/from", "detail": "later than to"}],
         )
     if end - begin > MAX_INTERVALS * resolution:
         raise problem(
             Problem.INVALID,
             f"these would be more than {MAX_INTERVALS} intervals",
             remedy="ask for longer intervals (resolution), or for a shorter time",
-            errors=[{"pointer": "?resolution", "detail": "too short for this time"}],
+            errors=[{"pointer": "?/resolution", "detail": "too short for this time"}],
         )
     query_of_relay = HistoryQuery(resolution=resolution, begin=begin, end=end, subjects=subjects)
     rows = await call.managed.relay.history(query_of_relay)

@@ -109,9 +109,10 @@ class ListenerValue(Value, frozen=True):
     #: What the connector has reported about its target: ``unknown`` (also if it has reported nothing), ``healthy``,
     #: or ``unhealthy`` (others are preferred for new sessions).
     target: str = "unknown"
-    #: How often this relay has chosen it for a new session since it registered, by reason: ``only`` (there was no
-    #: other one), ``only-healthy`` (all others are unhealthy), ``fewest-sessions``, ``random``, or ``drawn`` (after
-    #: others have declined, or because the client avoids them).
+    #: How often this relay has chosen it for a new session since it registered, by reason: ``only`` (no other one was
+    #: left: there was none, or all others have declined, have not answered, or are avoided by the client),
+    #: ``only-healthy`` (all others that were left are unhealthy), ``fewest-sessions``, ``random``, or ``drawn`` (at
+    #: random, after others have declined or have not answered, or because the client avoids them).
     chosen: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     #: The reason of the last time; null if it was never chosen.
     last_chosen: str | None = None

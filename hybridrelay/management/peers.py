@@ -34,8 +34,8 @@ class Peer(Value):
     address: str = ""
     #: Reverse proxies that are trusted to say which address a request comes from, and whether over TLS.
     trusted_proxies: Networks = attrs.field(default=NO_NETWORKS, kw_only=True)
-    #: Whether the connection has TLS; or, if a trusted proxy says so, whether the client's connection to the proxy
-    #: has.
+    #: Whether the connection has TLS; but if a trusted proxy says how the caller has reached it, whether that was
+    #: over TLS.
     is_encrypted: bool = attrs.field(default=False, kw_only=True)
     #: The caller that the connection identifies, by the credentials of the Unix socket or by a client certificate.
     #: None means that each request needs credentials.

@@ -2,8 +2,9 @@
 event loop.
 
 A request that examines much lets other tasks run after about a millisecond. Each pass of the event loop therefore
-takes about a millisecond for each request that is being handled. So each caller has one at a time, and all callers
-together have a few. Callers with a scope have some of their own, so that administrators do not wait for them.
+takes about a millisecond for each request that is being handled. So a caller has at most one *turn* at a time (here:
+the permission to have a request handled). All callers without a scope together have at most
+`AT_A_TIME` turns, and all callers with a scope have as many others, so that the former do not wait for the latter.
 """
 
 from __future__ import annotations

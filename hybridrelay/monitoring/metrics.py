@@ -1,4 +1,4 @@
-"""The metrics of a connector or forward for Prometheus. Pure."""
+"""The metrics of a connector or client for Prometheus. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serves the status of a connector or forward, on a Unix socket or a loopback address."""
+"""Serves the status of a connector, `forward` or `run`, on a Unix socket or a loopback address."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .sources import StatusSource
 __all__ = ["StatusAddress", "serve_status"]
 
 #: How many connections are served at a time. There are few callers: an administrator, and a monitoring system or two.
-#: Further connections are answered with 503.
+#: Further connections are answered with 503, or reset if there are very many; see `hybridrelay.http.serve`.
 _MAX_CONNECTIONS = 32
 
 
@@ -76,10 +76,12 @@ async def serve_status(
     started_at: float | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve ``/v1/status``, ``/metrics``, ``/livez`` and ``/readyz`` of a connector or forward until cancelled.
+    """Serve ``/v1/status``, ``/metrics``, ``/livez`` and ``/readyz`` of a connector, `forward` or `run` until
+    cancelled.
 
     A Unix socket has mode 0600: only this user and root can connect. Over TCP, every user of this machine can
-    connect, but web pages cannot, not even through a name of their own that resolves to the address (DNS rebinding).
+    connect, but web pages cannot read the answers, not even through a name of their own that resolves to the address
+    (DNS rebinding).
 
     `task_status.started` passes the address, with port 0 replaced by the actual port. An event reports it, too.
 

@@ -81,7 +81,7 @@ class Channels:
             self.current = None
 
     async def _wait_for_next(self, reconnect: Reconnect | None) -> None:
-        """Wait for the next channel, or end the session at its resume deadline."""
+        """Wait for the next channel, or end the session: at its resume deadline, or if `reconnect` raises."""
         deadline = self._core.next_deadline()
         if self._next is None:
             with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._waiting:

@@ -69,7 +69,7 @@ class Bridges:
         self._running: dict[RunningBridge, None] = {}
         #: Set when the last one has ended, and replaced when somebody waits afterwards.
         self._empty = trio.Event()
-        #: How many were cut off.
+        #: How many `cut_off` has cut off.
         self.cut_off_count = 0
 
     def __len__(self) -> int:
@@ -273,7 +273,7 @@ class RunningBridge:
         if bridge.machine.has_finished and bridge.bug is None:
             bridge.stream.close_nowait()
             if not bridge.outcome().program_ended:
-                reset_on_close(self._local, on=False)  # nothing is discarded: both ends of file were passed on
+                reset_on_close(self._local, on=False)  # so that what was written to it is still delivered
         else:
             bridge.stream.reset(bridge.cut_off(self._cut_off_reason))
 

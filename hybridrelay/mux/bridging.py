@@ -40,7 +40,7 @@ class Input(enum.Enum):
     LOCAL_ENDED = enum.auto()
     #: The peer has acknowledged everything that was sent, including the end of file.
     DELIVERED = enum.auto()
-    #: The peer has not acknowledged that for some seconds after the end of the bridge.
+    #: Some seconds after the end of the bridge, the peer has not acknowledged everything that was sent.
     UNACKNOWLEDGED = enum.auto()
     #: Reading from or writing to the TCP connection failed.
     LOCAL_BROKE = enum.auto()
@@ -51,7 +51,7 @@ class Input(enum.Enum):
     STREAM_RESET = enum.auto()
     #: The stream was lost with its session.
     STREAM_LOST = enum.auto()
-    #: The bridge was cut off, because its scope was cancelled or left with an exception.
+    #: The bridge was cut off by the caller, or because its scope was cancelled or left with an exception.
     CANCELLED = enum.auto()
     #: The program at the other end of the TCP connection is about to end, and will read nothing more.
     PROGRAM_ENDS = enum.auto()
@@ -97,11 +97,11 @@ class Party(enum.Enum):
     NOBODY = enum.auto()
     #: The TCP connection on this machine.
     LOCAL = enum.auto()
-    #: The peer reset the stream, or stopped reading.
+    #: The peer refused or reset the stream, did not answer in time, or stopped reading.
     PEER = enum.auto()
     #: The stream was lost with its session.
     SESSION = enum.auto()
-    #: The caller, because the scope of the bridge was cancelled or left with an exception.
+    #: The caller: it has cut off the bridge, or the scope of the bridge was cancelled or left with an exception.
     CALLER = enum.auto()
 
 
@@ -155,10 +155,10 @@ class Bridged(Value):
     sent: int
     #: Bytes moved from the stream into the TCP connection, that is, accepted by the kernel.
     received: int
-    #: `Reason.NO_ERROR` if both directions have ended, and nothing has failed. Whether everything was delivered is
-    #: known only if `sent_all`.
+    #: `Reason.NO_ERROR` if nothing has failed so far. That everything was delivered to the peer is certain only if
+    #: `sent_all`.
     reason: Reason
-    #: The text of the refusal, if the peer refused the stream or did not answer; None otherwise.
+    #: Why the stream was not accepted (refused, not answered in time, or lost before the answer); None otherwise.
     refusal: str | None = None
     #: Whether the peer has acknowledged the `sent` bytes, and the end of file after them.
     sent_all: bool = False
@@ -190,7 +190,8 @@ class BridgeMachine:
 
     @property
     def has_finished(self) -> bool:
-        """Whether everything was passed on that could be, so that both sides can be closed without a reset."""
+        """Whether everything was passed on that could be, so that the stream can be closed without a reset. So can
+        the TCP connection, unless its program was about to end and has not read everything."""
         ended = self.outgoing in _PASSED_ON or self.peer_stopped
         return ended and (self.program_ends or self.incoming is Incoming.ENDED) and not self._is_broken
 

@@ -19,7 +19,8 @@ from ..errors import ConfigurationError
 from ..security import check_label
 from ..security.identity import format_serial
 
-#: How many entries one event shows, and how many warnings are reported individually.
+#: How many entries one event shows, how many warnings are reported individually, and at how many of its ``#`` a line
+#: may end.
 MAX_SHOWN = 20
 #: Serials of certificates have about 40 hexadecimal digits; one with fewer than this was probably cut off.
 _FULL_SERIAL = 30

@@ -32,7 +32,7 @@ RESTLESS_SECONDS = 2.0
 
 @attrs.frozen
 class PolicyChange(Value):
-    """A reading of all sources, and the policy before it."""
+    """The policy after a reading of one source (at first, of all sources), and the policy before it."""
 
     policy: Policy
     #: None at the first reading.
@@ -86,7 +86,8 @@ class _WatchedSource:
         if self._stamp and not stamp:
             raise ConfigurationError(
                 f"{self._source.describe()} has disappeared, and what was read from it stays in force",
-                remedy="to remove the policy, leave the directory empty, or restart the program",
+                remedy="to remove the policy, leave an empty directory, registry key or property list there, or "
+                "restart the program",
             )
         return stamp, self._source.read()
 
@@ -97,8 +98,8 @@ class _WatchedSource:
             self.error = None
 
     async def look(self) -> bool:
-        """Read the source if it has changed, unless another task does so or has just looked. Returns whether it was
-        read.
+        """Read the source if it has changed and is not changing any more (see `WatchedPolicy.watch`), unless another
+        task looks at it or has just done so. Returns whether it was read.
 
         Raises:
             ConfigurationError: it cannot be read, or is not valid, which was not reported before.
@@ -199,12 +200,16 @@ class WatchedPolicy:
         If cancelled, what was read until then is in force.
         """
         errors: list[ConfigurationError] = []
-        for source in self._sources:
-            try:
-                await source.reload()
-            except ConfigurationError as exc:
-                errors.append(exc)
-            else:
+        is_read = False
+        try:
+            for source in self._sources:
+                try:
+                    await source.reload()
+                    is_read = True
+                except ConfigurationError as exc:
+                    errors.append(exc)
+        finally:
+            if is_read:  # once for all, so that the event has the changes of all
                 self._apply()
         if errors:
             raise errors[0]

@@ -1,10 +1,11 @@
 """Liveness of the peer, and the round trip time. SPEC.md 3.11.
 
 A PING is requested every `interval`. Any received byte is a sign of life, so a peer that acknowledges a long upload
-need not answer one in time. If nothing arrives for an interval, nor within the timeout after the next PING was
-requested, the peer is silent. A process that was suspended thus sends a PING before it declares its peer dead. The
-timeout runs from the request, so a blocked writer does not delay the decision. It grows with the round trip time, so
-that a slow path is not mistaken for a dead one.
+need not answer one in time. The peer is silent if nothing has arrived for the interval and the timeout together, and
+for the timeout since a PING was requested. A process that was suspended thus sends a PING before it declares its peer
+dead. It counts when the PING was requested, and not when it is sent, so a blocked writer does not delay the decision.
+The timeout grows with the round trip time, so that a slow path is not mistaken for a dead one. `check` does not wait
+for the interval.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _TIMEOUT_ROUND_TRIPS = 8
 class Liveness:
     """The liveness timers of the current channel. `restart` starts them again for another channel."""
 
+    #: `SessionConfig.ping_interval` and `ping_timeout` (seconds).
     interval: float
     timeout: float
     #: The smoothed round trip time (seconds); None before the first PONG.
@@ -94,7 +96,8 @@ class Liveness:
         self._samples.append((now, sample))
 
     def lowest(self, now: float) -> float | None:
-        """Return the lowest round trip of the last minute (seconds), or None if none was measured."""
+        """Return the lowest round trip of the last minute (seconds); the last one if it is older; None if none was
+        measured."""
         # Samples are sorted by both time and length, so the first one that is recent enough is the lowest.
         while len(self._samples) > 1 and self._samples[0][0] < now - ROUND_TRIP_MEMORY:
             self._samples.pop(0)

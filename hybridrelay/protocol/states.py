@@ -1,9 +1,9 @@
 """The states of a stream, and all transitions between them. SPEC.md, section 3.
 
 A stream is three small machines: the *opening* (answered or not yet), the *sending* direction and the *receiving*
-direction. They are the same for both sides. Names of inputs that this side causes begin with SEND, those of the peer
-with RECV. A pair that is not in a table is an error: a `LocalProtocolError` for a SEND, a `RemoteProtocolError` for a
-RECV.
+direction. They are the same for both sides. Names of inputs that this side causes begin with SEND, except
+FIN_WRITTEN, which means that our FIN was written; those of the peer begin with RECV. A pair of state and input that
+is not in a table is an error: a `RemoteProtocolError` for a RECV, and a `LocalProtocolError` for any other input.
 
 Two rules keep the tables small:
 

@@ -53,8 +53,8 @@ class AuthorityFile:
         """Parse the text of an authority file.
 
         Raises:
-            ConfigurationError: it is not an authority file, or is damaged. The message names the part, but does not
-                repeat any of the content.
+            ConfigurationError: it is not an authority file, or is damaged. The message does not repeat any of the
+                content.
         """
         if len(text) > MAX_AUTHORITY_FILE:
             raise ConfigurationError("the file is too long for an authority file")

@@ -10,10 +10,11 @@ A code has five parts::
     version
 
 People type codes, so the binary parts are Base32 (RFC 4648) in groups of four, and the case of letters, hyphens in
-these parts and white space do not matter. Nothing else is tolerated. The two check characters detect every wrong
-character, every exchange of two characters before them, and any other mistake with a probability of 99.9 %. They are
-the value at 10 of the polynomial whose coefficients are the ASCII codes of the characters before them, without the
-hyphens of groups, modulo 1021 (a prime, of which 10 is a primitive root), as two digits of base 32.
+these parts, white space, and a pair of quotes around the code do not matter. Nothing else is tolerated. The two check
+characters detect every wrong character, every exchange of two characters before them, and any other mistake with a
+probability of 99.9 %. They are the value at 10 of the polynomial whose coefficients are the ASCII codes of the
+characters before them, without the hyphens of groups, modulo 1021 (a prime, of which 10 is a primitive root), as two
+digits of base 32.
 
 ``ca`` means that the relay is recognized by a certificate from a certificate authority.
 """

@@ -7,12 +7,13 @@ A relay stores an update and delivers it. It can neither make nor change nor rea
   (hybrid connection, side, and optionally the serial of one identity), so that an update cannot be given to others.
 - The update is encrypted with ChaCha20-Poly1305 (RFC 8439), with a key that all recipients of one side share. It is
   derived from the authority's private key with HKDF-SHA256 (RFC 5869), and is in each connection string that the
-  authority issues (``UpdateKey``). So the administrator needs no list of the identities, and no relay ever has it.
+  authority issues (``UpdateKey``). So the administrator needs no list of the identities. No relay ever has the key.
   The encryption only hides the content from relays: anyone with a connection string of that side can read an update,
   but cannot forge one.
 
 The plain content is the signature (64 bytes), then JSON (UTF-8), padded with spaces. The document is a random nonce
-of 12 bytes and the encrypted content. The additional data is the hybrid connection and the side.
+of 12 bytes and the encrypted content. The additional data is the text at the beginning of the signed bytes, followed
+by the hybrid connection, a line feed and the side.
 
 An update states everything that updates have ever set for its recipients, so that only the latest one is needed.
 Its *sequence* grows with each one. A recipient uses only one that is later than the last one that it has used.
@@ -249,7 +250,8 @@ def open_update_untrusted(string: ConnectionString, document: bytes) -> Update:
     The caller compares sequence and times, and asks `Update.is_for`.
 
     Raises:
-        UpdateError: it is not such an update. The message contains no part of it.
+        UpdateError: it is not such an update, or the connection string has no `UpdateKey` or no valid authority. The
+            message contains no part of a document that this authority has not signed.
     """
     from cryptography.exceptions import InvalidSignature, InvalidTag
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -7,9 +7,9 @@ name could be looked up.
 
 Rules:
 
-1. Callers that want the same name share one lookup. Another one begins only if the last one has not been answered
-   for `AGAIN_SECONDS`, because the name service may work again while the earlier one still waits. All callers get the
-   first answer.
+1. Callers that want the same name, port and kind of socket share one lookup. Another one begins only if the last one
+   has not been answered for `AGAIN_SECONDS`, because the name service may work again while the earlier one still
+   waits, and only while fewer than `MAX_OF_NAME` run. All of these callers get the first answer.
 2. For one purpose, there are at most `MAX_LOOKUPS` at the same time, so that the targets of a connector cannot keep
    it from looking up its relays.
 3. At most `MAX_OF_ZONE` of these are for names in one zone.
@@ -48,7 +48,7 @@ AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
 #: How many lookups for one purpose run at the same time. For all purposes together, there are fewer than the 40
 #: threads that Trio has by default.
 MAX_LOOKUPS: Final = 16
-#: How many of them are for names in one zone, and for one name.
+#: How many of them are for names in one zone, and for one name with the same port and kind of socket.
 MAX_OF_ZONE: Final = 12
 MAX_OF_NAME: Final = 3
 #: A name is looked up once more if the last lookup has not been answered for this time (seconds). It is longer than
@@ -83,7 +83,7 @@ class _Answer:
 
 @attrs.define(eq=False)
 class _Name:
-    """A name that is being looked up, or waits for room."""
+    """A name, with a port and a kind of socket, that is being looked up, or waits for room."""
 
     answer: _Answer = attrs.field(factory=_Answer)
     #: How many lookups run, and when the last one began (on Trio's clock).
@@ -111,11 +111,11 @@ class NameLookups:
     async def find(self, host: str, port: int, kind: socket.SocketKind) -> Sequence[AddressInfo]:
         """Return the addresses of a name, as `trio.socket.getaddrinfo` does.
 
+        The caller sets the deadline. A lookup that is running goes on if the caller is cancelled.
+
         Raises:
             OSError: what the lookup raises; `OutOfThreads` if no thread can be started.
             ValueError: the name is not valid in DNS.
-
-        The caller sets the deadline. If cancelled, a lookup that runs goes on.
         """
         query = _Query(host, port, kind)
         name = self._names.setdefault(query, _Name())

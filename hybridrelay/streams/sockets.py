@@ -90,10 +90,11 @@ def reset_on_close(stream: trio.SocketStream | trio.socket.SocketType, *, on: bo
 
 
 async def abort_stream(stream: trio.abc.AsyncResource) -> None:
-    """Close a stream so that the peer sees an error and not end of file. Unsent data is discarded.
+    """Close a stream so that the peer sees an error and not end of file, if the stream can distinguish the two.
 
-    A plain socket is reset. Any other stream is closed forcefully, which by Trio's contract sends no end of file.
-    The stream is closed even if this is cancelled.
+    A plain socket is reset, and unsent data is discarded. Any other stream is closed forcefully: TLS, for example,
+    then sends no close_notify. (The standard input of a command just ends.) The stream is closed even if this is
+    cancelled.
     """
     if isinstance(stream, trio.SocketStream):
         reset_on_close(stream, on=True)

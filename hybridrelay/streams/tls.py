@@ -163,6 +163,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 connection or sent too much.
             trio.BrokenResourceError: an earlier handshake failed or was cancelled.
             trio.ClosedResourceError: this stream was closed.
+            Exception: what `before_answer` raised.
 
         The caller sets the deadline. After cancellation or an error, the stream can only be closed.
         """
@@ -275,15 +276,16 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return everything that has arrived, or up to `max_bytes` of it. Waits if nothing has arrived.
+        """Return what has arrived, up to `max_bytes` (by default, `READ_BYTES`); with at most `SMALL_READ_BYTES`, it
+        may be one record only. Waits if nothing has arrived.
 
         Returns:
             At least one byte; or ``b""``, on this call and all later ones, when the peer has sent close_notify.
 
         Raises:
-            trio.BrokenResourceError: the connection was cut off without close_notify, data was altered in transit, or
-                the peer sent an alert (`__cause__` is the `ssl.SSLError`). Data that arrived intact before that is
-                returned first.
+            trio.BrokenResourceError: the connection was cut off without close_notify; data was altered in transit or
+                the peer sent an alert (`__cause__` is the `ssl.SSLError`); the peer exceeded a limit; or the
+                handshake failed. Data that arrived intact before that is returned first.
             trio.ClosedResourceError: this stream was closed, before the call or during it.
             RuntimeError: the handshake has not been done.
 
@@ -306,7 +308,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                     await trio.lowlevel.cancel_shielded_checkpoint()
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        """Return everything that has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`.
+        """Return what has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as for `receive_some`.
@@ -325,7 +327,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
 
     async def aclose(self) -> None:
-        """Send close_notify, wait for the peer's close_notify if it has not arrived, and close the stream below.
+        """Send close_notify, wait until the peer ends its direction of the stream below if its close_notify has not
+        arrived, and close the stream below. Does not wait if another task is receiving.
 
         This takes at most one second, and in addition the time in which the stream below closes. The side that closes
         first waits, because a closed socket would answer the other side's close_notify with a reset.

@@ -113,11 +113,12 @@ async def connect_unix_socket(path: Path) -> trio.SocketStream:
         return await _connect(name)
 
 
-async def _connect(name: str) -> trio.SocketStream:
+async def _connect(name: str, *, waits: bool = True) -> trio.SocketStream:
     """Connect to the Unix socket at a path that is short enough. Raises OSError.
 
     While the socket's queue of connections is full, connecting is tried again; the caller sets the deadline. (Trio
-    would take a full queue for a connection attempt in progress, and then for a connection.)
+    would take a full queue for a connection attempt in progress, and then for a connection.) With ``waits=False``, a
+    full queue is a BlockingIOError.
     """
     sock = _new_socket()
     try:
@@ -130,6 +131,8 @@ async def _connect(name: str) -> trio.SocketStream:
                     connecting.connect(name)
                     break
                 except BlockingIOError:
+                    if not waits:
+                        raise
                     await trio.sleep(pause)
                     pause = min(2 * pause, _MAX_PAUSE)
         return trio.SocketStream(sock)
@@ -257,14 +260,15 @@ async def is_listening(path: Path) -> bool:
         OSError: no Unix socket can have this path. It is too long, for example.
     """
     try:
-        await (await connect_unix_socket(path)).aclose()
+        with short_path(path) as name:
+            await (await _connect(name, waits=False)).aclose()
     except (ConnectionRefusedError, FileNotFoundError):
         return False
     except OSError as exc:
         # Python itself notices that a path is too long, and its error has no number.
         if exc.errno in (None, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
             raise
-        return True  # it accepts nothing now, or this user may not connect
+        return True  # its queue is full, or this user may not connect
     return True
 
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import termios
 import threading
@@ -401,6 +402,17 @@ def test_signals_have_their_default_meaning(runner: Runner, network: str) -> Non
     command = ["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]
     direct = subprocess.run(command, check=True, capture_output=True, text=True)
     assert runner.run("--network", network, "--", *command).stdout == direct.stdout
+
+
+def test_the_exit_code_is_known_although_sigchld_was_ignored(runner: Runner, network: str) -> None:
+    script = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", script, *runner.command("--network", network, "--", "sh", "-c", "exit 7")]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=runner.environment, cwd=runner.directory
+    )
+    assert (done.returncode, done.stderr) == (7, "")
 
 
 def test_what_the_application_has_sent_last_arrives(runner: Runner, network: str, target: Target) -> None:

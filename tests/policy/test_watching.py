@@ -178,6 +178,20 @@ async def test_one_reading_serves_all_who_share_a_policy(directory: Path, nurser
     nursery.cancel_scope.cancel()
 
 
+async def test_a_reload_reports_the_changes_of_all_directories(directory: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.d"
+    write(directory / "a.toml", "MaxStreams = 1\n")
+    write(other / "b.toml", "MaxStreams = 3\n")
+    watched = WatchedPolicy([other])
+    watched.take_event()
+    write(directory / "a.toml", "MaxStreams = 2\n")
+    await watched.reload()
+    event = watched.take_event()
+    assert isinstance(event, PolicyInForce)
+    assert event.added == (f"MaxStreams 2 ({directory}/a.toml:1)",)
+    assert event.removed == (f"MaxStreams 1 ({directory}/a.toml:1)",)
+
+
 def test_without_rules_there_is_no_event(directory: Path) -> None:
     assert WatchedPolicy().take_event() is None
 

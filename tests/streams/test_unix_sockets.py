@@ -17,7 +17,13 @@ import trio
 from hybridrelay._threads import run_in_thread
 from hybridrelay.streams import unix_sockets
 from hybridrelay.streams.path_threads import THREADS_PER_PATH, PathSilent
-from hybridrelay.streams.unix_sockets import UnixSocketFile, connect_unix_socket, listen_unix_socket, short_path
+from hybridrelay.streams.unix_sockets import (
+    UnixSocketFile,
+    connect_unix_socket,
+    is_listening,
+    listen_unix_socket,
+    short_path,
+)
 
 from ..waiting import async_wait_until, patience
 
@@ -221,6 +227,7 @@ async def test_a_full_queue_is_waited_for(tmp_path: Path, autojump_clock: trio.t
                     filling.connect(name)
             except BlockingIOError:
                 break
+        assert await is_listening(path), "found out without waiting"
         with trio.move_on_after(60) as scope:
             await connect_unix_socket(path)
         assert scope.cancelled_caught

@@ -31,7 +31,7 @@ _DATA_ID = "hybridrelay@32473"
 _SECONDS = 5.0
 #: How much a server may have sent since the last write (bytes). Syslog servers send nothing; some send a greeting.
 _MAX_IGNORED = 64 * 1024
-#: The longest message over UDP (bytes). Longer ones lose the end of their text.
+#: The longest message over UDP (bytes). Longer ones are cut off: they lose their text first, and then fields.
 _MAX_DATAGRAM = 2048
 
 

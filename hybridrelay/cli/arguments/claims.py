@@ -65,9 +65,10 @@ what the relay has delivered is kept in FILE.claim, which only you can read. Run
 connector is running; it then needs no code. FILE.claim is removed when FILE is written.
 
 The exit code is 1 if the relay or the connector refuses or cannot be reached, and 2 if the code was mistyped or FILE
-cannot be written. The claim can then still be taken, except in two cases. If FILE.claim was written, the claim has
-been taken: run the same command again, without a code. If the connection to the relay was lost during the delivery,
-or a file became unwritable during it, ask the administrator for a new claim.
+cannot be written. The claim can then still be taken, except in three cases. If the relay answers that the claim was
+taken or revoked, or has expired, it can no longer be taken. If FILE.claim was written, the claim has been taken: run
+the same command again, without a code. If the connection to the relay was lost during the delivery, or a file became
+unwritable during it, ask the administrator for a new claim.
 """
 _TAKE_EXAMPLES = """\
 examples:

@@ -28,7 +28,8 @@ _PATH = "/v1/events"
 _WAIT_SECONDS = 25.0
 #: The pause between attempts while the relay does not answer (seconds).
 _RETRY_SECONDS = 2.0
-#: The shortest time between two requests (seconds). A relay collects events for this long before it answers.
+#: The shortest time between two requests, unless the page before was full (seconds). A relay collects events for this
+#: long before it answers.
 _BETWEEN_SECONDS = 0.2
 #: The pause after an answer that came at once and brought no further event (seconds), although the request asks the
 #: relay to wait for one: the first pause, and the longest. Each pause is twice as long as the one before.
@@ -89,6 +90,8 @@ async def follow(client: ManagementClient, last: int, *, as_json: bool) -> None:
 
     Raises:
         ConfigurationError: the relay refuses the requests.
+        RelayIdentityError: the relay's certificate is not trusted.
+        RelayIdentityError: the relay's certificate is not trusted.
     """
     is_interrupted, pause = False, 0.0
     while not output.is_lost():

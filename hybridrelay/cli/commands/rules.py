@@ -52,7 +52,7 @@ def _tell_consequences(name: str, rule: str, done: ChangedRule) -> None:
         what = "stop working now" if done.after is None else "no longer have the rights that the rule has lost"
         output.say(f"Connection strings of {name} with SharedAccessKeyName={rule} {what}.")
     if len(done.hosts) > 1 and (done.before is None or done.after is None or done.before.rights != done.after.rights):
-        output.say(f"Its relays are {', '.join(done.hosts)}: the rules of the others were not changed.")
+        output.say(f"The relays of {name} are {', '.join(done.hosts)}: its rules at the others were not changed.")
 
 
 def _rights(rule: RuleInfo) -> str:

@@ -1,4 +1,8 @@
-"""The client's process of ``hybridrelay run``: it starts the application, and serves its connections. Linux only."""
+"""The client's process of ``hybridrelay run``: it starts the application, and serves its connections. Linux only.
+
+`client/application/following.py` describes the three processes of ``run``: the *first* one, this one and that of
+the application.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +135,8 @@ def _choose(name: str | None, published: Sequence[HostTarget]) -> Sequence[Netwo
 def _begin_first(
     args: argparse.Namespace, published: Sequence[HostTarget], mask: set[signal.Signals]
 ) -> tuple[NetworkSetup, Listening, Prepared]:
-    """Set up the first of the ways that succeeds. Another one may still fail, for example because a port is in use.
+    """Set up the first of the chosen ways that succeeds. A chosen one may still fail, for example because a port is
+    in use.
 
     Raises:
         ConfigurationError: why the first one has failed.
@@ -170,7 +175,7 @@ def _ports_of(
     listening: Listening,
     setup: NetworkSetup,
 ) -> Mapping[Key, Sequence[OpenPort]]:
-    """Return the listeners of each entry. Call it without Trio."""
+    """Return the listeners of each entry. For use before Trio runs."""
     every = iter(sockets)
     admits = None if listening.redirected is None else listening.redirected.admits
     is_private = setup.has_network or setup.intercepts
@@ -308,7 +313,7 @@ async def _run_application(
     process.release()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_report_failure, argv, process)
-        # If it cannot be executed, it ends, and why is reported before this nursery ends.
+        # If the application cannot be executed, its process ends. The reason is reported before this nursery ends.
         return await watch_application(process.pid, first, messages, belongs_to_client=belongs_to_client)
 
 

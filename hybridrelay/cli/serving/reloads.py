@@ -34,8 +34,8 @@ __all__ = ["RETRY_SECONDS", "Reloads", "Service"]
 #: If something could not be read or applied, when to try again although no file has changed (seconds): the cause may
 #: be a deny list that does not exist yet, or descriptors that have run out.
 RETRY_SECONDS = 5.0
-#: The longest time until a renewed identity that could not be used is tried again (seconds). It begins with
-#: `RETRY_SECONDS`, and doubles each time; the earlier identity is still valid for a third of its life.
+#: The longest time until a renewed identity that could not be used is tried again (seconds). The first time is
+#: `RETRY_SECONDS`, and each later one is twice as long. The earlier identity is still valid for a third of its life.
 LONGEST_RETRY_SECONDS = 3600.0
 
 

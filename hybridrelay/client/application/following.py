@@ -82,6 +82,8 @@ def start_client_process(run: Callable[[Messages], int]) -> tuple[int, socket.so
     Raises:
         OSError: no process can be started.
     """
+    # If it is ignored, as a program that started this one may have left it, the status of a child cannot be read.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     linux.become_subreaper()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     first = os.getpid()

@@ -1,9 +1,11 @@
 """Redirects an application's calls of connect(2), without namespaces: seccomp user notification.
 
-The kernel stops a thread of the application that calls connect(2), and notifies the client's process. It looks at the
-address. If this is a published one, it takes a copy of the application's own socket (pidfd_getfd(2)), and begins to
-connect it to a listener of its own. Because it is the same socket, its options, its mode and its registrations with
-epoll stay as they are. All other calls are executed as the application has made them.
+The kernel stops a thread of the application that calls connect(2), and notifies the client's process, which looks at
+the address. If this is a published one, the client takes a copy of the application's own socket (pidfd_getfd(2)), and
+begins to connect it to a listener of its own. Because it is the same socket, its options, its mode and its
+registrations with epoll stay as they are. If the client has a name server, UDP sockets that query another one are
+connected to it, and services that look up names (`_NAME_SERVICES`) seem not to run. All other calls are executed as
+the application has made them, or fail with ENOBUFS if the client lacks descriptors or memory.
 
 A signal may interrupt a call at any time. If its handler restarts calls (SA_RESTART), the call is made again, which
 is another notification, for a socket that is already being connected or is connected. The kernel knows what a call
@@ -66,7 +68,8 @@ _CONNECT_SECONDS: Final = 30.0
 #: How long a connection is admitted after it was begun (seconds). It may fail without notice, and its address then
 #: belongs to nobody.
 _ADMITTED_SECONDS: Final = 2 * _CONNECT_SECONDS
-#: How many connections that were not accepted yet, and how many resolvers, are remembered.
+#: How many connections that were not accepted yet, how many resolvers, and how many undelivered results are
+#: remembered.
 _MAX_NOTED: Final = 65536
 #: The Unix sockets of services that look up names for programs, and do not know the published ones. Connecting to
 #: them fails as if these services did not run, so that the C library looks up names itself.
@@ -289,7 +292,7 @@ class _Interception:
         """
         with sock:
             local = _local_address(sock)
-            if not is_reserved(sock.fileno()):  # otherwise, new connections are reset anyway
+            if not is_reserved(sock.fileno()):  # otherwise, the listener resets new connections
                 with trio.move_on_after(_CONNECT_SECONDS):
                     await trio.lowlevel.wait_writable(sock.fileno())
             if not _is_connected(sock):

@@ -1,7 +1,8 @@
 """System calls of Linux that Python has no functions for, and the numbers that they need.
 
-Every call checks the result, and raises OSError with the name of the call, so that a refusal can be explained. This
-module is the only one that uses ctypes for them.
+Calls through ctypes check the result, except in `connect_raw`, and raise OSError with the name of the call, so that a
+refusal can be explained. The ioctls of notifications raise OSError without a name. This module is the only one that
+uses ctypes for system calls of Linux.
 """
 
 from __future__ import annotations
@@ -220,7 +221,8 @@ def _prctl(option: int, value: int, call: str) -> None:
 
 
 def open_signal_descriptor(signals: frozenset[signal.Signals] | set[int]) -> int:
-    """Return a descriptor that is readable while one of these signals, which are blocked, is pending (signalfd(2)).
+    """Return a descriptor that is readable while one of these signals is pending (signalfd(2)). The caller has to
+    block them.
 
     Raises:
         OSError: no descriptor is left.
@@ -251,8 +253,8 @@ def notify_listener(program: bytes) -> int:
         The descriptor that gets the notifications.
 
     Raises:
-        OSError: EINVAL, ENOSYS: the kernel is older than 5.0, or has no seccomp; EBUSY: the process has such a filter
-            already; EPERM, EACCES: a security policy refuses it.
+        OSError: EINVAL, ENOSYS: the kernel is older than 5.0, or has no seccomp, or this module does not know the
+            architecture; EBUSY: the process has such a filter already; EPERM, EACCES: a security policy refuses it.
     """
     try:
         return _set_filter(program, _SECCOMP_FILTER_FLAG_NEW_LISTENER | _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
@@ -317,7 +319,8 @@ def take_descriptor(process: int, number: int) -> int:
 
     Raises:
         OSError: EPERM: a security policy does not allow this process to trace that one; EBADF: there is no such
-            descriptor; ENOSYS: the kernel is older than 5.6.
+            descriptor; ESRCH: the process has ended; EMFILE: no descriptor is left here; ENOSYS: the kernel is older
+            than 5.6.
     """
     found = _library().syscall(
         ctypes.c_long(_PIDFD_GETFD), ctypes.c_long(process), ctypes.c_long(number), ctypes.c_long(0)

@@ -45,7 +45,7 @@ def listen_for(hosts: Sequence[HostTarget], setup: NetworkSetup) -> Listening:
     """Choose addresses, and open listeners there, unless the application has a network of its own.
 
     Raises:
-        ConfigurationError: no listener can be opened.
+        ConfigurationError: a listener cannot be opened. None stays open.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         published = Published.of(hosts, random.randrange(BASES))  # noqa: S311 - only to avoid collisions

@@ -36,7 +36,7 @@ def bring_up_loopback(addresses: Iterable[str]) -> None:
         addresses: IPv6 addresses that it gets in addition; IPv4 addresses are ignored.
 
     Raises:
-        OSError: EPERM: this process may not configure the namespace.
+        OSError: the kernel refuses it. EPERM: this process may not configure the namespace.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP | _IFF_RUNNING))

@@ -5,8 +5,8 @@ sent to the group reaches it without help: Ctrl-C, Ctrl-Z, a new size of the ter
 was sent to the first process alone has to be passed on.
 
 1. A signal of the kernel, such as Ctrl-C, was sent to the whole group. It is not passed on.
-2. A signal of the application itself was probably sent to its whole group. It is not passed on. The client's process
-   sends signals to the first process alone.
+2. A signal of the application itself was probably sent to its whole group. It is not passed on. Nor is a signal of
+   the client's process, which is meant for the first process.
 3. The same holds for a signal of a member of the group, if the first process leads the group.
 4. Every other signal is passed on. If it was sent to the group by another program, as by ``kill %1`` in a shell, the
    application gets it twice.
@@ -45,7 +45,7 @@ def is_passed_on(*, code: int, sender: int, sender_group: int | None, ours: Coll
         sender: the process that has sent it; 0 if it is in another PID namespace.
         sender_group: the sender's process group; None if it has ended.
         ours: the processes of the application, and of the client.
-        group: the process group of both.
+        group: the process group of the first process and the application.
     """
     if code > 0 or sender in ours:
         return False

@@ -1,8 +1,8 @@
 """The clients in the background thread that sockets share: one for each configuration.
 
 A client stays open as long as the process runs, even while no socket is open. So a further socket needs no handshake,
-and when a key is rolled, the client is there to get the new one. If there are very many clients, those that were not
-used for the longest time are closed.
+and when a key is rolled, the client is there to get the new one. If there are very many clients, those without
+sockets that were not used for a new one for the longest time are closed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from .background import Background
 
 __all__ = ["as_config", "check_port", "check_timeout", "open_in_background"]
 
-#: If there are more clients than this, those without sockets are closed. Each holds two connections to a relay.
+#: If there are this many clients and another one is needed, one without sockets is closed, if there is one: the one
+#: that was not used for a new socket for the longest time. Each client holds two connections to a relay.
 MAX_CLIENTS = 64
 #: The fraction of the timeout during which attempts to open a session are repeated. After that, the error of the last
 #: attempt is raised; without this, the error would always be that the time has passed.
@@ -49,7 +50,7 @@ class SharedClient:
         self._failure: Exception | None = None
         #: How many sockets are being opened.
         self._opening = 0
-        #: When it was last used, on Trio's clock.
+        #: When a socket was last opened with it, or could not be opened, on Trio's clock.
         self.used_at = trio.current_time()
         self._waiting = trio.CancelScope()
 

@@ -1,6 +1,7 @@
 """What the fronts have in common: an application says, in a proxy's protocol, which host and port it wants. Pure.
 
-A front is a local port that many hybrid connections share. `socks.py` and `http_connect.py` are its two protocols.
+A front is a local port or Unix socket that many hybrid connections share. `socks.py` and `http_connect.py` are its
+two protocols.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def make_answer(query: Query, addresses: Sequence[IPv4Address | IPv6Address], *,
 
 
 def make_failure(query: Query, code: ResponseCode) -> bytes:
-    """Return an answer that says why there is none."""
+    """Return a response without records, which says why the query is not answered."""
     return _header(query, int(code), 0) + query.question
 
 

@@ -3,7 +3,8 @@
 1. They are in one block between two marker lines, at the end of the file. Each line of the block has a mark of its
    own, so that it is recognized even where a marker line is missing.
 2. All other bytes of the file stay as they are, even if they are not text. If the last line has no end, one is
-   added before the block; the first marker line says so, and it is removed together with the block.
+   added before the block, and the first marker line says so. The added end is removed together with the block, unless
+   there are lines after the block by then.
 3. Removing the block needs only the file. Any number of blocks, and parts of them, are removed.
 """
 

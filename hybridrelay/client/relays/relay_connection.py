@@ -214,7 +214,7 @@ class RelayConnection:
 
     @property
     def has_accepted_key(self) -> bool:
-        """Whether the relay accepted the current connection string's key when it was last asked."""
+        """Whether the last successful join was with the current connection string's key."""
         return self._accepted is not None and _same_key(self._accepted, self._string)
 
     def data_channel_lost(self) -> None:
@@ -246,7 +246,7 @@ class RelayConnection:
         """Check whether the relay accepts the key of a connection string.
 
         Raises:
-            HybridRelayError: it does not, or cannot be reached.
+            HybridRelayError: it does not, it does not accept the current key, or it cannot be reached.
         """
         channel = await self._control_channel()
         with self._forgetting_the_route(channel), self._requesting(channel):

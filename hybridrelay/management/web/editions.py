@@ -28,8 +28,8 @@ _API = "/v1/editions"
 _EMPTY = (
     f"An empty field means no limit, except for listeners, of which a hybrid connection may have "
     f"{LISTENERS_PER_CONNECTION} by default. "
-    "If a new limit is lower than what is in use, nothing ends because of that. Only sessions can end: if this is "
-    "chosen below, and the bytes of the month are used up."
+    "If a new limit is lower than what is in use, nothing ends because of that, with one exception: sessions end if "
+    "you choose so below, and the GB of the month are used up."
 )
 
 

@@ -69,7 +69,7 @@ _RATE_HINT = "In both directions together. Sessions are slowed down. At least 0.
 _LIMITS = (
     _Limit("listeners", "Listeners", "Connectors that are registered.", 1, 1, MAX_LISTENERS),
     _Limit("senders", "Senders", "Control channels of clients.", 1, 1, MAX_COUNT),
-    _Limit("sessions", "Sessions", "Pairs of data channels that are joined.", 1, 1, MAX_COUNT),
+    _Limit("sessions", "Sessions", "Pairs of data channels that are joined, or about to be.", 1, 1, MAX_COUNT),
     _Limit(
         "bytesPerMonth", "GB per month", "In both directions together, in a calendar month (UTC).", _GB, 1, MAX_BYTES
     ),
@@ -151,7 +151,7 @@ def parse_limits(form: Mapping[str, str]) -> dict[str, object]:
 
 
 def parse_edition(form: Mapping[str, str]) -> dict[str, object]:
-    """Return the limits in the form of an edition, in the form of the API.
+    """Convert the limits in the HTML form for an edition to the body that the API expects.
 
     Raises:
         RequestError: the same as in `parse_limits`.

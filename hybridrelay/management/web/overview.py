@@ -173,7 +173,7 @@ def connection_rows(connections: Sequence[ConnectionValue]) -> list[list[Child]]
 
 
 def state_of(one: ConnectionValue) -> Element:
-    """Return the state of a hybrid connection as one word."""
+    """Make the badge with the state of a hybrid connection."""
     if one.disabled:
         return badge("Disabled")
     return badge("Listening", "good") if one.listener_count else badge("No listener", "warn")

@@ -130,7 +130,8 @@ async def _patch(visit: Visit, name: str, changed: Mapping[str, object]) -> None
     """Change some of the settings, as a form says.
 
     Raises:
-        RequestError: 412 if another administrator has changed the hybrid connection since the form was shown.
+        RequestError: the change was refused; with 412, because another administrator has changed the hybrid
+            connection since the form was shown.
     """
     version = version_untrusted(visit.form())
     await visit.perform("patchHybridConnection", body=changed, version=version, name=name)

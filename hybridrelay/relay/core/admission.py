@@ -67,7 +67,8 @@ class KeyIndex:
             self._of_connection[connection] = keys
 
     def prove(self, credential: bytes, now: float) -> bytes | None:
-        """Return the id of the key with which a proof was made; None if there is no proof, or it is wrong or too old.
+        """Return the id of the key with which a proof was made; None if there is no proof, or it is wrong, or was
+        made too long before or after `now`.
 
         Costs one dictionary lookup, and one HMAC if the key id is known and the time in the proof is recent.
 

@@ -1,4 +1,7 @@
-"""The places that are kept for their holders, and which newcomers may use them. Pure."""
+"""The places that are kept for their holders after their owners have ended, and which newcomers get them. Pure.
+
+See rules 6 and 7 of `places.py`. (A connection string is *kept* in another sense: see docs/concepts.md.)
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,8 @@ class Kept(Generic[OwnerT]):
                 del self._by_entitlement[entitlement]
 
     def find(self, newcomer: Holder, name: str) -> Place[OwnerT] | None:
-        """Find the place for a newcomer: the oldest with the same key and name, or else the oldest of its holder."""
+        """Find the place for a newcomer: of those with its key and name, or else of those of its holder, the one that
+        was kept first."""
         for entitlement in _entitlements(newcomer, name):
             if places := self._by_entitlement.get(entitlement):
                 return next(iter(places))

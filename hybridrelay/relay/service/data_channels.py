@@ -250,10 +250,11 @@ async def _announce_join(listener: trio.abc.HalfCloseableStream, sender: trio.ab
 
 async def _send_status(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:
     """Send a status to a data channel that is not joined, and close it."""
-    with trio.move_on_after(STATUS_SECONDS):
-        try:
+    try:
+        with trio.move_on_after(STATUS_SECONDS):
             await stream.send_all(encode_status(reason))
             await stream.aclose()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it left first
-    await trio.aclose_forcefully(stream)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # it left first
+    finally:
+        await trio.aclose_forcefully(stream)
