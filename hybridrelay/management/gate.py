@@ -67,6 +67,7 @@ _STALE_SECONDS = 0.1
 #: The longest Authorization header that is accepted (characters).
 _MAX_CREDENTIALS = 8192
 _EXPIRED = CertificateRefusal("the client certificate has expired", "use one that is valid")
+_OTHER_CA = CertificateRefusal("the CA of the client certificate is no longer in use", "use one of the present CA")
 _USUAL_REMEDY = "send the header 'Authorization: Bearer TOKEN'; 'hybridrelay tokens create' creates a token"
 _SAFE = frozenset({"GET", "HEAD"})
 _CHALLENGES: Fields = (
@@ -138,7 +139,7 @@ class Gate:
             caller = by_cookie_
             await _check_site(request, by_cookie=True)
         elif peer.refusal is not None or peer.caller is not None:
-            refusal = peer.refusal or _EXPIRED
+            refusal = peer.refusal or (_EXPIRED if peer.is_trusted() else _OTHER_CA)
             answer = unauthenticated(refusal.detail, f"{refusal.remedy}; or {_USUAL_REMEDY}")
             await self._refuse(peer, group, refusal.detail, answer)
         else:
@@ -195,7 +196,8 @@ class Gate:
             raise unauthenticated("the credentials became invalid while the body of the request was arriving")
 
     def _has_expired(self, peer: Peer) -> bool:
-        return peer.expires_at is not None and self._managed.clock() >= peer.expires_at
+        is_over = peer.expires_at is not None and self._managed.clock() >= peer.expires_at
+        return is_over or not peer.is_trusted()
 
     async def _refuse(self, peer: Peer, group: str, detail: str, answer: RequestError | None = None) -> NoReturn:
         await self._check_failures(group)

@@ -42,6 +42,8 @@ class Peer(Value):
     caller: Caller | None = None
     #: When `caller` becomes invalid, because the certificate expires (seconds since 1970); None means never.
     expires_at: float | None = None
+    #: Returns whether the CA of the client certificate is still the one in use.
+    is_trusted: Callable[[], bool] = attrs.field(default=lambda: True, eq=False, repr=False, kw_only=True)
     #: Why the client certificate identifies no caller; None if it does, or if there is none.
     refusal: CertificateRefusal | None = None
     #: Called with the caller of each request once it has been identified; must not raise.

@@ -57,6 +57,8 @@ class _ServerTLS(Value):
     pin: str
     #: The names in the certificate, in lower case.
     names: frozenset[str]
+    #: The CAs of client certificates.
+    client_cas: frozenset[bytes] = attrs.field(default=frozenset(), repr=False)
 
 
 def _load_tls(certificate: Path, key: Path | None, client_ca: Path | None) -> _ServerTLS:
@@ -65,7 +67,8 @@ def _load_tls(certificate: Path, key: Path | None, client_ca: Path | None) -> _S
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         load_authorities(context, client_ca)
         context.verify_mode = ssl.CERT_OPTIONAL
-    return _ServerTLS(context, relay_pin(certificate), _names(certificate))
+    cas = frozenset(context.get_ca_certs(binary_form=True))
+    return _ServerTLS(context, relay_pin(certificate), _names(certificate), cas)
 
 
 def _names(certificate: Path) -> frozenset[str]:
@@ -349,7 +352,8 @@ class ManagementTcp:
         if renewal is None:
             await trio.lowlevel.checkpoint()
             return accepted, peer
-        tls = TLSStream(accepted, renewal.current.context, server_side=True, before_answer=self._pace)
+        used = renewal.current
+        tls = TLSStream(accepted, used.context, server_side=True, before_answer=self._pace)
         await tls.do_handshake()
         # From here on, records may have any length: there are few connections, and request bodies are short.
         tls.limit_held(None)
@@ -357,7 +361,11 @@ class ManagementTcp:
         if not certificate:
             return tls, peer
         caller, expires_at, refusal = caller_of_certificate(certificate)
-        return tls, attrs.evolve(peer, caller=caller, expires_at=expires_at, refusal=refusal)
+
+        def is_trusted() -> bool:
+            return self._tls is not None and self._tls.current.client_cas == used.client_cas
+
+        return tls, attrs.evolve(peer, caller=caller, expires_at=expires_at, refusal=refusal, is_trusted=is_trusted)
 
     async def _address_of(self, accepted: trio.SocketStream) -> str:
         """Return the address that a connection comes from; from its PROXY header if it has to have one."""

@@ -93,7 +93,10 @@ def test_refused_keys_are_found(journal: bool, peer: str) -> None:
     for event in (
         refusal("orders", peer, "the signature is wrong"),
         refusal("", peer, ""),
-        TokenRefused(reason=Reason.RIGHT_MISSING, **common),
+        *(
+            TokenRefused(reason=reason, **common)
+            for reason in (Reason.RIGHT_MISSING, Reason.UNKNOWN_CONNECTION, Reason.UNKNOWN_RULE, Reason.KEY_REVOKED)
+        ),
         ManagementAuthenticationFailed(peer=peer, detail="the token is unknown, or was revoked"),
     ):
         assert banned(logged(event), journal=journal) == [peer], logged(event)

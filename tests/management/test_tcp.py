@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import ssl
 import sys
@@ -271,6 +272,41 @@ async def test_a_client_certificate_gives_the_role_of_its_unit(state: Path, file
         ("certificate ann", "viewer", 403),
         ("certificate ann", "admin", 204),
     ]
+
+
+@pytest.mark.parametrize("change", ["another CA", "no CA", "the same CA"])
+async def test_who_has_connected_with_a_certificate_of_an_earlier_ca_has_no_access(
+    state: Path, files: Files, change: str
+) -> None:
+    """Over a connection that was opened before the CA was replaced."""
+    options = attrs.evolve(files.options, client_ca=files.directory / "ca.pem")
+    request = f"GET {CONNECTIONS}/orders HTTP/1.1\r\nHost: relay.example.com\r\n\r\n".encode()
+
+    async def status(stream: trio.SSLStream[trio.SocketStream]) -> bytes:
+        await stream.send_all(request)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += await stream.receive_some()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        (length,) = re.findall(rb"(?i)content-length: (\d+)", head)
+        while len(body) < int(length):
+            body += await stream.receive_some()
+        return head.split()[1]
+
+    async with served(state, options) as relay:
+        plain = await trio.open_tcp_stream("127.0.0.1", relay.port)
+        stream = trio.SSLStream(plain, files.context(units=["admin"]), server_hostname="relay.example.com")
+        assert await status(stream) == b"200"
+        if change == "no CA":
+            await relay.tcp.change(files.options)
+        elif change == "another CA":
+            CertificateAuthority().write(files.directory / "ca.pem")
+            assert await relay.tcp.reload()
+        else:
+            files.renew()
+            assert await relay.tcp.reload()
+        assert await status(stream) == (b"200" if change == "the same CA" else b"401")
+        await trio.aclose_forcefully(stream)
 
 
 async def test_client_certificates_need_tls_1_3(state: Path, files: Files) -> None:
