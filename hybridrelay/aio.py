@@ -8,6 +8,7 @@ asyncio.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl as _ssl
 from collections.abc import AsyncIterator, Callable
@@ -79,11 +80,29 @@ async def open_connection(
     If cancelled, nothing stays open.
     """
     sock = await open_socket(config, port=port, timeout=timeout)
+    loop = asyncio.get_running_loop()
+    reader, protocol = asyncio.StreamReader(limit=limit, loop=loop), None
+
+    def make_protocol() -> asyncio.StreamReaderProtocol:
+        nonlocal protocol
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        return protocol
+
     try:
-        return await asyncio.open_connection(sock=sock, limit=limit, ssl=ssl, server_hostname=server_hostname)
+        transport, _ = await loop.create_connection(
+            make_protocol, sock=sock, ssl=ssl, server_hostname=server_hostname
+        )
     except BaseException:
-        sock.close()
+        if protocol is None:
+            sock.close()
+        else:
+            # asyncio has the socket and closes it. If it were closed here, asyncio might still wait for its number,
+            # and then wait for ever for the next socket that has this number.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         raise
+    assert protocol is not None
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 @overload

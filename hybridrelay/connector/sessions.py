@@ -229,19 +229,17 @@ class Sessions:
     async def end_expired(self) -> None:
         """End sessions whose identity has expired, until cancelled. Only an honest client proves its identity again.
 
-        A program that has renewed its identity, and has a session with the new one, keeps its earlier sessions until
-        their streams have ended.
+        Those of identities that can be renewed go on. The program has renewed its identity, perhaps over a session
+        with another connector, and its earlier streams must not break. Somebody else who has such an identity could
+        renew it as well: only a deny list ends its access.
         """
         time_of_day = ConfirmedTime(self._clock(), trio.current_time())
         while True:
             await trio.sleep(_EXPIRY_SECONDS)
             time_of_day.read(self._clock(), trio.current_time())
-            expired = [one for one in self._served.values() if time_of_day.has_passed(one.peer.not_after)]
-            if expired:
-                valid = {one.owner for one in self._served.values() if not time_of_day.has_passed(one.peer.not_after)}
-                for served in expired:
-                    if served.owner not in valid:
-                        served.session.close(Reason.IDENTITY_EXPIRED)
+            for served in list(self._served.values()):
+                if not served.peer.is_renewable and time_of_day.has_passed(served.peer.not_after):
+                    served.session.close(Reason.IDENTITY_EXPIRED)
 
     def denied(self, published: Published, peer: PeerIdentity, *, activity_id: str = "") -> Reason | None:
         """Return why the policy denies this identity a session, or None. Publishes an event if it does.

@@ -77,8 +77,12 @@ class PeerIdentity(Value):
         This is the serial, or for an application's identity that an issuer has signed, the label. The label cannot
         change when the identity is renewed. The serial can, so one application may have several serials.
         """
-        is_renewable = self.is_from_issuer and self.role is Role.APPLICATION
-        return f"label {self.label}" if is_renewable else self.serial
+        return f"label {self.label}" if self.is_renewable else self.serial
+
+    @property
+    def is_renewable(self) -> bool:
+        """Whether the connector renews this identity on request, as long as no deny list has it."""
+        return self.is_from_issuer and self.role is Role.APPLICATION
 
     def is_same_certificate(self, other: PeerIdentity) -> bool:
         """Return whether both are known to have presented exactly the same certificate. A renewed one differs."""

@@ -271,7 +271,6 @@ async def test_a_session_has_one_event_at_its_end_whatever_ended_it(
     [
         (PEER, None),
         (PEER, ANOTHER),  # which has the same label, but only an issuer gives labels to one program each
-        (RENEWABLE, attrs.evolve(RENEWED, label="other")),
         (CLAIM, RENEWED),
     ],
 )
@@ -293,30 +292,15 @@ async def test_an_identity_that_expires_ends_its_sessions(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_renewed_identity_keeps_earlier_sessions_open(
+async def test_the_sessions_of_an_identity_that_can_be_renewed_go_on(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
+    """The program may have its session with the renewed identity at another connector."""
     scene = Scene(nursery)
     nursery.start_soon(scene.sessions.end_expired)
     earlier = await scene.session(peer=attrs.evolve(RENEWABLE, not_after=trio.current_time() + HOUR))
-    renewed = await scene.session(peer=RENEWED)
     await trio.sleep(2 * HOUR)
     assert why_ended(earlier) is None
-    renewed.close()
-    await trio.sleep(10)
-    assert why_ended(earlier) is Reason.IDENTITY_EXPIRED
-    nursery.cancel_scope.cancel()
-
-
-async def test_a_session_with_another_hybrid_connection_keeps_no_expired_one_open(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
-) -> None:
-    scene = Scene(nursery)
-    nursery.start_soon(scene.sessions.end_expired)
-    expires = await scene.session(peer=attrs.evolve(RENEWABLE, not_after=trio.current_time() + HOUR))
-    kept = await scene.session(scene.two, RENEWED)
-    await trio.sleep(HOUR + 10)
-    assert [why_ended(expires), why_ended(kept)] == [Reason.IDENTITY_EXPIRED, None]
     nursery.cancel_scope.cancel()
 
 

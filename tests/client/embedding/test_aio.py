@@ -8,6 +8,7 @@ import ssl
 import stat
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from hybridrelay.abc import Dialer
 from hybridrelay.client.embedding import background, shared
 from hybridrelay.connectivity.dialing import dial_udp_directly
 from hybridrelay.protocol import Reason
-from hybridrelay.security import HostPort, Role
+from hybridrelay.security import ConnectionString, HostPort, Role
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.streams.unix_sockets import short_path
 
@@ -207,21 +208,27 @@ async def test_a_forward_at_a_unix_socket_that_only_this_user_can_use(site: Site
     await in_asyncio(main())
 
 
-async def test_the_targets_own_tls(site: Site, tmp_path: Path) -> None:
-    """Inside of that between client and connector, and verified with the target's name."""
+async def secure_target(site: Site, directory: Path) -> tuple[ConnectionString, ssl.SSLContext]:
+    """A target with TLS of its own that answers what it receives, and the context for its clients."""
     authority = CertificateAuthority()
-    certificate = tmp_path / "certificate.pem"
+    certificate = directory / "certificate.pem"
     certificate.write_bytes(b"".join(authority.issue("sql01.corp.example")))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate)
 
     async def target(stream: trio.SocketStream) -> None:
         async with trio.SSLStream(stream, server, server_side=True, https_compatible=True) as secure:
-            await secure.send_all(await secure.receive_some())
+            with suppress(trio.BrokenResourceError):
+                await secure.send_all(await secure.receive_some())
 
-    string = await site.publish(target)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(authority.write(tmp_path / "ca.pem"))
+    context.load_verify_locations(authority.write(directory / "ca.pem"))
+    return await site.publish(target), context
+
+
+async def test_the_targets_own_tls(site: Site, tmp_path: Path) -> None:
+    """Inside of that between client and connector, and verified with the target's name."""
+    string, context = await secure_target(site, tmp_path)
 
     async def main() -> None:
         with pytest.raises(ssl.SSLCertVerificationError):
@@ -232,6 +239,36 @@ async def test_the_targets_own_tls(site: Site, tmp_path: Path) -> None:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+    await in_asyncio(main())
+
+
+async def test_opening_that_is_cancelled_when_the_targets_handshake_ends_disturbs_no_other_connection(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next socket gets the number of the earlier one, for which asyncio must not wait any more."""
+    string, context = await secure_target(site, tmp_path)
+    complete = asyncio.sslproto.SSLProtocol._on_handshake_complete  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        opening = partial(aio.open_connection, string, ssl=context, server_hostname="sql01.corp.example")
+        for _ in range(5):
+            task = asyncio.create_task(opening())
+
+            def cancel(protocol: object, error: object, task: asyncio.Task[object] = task) -> None:
+                complete(protocol, error)
+                task.cancel()
+
+            with monkeypatch.context() as patch:
+                patch.setattr("asyncio.sslproto.SSLProtocol._on_handshake_complete", cancel)
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            reader, writer = await asyncio.wait_for(opening(), 60)
+            writer.write(b"question")
+            assert await asyncio.wait_for(reader.read(100), 60) == b"question"
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     await in_asyncio(main())
 
