@@ -363,7 +363,7 @@ class ManagementTcp:
         caller, expires_at, refusal = caller_of_certificate(certificate)
 
         def is_trusted() -> bool:
-            return self._tls is not None and self._tls.current.client_cas == used.client_cas
+            return self._tls is not None and self._tls.current.client_cas >= used.client_cas
 
         return tls, attrs.evolve(peer, caller=caller, expires_at=expires_at, refusal=refusal, is_trusted=is_trusted)
 

@@ -274,7 +274,7 @@ async def test_a_client_certificate_gives_the_role_of_its_unit(state: Path, file
     ]
 
 
-@pytest.mark.parametrize("change", ["another CA", "no CA", "the same CA"])
+@pytest.mark.parametrize("change", ["another CA", "no CA", "the same CA", "one more CA"])
 async def test_who_has_connected_with_a_certificate_of_an_earlier_ca_has_no_access(
     state: Path, files: Files, change: str
 ) -> None:
@@ -302,10 +302,15 @@ async def test_who_has_connected_with_a_certificate_of_an_earlier_ca_has_no_acce
         elif change == "another CA":
             CertificateAuthority().write(files.directory / "ca.pem")
             assert await relay.tcp.reload()
+        elif change == "one more CA":
+            known = (files.directory / "ca.pem").read_text()
+            another = CertificateAuthority().write(files.directory / "another.pem").read_text()
+            (files.directory / "ca.pem").write_text(known + another)
+            assert await relay.tcp.reload()
         else:
             files.renew()
             assert await relay.tcp.reload()
-        assert await status(stream) == (b"200" if change == "the same CA" else b"401")
+        assert await status(stream) == (b"200" if "more" in change or "same" in change else b"401")
         await trio.aclose_forcefully(stream)
 
 
