@@ -433,8 +433,8 @@ class PortService:
         client = self._client
         served: Connections | None = None
         has_started = False
-        client.set_listening((*client.listening, *self._names), left_out=(*client.left_out, *self._left_out))
         try:
+            client.set_listening((*client.listening, *self._names), left_out=(*client.left_out, *self._left_out))
             with self._scope:
                 async with open_bridges() as bridges, trio.open_nursery() as waiting:
                     served = self.connections = Connections(client, bridges, waiting)
@@ -456,8 +456,10 @@ class PortService:
                     self.has_stopped.set()
         finally:
             self.connections = None
-            self._forget()
-            self.has_stopped.set()
+            try:
+                self._forget()
+            finally:
+                self.has_stopped.set()
         if not has_started:
             task_status.started()
         cut_off = 0 if served is None else served.cut_off

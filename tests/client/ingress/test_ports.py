@@ -13,7 +13,7 @@ from hybridrelay.client import Client, PortService, open_port, run_forward
 from hybridrelay.client.ingress import ports
 from hybridrelay.client.requests import StreamRequests
 from hybridrelay.connectivity.counters import EndpointCounters
-from hybridrelay.errors import ConfigurationError, RelayUnreachable
+from hybridrelay.errors import ConfigurationError, DeniedByPolicy, RelayUnreachable
 from hybridrelay.events import ConnectionsCutOff, Event, EventStream, ForwardOpenToOthers
 from hybridrelay.mux import MuxStream, Session
 from hybridrelay.security import ConnectionString
@@ -104,6 +104,23 @@ async def test_one_that_is_stopped_before_it_has_started_ends(nursery: trio.Nurs
     assert not client.listening
     port.close()
     nursery.cancel_scope.cancel()
+
+
+async def test_one_whose_addresses_the_policy_denies_has_stopped() -> None:
+    """Whoever waits for its end goes on."""
+
+    class Denying(FakeClient):
+        def set_listening(self, addresses: Sequence[str], *, left_out: Sequence[str] = ()) -> None:
+            if addresses:
+                raise DeniedByPolicy("the address is denied")
+
+    client = Denying()
+    port = await open_port(("127.0.0.1", 0), events=client.events)
+    service = PortService(client, [port])
+    with pytest.raises(DeniedByPolicy):
+        await service.run()
+    assert service.has_stopped.is_set()
+    port.close()
 
 
 async def test_addresses_that_others_may_reach_are_reported_once(nursery: trio.Nursery) -> None:
