@@ -107,7 +107,7 @@ async def test_one_that_is_stopped_before_it_has_started_ends(nursery: trio.Nurs
 
 
 async def test_one_whose_addresses_the_policy_denies_has_stopped() -> None:
-    """Whoever waits for its end goes on."""
+    """So a task that waits until it has stopped does not wait for ever."""
 
     class Denying(FakeClient):
         def set_listening(self, addresses: Sequence[str], *, left_out: Sequence[str] = ()) -> None:
