@@ -268,6 +268,7 @@ ProblemCode = Literal[
     "audit-failed",
     "checkpoints",
     "history",
+    "registry",
     "rendezvous",
     "rolls",
     "usage",

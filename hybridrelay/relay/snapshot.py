@@ -174,12 +174,12 @@ class CertificateSnapshot(Value):
     remedy: str = ""
 
 
-FileProblemCode: TypeAlias = Literal["audit", "checkpoints", "history", "rendezvous", "rolls", "usage"]
+FileProblemCode: TypeAlias = Literal["audit", "checkpoints", "history", "registry", "rendezvous", "rolls", "usage"]
 
 
 @attrs.frozen
 class FileProblem(Value):
-    """A file that the relay can do without, but cannot write at the moment."""
+    """A file that the relay cannot use at the moment, while it goes on with what it has in memory."""
 
     #: The code of the problem in the management API.
     code: FileProblemCode

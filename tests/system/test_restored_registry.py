@@ -64,6 +64,10 @@ async def test_a_relay_whose_registry_was_replaced_changes_nothing(deployment: D
     status, failed = await ready(deployment)
     assert (status, list(failed)) == (503, ["registry"])
     await relay.logs("was replaced while it was open.*restart the relay")
+    shown = deployment.run("status", "--json", "--state", deployment.state)
+    problems = {one["code"]: one for one in json.loads(shown.stdout)["relay"]["problems"]}
+    assert "was replaced while it was open" in problems["registry"]["detail"]
+    assert "restart the relay" in problems["registry"]["remedy"]
     relay.terminate()
     assert relay.err.count("was replaced while it was open") == 1, "it was reported once"
 
@@ -72,6 +76,7 @@ async def test_a_relay_whose_registry_was_replaced_changes_nothing(deployment: D
     assert deployment.run("keys", "list", "orders", "--json", "--state", deployment.state).stdout == before
     revoked = deployment.run(*REVOKE, "--state", deployment.state)
     assert revoked.returncode == 0, revoked.stderr
+    assert '"registry"' not in deployment.run("status", "--json", "--state", deployment.state).stdout
 
 
 def replaced_while_it_ran(relay: Program, restore: Callable[[], None]) -> None:

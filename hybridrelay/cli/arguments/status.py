@@ -40,6 +40,8 @@ Problems of a relay, with the codes that --json shows:
                              cannot be written
   audit                      the files of the audit log of the management API
                              cannot be written
+  registry                   the registry cannot be read, or its file was
+                             replaced or deleted: nothing can be changed
   checkpoints, history, rendezvous, rolls, usage
                              this file cannot be written
 

@@ -48,6 +48,7 @@ from .listener_handle import ListenerHandle, SenderHandle
 from .rolls import RollService
 from .updates import UpdateService
 from .usage import UsageService
+from .watcher import StoreWatcher
 
 __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
 
@@ -80,6 +81,7 @@ class RunningRelay(Value):
     updates: UpdateService
     checkpoints: CheckpointService
     joined: JoinedService
+    watcher: StoreWatcher
     clock: Callable[[], float]
 
     def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
@@ -109,7 +111,7 @@ class RunningRelay(Value):
 
     @property
     def _file_problems(self) -> tuple[FileProblem | None, ...]:
-        services = (self.history, self.usage, self.checkpoints, self.joined, self.rolls)
+        services = (self.watcher, self.history, self.usage, self.checkpoints, self.joined, self.rolls)
         return tuple(one.problem for one in services)
 
     def listener_count(self, name: str) -> int:

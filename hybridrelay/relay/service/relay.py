@@ -336,6 +336,7 @@ class Relay:
             updates,
             checkpoints,
             joined,
+            watcher,
             clock=self._clock,
         )
         return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims, checkpoints, ports)

@@ -26,6 +26,7 @@ from ..core.known import KnownConnections
 from ..limits import STORE_POLL_SECONDS
 from ..model import HybridConnection, StoreChange
 from ..quotas import NO_EDITIONS, Editions
+from ..snapshot import FileProblem
 from ..store.changes import Mark
 from ..store.store import Store
 
@@ -120,8 +121,8 @@ class StoreWatcher:
         #: What was read, and is not applied yet.
         self._waiting: deque[Part] = deque()
         self._on_change: Callable[[StoreChange], None] | None = None
-        #: Whether the last check failed.
-        self._failed = False
+        #: Why the store could not be read at the last check, or that its file was replaced; None if it was read.
+        self.problem: FileProblem | None = None
         #: The hybrid connections, the editions and the keys, as far as changes were applied; nothing before `run`.
         self.connections = KnownConnections()
         self.editions: Editions = NO_EDITIONS
@@ -156,15 +157,15 @@ class StoreWatcher:
     async def refresh(self) -> None:
         """Check now, instead of at the next interval. Changes are reported as usual.
 
-        If the store cannot be read, what is known stays in use. `StoreUnreadable` is published then, and
-        `StoreReadable` when it can be read again.
+        If the store cannot be read, what is known stays in use, and `problem` says why. `StoreUnreadable` is
+        published then, and `StoreReadable` when it can be read again.
         """
         try:
             await self._look()
         except StateError as exc:
-            if not self._failed:
-                self._failed = True
-                self._events.publish(StoreUnreadable(detail=str(exc), remedy=exc.remedy or ""))
+            is_new, self.problem = self.problem is None, FileProblem("registry", str(exc), exc.remedy or "")
+            if is_new:
+                self._events.publish(StoreUnreadable(detail=self.problem.detail, remedy=self.problem.remedy))
 
     async def _look(self) -> None:
         async with self._looking:
@@ -172,8 +173,8 @@ class StoreWatcher:
             has_more = True
             while has_more:
                 has_more = await run_in_thread(self._read, limiter=self._limiter)
-                if self._failed:
-                    self._failed = False
+                if self.problem is not None:
+                    self.problem = None
                     self._events.publish(StoreReadable())
                 await self._apply_waiting()
 

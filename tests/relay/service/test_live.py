@@ -34,6 +34,7 @@ from hybridrelay.relay.service.places import places_for_control_channels, places
 from hybridrelay.relay.service.rolls import RollService
 from hybridrelay.relay.service.updates import UpdateService
 from hybridrelay.relay.service.usage import UsageService
+from hybridrelay.relay.service.watcher import StoreWatcher
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.relay.updates import StoredUpdate
 from hybridrelay.security import KeySlot, Role, load_or_create_relay_certificate
@@ -100,6 +101,7 @@ def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
         updates,
         checkpoints,
         JoinedService(Path("/nowhere"), 0.0, clock=time.time, events=EventStream()),
+        StoreWatcher(MemoryStore(), events=EventStream()),
         time.time,
     )
 

@@ -22,6 +22,7 @@ from hybridrelay.relay.core.known import KnownConnections
 from hybridrelay.relay.model import HybridConnection, KeyId, StoreChange
 from hybridrelay.relay.quotas import NO_EDITIONS, NO_QUOTA, Limits, Quota
 from hybridrelay.relay.service.watcher import PART, StoreReader, StoreWatcher
+from hybridrelay.relay.snapshot import FileProblem
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import (
@@ -423,14 +424,17 @@ async def test_a_store_that_cannot_be_read_is_one_event_however_often_it_is_chec
     async with trio.open_nursery() as nursery:
         await nursery.start(watcher.run, lambda change: None)
         monkeypatch.setattr(registry, "data_version", fail)
+        assert watcher.problem is None
         for _ in range(3):
             await watcher.refresh()
+        assert watcher.problem == FileProblem("registry", "the disk is on fire", "put it out")
         assert events == [StoreUnreadable(detail="the disk is on fire", remedy="put it out")]
         monkeypatch.setattr(registry, "data_version", real)
         for _ in range(3):
             await watcher.refresh()
         nursery.cancel_scope.cancel()
     assert events == [StoreUnreadable(detail="the disk is on fire", remedy="put it out"), StoreReadable()]
+    assert watcher.problem is None
 
 
 async def test_a_store_that_cannot_be_read_at_first_is_an_error(registry: SQLiteStore) -> None:
