@@ -19,6 +19,7 @@ from typing import Self
 
 import trio
 
+from .._environment import without_secrets
 from .._nursery import FlatNursery
 from .._printable import printable
 from .._threads import OutOfThreads, thread_errors
@@ -41,7 +42,8 @@ _ERRORS_AT_A_TIME = 1024
 
 
 class Commands:
-    """Runs a command, once for each call of `dial`. Use it with `async with`: its processes belong to a nursery of
+    """Runs a command, once for each call of `dial`, in the environment of this program without its secrets
+    (`_environment.without_secrets`). Use it with `async with`: its processes belong to a nursery of
     the block, and are killed and reaped at its end. (A process that runs as another user cannot be killed.)
 
     Args:
@@ -287,7 +289,7 @@ async def _wait_exit(pid: int) -> bool:
 async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfCloseableStream]:
     if sys.platform == "win32":
         process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=without_secrets()
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -297,8 +299,9 @@ async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfClo
         # In a session of its own, the command does not receive Ctrl-C from our terminal, so this program can end it
         # gracefully, together with the processes that the command has started.
         process = await trio.lowlevel.open_process(
-            command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, start_new_session=True
-        )
+            command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, start_new_session=True,
+            env=without_secrets(),
+        )  # fmt: skip
         return process, trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     except BaseException:
         ours.close()

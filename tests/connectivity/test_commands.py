@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from hybridrelay._environment import SECRET_VARIABLES
 from hybridrelay.connectivity.commands import Commands
 from hybridrelay.events import CommandPrinted, Event, EventStream
 from hybridrelay.mux.pace import BURST
@@ -53,6 +54,18 @@ async def test_its_input_and_output_are_one_stream() -> None:
             await stream.send_eof()
             assert await stream.receive_some() == b""
         assert not is_alive(pid), "closing ends the process, and waits for that"
+
+
+async def test_it_gets_the_environment_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRET_VARIABLES:
+        monkeypatch.setenv(name, "hidden")
+    monkeypatch.setenv("SHOWN_TO_THE_COMMAND", "shown")
+    received = b""
+    async with Commands(("sh", "-c", "env")) as commands, await commands.dial() as stream:
+        while data := await stream.receive_some():
+            received += data
+    assert b"SHOWN_TO_THE_COMMAND=shown" in received
+    assert b"hidden" not in received
 
 
 async def test_whoever_reaps_other_children_knows_its_processes() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 
+from ..._environment import without_secrets
 from ..._replace_file import create_file, replace_file
 from ...administration import ServiceRole, ServiceSettings, example_config, launchd_plist, systemd_unit, windows_text
 from ...errors import ConfigurationError, HybridRelayError
@@ -268,7 +269,10 @@ def _run(*command: str) -> None:
     if program is None:
         raise HybridRelayError(f"there is no program {command[0]} on this machine")
     try:
-        done = subprocess.run([program, *command[1:]], check=False, capture_output=True, text=True, timeout=_SECONDS)
+        done = subprocess.run(
+            [program, *command[1:]], check=False, capture_output=True, text=True, timeout=_SECONDS,
+            env=without_secrets(),
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise HybridRelayError(f"{' '.join(command)} did not end within {_SECONDS} s") from None
     if done.returncode != 0:

@@ -21,8 +21,7 @@ from typing import Any, Final, NoReturn
 
 import attrs
 
-from ..._defaults import CLAIM_CODE_VARIABLE, PROXY_PASSWORD_VARIABLE
-from ...security import ENVIRONMENT_VARIABLE
+from ..._environment import SECRET_VARIABLES
 from . import linux
 from .addresses import Published
 from .namespaces import enter_mounts, enter_namespaces, open_private_listeners
@@ -49,8 +48,6 @@ _MAX_DESCRIPTORS = 253
 #: The message with the last descriptors, and the one after which more follow.
 _LAST, _MORE = b"{}", b'{"more": true}'
 _SHELL = "/bin/sh"
-#: Variables with secrets of the client, which the application does not need.
-_SECRETS = (ENVIRONMENT_VARIABLE, PROXY_PASSWORD_VARIABLE, CLAIM_CODE_VARIABLE)
 #: Signals that Python ignores, which a program does not expect.
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFZ", "SIGXFSZ")
 
@@ -230,7 +227,7 @@ def _be_application(
             if notifications is not None:
                 os.close(notifications)
             if channel.recv(_MAX_MESSAGE):
-                for name in _SECRETS:
+                for name in SECRET_VARIABLES:
                     os.environ.pop(name, None)
                 _restore_signals(mask)
                 failure = execute(argv)

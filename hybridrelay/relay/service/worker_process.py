@@ -21,6 +21,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from ..._environment import without_secrets
 from ..._threads import thread_errors
 from ...events.relay_resources import SpliceUnavailable
 from ...events.stream import EventStream
@@ -162,8 +163,9 @@ class WorkerProcess:
             # A process group of its own, so that Ctrl-C does not reach it while it starts.
             with thread_errors():
                 process = await trio.lowlevel.open_process(
-                    command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0, cwd=directory
-                )
+                    command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0, cwd=directory,
+                    env=without_secrets(),
+                )  # fmt: skip
             after_an_error.pop_all()
         ours.setblocking(False)
         return cls(process, ours, memory, events)
