@@ -18,6 +18,7 @@ __all__ = [
     "OUT_OF_DESCRIPTORS",
     "OUT_OF_MEMORY",
     "Shortage",
+    "datagram_shortage_of",
     "remedy_or",
     "shortage_of",
     "socket_shortage_of",
@@ -44,6 +45,10 @@ OUT_OF_MEMORY = Shortage(
 _PORTS = Shortage(
     "has no local port left for the connection",
     "widen net.ipv4.ip_local_port_range, or find out with 'ss -tan' what holds so many connections",
+)
+_DATAGRAM_PORTS = Shortage(
+    "has no local UDP port left",
+    "widen net.ipv4.ip_local_port_range, or find out with 'ss -uan' what holds so many sockets",
 )
 _MEMORY = Shortage(
     "has no memory left for connections", "free memory on this machine, or raise net.ipv4.tcp_mem (see tcp(7))"
@@ -72,7 +77,7 @@ def shortage_of(error: OSError) -> Shortage | None:
     if error.errno is None or isinstance(error, socket.gaierror | BlockingIOError):
         return None  # not an errno, or EAGAIN from a call that would block
     if error.errno == errno.EADDRNOTAVAIL:
-        return None if _has_free_port() else _PORTS
+        return None if _has_free_port(socket.SOCK_STREAM) else _PORTS
     return _SHORTAGES.get(error.errno)
 
 
@@ -80,6 +85,16 @@ def socket_shortage_of(error: OSError) -> Shortage | None:
     """Like `shortage_of`, for a call about a socket, or one that waits for it. There, ENOSPC is about epoll(7), and
     not about a disk."""
     return _WATCHES if error.errno == errno.ENOSPC else shortage_of(error)
+
+
+def datagram_shortage_of(error: OSError) -> Shortage | None:
+    """Like `socket_shortage_of`, for making a UDP socket and connecting it. That never blocks: on Linux, EAGAIN means
+    there that no local port is left. Other systems use EADDRNOTAVAIL."""
+    if isinstance(error, BlockingIOError):
+        return _DATAGRAM_PORTS
+    if error.errno == errno.EADDRNOTAVAIL and not isinstance(error, socket.gaierror):
+        return None if _has_free_port(socket.SOCK_DGRAM) else _DATAGRAM_PORTS
+    return socket_shortage_of(error)
 
 
 def text_or(error: Exception, usual: str) -> str:
@@ -94,11 +109,11 @@ def remedy_or(error: Exception, usual: str) -> str:
     return usual if shortage is None else shortage.remedy
 
 
-def _has_free_port() -> bool:
-    """Return whether a local TCP port is left. If so, EADDRNOTAVAIL means that there is no local address (often of
-    IPv6)."""
+def _has_free_port(kind: socket.SocketKind) -> bool:
+    """Return whether a local port is left, for TCP or UDP. If so, EADDRNOTAVAIL means that there is no local address
+    (often of IPv6)."""
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        with socket.socket(socket.AF_INET, kind) as sock:
             sock.bind(("", 0))
     except OSError as exc:
         return exc.errno != errno.EADDRINUSE

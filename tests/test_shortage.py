@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from hybridrelay._shortage import remedy_or, shortage_of, socket_shortage_of, text_or
+from hybridrelay._shortage import datagram_shortage_of, remedy_or, shortage_of, socket_shortage_of, text_or
 from hybridrelay._threads import OutOfThreads
 
 
@@ -69,14 +69,30 @@ def test_no_address_is_distinguished_from_no_port(
     number: int | None, is_shortage: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connecting fails with EADDRNOTAVAIL in both cases. If no port is left, binding one fails as well."""
+    kinds = []
 
     class Sock(socket.socket):
         def bind(self, address: object) -> None:
+            kinds.append(self.type)
             if number is not None:
                 raise _error(number)
 
     monkeypatch.setattr(socket, "socket", Sock)
-    shortage = shortage_of(_error(errno.EADDRNOTAVAIL))
-    assert (shortage is not None) == is_shortage
-    if shortage is not None:
-        assert "no local port" in shortage.text
+    for judge, text in ((shortage_of, "no local port"), (datagram_shortage_of, "no local UDP port")):
+        shortage = judge(_error(errno.EADDRNOTAVAIL))
+        assert (shortage is not None) == is_shortage
+        if shortage is not None:
+            assert text in shortage.text
+    assert kinds == [socket.SOCK_STREAM, socket.SOCK_DGRAM]
+
+
+def test_a_udp_socket_for_which_there_is_no_port() -> None:
+    shortage = datagram_shortage_of(_error(errno.EAGAIN))
+    assert shortage is not None
+    assert "no local UDP port" in shortage.text
+    assert "ip_local_port_range" in shortage.remedy
+    assert datagram_shortage_of(OutOfThreads()) is shortage_of(OutOfThreads())
+    for number in (errno.EMFILE, errno.ENOSPC):
+        assert datagram_shortage_of(_error(number)) is socket_shortage_of(_error(number))
+    for other in (_error(errno.ENETUNREACH), socket.gaierror(socket.EAI_AGAIN, "later")):
+        assert datagram_shortage_of(other) is None

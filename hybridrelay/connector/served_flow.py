@@ -13,6 +13,7 @@ from ..security import HostPort
 from .flow_bridge import FlowBridge, FlowTotals
 from .outcome import NotConnected, outcome_of_flow
 from .served_stream import Connected, ServedStream, peer_address
+from .shares import Share
 from .targets import open_datagram_target
 
 __all__ = ["MAX_FLOWS_PER_SESSION", "ServedFlow"]
@@ -32,6 +33,11 @@ class ServedFlow(ServedStream):
     def so_far(self) -> FlowTotals | None:
         """What the flow has carried; None while the target is not connected."""
         return self._bridge.so_far() if isinstance(self._bridge, FlowBridge) else None
+
+    @property
+    def _shares(self) -> tuple[Share, ...]:
+        shares = self._serving.shares
+        return shares.descriptors, shares.datagram_ports
 
     async def _admit_and_connect(self) -> Connected | NotConnected:
         if self._serving.streams.flows_of(self.origin.session) > MAX_FLOWS_PER_SESSION:  # this one is counted

@@ -227,6 +227,7 @@ class ServedStream:
 
     @property
     def _shares(self) -> tuple[Share, ...]:
+        """The shares in which the connection to the target counts."""
         shares = self._serving.shares
         return shares.descriptors, shares.ports(self._target)
 

@@ -1,7 +1,8 @@
 """Shares the connector's limited resources among applications, so that one application cannot use up all of them.
 
 Every session and every connection to a target takes a file descriptor. Every connection to a target also takes a
-local port, which can be used only once for the same address and port of the target.
+local port. With TCP, a local port can be used only once for the same address and port of the target. The UDP socket
+of a flow takes a local port that no other UDP socket of the machine can have, whatever its target is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _DYNAMIC_PORTS = 65_536 - 49_152
 #: Ports that are left free for other programs on the machine.
 _RESERVED_PORTS = 64
+_MORE_PORTS = "widen net.ipv4.ip_local_port_range"
 
 
 class Share:
@@ -37,12 +39,16 @@ class Share:
         what: the resource, as a plural, for messages.
         remedy: what an administrator can do when the resource is used up.
         usable: returns how much of it there is, or None if it is unlimited.
+        holders: what holds it, as a plural, for messages.
     """
 
-    def __init__(self, what: str, remedy: str, usable: Callable[[], int | None]) -> None:
+    def __init__(
+        self, what: str, remedy: str, usable: Callable[[], int | None], *, holders: str = "connections"
+    ) -> None:
         self.remedy = remedy
         self._what = what
         self._usable = usable
+        self._holders = holders
         self._held: Counter[Hashable] = Counter()
 
     @property
@@ -56,7 +62,7 @@ class Share:
 
     def why_refused(self, owner: Hashable) -> str:
         """Return the message for an application that already holds its share."""
-        return f"{self.held(owner)} connections are open, this application's share of the {self._what}"
+        return f"{self.held(owner)} {self._holders} are open, this application's share of the {self._what}"
 
     def take(self, owner: Hashable) -> bool:
         """Count one more for `owner`. Returns False, and counts nothing, if it already holds its share."""
@@ -91,8 +97,8 @@ class SpareOf(Value):
 
 
 class Shares:
-    """The shares of all applications: one `Share` for descriptors, and one for the local ports towards each
-    target."""
+    """The shares of all applications: one `Share` for descriptors, one for the local TCP ports towards each target,
+    and one for the local UDP ports of all flows."""
 
     def __init__(
         self, *, limit: Callable[[], int | None] = descriptor_limit, ports: Callable[[], int] | None = None
@@ -100,18 +106,21 @@ class Shares:
         """`limit` returns how many descriptors the process may have, `ports` how many local ports the machine has."""
         self.descriptors = Share("descriptors", RAISE_LIMIT, lambda: _usable_descriptors(limit()))
         self._ports = count_local_ports if ports is None else ports
+        #: Flows take at most half of the local UDP ports: the programs of the machine need some to resolve names.
+        self.datagram_ports = Share(
+            "local UDP ports", _MORE_PORTS, lambda: max(1, self._ports() // 2), holders="flows"
+        )
         self._by_target: dict[StreamTarget, Share] = {}
 
     def ports(self, target: StreamTarget) -> Share:
-        """Return the `Share` of the local ports for connections to one target. For a Unix socket it is unlimited."""
+        """Return the `Share` of the local TCP ports for connections to one target. For a Unix socket it is
+        unlimited."""
         if target not in self._by_target:
             for other in [other for other, share in self._by_target.items() if share.is_unused]:
                 del self._by_target[other]
             has_ports = not isinstance(target, UnixSocket)
             usable = max(1, self._ports() - _RESERVED_PORTS) if has_ports else None
-            self._by_target[target] = Share(
-                f"local ports towards {target}", "widen net.ipv4.ip_local_port_range", lambda: usable
-            )
+            self._by_target[target] = Share(f"local ports towards {target}", _MORE_PORTS, lambda: usable)
         return self._by_target[target]
 
 
@@ -120,7 +129,8 @@ def _usable_descriptors(limit: int | None) -> int | None:
 
 
 def count_local_ports() -> int:
-    """Return how many connections to one address and port this machine can have at the same time."""
+    """Return how many connections to one address and port this machine can have at the same time, and how many UDP
+    sockets in all."""
     try:
         first, last = map(int, _PORT_RANGE.read_text("ascii").split())
     except (OSError, ValueError):

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import trio
 
 from .._descriptors import is_reserved
-from .._shortage import OUT_OF_DESCRIPTORS, Shortage, socket_shortage_of
+from .._shortage import OUT_OF_DESCRIPTORS, Shortage, datagram_shortage_of, socket_shortage_of
 from ..errors import ConfigurationError
 from ..failure import causes
 from ..policy.decision import ALLOWED, Decision
@@ -160,7 +160,7 @@ async def open_datagram_target(
             )
             sock = _connect_datagrams(found)
         except OSError as exc:
-            raise _target_error(exc) from exc
+            raise _target_error(exc, datagram_shortage_of) from exc
         if is_reserved(sock.fileno()):
             sock.close()
             raise _out_of(OUT_OF_DESCRIPTORS)
@@ -170,7 +170,7 @@ async def open_datagram_target(
 
 def _connect_datagrams(addresses: Sequence[AddressInfo]) -> socket.socket:
     """Return a UDP socket that is connected to the first address for which that is possible. Raises OSError."""
-    failure = OSError("no address")
+    errors: list[OSError] = []
     for family, kind, protocol, _, address in addresses:
         sock = socket.socket(family, kind, protocol)
         try:
@@ -178,10 +178,10 @@ def _connect_datagrams(addresses: Sequence[AddressInfo]) -> socket.socket:
             sock.connect(address)
         except OSError as exc:
             sock.close()
-            failure = exc
+            errors.append(exc)
         else:
             return sock
-    raise failure
+    raise OSError("; ".join(dict.fromkeys(map(str, errors)))) from ExceptionGroup("attempts", errors)
 
 
 async def _open_unix(target: UnixSocket, permit: Callable[[str], Decision]) -> trio.SocketStream:
@@ -201,18 +201,25 @@ def name_error(exc: OSError) -> TargetError:
     return _target_error(exc)
 
 
-def _target_error(exc: OSError) -> TargetError:
-    """Combine the failures at all addresses that were tried into one error."""
+def _target_error(
+    exc: OSError, shortage_of: Callable[[OSError], Shortage | None] = socket_shortage_of
+) -> TargetError:
+    """Combine the failures at all addresses that were tried into one error.
+
+    Args:
+        exc: the failure, whose causes are those at each address.
+        shortage_of: determines whether one of them is a shortage of this machine.
+    """
     if isinstance(exc, PathSilent):
         return TargetError(
             "the file system of the target's Unix socket does not answer",
             Reason.TARGET_TIMEOUT,
             remedy="check whether a network file system cannot be reached",
         )
-    # `open_tcp` raises one error for all addresses, whose cause has the error of each.
+    # There is one error for all addresses, whose cause has the error of each.
     failed = [cause for cause in causes(exc) if isinstance(cause, OSError)]
     for cause in failed:
-        if (shortage := socket_shortage_of(cause)) is not None:
+        if (shortage := shortage_of(cause)) is not None:
             return _out_of(shortage)
     # A refusal at one address says more (the host exists) than a missing route to another one.
     reason = max(map(_reason, failed), key=lambda one: one.specificity, default=Reason.TARGET_UNREACHABLE)

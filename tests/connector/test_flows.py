@@ -12,8 +12,9 @@ import trio.testing
 
 from hybridrelay.connector import served_flow
 from hybridrelay.connector.idle import ANSWERED_SECONDS, IDLE_SECONDS, SILENT_SECONDS
+from hybridrelay.connector.requested import first_target
 from hybridrelay.errors import StreamRefused
-from hybridrelay.events import PolicyRefused, StreamClosed, StreamNotConnected, StreamOpened
+from hybridrelay.events import PolicyRefused, ShareUsedUp, StreamClosed, StreamNotConnected, StreamOpened
 from hybridrelay.mux import DatagramFlow, Feature, SessionConfig
 from hybridrelay.policy import Policy
 from hybridrelay.policy.toml_files import parse_policy_file
@@ -271,6 +272,25 @@ async def test_a_session_has_a_limit(nursery: trio.Nursery, target: Target, monk
     nursery.cancel_scope.cancel()
 
 
+async def test_flows_to_all_targets_count_in_one_share_of_local_ports(nursery: trio.Nursery, target: Target) -> None:
+    scene = await Scene.start(nursery, await target.bind())
+    scene.shares._ports = lambda: 8  # four may be used; with two flows, only two are left
+    flows = [scene.client.open_flow_nowait() for _ in range(2)]
+    for flow in flows:
+        await exchange(flow, target)
+    assert scene.shares.ports(first_target(scene.published.target)).is_unused, "these are for TCP"
+    third = scene.client.open_flow_nowait()
+    with pytest.raises(StreamRefused, match=r"2 flows are open, .* share of the local UDP ports") as caught:
+        await third.wait_opened()
+    assert caught.value.reason is Reason.LIMIT
+    (event,) = [event for event in scene.events if isinstance(event, ShareUsedUp)]
+    assert "ip_local_port_range" in event.remedy
+    await flows[0].aclose()
+    await scene.ended()
+    await exchange(scene.client.open_flow_nowait(), target)
+    nursery.cancel_scope.cancel()
+
+
 async def _end_session(scene: Scene, flow: DatagramFlow) -> None:
     scene.client.close()
 
@@ -305,7 +325,8 @@ async def test_every_end_is_reported_once_and_leaves_nothing(
     event = await scene.ended()
     assert (event.outcome, event.to_client, event.reason) == ("broken", ending, reason)
     assert len(scene.service) == 0
-    assert scene.shares.descriptors._held.total() == 0
+    assert scene.shares.descriptors.is_unused
+    assert scene.shares.datagram_ports.is_unused
     nursery.cancel_scope.cancel()
 
 

@@ -59,6 +59,17 @@ def test_local_ports_are_shared_out_for_each_target() -> None:
     assert "local ports towards db.example:5432" in shares.ports(DATABASE).why_refused("a")
 
 
+def test_local_udp_ports_are_one_share_for_all_targets() -> None:
+    ports = 1064
+    shares = Shares(ports=lambda: ports)
+    share = shares.datagram_ports
+    assert [_take_all(share, owner) for owner in "ab"] == [266, 133], "half of them remain for other programs"
+    assert share.why_refused("a") == "266 flows are open, this application's share of the local UDP ports"
+    assert _take_all(shares.ports(DATABASE), "a") == 500, "TCP has ports of its own"
+    ports *= 2  # net.ipv4.ip_local_port_range was widened
+    assert _take_all(share, "a") > 0
+
+
 def test_targets_that_nobody_uses_are_forgotten() -> None:
     shares = Shares(ports=lambda: 1064)
     kept = shares.ports(DATABASE)

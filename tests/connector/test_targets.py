@@ -13,12 +13,19 @@ import trio
 
 from hybridrelay._threads import OutOfThreads
 from hybridrelay.connector import targets
-from hybridrelay.connector.targets import TargetDenied, TargetError, check_supported, open_target
+from hybridrelay.connector.targets import (
+    TargetDenied,
+    TargetError,
+    check_supported,
+    open_datagram_target,
+    open_target,
+)
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.policy.decision import ALLOWED, Decision
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, UnixSocket
 from hybridrelay.streams import unix_sockets
+from hybridrelay.streams.name_lookups import AddressInfo
 from hybridrelay.streams.path_threads import THREADS_PER_PATH
 from hybridrelay.streams.unix_sockets import listen_unix_socket
 
@@ -70,6 +77,38 @@ async def test_a_failure_has_a_reason_and_does_not_name_the_target(
     assert caught.value.reason is reason
     assert TARGET.host not in str(caught.value)
     assert (caught.value.remedy is not None) == (reason is Reason.OUT_OF_RESOURCES)
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason", "detail"),
+    [
+        ([errno.EAGAIN], Reason.OUT_OF_RESOURCES, os.strerror(errno.EAGAIN)),
+        ([errno.EAGAIN, errno.ENETUNREACH], Reason.OUT_OF_RESOURCES, os.strerror(errno.ENETUNREACH)),
+        ([errno.EMFILE], Reason.OUT_OF_RESOURCES, os.strerror(errno.EMFILE)),
+        ([errno.EADDRNOTAVAIL], Reason.TARGET_UNREACHABLE, os.strerror(errno.EADDRNOTAVAIL)),
+        ([errno.ENETUNREACH, errno.ENETUNREACH], Reason.TARGET_UNREACHABLE, os.strerror(errno.ENETUNREACH)),
+    ],
+)
+async def test_why_a_udp_socket_cannot_be_connected(
+    errors: list[int], reason: Reason, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(errors)
+
+    class Sock(socket.socket):
+        def connect(self, address: object) -> None:
+            raise _error(left.pop(0))
+
+    async def found(*_: object, **__: object) -> list[AddressInfo]:
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", ("192.0.2.1", 53)) for _ in errors]
+
+    monkeypatch.setattr(targets, "resolve_host", found)
+    monkeypatch.setattr(socket, "socket", Sock)
+    with pytest.raises(TargetError) as caught:
+        await open_datagram_target(TARGET)
+    assert not left
+    assert caught.value.reason is reason
+    assert (caught.value.remedy is not None) == (reason is Reason.OUT_OF_RESOURCES)
+    assert str(caught.value.__cause__).count(detail) == 1, "this is what the audit log says"
 
 
 async def test_a_connection_that_is_dropped_is_reset() -> None:

@@ -22,9 +22,9 @@ ANY_PORTS = ",".join(f"{name}=0" for name in PORT_NAMES)
 HOLD_PORTS = """
 import pathlib, socket, threading
 
-def narrow_and_hold(first):
+def narrow_and_hold(first, kind=socket.SOCK_STREAM):
     pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{first} {first + 1}")
-    held = [socket.socket(), socket.socket()]
+    held = [socket.socket(type=kind), socket.socket(type=kind)]
     try:
         for number, one in enumerate(held, first):
             one.bind(("", number))
@@ -147,6 +147,36 @@ except ConnectionResetError:
     connector.wait_for_line("has no local port left for the connection' remedy=.widen", where="err")
     await connector.logs("reason='out-of-resources'")
     assert "unreachable" not in connector.err
+
+
+async def test_without_local_udp_ports(machine: Machine, deployment: Deployment) -> None:
+    """Every local UDP port is in use, so that a flow gets none. The target is not blamed."""
+    deployment.start(
+        "relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS, wrapper=machine.wrapper
+    )
+    published = deployment.create("dns", "127.0.0.1:5/udp")
+    connector = deployment.start(
+        "connector", "--connection-string-file", published.connector, *deployment.datagrams_allowed(),
+        wrapper=machine.wrapper,
+    )  # fmt: skip
+    forward = deployment.start(
+        "forward", "--connection-string-file", published.application, "--listen", "127.0.0.1:0/udp",
+        wrapper=machine.wrapper,
+    )  # fmt: skip
+    port = int(re.findall(r"127\.0\.0\.1:(\d+)/udp", forward.out)[0])
+    # The source port of the application is outside of every range.
+    script = f"""{HOLD_PORTS}
+held = narrow_and_hold(60200, socket.SOCK_DGRAM)
+assert held
+sock = socket.socket(type=socket.SOCK_DGRAM)
+sock.bind(("127.0.0.1", 20000))
+sock.sendto(b"request", ("127.0.0.1", {port}))
+{AND_WAIT}"""
+    with Program([*machine.wrapper, sys.executable, "-c", script]) as holder:
+        holder.wait_for_line("held")
+        connector.wait_for_line("target.out-of-resources.*has no local UDP port left' remedy=.widen", where="err")
+        await connector.logs("reason='out-of-resources'")
+        assert "unreachable" not in connector.err
 
 
 def test_without_local_ports_for_the_relay(machine: Machine, deployment: Deployment) -> None:
