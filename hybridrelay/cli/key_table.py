@@ -86,13 +86,16 @@ def roll_text(rule: str, roll: RollInfo) -> str:
 
 
 def _ended_text(rule: str, roll: RollInfo, ended_at: float) -> str:
-    missing = roll.holders - roll.kept
-    return (
-        f"Rule {rule}: the {roll.slot.other} key was rolled to the {roll.slot} one, and revoked at "
-        f"{utc_text(ended_at)}.\n"
-        f"{missing} of {roll.holders} programs have not stored the new key. They fail after a restart,\n"
-        f"unless it was written where their connection strings come from (keys use):\n{_missing_table(roll)}"
-    )
+    missing, at = roll.holders - roll.kept, utc_text(ended_at)
+    lines = [
+        f"Rule {rule}: the {roll.slot.other} key was rolled to the {roll.slot} one, and revoked at {at}.",
+        f"{missing} of {roll.holders} programs have not stored the new key. They fail after a restart,",
+        "unless it was written where their connection strings come from (keys use):",
+        _missing_table(roll),
+    ]
+    if text := not_counted(roll.started_at, roll.seen_since, is_crowded=roll.is_crowded):
+        lines.append(text)
+    return "\n".join(lines)
 
 
 def _missing_table(roll: RollInfo) -> str:

@@ -7,7 +7,7 @@ from .times import utc_text
 __all__ = ["not_counted"]
 
 #: See docs/threat-model.md, "Programs that a relay remembers".
-_CROWDED = "The relay had no room to note more programs. The others are given it, but are not counted."
+_CROWDED = "The relay had no room to note more programs. The others were given it too, but are not counted."
 
 
 def not_counted(began_at: float, seen_since: float | None, *, is_crowded: bool) -> str:

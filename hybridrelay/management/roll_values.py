@@ -90,8 +90,9 @@ class RollValue(Value, frozen=True):
             holders=ended.seen,
             kept=ended.kept,
             missing=_holders(ended.missing),
-            seen_since=ended.roll.started_at,
+            seen_since=ended.seen_since,
             ended_at=ended.ended_at,
+            is_crowded=ended.is_crowded,
         )
 
     @classmethod

@@ -277,6 +277,11 @@ class EndedRollSnapshot(Value):
     kept: int
     #: Some of those that have not.
     missing: tuple[HolderSnapshot, ...]
+    #: Since when programs were noted (seconds since 1970): later than the start of the roll if programs that were
+    #: seen before the relay was restarted are no longer known.
+    seen_since: float
+    #: Whether there was no room for others, which are not counted.
+    is_crowded: bool = False
 
 
 @attrs.frozen

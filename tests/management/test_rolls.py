@@ -74,10 +74,13 @@ async def test_a_roll_begins_and_is_shown(api: Api, viewer: Api) -> None:
 async def test_a_roll_that_is_over_shows_who_has_not_stored_the_key(api: Api, viewer: Api) -> None:
     await create(api)
     roll = KeyRoll("application", KeySlot.SECONDARY, 1, 2, 1000.0, 2000.0)
-    api.relay.ended_rolls["orders", "application"] = EndedRollSnapshot(roll, 1500.0, 3, 2, (MISSING,))
+    api.relay.ended_rolls["orders", "application"] = EndedRollSnapshot(
+        roll, 1500.0, 3, 2, (MISSING,), seen_since=1200.0, is_crowded=True
+    )
     answer, shown = await viewer.call("GET", f"{RULE}/roll")
     assert answer.status == 200
     assert (shown["slot"], shown["endedAt"], shown["holders"], shown["kept"]) == ("secondary", 1500.0, 3, 2)
+    assert (shown["seenSince"], shown["isCrowded"]) == (1200.0, True)
     assert [one["state"] for one in shown["missing"]] == ["memory"]
 
 

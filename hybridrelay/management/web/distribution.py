@@ -189,6 +189,7 @@ def _one_roll(rule: str, roll: RollValue, href: str) -> Element:
               ". The old one was revoked ", moment(roll.ended_at), ". ",
               "The others fail after a restart, unless the new key is in the connection strings that they then read."
               if roll.missing else None),
+            _not_counted(roll.started_at, roll.seen_since, is_crowded=roll.is_crowded),
             _missing(f"Programs without the new key of {rule}", roll.missing),
         )  # fmt: skip
     end = "at" if roll.wait_for_grace or roll.is_crowded else "when all have it, at the latest at"
@@ -239,7 +240,7 @@ def _not_counted(began_at: float, seen_since: float | None, *, is_crowded: bool)
             ". Programs that have not connected since then are not counted.", class_="note",
         )  # fmt: skip
     if is_crowded:
-        text = "The relay had no room to note more programs. The others are given it, but are not counted."
+        text = "The relay had no room to note more programs. The others were given it too, but are not counted."
         crowded = h("p", text, class_="note")
     return [restarted, crowded]
 

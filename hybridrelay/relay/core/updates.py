@@ -118,6 +118,8 @@ class Distribution(Generic[ChannelT]):
         self.sequence = sequence
         self._take_room, self._release_room = take_room, release_room
         self._recipients: dict[_Program, Recipient] = {}
+        #: Those of them that have disconnected.
+        self._departed: dict[_Program, Recipient] = {}
         #: The programs of the control channels that were last observed, and how many channels each has.
         self._channels: dict[ChannelT, _Program] = {}
         self._open: Counter[_Program] = Counter()
@@ -129,7 +131,7 @@ class Distribution(Generic[ChannelT]):
         self.is_crowded = False
         for at, one in {} if earlier is None else earlier.close().items():
             if one.departed_at is not None and one.state is not UpdateState.OTHER and self._has_room():
-                self._recipients[at] = Recipient(
+                self._recipients[at] = self._departed[at] = Recipient(
                     one.instance,
                     one.address,
                     one.role,
@@ -186,6 +188,7 @@ class Distribution(Generic[ChannelT]):
         known = self._recipients.get(at)
         if known is not None:
             known.departed_at = None
+            self._departed.pop(at, None)
         elif self._has_room():
             self._recipients[at] = Recipient(channel.instance, channel.address, str(channel.role))
 
@@ -215,15 +218,13 @@ class Distribution(Generic[ChannelT]):
         if one is None:
             return
         one.departed_at, one.departed_on = time_of_day, now
+        self._departed[at] = one
         if one.state is UpdateState.OTHER or (one.needs_nothing and one.role != "connector"):
             self._remove(at)
 
     def _forget(self, now: float) -> None:
         """Forget programs that left long ago, and the earliest of the others if there are too many."""
-        if len(self._recipients) == len(self._open):
-            return
-        departed = [(one.departed_on, at) for at, one in self._recipients.items() if one.departed_at is not None]
-        departed.sort()
+        departed = sorted((one.departed_on, at) for at, one in self._departed.items())
         too_many = len(departed) - MAX_DEPARTED
         for number, (since, at) in enumerate(departed):
             if number < too_many or now - since > DEPARTED_SECONDS:
@@ -231,6 +232,7 @@ class Distribution(Generic[ChannelT]):
 
     def _remove(self, at: _Program) -> None:
         del self._recipients[at]
+        self._departed.pop(at, None)
         self._release_room(1)
 
     def answered(self, address: str, instance: str, state: UpdateState, detail: str) -> Recipient | None:

@@ -33,6 +33,10 @@ class _Ended:
     ended_at: float
     #: How many programs were seen during the roll, including those that have stored the key.
     seen: int
+    #: Since when programs were noted (seconds since 1970).
+    seen_since: float
+    #: Whether there was no room for others.
+    is_crowded: bool
 
 
 class EndedRolls:
@@ -40,10 +44,12 @@ class EndedRolls:
 
     Args:
         room: how many programs may be remembered.
+        started_at: when the relay was started (seconds since 1970).
     """
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, started_at: float) -> None:
         self._room = room
+        self._started_at = started_at
         #: By hybrid connection and rule.
         self._ended: dict[tuple[str, str], _Ended] = {}
 
@@ -52,21 +58,27 @@ class EndedRolls:
 
     def add(self, name: str, machine: Roll[ControlPeer], ended_at: float) -> None:
         """Remember a roll that is over, if programs have not stored the new key. Its room is given back otherwise."""
-        seen = len(machine.holders)
-        self._room.release(name, machine.end())
+        seen, began_at = len(machine.holders), machine.roll.started_at
+        seen_since = max(began_at, self._started_at) if machine.has_forgotten else began_at
         self.drop(name, machine.roll.rule)
-        if machine.has_seen:
-            self._ended[name, machine.roll.rule] = _Ended(machine, ended_at, seen)
+        self._keep(name, _Ended(machine, ended_at, seen, seen_since, machine.is_crowded))
 
     def restore(self, saved: SavedEnd, machine: Roll[ControlPeer]) -> None:
         """Continue with what the previous main process has saved. `machine` has its programs."""
-        self._ended[saved.connection, saved.roll.rule] = _Ended(machine, saved.ended_at, saved.seen)
+        is_crowded = saved.is_crowded or machine.is_crowded
+        self._keep(saved.connection, _Ended(machine, saved.ended_at, saved.seen, saved.seen_since, is_crowded))
+
+    def _keep(self, name: str, one: _Ended) -> None:
+        """Remember a roll, unless all programs have stored the new key. From now on, it is given more rarely."""
+        self._room.release(name, one.machine.end())
+        if one.machine.has_seen:
+            self._ended[name, one.machine.roll.rule] = one
 
     def saved(self) -> Iterator[SavedEnd]:
         """Yield copies of what the next main process has to know. The caller may let other tasks run in between."""
         for (name, _), one in list(self._ended.items()):
             holders = [attrs.evolve(holder) for holder in one.machine.holders]
-            yield SavedEnd(name, one.machine.roll, one.ended_at, one.seen, holders)
+            yield SavedEnd(name, one.machine.roll, one.ended_at, one.seen, holders, one.seen_since, one.is_crowded)
 
     def drop(self, name: str, rule: str) -> bool:
         """Forget the roll of a rule. Returns whether there was one."""
@@ -135,6 +147,8 @@ class EndedRolls:
             seen=one.seen,
             kept=one.seen - len(missing),
             missing=tuple(holder_snapshot(holder) for holder in missing[:listed]),
+            seen_since=one.seen_since,
+            is_crowded=one.is_crowded,
         )
 
     def unkept(self) -> Iterator[UnkeptKeySnapshot]:

@@ -121,16 +121,16 @@ class RollService:
         #: What the previous main process has seen; None if that is not known.
         self._remembered: Remembered | None = {}
         self._saved_ends: list[SavedEnd] = []
+        #: When the relay was started (seconds since 1970).
+        self._started_at = clock()
         #: The rolls that are over, although programs have not stored the new key.
-        self._ended = EndedRolls(self._room)
+        self._ended = EndedRolls(self._room, self._started_at)
         #: How many times something has changed that the next main process has to know: now, and when this was last
         #: written.
         self._changes = self._written = 0
         self._write_again_at = -math.inf
         #: Why it cannot be written at the moment.
         self.problem: FileProblem | None = None
-        #: When the relay was started (seconds since 1970).
-        self._started_at = clock()
         #: Whether programs that were connected before have had the time to return.
         self._have_returned = False
 

@@ -56,6 +56,10 @@ class SavedEnd(Value):
     seen: int
     #: The programs that have not stored the key.
     holders: Sequence[Holder]
+    #: Since when programs were noted (seconds since 1970).
+    seen_since: float
+    #: Whether there was no room for others.
+    is_crowded: bool = False
 
 
 def roll_id(connection: str, roll: KeyRoll) -> str:
@@ -75,7 +79,10 @@ def write_rolls(state_dir: Path, rolls: Remembered, ended: Iterable[SavedEnd] = 
     content = ",".join(
         f"{_dumped(one)}:{'null' if holders is None else _dumped_holders(holders)}" for one, holders in rolls.items()
     )
-    over = ",".join(f"[{_dumped(_head_of(one))[1:-1]},{_dumped_holders(one.holders)}]" for one in ended)
+    over = ",".join(
+        f"[{_dumped(_head_of(one))[1:-1]},{_dumped_holders(one.holders)},{_dumped(_tail_of(one))[1:-1]}]"
+        for one in ended
+    )
     text = f'{{"format":{_dumped(_FORMAT)},"version":1,"rolls":{{{content}}},"ended":[{over}]}}'
     replace_file(state_dir / ROLLS_FILE, text + "\n")
 
@@ -141,6 +148,10 @@ def _head_of(ended: SavedEnd) -> list[object]:
     ]  # fmt: skip
 
 
+def _tail_of(ended: SavedEnd) -> list[object]:
+    return [ended.seen_since, ended.is_crowded]
+
+
 def _ended(
     connection: object,
     rule: object,
@@ -153,16 +164,20 @@ def _ended(
     ended_at: object,
     seen: object,
     holders: Sequence[Sequence[object]],
+    seen_since: object = None,
+    is_crowded: object = False,
 ) -> SavedEnd:
-    texts, numbers = [connection, rule, slot], [old_generation, new_generation, started_at, ends_at, ended_at, seen]
+    seen_since = started_at if seen_since is None else seen_since
+    texts = [connection, rule, slot]
+    numbers = [old_generation, new_generation, started_at, ends_at, ended_at, seen, seen_since]
     if not all(isinstance(one, str) for one in texts) or not all(type(one) in (int, float) for one in numbers):
         raise ValueError("it has another form")
-    old, new, started, ends, ended, count = (float(str(one)) for one in numbers)
-    if not all(map(math.isfinite, (old, new, started, ends, ended, count))):
+    old, new, started, ends, ended, count, since = (float(str(one)) for one in numbers)
+    if not all(map(math.isfinite, (old, new, started, ends, ended, count, since))):
         raise ValueError("a number is not finite")
     roll = KeyRoll(str(rule), KeySlot(str(slot)), int(old), int(new), started, ends, bool(waits))
     found = [_holder(*values) for values in holders[:MAX_HOLDERS]]
-    return SavedEnd(str(connection), roll, ended, int(count), found)
+    return SavedEnd(str(connection), roll, ended, int(count), found, since, bool(is_crowded))
 
 
 def _dumped_holders(holders: Sequence[Holder]) -> str:

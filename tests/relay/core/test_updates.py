@@ -106,6 +106,23 @@ def test_a_program_that_has_left() -> None:
     assert names(later, missing=False) == ["c"]
 
 
+def test_programs_that_have_left_are_forgotten_however_many_others_are_connected() -> None:
+    """Also if as many programs without room are connected as are remembered."""
+    room = Room(1, 1)
+    machine = Distribution[Channel](5, take_room=partial(room.take, "db"), release_room=partial(room.release, "db"))
+    observe(machine, seen("left"), now=0)
+    observe(machine, seen("without room"), now=1)
+    assert names(machine) == ["left"]
+    observe(machine, seen("without room"), now=2 + DEPARTED_SECONDS)
+    assert names(machine) == []
+    # One that has returned is not forgotten.
+    observe(machine, seen("back"), now=2 + DEPARTED_SECONDS)
+    observe(machine, now=3 + DEPARTED_SECONDS)
+    observe(machine, seen("back"), now=4 + DEPARTED_SECONDS)
+    observe(machine, seen("back"), now=9 + 2 * DEPARTED_SECONDS)
+    assert names(machine) == ["back"]
+
+
 def test_a_second_channel_of_the_same_program() -> None:
     """A program has two while it tries out the relays of an update."""
     machine = Distribution[Channel](5)

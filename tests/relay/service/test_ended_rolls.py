@@ -162,6 +162,78 @@ async def test_the_next_relay_knows_it(scene: Scene) -> None:
     assert relay.ended("db", RULE) is None
 
 
+async def test_the_next_relay_gives_the_key_again_as_rarely(scene: Scene, mock_clock: trio.testing.MockClock) -> None:
+    earlier = await ended(scene)
+    mock_clock.jump(1)  # the file is not written too often
+    await earlier._save()
+    relay = scene.relay()
+    await relay._remember()
+    await look(scene, relay)
+    given = len(scene.channels[1].given)
+    mock_clock.jump(LATER_REPEAT_SECONDS - 1)
+    await look(scene, relay)
+    assert len(scene.channels[1].given) == given
+    mock_clock.jump(2)
+    await look(scene, relay)
+    assert len(scene.channels[1].given) == given + 1
+
+
+async def test_the_next_relay_forgets_a_roll_whose_programs_have_all_stored_the_key(scene: Scene) -> None:
+    await ended(scene)
+    file = scene.directory / ROLLS_FILE
+    file.write_text(file.read_text().replace('"memory"', '"kept"'))
+    relay = scene.relay()
+    await relay._remember()
+    await look(scene, relay)
+    assert relay.ended("db", RULE) is None
+    assert relay._room.used == 0
+
+
+@pytest.mark.parametrize("left", ["no room for a program", "what was seen before a restart cannot be read"])
+async def test_it_is_known_that_programs_are_not_counted(scene: Scene, left: str) -> None:
+    relay = await rolled(scene)
+    started_at = scene.store.get("db").rolls[0].started_at
+    expected = (started_at, False)
+    if left == "no room for a program":
+        relay._rolls["db", RULE].machine._take_room = lambda: False
+        scene.channels.append(ProgramChannel("3" * 32, scene.channels[0].keys))
+        expected = (started_at, True)
+    else:
+        scene.now += 50
+        (scene.directory / ROLLS_FILE).write_text("damaged")
+        relay = scene.relay()
+        await relay._remember()
+        expected = (scene.now, False)
+    await look(scene, relay)
+    scene.now += 101
+    await look(scene, relay)
+
+    shown = relay.ended("db", RULE)
+    assert shown is not None
+    assert (shown.seen_since, shown.is_crowded) == expected
+    # The next relay knows it, too.
+    (saved,) = read_ended_rolls(scene.directory)
+    assert (saved.seen_since, saved.is_crowded) == expected
+    update(scene.broker, scene.store)
+    relay = scene.relay()
+    await relay._remember()
+    await look(scene, relay)
+    shown = relay.ended("db", RULE)
+    assert shown is not None
+    assert (shown.seen_since, shown.is_crowded) == expected
+
+
+async def test_a_file_without_what_was_not_counted_is_read(scene: Scene) -> None:
+    await ended(scene)
+    file = scene.directory / ROLLS_FILE
+    content = json.loads(file.read_text())
+    (one,) = content["ended"]
+    content["ended"] = [one[:11]]
+    file.write_text(json.dumps(content))
+    (saved,) = read_ended_rolls(scene.directory)
+    assert (saved.seen_since, saved.is_crowded) == (saved.roll.started_at, False)
+
+
 async def test_a_program_that_has_left_is_still_shown_but_is_not_a_problem(scene: Scene) -> None:
     relay = await ended(scene)
     del scene.channels[1]
