@@ -117,8 +117,8 @@ def replace_file(path: str | os.PathLike[str], text: str) -> None:
 
 
 def remove_leftovers(path: Path) -> list[Path]:
-    """Remove the temporary files of processes that were killed while they replaced or created this file. Ends without
-    an error at the first one that cannot be removed.
+    """Remove the temporary files of processes that were killed while they replaced or created this file. Those that
+    cannot be removed stay, without an error.
 
     No other process may be replacing the file at the same time.
 
@@ -131,11 +131,14 @@ def remove_leftovers(path: Path) -> list[Path]:
     target = Path(os.path.realpath(path))
     pattern = re.compile(re.escape(_fresh_prefix(target)) + "[0-9a-f]{8}")
     removed = []
-    with contextlib.suppress(OSError):
-        for sibling in target.parent.iterdir():
-            if pattern.fullmatch(sibling.name):
-                sibling.unlink()
-                removed.append(sibling)
+    try:
+        leftovers = [sibling for sibling in target.parent.iterdir() if pattern.fullmatch(sibling.name)]
+    except OSError:
+        return []
+    for leftover in leftovers:
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+            removed.append(leftover)
     return removed
 
 

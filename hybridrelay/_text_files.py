@@ -110,7 +110,8 @@ def decode_text(data: bytes, *, source: str, limit: int) -> str:
     try:
         text = _with_line_feeds(data.decode(encoding))
     except UnicodeDecodeError as exc:
-        before = _with_line_feeds(data[: exc.start].decode(encoding, "ignore"))
+        # The decoder of UTF-8 has removed the byte-order mark from what the position refers to.
+        before = _with_line_feeds(exc.object[: exc.start].decode(encoding, "ignore"))
         raise TextError(f"{source}: line {_line_number(before)} is not text in UTF-8", remedy=_SAVE_AS) from None
     if (position := text.find("\0")) >= 0:
         line = _line_number(text[:position])

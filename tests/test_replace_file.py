@@ -448,6 +448,18 @@ def test_what_a_killed_process_left_is_removed(path: Path) -> None:
     assert remove_leftovers(path.parent / "absent" / "file") == []
 
 
+def test_what_cannot_be_removed_does_not_protect_the_others(path: Path) -> None:
+    names = {f".{path.name}.{number:08x}" for number in range(20)}
+    kept = {name for number, name in enumerate(sorted(names)) if number % 2}
+    for name in names:
+        if name in kept:
+            path.with_name(name).mkdir()  # a directory cannot be unlinked
+        else:
+            path.with_name(name).touch()
+    assert {one.name for one in remove_leftovers(path)} == names - kept
+    assert set(_names(path)) == {path.name, *kept}
+
+
 def test_of_many_that_create_a_file_at_once_one_succeeds(tmp_path: Path) -> None:
     path, count = tmp_path / "file", 8
     together = threading.Barrier(count)

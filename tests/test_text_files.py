@@ -40,7 +40,10 @@ def test_what_editors_write_is_the_same_text(data: bytes, tmp_path: Path) -> Non
     ("data", "problem"),
     [
         (b"one\r\ntwo\rsecret\xff\n", "line 3 is not text"),
+        (b"\xef\xbb\xbfa\n\xff", "line 2 is not text"),
+        (b"\xef\xbb\xbf\xff", "line 1 is not text"),
         ("\ufeffone\nsecret".encode("utf-16-le") + b"\x00", "line 2 is not text"),
+        ("\ufeffa\n".encode("utf-16-be") + b"\xdc\x00", "line 2 is not text"),
         (b"\xff\xfe\x00\xd8s\x00", "line 1 is not text"),
         (b"one\nsecret\0", "line 2 contains a NUL"),
         ("one\nsecret".encode("utf-16-le"), "line 1 contains a NUL"),

@@ -122,12 +122,12 @@ class ExpiryNotices:
         events, said = [], dict[tuple[str, CredentialKind, str], int]()
         for one in credentials:
             key, threshold = (one.connection, one.kind, one.serial), one.threshold(now)
-            if threshold is None:
-                continue
             before = self._said.get(key)
-            # If the clock goes back, nothing is reported again, unless it goes back beyond all thresholds.
-            said[key] = threshold if before is None else min(before, threshold)
-            if before is None or threshold < before:
+            # If the clock goes back, nothing is reported again.
+            reached = [days for days in (before, threshold) if days is not None]
+            if reached:
+                said[key] = min(reached)
+            if threshold is not None and (before is None or threshold < before):
                 events.append(
                     IdentityExpiresSoon(
                         connection=one.connection,

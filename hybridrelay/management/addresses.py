@@ -75,7 +75,8 @@ class LocalAddress(Value):
         return stream
 
     async def connect_if_it_runs(self) -> trio.abc.Stream | None:
-        """Open a connection; return None if nothing is listening on the socket.
+        """Open a connection; return None if nothing is listening on the socket. The caller sets the deadline: while
+        the queue of connections is full, this waits.
 
         Raises:
             ManagementError: connecting fails for another reason; for example, this user may not connect.
@@ -84,11 +85,6 @@ class LocalAddress(Value):
             return await connect_unix_socket(self.socket)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             return None
-        except BlockingIOError as exc:
-            raise ManagementError(
-                f"the relay at {self.socket} accepts no connections",
-                remedy="check whether it hangs: see its log, or run kill -USR1 PID",
-            ) from exc
         except OSError as exc:
             raise ManagementError(
                 f"cannot connect to {self.socket}: {exc.strerror or exc}",

@@ -77,10 +77,15 @@ class ManagementClient:
         """Open a connection to a relay on this machine. Returns False if nothing listens on its socket.
 
         Raises:
-            ManagementError: something is listening, but this user may not connect to it.
+            ManagementError: something is listening, but this user may not connect to it, or it accepts no
+                connections.
         """
         assert isinstance(self._address, LocalAddress)
-        stream = await self._address.connect_if_it_runs()
+        try:
+            with trio.fail_after(_CONNECT_SECONDS):
+                stream = await self._address.connect_if_it_runs()
+        except trio.TooSlowError as exc:
+            raise _no_connection(self._peer) from exc
         if stream is not None:
             self._connection = _Connection(stream, trio.current_time())
         return stream is not None
@@ -224,11 +229,15 @@ class ManagementClient:
                 remedy="run the command again",
             ) from exc
         except trio.TooSlowError as exc:
-            raise ManagementError(
-                f"{self._peer} cannot be reached within {_CONNECT_SECONDS:g} s",
-                remedy="check whether it hangs; check the address, and firewalls that drop packets silently",
-            ) from exc
+            raise _no_connection(self._peer) from exc
         return _Connection(stream, trio.current_time())
+
+
+def _no_connection(peer: str) -> ManagementError:
+    return ManagementError(
+        f"{peer} cannot be reached within {_CONNECT_SECONDS:g} s",
+        remedy="check whether it hangs; check the address, and firewalls that drop packets silently",
+    )
 
 
 def _requested_pause(response: _Response) -> int | None:

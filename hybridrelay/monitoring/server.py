@@ -23,7 +23,7 @@ from ..http import Failure, Prepare, Response, Service, serve
 from ..management.hosts import AllowedHosts
 from ..management.rendering import render_failure
 from ..security.names import bracketed, is_loopback
-from ..streams.unix_sockets import check_same_user, connect_unix_socket, listen_unix_socket
+from ..streams.unix_sockets import check_same_user, is_listening, listen_unix_socket
 from .operations import Monitored, make_router
 from .sources import StatusSource
 
@@ -174,13 +174,13 @@ async def _check_unused(path: Path) -> None:
     """Check that no other program listens on a Unix socket, because that socket would be replaced.
 
     Raises:
-        ConfigurationError: another program listens there.
+        ConfigurationError: another program listens there, or no socket can be there.
     """
     try:
-        stream = await connect_unix_socket(path)
-    except OSError:
-        return
-    await trio.aclose_forcefully(stream)
+        if not await is_listening(path):
+            return
+    except OSError as exc:
+        raise _cannot_listen(path, exc) from exc
     raise ConfigurationError(
         f"another program serves its status on {path}", remedy="give each program a path of its own"
     )

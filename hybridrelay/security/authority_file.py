@@ -77,12 +77,19 @@ class AuthorityFile:
         try:
             authority = Authority(
                 _text(content, "connection"),
-                decode_der_untrusted(_text(content, "certificate")),
+                _der(content, "certificate"),
                 Secret(_text(content, "private_key")),
             )
         except ValueError as exc:
             raise ConfigurationError(f"the authority file is damaged: {exc}") from None
         return cls(authority, extra)
+
+
+def _der(content: Mapping[str, Any], key: str) -> bytes:
+    try:
+        return decode_der_untrusted(_text(content, key))
+    except ValueError as exc:
+        raise ConfigurationError(f"the authority file is damaged: {key}: {exc}") from None
 
 
 def _text(content: Mapping[str, Any], key: str) -> str:

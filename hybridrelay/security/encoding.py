@@ -22,7 +22,7 @@ def decode_der_untrusted(text: str) -> bytes:
     except (binascii.Error, UnicodeError):
         raise ValueError("not Base64") from None
     if not _is_whole_sequence(der):
-        raise ValueError("damaged: perhaps it was cut short when it was copied")
+        raise ValueError("not one complete structure: perhaps it was cut short when it was copied")
     return der
 
 

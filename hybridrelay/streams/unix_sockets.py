@@ -257,7 +257,8 @@ async def is_listening(path: Path) -> bool:
     A socket whose program was killed still has its file, but nothing listens there.
 
     Raises:
-        OSError: no Unix socket can have this path. It is too long, for example.
+        OSError: no Unix socket can have this path, because it is too long, for example; or this user may not enter
+            its directory.
     """
     try:
         with short_path(path) as name:
@@ -268,6 +269,8 @@ async def is_listening(path: Path) -> bool:
         # Python itself notices that a path is too long, and its error has no number.
         if exc.errno in (None, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
             raise
+        if exc.errno == errno.EACCES:
+            _identify(path)  # raises if this user may not enter the directory, and cannot know what is there
         return True  # its queue is full, or this user may not connect
     return True
 

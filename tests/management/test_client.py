@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hybridrelay.management.refusals import refusal_of
 from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound
 from hybridrelay.security import Secret
 
+from ..full_queue import full_queue
 from .conftest import Api
 
 
@@ -172,6 +174,17 @@ async def test_an_address_that_cannot_be_reached(autojump_clock: trio.testing.Mo
     async with trio.open_nursery() as nursery:
         with pytest.raises(ManagementError, match="cannot be reached within 15 s"):
             await ManagementClient(Silent(nursery, [])).call("PUT", "/v1/x", Value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems answer in other ways")
+async def test_a_relay_that_hangs_on_this_machine(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    address = LocalAddress(tmp_path)
+    with full_queue(address.socket):
+        with pytest.raises(ManagementError, match="cannot be reached within 15 s"):
+            await ManagementClient(address).connect_if_it_runs()
+        with pytest.raises(ManagementError, match="cannot be reached within 15 s"):
+            await ManagementClient(address).get("/v1/x", Value)
+    assert trio.current_time() == pytest.approx(30)
 
 
 async def test_an_endless_answer_is_not_read_to_its_end(relay: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:

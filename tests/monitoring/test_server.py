@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import Event, EventStream, StatusListening
@@ -19,6 +20,7 @@ from hybridrelay.monitoring import StatusAddress, serve_status
 from hybridrelay.streams.unix_sockets import connect_unix_socket, short_path
 
 from ..credentials import pretend_user
+from ..full_queue import full_queue
 from ..http.serving import Client
 from ..waiting import patience
 from .snapshots import FakeSource, endpoint, stream
@@ -85,6 +87,15 @@ async def test_a_socket_of_another_program_is_not_replaced_and_one_that_was_left
     async with await connect(address) as stream:
         assert (await Client(stream).request("GET", "/livez")).status == 200
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems answer in other ways")
+async def test_a_socket_of_another_program_that_hangs_is_not_waited_for(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    with full_queue(tmp_path / "status.sock"), trio.fail_after(60):
+        with pytest.raises(ConfigurationError, match="another program serves its status"):
+            await start(nursery, StatusAddress(tmp_path / "status.sock"))
 
 
 @unix

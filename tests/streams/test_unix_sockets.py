@@ -25,6 +25,7 @@ from hybridrelay.streams.unix_sockets import (
     short_path,
 )
 
+from ..full_queue import full_queue
 from ..waiting import async_wait_until, patience
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")
@@ -214,19 +215,7 @@ async def test_what_is_not_a_socket(tmp_path: Path) -> None:
 async def test_a_full_queue_is_waited_for(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     """The system says at once that the queue is full. This is not a connection."""
     path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server, contextlib.ExitStack() as waiting:
-        with short_path(path) as name:
-            server.bind(name)
-        server.listen(0)
-        server.settimeout(patience(20))
-        while True:
-            filling = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            filling.setblocking(False)
-            try:
-                with short_path(path) as name:
-                    filling.connect(name)
-            except BlockingIOError:
-                break
+    with full_queue(path) as server, contextlib.ExitStack() as accepted:
         assert await is_listening(path), "found out without waiting"
         with trio.move_on_after(60) as scope:
             await connect_unix_socket(path)
@@ -240,7 +229,7 @@ async def test_a_full_queue_is_waited_for(tmp_path: Path, autojump_clock: trio.t
             nursery.start_soon(accept_later)
             async with await connect_unix_socket(path) as stream:
                 await stream.send_all(b"x")
-                connection = waiting.enter_context(server.accept()[0])
+                connection = accepted.enter_context(server.accept()[0])
                 assert connection.recv(1) == b"x"
 
 
@@ -322,3 +311,10 @@ async def test_a_file_system_that_does_not_answer_stops_nothing_else(
             nursery.cancel_scope.cancel()
     finally:
         answers.set()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may enter all directories")
+async def test_what_is_in_a_directory_that_may_not_be_entered_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o000)
+    with pytest.raises(PermissionError):
+        await is_listening(tmp_path / "closed" / "s")

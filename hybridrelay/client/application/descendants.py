@@ -42,9 +42,10 @@ def end_descendants(*, spared: Collection[int] = ()) -> None:
         if not found:
             return
         for pid in found:
-            with contextlib.suppress(PermissionError):
+            # If another thread has reaped it, or if the kernel does so because SIGCHLD is ignored, it is gone.
+            with contextlib.suppress(PermissionError, ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):  # another thread has reaped it
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
         time.sleep(_PAUSE_SECONDS)
 

@@ -26,7 +26,9 @@ def read_tokens(database: sqlite3.Connection, id_: str | None = None) -> Iterato
             known = ManagementRole[str(role).upper()]
         except KeyError:
             raise ValueError("a token has a role that does not exist") from None
-        yield ManagementToken(found, name, known, scope, bytes(digest), created_at, expires_at, last_used_at)
+        if not isinstance(digest, bytes):
+            raise ValueError("the digest of a token is not a BLOB")
+        yield ManagementToken(found, name, known, scope, digest, created_at, expires_at, last_used_at)
 
 
 def read_scope(database: sqlite3.Connection, name: str) -> str:

@@ -25,7 +25,7 @@ from hybridrelay.relay.store.schema import MIGRATIONS, SCHEMA_VERSION, set_journ
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.store.state_dir import REGISTRY_FILE
 from hybridrelay.relay.store.store import StoreBusy
-from hybridrelay.security import KeySlot, Right, Rule, Secret
+from hybridrelay.security import KeySlot, ManagementRole, Right, Rule, Secret, generate_management_token
 
 PRIMARY, SECONDARY = KeySlot.PRIMARY, KeySlot.SECONDARY
 Rules = tuple[Rule, ...]
@@ -253,6 +253,17 @@ def test_damaged_content_is_reported_as_such(registry: SQLiteStore, rules: Rules
     registry._database.execute(statement)
     with pytest.raises(StateError, match="damaged"):
         registry.snapshot()
+
+
+@pytest.mark.parametrize("statement", ["digest = 'text'", "digest = 2147483647", "role = 'king'"])
+def test_a_damaged_token_is_reported_as_such(registry: SQLiteStore, statement: str) -> None:
+    token, _ = generate_management_token("ops", ManagementRole.VIEWER, now=0.0)
+    registry.add_token(token)
+    registry._database.execute(f"UPDATE tokens SET {statement}")
+    with pytest.raises(StateError, match="damaged"):
+        registry.tokens()
+    with pytest.raises(StateError, match="damaged"):
+        registry.token(token.id)
 
 
 def test_an_error_does_not_quote_a_damaged_key(registry: SQLiteStore, rules: Rules) -> None:
