@@ -124,7 +124,9 @@ async def wait_reset(stream: trio.SocketStream) -> None:
     End of file is not a reset, because the peer may still wait for data. A peer that closes its socket also sends
     only an end of file, so this is not detected.
 
-    If cancelled, the connection is unchanged.
+    The system reports a reset once. When this function has returned, whoever reads from the connection gets what had
+    arrived before the reset and then an end of file, so the connection must not be used any more. If cancelled, the
+    connection is unchanged.
     """
     sock = stream.socket
     try:

@@ -380,15 +380,23 @@ class _Connection:
         if self._client.is_connected and not wait_opened:  # nothing to wait for
             return await self._open_stream()
         stream: MuxStream | None = None
+        was_reset = False
         async with FlatNursery() as nursery:
 
             async def watch() -> None:
+                nonlocal was_reset
                 await wait_reset(self._local)
+                was_reset = True
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
             stream = await self._open_stream(wait_opened=wait_opened)
             nursery.cancel_scope.cancel()
+        if was_reset and stream is not None:
+            # The stream was opened at the same moment. The system reports a reset once, so a bridge would not learn
+            # of it, and would pass on an end of file after the data that has arrived.
+            stream.reset(Reason.CANCELLED)
+            return None
         return stream
 
     async def _open_stream(self, *, wait_opened: bool = False) -> MuxStream:

@@ -27,6 +27,7 @@ from hybridrelay.events import (
 from hybridrelay.mux import Bridges, DatagramFlow, MuxStream, Session, open_bridges
 from hybridrelay.mux import bridges as bridges_module
 from hybridrelay.protocol.reasons import NOT_CONNECTED, Reason
+from hybridrelay.streams import sockets
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair, tcp_pair
 
@@ -257,6 +258,30 @@ async def test_one_that_its_application_resets_before_there_is_a_session(scene: 
     end = await scene.end()
     assert isinstance(end, StreamClosed)
     assert (end.to_target, end.bytes_to_target) == ("reset-by-application", 0)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("sent", [b"", b"half of it"])
+async def test_one_that_its_application_resets_at_the_moment_in_which_its_stream_is_opened(
+    scene: Scene, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """The target must not see what was sent with an end of file, as if the application had finished."""
+
+    async def wait_reset_and_open(stream: trio.SocketStream) -> None:
+        await sockets.wait_reset(stream)
+        scene.client.ready.set()
+
+    monkeypatch.setattr(connections_module, "wait_reset", wait_reset_and_open)
+    await trio.testing.wait_all_tasks_blocked()
+    if sent:
+        await scene.application.send_all(sent)
+    await abort_stream(scene.application)
+    end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.to_target, end.bytes_to_target) == ("reset-by-application", 0)
+    target = await scene.target()
+    with pytest.raises(trio.BrokenResourceError):
+        await target.receive_some()
     nursery.cancel_scope.cancel()
 
 
