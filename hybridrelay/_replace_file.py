@@ -177,6 +177,30 @@ def create_file(path: Path, data: bytes, finish: Callable[[int], None] = _as_it_
             raise
 
 
+def create_whole_file(path: Path, data: bytes) -> None:
+    """Write a new file with mode 0600 under a temporary name, sync it to the disk, and then give it its own name.
+
+    So there is never a part of it under its own name, even if this process is killed or the machine loses power; a
+    temporary file may be left then (`remove_leftovers`). On a file system without hard links, this is `create_file`.
+
+    Raises:
+        FileExistsError: the file exists; a symbolic link counts as one.
+        OSError: it cannot be written. It names the file, of which nothing is left.
+    """
+    temporary = path.with_name(f"{_fresh_prefix(path)}{secrets.token_hex(4)}")
+    with naming(path):
+        try:
+            create_file(temporary, data)
+            try:
+                os.link(temporary, path)
+            except OSError as exc:
+                if exc.errno not in _NO_LINK:
+                    raise
+                create_file(path, data)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def create_file_once(path: Path, data: bytes) -> bool:
     """Write a new file with mode 0600, unless it exists. If several processes do this at the same time, exactly one
     succeeds.
@@ -192,23 +216,11 @@ def create_file_once(path: Path, data: bytes) -> bool:
             be synced.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{_fresh_prefix(target)}{secrets.token_hex(4)}")
     with naming(path):
         try:
-            create_file(temporary, data)
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
-            except OSError as exc:
-                if exc.errno not in _NO_LINK:
-                    raise
-                try:
-                    create_file(target, data)
-                except FileExistsError:
-                    return False
-        finally:
-            temporary.unlink(missing_ok=True)
+            create_whole_file(target, data)
+        except FileExistsError:
+            return False
         sync_directory(target.parent)
     return True
 

@@ -23,6 +23,7 @@ from hybridrelay import _replace_file
 from hybridrelay._replace_file import (
     create_file,
     create_file_once,
+    create_whole_file,
     prepare_replacement,
     prepared_replacements,
     remove_leftovers,
@@ -494,3 +495,56 @@ def test_a_file_is_created_without_hard_links(tmp_path: Path, monkeypatch: pytes
     assert not create_file_once(tmp_path / "file", b"y")
     assert (tmp_path / "file").read_bytes() == b"x"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+#: Creates the file that is named first, and is killed before the given one of the calls that change the directory or
+#: the file.
+_KILLED = """
+import os, pathlib, signal, sys
+path, left = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+from hybridrelay._replace_file import create_whole_file
+
+def killing(function):
+    def called(*args, **more):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **more)
+    return called
+
+for name in ("open", "write", "fsync", "close", "link"):
+    setattr(os, name, killing(getattr(os, name)))
+pathlib.Path.unlink = killing(pathlib.Path.unlink)
+create_whole_file(path, b"whole" * 1000)
+"""
+
+
+@posix
+def test_whenever_a_process_is_killed_the_file_is_whole_or_missing(tmp_path: Path) -> None:
+    found = list[bool]()
+    for calls in range(20):
+        path = tmp_path / str(calls) / "file"
+        path.parent.mkdir()
+        done = subprocess.run([sys.executable, "-c", _KILLED, str(path), str(calls)], check=False)
+        found.append(path.exists())
+        assert not found[-1] or path.read_bytes() == b"whole" * 1000
+        remove_leftovers(path)
+        assert [one.name for one in path.parent.iterdir()] == ["file"] * found[-1], "the rest is found and removed"
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0
+    assert found == sorted(found), "it appears at some moment"
+    assert not found[0]
+    assert len(found) >= 6
+
+
+def test_a_whole_file_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for name in ("file", "link"):
+        with pytest.raises(FileExistsError) as caught:
+            create_whole_file(tmp_path / name, b"new")
+        assert caught.value.filename == str(tmp_path / name)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "link"]
+    assert (tmp_path / "file").read_text() == "old"

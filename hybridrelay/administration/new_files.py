@@ -1,4 +1,5 @@
-"""Writing new files with secrets: private from the beginning, all or none, and never in place of an existing file."""
+"""Writing new files with secrets: private from the beginning, whole, all or none, and never in place of an existing
+file."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from .._replace_file import create_file, naming, sync_directory
+from .._replace_file import create_whole_file, naming, sync_directory
 from ..errors import ConfigurationError
 
 
@@ -34,6 +35,7 @@ def check_new_files(paths: Iterable[Path]) -> None:
 @contextlib.contextmanager
 def new_files(contents: Mapping[Path, str]) -> Iterator[None]:
     """Write new files with mode 0600. If one of them, or the block, fails, the files of this call are removed again.
+    If this process is killed, each of them is whole or missing (`create_whole_file`).
 
     Raises:
         ConfigurationError: see `check_new_files`; nothing is written then.
@@ -57,7 +59,7 @@ def new_files(contents: Mapping[Path, str]) -> Iterator[None]:
 
 def _write_new(path: Path, text: str) -> None:
     try:
-        create_file(path, text.encode())
+        create_whole_file(path, text.encode())
     except FileExistsError:
         raise _exists(path) from None
 

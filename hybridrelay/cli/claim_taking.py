@@ -8,6 +8,9 @@ The relay delivers a claim once. If its answer does not arrive, or the program i
 file, the program asks again, perhaps after a restart, and the relay should not take it for a thief. So before it
 asks, the program writes a random number, its *attempt*, to a file beside the one that is to be written. It states
 this number each time, and deletes the file in the end.
+
+A program that was killed leaves the file of its attempt or the pending file, and the next one goes on from there
+(`_clean_up`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +28,7 @@ from pathlib import Path
 import trio
 
 from .._defaults import CLAIM_CODE_VARIABLE
-from .._replace_file import create_file
+from .._replace_file import create_file, remove_leftovers
 from .._text_files import decode_text, read_stream, read_text
 from ..abc import Dialer
 from ..administration.new_files import check_new_files, new_files
@@ -52,7 +56,7 @@ from ..security import (
     parse_claim_code_untrusted,
 )
 from ..security.claim_code import MAX_CLAIM_CODE
-from ..security.loading import naming
+from ..security.loading import load_connection_string, naming
 from ..security.pending_claim import MAX_PENDING_CLAIM
 from . import exits
 from .proxies import make_commands, make_dialer
@@ -138,6 +142,7 @@ def take_at_first_start(args: argparse.Namespace) -> None:
             remedy="name the file that is to be written when the claim is taken, and read from then on",
         )
     out = Path(args.files[0])
+    _clean_up(out)
     if out.exists():
         return
     string = take_to_file(partial(read_claim_code, args.claim_file), out, args, patient=True)
@@ -149,7 +154,8 @@ def take_to_file(
 ) -> ConnectionString:
     """Take a claim, and write its connection string to a new file of mode 0600.
 
-    Whether the file can be written is checked before, because the relay delivers the content only once.
+    Whether the file can be written is checked before, because the relay delivers the content only once. If an earlier
+    process was killed, this goes on from where it was.
 
     Args:
         read_code: reads the code of the claim. Not called if there is a pending file.
@@ -164,6 +170,7 @@ def take_to_file(
             relay was not asked; or the connection string could not be written, and the pending file is still there.
         SystemExit: a signal has stopped the program before the connection string was written.
     """
+    _clean_up(out)
     check_new_files([out])
     pending = pending_file(out)
     waits = pending.exists()
@@ -196,6 +203,7 @@ def take_to_file(
             config = ClientConfig(claim.claiming, mode=args.mode, dialer=dialer)
             keep(await _complete(claim, config, pending, patient=patient))
             pending.unlink()
+            attempt.forget()
 
     # A service that starts does not end at SIGHUP: it remembers the request, and reloads when it serves.
     stopped_by = run_until_stopped(main, reloads=trio.sleep_forever if patient else None)
@@ -203,6 +211,45 @@ def take_to_file(
         assert stopped_by is not None
         raise SystemExit(exits.SIGNAL + stopped_by)
     return kept[0]
+
+
+def _clean_up(out: Path) -> None:
+    """Remove what a process that was killed while it took a claim has left, except what the next one needs.
+
+    Temporary files and the pending file have private keys. An empty file is left on a file system without hard links.
+
+    Args:
+        out: the file for the connection string.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    pending, attempt = pending_file(out), _Attempt(out)
+    if not (pending.exists() or attempt.exists()):
+        return
+    for path in (out, pending):
+        remove_leftovers(path)
+        if _is_empty(path):
+            path.unlink()
+    if out.exists() and _has_string(out):
+        pending.unlink(missing_ok=True)
+        attempt.forget()
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+def _has_string(path: Path) -> bool:
+    try:
+        load_connection_string(path, regular=True)
+    except ConfigurationError:
+        return False  # whatever it is, somebody else has written it
+    return True
 
 
 class _Attempt:
@@ -233,6 +280,10 @@ class _Attempt:
         new = new_attempt()
         create_file(self._path, f"{new}\n".encode())
         return new
+
+    def exists(self) -> bool:
+        """Return whether there is such a file, so that an earlier attempt was not finished."""
+        return self._path.exists()
 
     def forget(self) -> None:
         """Delete the file."""

@@ -188,3 +188,36 @@ async def test_a_claim_of_a_hybrid_connection_that_is_disabled_is_waited_for(
 
 def test_nothing_is_done_without_the_option() -> None:
     claim_taking.take_at_first_start(argparse.Namespace(claim_file=None))
+
+
+STRING, PENDING, EMPTY = MADE.application.format() + "\n", "hrp1.pending", ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, set()),
+        ({"x": EMPTY}, {"x"}),  # nothing says that a program has begun it
+        ({"x": STRING, ".x.01234567": STRING}, {"x", ".x.01234567"}),  # another program may be changing it
+        ({".x.attempt": "a"}, {".x.attempt"}),
+        ({".x.attempt": "a", ".x.01234567": STRING}, {".x.attempt"}),
+        ({".x.attempt": "a", "x": EMPTY}, {".x.attempt"}),
+        ({".x.attempt": "a", "x": STRING, ".x.01234567": STRING}, {"x"}),
+        ({".x.attempt": "a", "x.claim": EMPTY}, {".x.attempt"}),
+        ({".x.attempt": "a", "x.claim": PENDING, ".x.claim.01234567": PENDING}, {".x.attempt", "x.claim"}),
+        ({"x.claim": PENDING, ".x.01234567": STRING}, {"x.claim"}),
+        ({"x.claim": PENDING, "x": EMPTY}, {"x.claim"}),
+        ({"x.claim": PENDING, "x": STRING}, {"x"}),
+        ({".x.attempt": "a", "x.claim": PENDING, "x": STRING}, {"x"}),
+        ({"x.claim": PENDING, "x": "something else"}, {"x.claim", "x"}),
+    ],
+    ids=lambda files: " ".join(sorted(files)) or "nothing",
+)
+def test_what_a_killed_process_has_left_is_removed(tmp_path: Path, before: dict[str, str], after: set[str]) -> None:
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    for _ in range(2):
+        claim_taking._clean_up(tmp_path / "x")
+        assert {one.name for one in tmp_path.iterdir()} == after
+    assert all((tmp_path / name).read_text() == before[name] for name in after), "and what stays is unchanged"

@@ -15,7 +15,7 @@ import trio
 
 from hybridrelay.relay import SQLiteStore
 
-from ..deployments import Deployment, Program, Published
+from ..deployments import Deployment, Program, Published, starting_with
 from ..waiting import patience
 from .targets import echo, exchange, serve
 
@@ -141,3 +141,74 @@ def test_a_first_start_that_waits_can_be_stopped(deployment: Deployment, number:
         forward.process.send_signal(number)
         assert forward.wait() == 128 + number
     assert not out.exists()
+
+
+#: Kills the process before or after it gives a file its name, or before it removes one.
+KILLING = """
+import os, pathlib, signal
+link, unlink = os.link, pathlib.Path.unlink
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def linking(source, name, **more):
+    os.path.basename(name) == os.environ.get("KILLED_BEFORE_LINK") and die()
+    link(source, name, **more)
+    os.path.basename(name) == os.environ.get("KILLED_AFTER_LINK") and die()
+
+def unlinking(path, **more):
+    path.name == os.environ.get("KILLED_BEFORE_UNLINK") and die()
+    unlink(path, **more)
+
+os.link, pathlib.Path.unlink = linking, unlinking
+"""
+
+
+@pytest.fixture
+def issuing(deployment: Deployment) -> Published:
+    """A hybrid connection with an issuer, whose connector runs."""
+    published = deployment.create("orders", ("127.0.0.1", 9))
+    done = deployment.run(
+        "connections", "issuer", "orders", "--authority-file", published.authority, "--update", published.connector
+    )
+    assert done.returncode == 0, done.stderr
+    deployment.start_connector(published)
+    return published
+
+
+@pytest.mark.parametrize(
+    ("moment", "file", "left"),
+    [
+        ("BEFORE_UNLINK", ".x.application.attempt", {".x.application.attempt", "x.application.claim"}),
+        ("BEFORE_LINK", "x.application", {"x.application.claim"}),
+        ("AFTER_LINK", "x.application", {"x.application", "x.application.claim"}),
+        ("BEFORE_UNLINK", "x.application.claim", {"x.application", "x.application.claim"}),
+        ("BEFORE_LINK", "x.application.claim", {".x.application.attempt"}),
+    ],
+)
+def test_a_first_start_that_was_killed_is_continued(
+    deployment: Deployment, issuing: Published, moment: str, file: str, left: set[str]
+) -> None:
+    code = make_code(deployment, issuing)
+    directory = deployment.directory / "application"
+    directory.mkdir()
+    arguments = (
+        "forward", "--claim-file", "-", "--connection-string-file", directory / "x.application",
+        "--listen", "127.0.0.1:0", "--mode", "tcp",
+    )  # fmt: skip
+    command = deployment.command(*arguments)
+    killing = {f"KILLED_{moment}": file}
+    patch = starting_with(KILLING, deployment.directory / "patch")
+    with Program([*patch, *command], text_in=code, environment=killing) as first:
+        assert first.wait() == -signal.SIGKILL
+    temporary = {one.name for one in directory.iterdir()} - left
+    assert {one.name for one in directory.iterdir()} >= left
+    assert all(name.startswith(".x.application.") for name in temporary)
+    assert all(one.stat().st_size for one in directory.iterdir())
+    with Program(command, text_in=code) as second:
+        if file == "x.application.claim" and moment == "BEFORE_LINK":
+            assert second.wait() == 1
+            assert "was lost on the way" in second.err
+            return
+        second.wait_for_line("^ready")
+        assert [one.name for one in directory.iterdir()] == ["x.application"]

@@ -209,7 +209,6 @@ def run_revoke(args: argparse.Namespace) -> int:
 
 def run_take(args: argparse.Namespace) -> int:
     """Take a claim, and write its connection string."""
-    check_new_files([args.out])
     string = take_to_file(partial(read_claim_code, args.code_file), args.out, args)
     identity, _ = string.require_identity()
     name = identity.details.name
