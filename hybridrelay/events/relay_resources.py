@@ -17,6 +17,7 @@ __all__ = [
     "StateFileNotWritten",
     "StateFileSetAside",
     "StateFileWritten",
+    "StoreBegun",
     "StoreDiskFull",
     "StoreReadable",
     "StoreUnreadable",
@@ -33,6 +34,20 @@ __all__ = [
 class _File(Event):
     file: str
     detail: str
+
+
+@attrs.frozen(kw_only=True)
+class StoreBegun(Event):
+    """A registry was made in a state directory that a relay has used before, because there was none."""
+
+    name: ClassVar = "store.begun"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = (
+        "The state directory has the certificate of a relay, but no registry, so an empty one was made; if there was "
+        "one, stop the relay and restore a backup"
+    )
+
+    file: str
 
 
 @attrs.frozen(kw_only=True)

@@ -33,7 +33,7 @@ from typing import Self, TypeVar
 
 from ...errors import StateError
 from ...events.plain_log import plainly_logged_events
-from ...events.relay_resources import StoreDiskFull
+from ...events.relay_resources import StoreBegun, StoreDiskFull
 from ...events.stream import EventStream
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
 from ..claims import Claim, ClaimState, Take, decide_take
@@ -77,7 +77,13 @@ from .rows import (
 )
 from .schema import prepare_database, transaction, truncate_log
 from .sqlite_reader import EXISTS, SQLiteReader
-from .state_dir import REGISTRY_FILE, can_share_memory, ensure_private_file, prepare_state_directory
+from .state_dir import (
+    REGISTRY_FILE,
+    can_share_memory,
+    ensure_private_file,
+    is_registry_missing,
+    prepare_state_directory,
+)
 from .token_rows import delete_token, insert_token, read_tokens, set_last_use
 from .update_rows import put_update, read_updates
 
@@ -124,12 +130,13 @@ class SQLiteStore(SQLiteReader):
             events: the stream to which events are published; None means the log.
 
         Raises:
-            StateError: the registry is missing, unusable, damaged, from a newer version, or belongs to another user.
-                The error has a remedy.
+            StateError: the registry is missing, unusable, damaged, from a newer version, belongs to another user, or
+                is an empty file although a relay has used the directory before. The error has a remedy.
         """
         prepare_state_directory(state_dir, create=create)
         reserve = Reserve(state_dir)
         stream = plainly_logged_events() if events is None else events
+        is_lost = is_registry_missing(state_dir)
         registry = with_reserve(
             reserve,
             lambda: cls._open(state_dir, clock, reserve, stream, create=create),
@@ -138,6 +145,8 @@ class SQLiteStore(SQLiteReader):
         )
         if create:
             reserve.restore()
+        if is_lost:
+            stream.publish(StoreBegun(file=str(state_dir / REGISTRY_FILE)))
         return registry
 
     @classmethod

@@ -22,6 +22,7 @@ __all__ = [
     "REGISTRY_FILE",
     "can_share_memory",
     "ensure_private_file",
+    "is_registry_missing",
     "local_socket",
     "occupy_state_directory",
     "prepare_state_directory",
@@ -29,6 +30,8 @@ __all__ = [
 
 #: The registry, inside the state directory.
 REGISTRY_FILE = "registry.db"
+#: The certificate of the relay, which it makes after the registry.
+_CERTIFICATE_FILE = "relay.pem"
 #: Locked by the relay that uses the directory. It contains the id of the relay's process.
 LOCK_FILE = "relay.lock"
 #: The name of the socket of the management API, without its suffix.
@@ -140,6 +143,28 @@ def can_share_memory(path: Path) -> bool:
     except OSError:
         return True
     return True
+
+
+def is_registry_missing(path: Path) -> bool:
+    """Return whether a state directory has no registry although a relay has used it before.
+
+    Raises:
+        StateError: the registry is an empty file, which no relay leaves once it has its certificate: for example, a
+            copy has failed on a full disk.
+    """
+    registry = path / REGISTRY_FILE
+    if not (path / _CERTIFICATE_FILE).exists():
+        return False
+    try:
+        size = registry.lstat().st_size
+    except OSError:
+        return not os.path.lexists(registry)
+    if size == 0:
+        raise StateError(
+            f"the registry {registry} is an empty file, although the state directory has the certificate of a relay",
+            remedy="restore a backup; or delete the file, to begin with an empty registry",
+        )
+    return False
 
 
 def ensure_private_file(path: Path, *, create: bool) -> None:

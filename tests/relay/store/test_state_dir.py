@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridrelay.errors import StateError
+from hybridrelay.events import Event, EventStream, StoreBegun
 from hybridrelay.relay.store import state_dir
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.store.state_dir import (
@@ -153,3 +154,35 @@ def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "other").chmod(0o700)
     with pytest.raises(StateError, match="cannot be opened"), occupy_state_directory(tmp_path / "other"):
         pytest.fail("not opened")
+
+
+def test_an_empty_registry_beside_a_certificate_is_refused(tmp_path: Path) -> None:
+    """As after a copy that has failed on a full disk."""
+    tmp_path.chmod(0o700)
+    (tmp_path / REGISTRY_FILE).touch()
+    events = list[Event]()
+    with SQLiteStore.open(tmp_path, events=EventStream(events.append)):
+        pass  # this process may have been killed while it made the registry
+    (tmp_path / "relay.pem").touch()
+    with SQLiteStore.open(tmp_path, events=EventStream(events.append)):
+        pass
+    (tmp_path / REGISTRY_FILE).write_bytes(b"")
+    for create in (True, False):
+        with pytest.raises(StateError, match="is an empty file") as caught:
+            SQLiteStore.open(tmp_path, create=create, events=EventStream(events.append))
+        assert caught.value.remedy is not None
+        assert "restore a backup" in caught.value.remedy
+    assert (tmp_path / REGISTRY_FILE).read_bytes() == b"", "it was not touched"
+    assert events == []
+
+
+def test_a_missing_registry_beside_a_certificate_is_reported(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "relay.pem").touch()
+    events = list[Event]()
+    with pytest.raises(StateError, match="there is no registry"):
+        SQLiteStore.open(tmp_path, create=False, events=EventStream(events.append))
+    for _ in range(2):
+        with SQLiteStore.open(tmp_path, events=EventStream(events.append)):
+            pass
+    assert events == [StoreBegun(file=str(tmp_path / REGISTRY_FILE))]
