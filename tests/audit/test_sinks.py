@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from hybridrelay.audit.record import Record
-from hybridrelay.audit.sinks import syslog
+from hybridrelay.audit.sinks import syslog, unconfirmed
 from hybridrelay.audit.sinks.event_log import EVENT_IDS, OTHER_EVENT_ID, EventLogSink
 from hybridrelay.audit.sinks.journal import JournalSink, journal_datagram, message_id
 from hybridrelay.audit.sinks.standard_error import StandardErrorSink
@@ -136,6 +136,8 @@ class Server:
         #: What it sends first, and again and again if `endless`.
         self.greeting = b""
         self.endless = threading.Event()
+        #: False: it closes each connection at once.
+        self.reads = True
         self.connections: list[socket.socket] = []
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -153,6 +155,8 @@ class Server:
         try:
             if self.context is not None:
                 connection = self.context.wrap_socket(connection, server_side=True)
+            if not self.reads:
+                return
             with self.changed:
                 self.connections.append(connection)
             connection.sendall(self.greeting)
@@ -257,6 +261,82 @@ class TestSyslogServers:
             logs.wait(framed(WARNING))
             sink.close()
 
+    def test_records_that_may_not_have_been_read_are_sent_again(self) -> None:
+        with server() as logs:
+            sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")
+            sink.write([RECORD])
+            logs.wait(framed(RECORD))
+            logs.hang_up()
+            sink.write([WARNING])
+            logs.wait(framed(RECORD, RECORD, WARNING))
+            sink.close()
+
+    @pytest.mark.parametrize("ends", ["tick", "close"])
+    def test_they_are_sent_again_although_there_are_no_new_ones(self, ends: str) -> None:
+        with server() as logs:
+            sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")
+            assert sink.tick_seconds is not None
+            sink.write([RECORD])
+            logs.wait(framed(RECORD))
+            logs.hang_up()
+            sink.tick() if ends == "tick" else sink.close()
+            logs.wait(framed(RECORD, RECORD))
+            sink.close()
+
+    def test_what_was_sent_long_ago_is_not_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(unconfirmed, "CONFIRMED_SECONDS", 0.0)
+        with server() as logs:
+            sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")
+            for _ in range(4):  # a server may end idle connections, as often as it likes
+                sink.write([RECORD])
+                sink.tick()
+                logs.hang_up()
+                sink.tick()
+            logs.wait(framed(*[RECORD] * 4))
+            sink.close()
+        assert logs.got == framed(*[RECORD] * 4)
+
+    @pytest.mark.parametrize("transport", ["tcp", "tls"])
+    def test_a_server_that_closes_connections_without_reading_has_failed(
+        self,
+        transport: Literal["tcp", "tls"],
+        tls_files: tuple[ssl.SSLContext, Path],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """As a load balancer does whose servers do not run. When they run again, they get everything once."""
+        monkeypatch.setattr(unconfirmed, "WATCH_SECONDS", (60.0,))
+        context, ca_file = tls_files
+        with server(context if transport == "tls" else None) as logs:
+            logs.reads = False
+            sink = SyslogSink(
+                transport, "127.0.0.1", logs.port, trust=partial(load_authorities, ca_file=ca_file), own_name="db1"
+            )
+            for _ in range(3):
+                with pytest.raises(OSError):
+                    sink.write([RECORD])
+            monkeypatch.setattr(unconfirmed, "WATCH_SECONDS", (0.1,))
+            logs.reads = True
+            sink.write([RECORD])
+            logs.wait(framed(RECORD))
+            sink.close()
+        assert logs.got == framed(RECORD)
+
+    def test_a_server_that_fails_after_it_was_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with server() as logs:
+            sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")
+            sink.write([RECORD])
+            logs.wait(framed(RECORD))
+            monkeypatch.setattr(unconfirmed, "WATCH_SECONDS", (60.0,))
+            logs.reads = False
+            logs.hang_up()
+            with pytest.raises(OSError):
+                sink.tick()
+            monkeypatch.setattr(unconfirmed, "WATCH_SECONDS", (0.1,))
+            logs.reads = True
+            sink.tick()
+            logs.wait(framed(RECORD, RECORD))
+            sink.close()
+
     @pytest.mark.parametrize("transport", ["tcp", "tls"])
     def test_a_server_that_sends_without_end(
         self, transport: Literal["tcp", "tls"], tls_files: tuple[ssl.SSLContext, Path]
@@ -272,7 +352,8 @@ class TestSyslogServers:
             for _ in range(2):  # the sink connects again, and the server goes on
                 with pytest.raises(OSError, match="the server sends data"):
                     write_again_and_again(sink)
-            sink.close()
+            with contextlib.suppress(OSError):  # it sends the last records again
+                sink.close()
 
     def test_a_server_that_says_something_first(self) -> None:
         with server() as logs:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import selectors
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 from ...events.base import Event
@@ -16,6 +19,7 @@ from ..record import Record
 from .priority import priority_of
 from .sink import SinkKind
 from .tls_connection import TLSConnection
+from .unconfirmed import Unconfirmed
 
 __all__ = ["SYSLOG_PORTS", "SyslogSink", "SyslogTransport", "syslog_message"]
 
@@ -29,6 +33,8 @@ _FACILITY = 13
 _DATA_ID = "hybridrelay@32473"
 #: How long connecting and sending may take (seconds).
 _SECONDS = 5.0
+#: How often to look whether the server has closed the connection (seconds).
+_TICK_SECONDS = 5.0
 #: How much a server may have sent since the last write (bytes). Syslog servers send nothing; some send a greeting.
 _MAX_IGNORED = 64 * 1024
 #: The longest message over UDP (bytes). Longer ones are cut off: they lose their text first, and then fields.
@@ -65,8 +71,9 @@ def _value(value: FieldValue) -> str:
 class SyslogSink:
     """Sends records to a syslog server.
 
-    TCP and TLS have no acknowledgements: what the server had not read when the connection broke may be lost. UDP
-    loses messages without notice.
+    TCP and TLS have no acknowledgements. If the server ends a connection, what was sent last is sent again on the
+    next one, and a server that does so repeatedly counts as failed; see `unconfirmed`. UDP loses messages without
+    notice.
 
     Args:
         transport: ``udp``, ``tcp`` or ``tls``.
@@ -78,7 +85,6 @@ class SyslogSink:
     """
 
     kind = SinkKind.SYSLOG
-    tick_seconds = None
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class SyslogSink:
     ) -> None:
         self.transport = transport
         self.notices_loss = transport != "udp"
+        self.tick_seconds = None if transport == "udp" else _TICK_SECONDS
         self.name = f"syslog+{transport}://{f'[{host}]' if ':' in host else host}:{port}"
         self._host = host
         self._port = port
@@ -98,6 +105,7 @@ class SyslogSink:
         self._own_name = own_name or socket.gethostname()
         self._datagrams: socket.socket | None = None
         self._connection: socket.socket | TLSConnection | None = None
+        self._unconfirmed = Unconfirmed()
 
     def open(self) -> Sequence[Event]:
         """See `Sink.open`."""
@@ -115,17 +123,23 @@ class SyslogSink:
     def write(self, records: Sequence[Record]) -> Sequence[Event]:
         """See `Sink.write`."""
         messages = [syslog_message(record, host=self._own_name, process=os.getpid()) for record in records]
-        try:
+        with self._disconnecting():
             if self.transport == "udp":
                 self._send_datagrams(messages)
             else:
                 self._send_stream(b"".join(b"%d %s" % (len(message), message) for message in messages))
+        return ()
+
+    @contextlib.contextmanager
+    def _disconnecting(self) -> Iterator[None]:
+        """Close the connection if the body fails. Every error is an OSError then."""
+        try:
+            yield
         except (OSError, ValueError) as exc:
-            self.close()
+            self._disconnect()
             if isinstance(exc, OSError):
                 raise
             raise OSError(0, str(exc)) from exc  # a name that is invalid in DNS
-        return ()
 
     def _send_datagrams(self, messages: Sequence[bytes]) -> None:
         if self._datagrams is None:
@@ -137,11 +151,39 @@ class SyslogSink:
             self._datagrams.send(_cut(message, _MAX_DATAGRAM))
 
     def _send_stream(self, data: bytes) -> None:
-        if self._connection is not None and _has_ended(self._connection):
-            self.close()
-        if self._connection is None:
-            self._connection = self._connect()
-        self._connection.sendall(data)
+        """Send data, and before that what may have been lost with an earlier connection. Raises OSError."""
+        self._look()
+        if is_first := self._connection is None:
+            while not self._begin(data):
+                pass
+        else:
+            self._connection.sendall(data)
+        self._unconfirmed.sent(data, time.monotonic(), is_first=is_first)
+
+    def _look(self) -> None:
+        """Close the connection if the server has ended it. Raises OSError if that is a failure of the server."""
+        if self._connection is not None:
+            if _has_ended(self._connection):
+                self._ended(self._unconfirmed.ended())
+            else:
+                self._unconfirmed.alive(time.monotonic())
+
+    def _begin(self, data: bytes) -> bool:
+        """Send data as the first on a new connection. Returns whether the server has kept the connection open for a
+        moment. Raises OSError, also if the server has failed."""
+        self._connection = self._connect()
+        self._connection.sendall(self._unconfirmed.data + data)
+        if not _ends_within(self._connection, self._unconfirmed.watch_seconds):
+            return True
+        self._ended(self._unconfirmed.ended(during=True))
+        return False
+
+    def _ended(self, is_failure: bool) -> None:
+        self._disconnect()
+        if is_failure:
+            raise ConnectionResetError(
+                errno.ECONNRESET, "the server closes connections soon after records are sent, and may not read them"
+            )
 
     def _connect(self) -> socket.socket | TLSConnection:
         sock = socket.create_connection((self._host, self._port), timeout=_SECONDS)
@@ -155,11 +197,20 @@ class SyslogSink:
         return TLSConnection(sock, context, self._host, _SECONDS)
 
     def tick(self) -> Sequence[Event]:
-        """See `Sink.tick`."""
+        """See `Sink.tick`. Sends again what may have been lost with a connection that has ended since."""
+        with self._disconnecting():
+            self._look()
+            if self._connection is None and self._unconfirmed:
+                self._send_stream(b"")
         return ()
 
     def close(self) -> None:
         """See `Sink.close`."""
+        self.tick()
+        self._unconfirmed = Unconfirmed()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         for one in (self._datagrams, self._connection):
             if one is not None:
                 one.close()
@@ -188,6 +239,17 @@ def _has_ended(connection: socket.socket | TLSConnection) -> bool:
             return True
         ignored += received
     raise OSError(errno.EPROTO, "the server sends data, which a syslog server does not")
+
+
+def _ends_within(connection: socket.socket | TLSConnection, seconds: float) -> bool:
+    """Wait for the server to end the connection. Returns whether it has. Raises OSError as `_has_ended`."""
+    deadline = time.monotonic() + seconds
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        while selector.select(max(0.0, deadline - time.monotonic())):
+            if _has_ended(connection):
+                return True
+    return False
 
 
 def _receive(sock: socket.socket) -> int | None:

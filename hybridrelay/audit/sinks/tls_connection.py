@@ -108,6 +108,10 @@ class TLSConnection:
             return 0
         return len(data)
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._sock.fileno()
+
     def close(self) -> None:
         """Close the connection. Idempotent."""
         self._sock.close()
