@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from hybridrelay.audit import NotRecordedError
+from hybridrelay.audit import writer as writer_module
 from hybridrelay.audit.record import Record
 from hybridrelay.audit.writer import SinkWriter
 from hybridrelay.errors import ConfigurationError
@@ -109,3 +110,22 @@ async def test_the_problem_of_a_sink_names_the_remedy_of_its_error(error: Except
     assert problem is not None
     assert problem.text.startswith("the audit log cannot be written to journal: ")
     assert remedy in problem.remedy
+
+
+async def test_what_was_lost_is_reported_after_everything_that_came_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not after the first batch, while older records still wait."""
+    monkeypatch.setattr(writer_module, "MAX_WAITING", 5)
+    monkeypatch.setattr(writer_module, "_BATCH", 2)
+    scene = Scene()
+    for _ in range(8):
+        scene.writer.put(Record(0.0, "stream.opened"))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(scene.writer.run)
+        with trio.fail_after(60):
+            await scene.writer.wait_written()
+        nursery.cancel_scope.cancel()
+    assert [len(batch) for batch in scene.sink.batches] == [2, 2, 2]
+    assert scene.sink.events == ["stream.opened"] * 5 + ["audit.records-lost"]
+    assert scene.sink.batches[-1][-1].fields["records"] == 3

@@ -142,7 +142,12 @@ def test_the_log_of_a_damaged_file_is_not_applied_to_the_new_one(tmp_path: Path)
     kept = log.read_bytes()
     database.close()
     log.write_bytes(kept)
-    file.set_aside()
+    others = [Path(f"{file.path}{suffix}") for suffix in ("-shm", "-journal")]
+    for other in others:
+        other.write_bytes(b"of the damaged file")
+    copy = file.set_aside()
+    # SQLite itself ignores the log of an empty file, so the new content does not show that it was removed.
+    assert [path.name for path in tmp_path.iterdir()] == [copy.name]
     assert _read(file) == []
 
 
