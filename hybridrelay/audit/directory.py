@@ -18,6 +18,9 @@ deleted later, with another record.
 
 All methods except `limit` block. Except for `limit` and `compress_next`, they are called by one thread at a time.
 After an `OSError`, the same call can be made again.
+
+What is written to a file that was deleted or moved is lost without an error. So the file is looked at before each
+write, and a log whose files are gone is not begun anew while the program runs.
 """
 
 # This module is long because writing, changing files and continuing after a crash are one state machine.
@@ -181,11 +184,12 @@ class AuditDirectory:
         """Find the end of the log, or begin it. What an abrupt end has left incomplete is repaired.
 
         Raises:
-            ConfigurationError: another program uses the directory, something was removed from it or changed in it, or
-                the directory in which it is to be created does not exist.
+            ConfigurationError: another program uses the directory, something was removed from it or changed in it
+                (also while this object uses it), or the directory in which it is to be created does not exist.
             OSError: a file cannot be read or written.
         """
         self._drop()
+        self._check_not_removed()
         try:
             self._disk.make_directory()
         except FileNotFoundError:
@@ -225,14 +229,34 @@ class AuditDirectory:
         self._ended_bytes = self._ended.size()
         return opened
 
+    def _check_not_removed(self) -> None:
+        """Check that a log which this object has written to is still there: it must not begin anew without notice."""
+        if self._good is None:
+            return
+        try:
+            remain = self._plain_files()
+        except (FileNotFoundError, NotADirectoryError):
+            remain = []
+        if not remain:
+            raise ConfigurationError(
+                f"the files of the audit directory {self._disk.directory} were deleted or moved while the log was "
+                "open",
+                remedy="put them back; or find out who has done this, and restart the program, which then begins "
+                "another log",
+            )
+
     def _forget_unfinished(self) -> None:
         """Remove what this object had begun to write before an error, and had not reported as written."""
         if self._good is None:
             return
         name, size = self._good
         plain = self._plain_files()
-        if plain and plain[-1] == name and self._disk.size(name) > size:
-            self._cut(name, size)
+        if plain and plain[-1] == name:
+            found = self._disk.size(name)
+            if found < size:
+                raise damaged(self._disk, f"lines were removed from the end of {name} while the log was open")
+            if found > size:
+                self._cut(name, size)
 
     def _plain_files(self) -> list[str]:
         return [name for name in self._disk.names() if file_number(name) is not None and not name.endswith(".gz")]
@@ -380,7 +404,7 @@ class AuditDirectory:
         """
         try:
             if self._state is not None:
-                state = self._state
+                state = self._open_state()
                 line = state.chain.record(self._now(), "log.closed", {})
                 self._write([line, state.chain.checkpoint(self._now())], signed=True)
         finally:
@@ -389,11 +413,9 @@ class AuditDirectory:
             self._disk.unlock()
 
     def _ready(self) -> _State:
-        """Return the newest file: after an error, find out what is on the disk; if it is time, begin another one."""
-        if self._state is None:
-            self.open()
-        state = self._state
-        assert state is not None
+        """Return the newest file: after an error, or if somebody has changed the directory, find out what is on the
+        disk; if it is time, begin another one."""
+        state = self._open_state()
         if state.size >= self._max_bytes or state.day != int(self._clock() // DAY_SECONDS):
             try:
                 state = self._change_file(state)
@@ -402,6 +424,15 @@ class AuditDirectory:
                 raise
             self._good = state.name, state.size
         return state
+
+    def _open_state(self) -> _State:
+        if self._state is not None and not self._state.file.is_in_place():
+            self._drop()
+            self._disk.unlock()  # the file that is locked may be gone, too
+        if self._state is None:
+            self.open()
+        assert self._state is not None
+        return self._state
 
     def _change_file(self, state: _State) -> _State:
         key = self._new_key()

@@ -45,6 +45,19 @@ class AppendedFile:
         with naming(self.path):
             getattr(os, "fdatasync", os.fsync)(self._descriptor)
 
+    def is_in_place(self) -> bool:
+        """Return whether the path leads to this file, which may have been deleted, moved or replaced. Takes
+        microseconds.
+
+        Raises:
+            OSError: the path cannot be examined.
+        """
+        try:
+            found = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return os.path.samestat(found, os.fstat(self._descriptor))
+
     def truncate(self, size: int) -> None:
         """Cut the file off after this many bytes."""
         with naming(self.path):

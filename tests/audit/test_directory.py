@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -329,6 +330,81 @@ class TestAfterAnAbruptEnd:
             make(tmp_path, clock).open()
         assert "as evidence" in (caught.value.remedy or "")
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class TestWhileItIsOpen:
+    """Somebody deletes, moves or replaces files that the program has open."""
+
+    @pytest.mark.parametrize("call", ["append", "tick", "checkpoint"])
+    @pytest.mark.parametrize("what", ["directory", "file", "directory made anew"])
+    def test_a_log_that_was_deleted_is_not_begun_anew(
+        self, tmp_path: Path, clock: Clock, what: str, call: str
+    ) -> None:
+        path = tmp_path / "audit"
+        directory = make(path, clock)
+        directory.open()
+        directory.append(records(1))
+        if what == "file":
+            next(path.glob("audit-*.jsonl")).unlink()
+        else:
+            shutil.rmtree(path)
+            if what == "directory made anew":
+                path.mkdir()
+        left = sorted(path.iterdir()) if path.exists() else None
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="deleted or moved while the log was open") as caught:
+                directory.append(records(2)) if call == "append" else getattr(directory, call)()
+            assert "restart the program" in (caught.value.remedy or "")
+            assert (sorted(path.iterdir()) if path.exists() else None) == left
+        directory.close()
+
+    def test_it_is_continued_when_it_is_back(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path / "audit", clock)
+        directory.open()
+        directory.append(records(1))
+        (tmp_path / "audit").rename(tmp_path / "elsewhere")
+        with pytest.raises(ConfigurationError, match="deleted or moved"):
+            directory.append(records(2))
+        (tmp_path / "elsewhere").rename(tmp_path / "audit")
+        directory.append(records(3))
+        with pytest.raises(ConfigurationError, match="in use by another program"):
+            make(tmp_path / "audit", clock).open()
+        directory.close()
+        assert numbers_in(tmp_path / "audit") == [1, 3]
+        checked(tmp_path / "audit")
+
+    def test_a_copy_in_its_place_is_continued_and_locked(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path / "audit", clock)
+        directory.open()
+        directory.append(records(1))
+        (tmp_path / "audit").rename(tmp_path / "elsewhere")
+        shutil.copytree(tmp_path / "elsewhere", tmp_path / "audit")
+        directory.append(records(2))
+        with pytest.raises(ConfigurationError, match="in use by another program"):
+            make(tmp_path / "audit", clock).open()
+        directory.close()
+        assert numbers_in(tmp_path / "audit") == [1, 2]
+        checked(tmp_path / "audit")
+
+    def test_a_copy_without_the_last_records_is_damaged(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path / "audit", clock)
+        directory.open()
+        directory.append(records(1))
+        shutil.copytree(tmp_path / "audit", tmp_path / "earlier")
+        directory.append(records(2))
+        (tmp_path / "audit").rename(tmp_path / "elsewhere")
+        (tmp_path / "earlier").rename(tmp_path / "audit")
+        with pytest.raises(ConfigurationError, match="lines were removed from the end"):
+            directory.append(records(3))
+
+    def test_closing_reports_that_the_end_is_lost(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path / "audit", clock)
+        directory.open()
+        directory.append(records(1))
+        shutil.rmtree(tmp_path / "audit")
+        with pytest.raises(ConfigurationError, match="deleted or moved"):
+            directory.close()
+        directory.close()
 
 
 def scenario(directory: AuditDirectory, clock: Clock, written: list[int], *, retry: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -489,6 +490,23 @@ class TestFiles:
             monkeypatch.setattr(sink.directory, "append", real)
             await eventually(lambda: not scene.log.problems)
         assert len(numbers_of_streams(tmp_path)) == 1
+
+    async def test_no_stream_is_opened_without_a_record_after_the_files_were_deleted(self, tmp_path: Path) -> None:
+        directory = tmp_path / "audit"
+        scene = Scene(self.make(directory, Clock()), required=[SinkKind.FILE])
+        async with scene.open():
+            scene.events.publish(opened(1))
+            await scene.log.wait_recorded()
+            shutil.rmtree(directory)
+            for number in (2, 3):
+                scene.events.publish(opened(number))
+                with pytest.raises(NotRecordedError, match="were deleted or moved while the log was open"):
+                    await scene.log.wait_recorded()
+            (failed,) = scene.of(AuditSinkFailed)
+            assert isinstance(failed, AuditSinkFailed)
+            assert failed.required
+            assert "restart the program" in failed.remedy
+        assert not directory.exists()
 
 
 def numbers_of_streams(directory: Path) -> list[int]:
