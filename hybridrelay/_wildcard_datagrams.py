@@ -1,10 +1,13 @@
-"""UDP sockets at a wildcard address: an answer has to leave from the address to which the request was sent.
+"""UDP sockets at which programs send: where an answer has to leave from, and which answers reach nobody.
 
-A program with a connected socket ignores answers from another address.
+At a wildcard address, an answer has to leave from the address to which the request was sent, because a program with a
+connected socket ignores answers from another address. If the program has closed its socket, Linux reports that when
+it is asked to (``IP_RECVERR``, see ip(7)).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -21,6 +24,15 @@ __all__ = ["LocalSocket", "Source", "is_wildcard", "remember_addresses"]
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
 _PKTINFO = struct.Struct("=I4s4s")
 _CONTROL_BYTES = 128
+#: Linux's options and control messages for errors that concern an earlier datagram; the flag that reads them; and
+#: their content: errno, origin (an ICMP message of IPv4 or IPv6, among others), and behind that the address that has
+#: reported it.
+_RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+_MSG_ERRQUEUE = 0x2000
+_EXTENDED_ERROR = struct.Struct("=IB11x")
+_ORIGINS = frozenset({2, 3})
+#: Where a socket address contains the IP address.
+_ADDRESS_OF = {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}
 #: Where a datagram comes from: the source address as the socket module has it, and what `LocalSocket.send` needs in
 #: order to answer from the address to which it was sent.
 Source: TypeAlias = tuple[tuple[Any, ...], tuple[tuple[int, int, bytes], ...]]
@@ -58,6 +70,8 @@ class LocalSocket:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self._knows_addresses = is_wildcard(sock.getsockname()[0])
+        if sys.platform == "linux":
+            sock.setsockopt(*_RECVERR[socket.AddressFamily(sock.family)], 1)
 
     def receive(self, size: int) -> tuple[bytes, Source]:
         """Return a datagram of at most `size` bytes, and where it comes from. Raises OSError, as `recvfrom`."""
@@ -74,6 +88,35 @@ class LocalSocket:
             self.socket.sendmsg([data], control, 0, source)
         else:
             self.socket.sendto(data, source)
+
+    def errors(self) -> list[tuple[Any, ...] | None]:
+        """Read the errors that concern earlier answers. While there are any, `receive` and `send` may fail because of
+        them, and the socket is readable.
+
+        Returns:
+            For each error, the address of a program if its system has reported that nothing receives there; None for
+            other errors. Always empty on other systems than Linux.
+        """
+        found: list[tuple[Any, ...] | None] = []
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                while True:
+                    _, control, _, program = self.socket.recvmsg(0, _CONTROL_BYTES, _MSG_ERRQUEUE)
+                    found.append(program if _says_refused(self.socket.family, control, program) else None)
+        return found
+
+
+def _says_refused(family: int, control: Sequence[tuple[int, int, bytes]], program: tuple[Any, ...]) -> bool:
+    """Return whether the address of a program has itself reported that nothing receives there: a message of another
+    address may be forged."""
+    known = socket.AddressFamily(family)
+    for level, kind, content in control:
+        if (level, kind) == _RECVERR[known] and len(content) > _EXTENDED_ERROR.size:
+            number, origin = _EXTENDED_ERROR.unpack_from(content)
+            reporter = content[_EXTENDED_ERROR.size :][_ADDRESS_OF[known]]
+            of_program = socket.inet_pton(known, str(program[0]).partition("%")[0])
+            return number == errno.ECONNREFUSED and origin in _ORIGINS and reporter == of_program
+    return False
 
 
 def _answers_from(control: Sequence[tuple[int, int, bytes]]) -> Sequence[tuple[int, int, bytes]]:

@@ -144,15 +144,20 @@ class _Port:
             await trio.lowlevel.wait_readable(self.socket.socket)
             if self._turns.begin():
                 await self._turns.next()
+            has_received = False
             try:
                 for _ in range(_BATCH):
-                    if self._turns.use(1, self._receive_nowait()):
+                    size = self._receive_nowait()
+                    has_received = True
+                    if self._turns.use(1, size):
                         break
-            except BlockingIOError:
-                pass
             except OSError as exc:
-                self.client.events.publish(unexpected_failure("datagrams", exc, self.client.connection))
-                await trio.sleep(_ERROR_SECONDS)
+                if has_received and isinstance(exc, BlockingIOError):
+                    continue
+                # The socket was readable because of an error, perhaps about an earlier answer.
+                if not self._end_unreachable() and not isinstance(exc, BlockingIOError):
+                    self.client.events.publish(unexpected_failure("datagrams", exc, self.client.connection))
+                    await trio.sleep(_ERROR_SECONDS)
 
     def _receive_nowait(self) -> int:
         """Receive one datagram, and return its size. Raises OSError if there is none, or the socket has failed."""
@@ -170,6 +175,25 @@ class _Port:
         else:
             flow.send(data)
         return len(data)
+
+    def send(self, data: bytes, to: Source) -> None:
+        """Answer a program. Raises OSError."""
+        try:
+            self.socket.send(data, to)
+        except OSError:
+            if not self._end_unreachable():
+                raise
+            self.socket.send(data, to)  # the error was perhaps about an earlier answer, to any program
+
+    def _end_unreachable(self) -> bool:
+        """End the flows of programs that have closed their sockets: otherwise, another program that is given the same
+        port would get the answers. Returns whether the system has reported errors about earlier answers."""
+        errors = self.socket.errors()
+        gone = {address[:2] for address in errors if address is not None}
+        if gone:
+            for flow in [flow for flow in self._flows.values() if flow.source[0][:2] in gone]:
+                flow.end()
+        return bool(errors)
 
     def _begin(self, source: Source) -> _LocalFlow | None:
         if len(self._flows) >= MAX_LOCAL_FLOWS and not self._displace():
@@ -319,10 +343,10 @@ class _LocalFlow:
         """Pass on to the application what has arrived from the target."""
         flow = self._flow
         assert flow is not None
-        while flow.has_input and (data := flow.receive_nowait()) is not None:
+        while flow.has_input and not self._scope.cancel_called and (data := flow.receive_nowait()) is not None:
             self._last = trio.current_time()
             try:
-                self._port.socket.send(data, self.source)
+                self._port.send(data, self.source)
             except OSError as exc:  # the program is gone, or the system has no room: UDP loses datagrams
                 if exc.errno in TOO_LONG_ERRNOS:
                     flow.dropped.size += 1

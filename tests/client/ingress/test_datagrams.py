@@ -320,6 +320,38 @@ async def test_an_idle_flow_ends(nursery: trio.Nursery, mock_clock: trio.testing
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports what has reached no program")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0"])
+async def test_the_flow_of_a_program_that_has_closed_its_socket_ends(nursery: trio.Nursery, host: str) -> None:
+    """With the first answer, so that another program with the same port does not get the next ones."""
+    scene = await Scene.start(nursery, host)
+    loopback = "127.0.0.1" if host == "0.0.0.0" else host
+    gone, other = (Program(loopback, scene.bound[1]) for _ in range(2))
+    flows = []
+    for program in (gone, other):
+        await program.send(b"subscribe")
+        flows.append(await scene.accept())
+        assert await flows[-1].receive() == b"subscribe"
+    address = gone.socket.getsockname()
+    gone.socket.close()
+    flows[0].send_nowait(b"for nobody")
+    flows[1].send_nowait(b"news")
+    assert await other.receive() == b"news", "the error of one answer does not prevent the next one"
+    with pytest.raises((trio.EndOfChannel, trio.BrokenResourceError)):
+        await flows[0].receive()
+    later = Program(loopback, scene.bound[1])
+    await later.socket.bind((loopback, address[1]))
+    await other.send(b"more")
+    assert await flows[1].receive() == b"more"
+    await later.send(b"its own")
+    flow = await scene.accept()
+    assert await flow.receive() == b"its own"
+    await flow.send(b"answer")
+    assert await later.receive() == b"answer"
+    assert not [event for event in scene.client.published if isinstance(event, InternalError)]
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_flow_that_only_the_connector_keeps_alive_ends(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
