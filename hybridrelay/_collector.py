@@ -1,4 +1,4 @@
-"""Controls Python's garbage collector: no passes while a program loads its code, and short ones while it runs."""
+"""Controls Python's garbage collector: no collections while a program loads its code, short ones while it runs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def _return_free_memory() -> None:
-    """Return the memory that the C library keeps after it was freed to the system.
+    """Return to the system the memory that the C library keeps after it was freed.
 
     glibc by itself returns only what is at the end of the heap, so that the resident memory hardly falls when objects
     in its middle are freed. This takes 20 to 30 ms of processor time with 200 MB of free memory.

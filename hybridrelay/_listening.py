@@ -1,4 +1,4 @@
-"""Opening listeners, and explaining why it failed and what to do about it."""
+"""Opening listeners and UDP sockets; and if this fails, explaining why, and what to do about it."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ def _run_limit() -> LogLimit:
 
 
 def may_log(logger: str, level: int, kind: str, example: Callable[[], str]) -> bool:
-    """Return whether a line may be logged now. Otherwise it is counted, and `report_left_out`, which the program or
-    library call also runs, logs the count.
+    """Return whether a line may be logged now. Otherwise it is counted. The count is logged by a later call, or by
+    `report_left_out`, which relay, connector and client run.
 
     Outside of a Trio run, nothing is limited, because peers and users cannot cause lines there.
 

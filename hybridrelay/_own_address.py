@@ -14,7 +14,7 @@ from typing import Final
 
 __all__ = ["OWN", "OWN_FORMS", "EveryPort", "own_addresses"]
 
-#: What a user writes for an address of its own, instead of an address and a port.
+#: What a user writes instead of an address and a port, so that the local name gets an address of its own.
 OWN: Final = "own"
 #: Its forms for streams, datagrams or both. Each value: whether it means streams, and whether it means datagrams.
 OWN_FORMS: Final = {OWN: (True, False), "own/udp": (False, True), "own/tcp+udp": (True, True)}

@@ -120,14 +120,14 @@ def statements(text: str) -> Iterator[Statement]:
 def lines_of(text: str) -> dict[Place, int]:
     """Return the first line of each key, table and list element of a text that is valid TOML.
 
-    What is inside of the elements of lists, and of inline tables, is left out.
+    What is inside the elements of lists, and inside inline tables, is left out.
     """
     lines: dict[Place, int] = {}
     # The number of elements of each array of tables so far.
     counts: dict[Place, int] = {}
 
     def enter(place: Place, path: tuple[str, ...], line: int) -> Place:
-        """Note that a path below a place occurs in a line. Returns the place to which it leads."""
+        """Note that a path below a place occurs on a line. Returns the place to which the path leads."""
         for key in path:
             if place in counts:
                 place = (*place, counts[place] - 1)

@@ -44,10 +44,11 @@ def is_wildcard(host: str) -> bool:
 
 
 def remember_addresses(sock: socket.socket) -> None:
-    """Let a UDP socket learn to which address each datagram was sent, before it is bound to a wildcard address.
+    """Make the system tell a UDP socket to which address each datagram was sent. To be called before the socket is
+    bound to a wildcard address.
 
     Raises:
-        OSError: only Linux does this in a way that is known here (EOPNOTSUPP).
+        OSError: the system is not Linux (EOPNOTSUPP), or does not do it.
     """
     if sys.platform == "linux":
         if sock.family == socket.AF_INET6:

@@ -157,8 +157,8 @@ def _relays(endpoints: Sequence[Endpoint], pins: Sequence[str]) -> dict[str, obj
 
 
 def pushed_sequence(authority_file: AuthorityFile, role: Role) -> int:
-    """Return the sequence of the last updates if one was pushed to this side, and 0 if none was. What they state is
-    in the authority file, too.
+    """Return the sequence of the updates that were pushed last, if one of them was for this side; otherwise 0. What
+    they have changed is in the authority file, too.
 
     Raises:
         ConfigurationError: the authority file is damaged.

@@ -48,7 +48,7 @@ def only_change_of(paths: Iterable[Path]) -> Iterator[None]:
 
 
 class IncompleteChange(HybridRelayError):
-    """An irreversible change was made, but not every file was updated. `remedy` says how to complete the change."""
+    """A change was made, but not every file was updated. `remedy` says how to complete the change."""
 
 
 @attrs.frozen
@@ -69,8 +69,8 @@ def nothing() -> None:
 def attempted(change: Callable[[], object]) -> Iterator[None]:
     """If the block does not find what has to be changed, attempt the change anyway.
 
-    The attempt fails, too, but the audit log of the relay has it. Without this, nobody could see that someone has
-    tried to change what does not exist.
+    The attempt fails, too, but the relay records it in the audit log of its management API. Without this, nobody
+    could see that someone has tried to change what does not exist.
 
     Args:
         change: calls the method of the registry that makes the change, with what was not found. It must change

@@ -1,4 +1,4 @@
-"""Where the files of declared hybrid connections are: all of them are in one directory."""
+"""The places of the files of declared hybrid connections: one directory, and for connectors, one below it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Files:
 
     @property
     def connector(self) -> Path:
-        """The connection string of the connector. It is in a directory of its own, as a service has them
-        (`ServiceSettings.strings`), so that this directory can be copied as it is."""
+        """The connection string of the connector. It is in the directory `strings`, as for a service
+        (`ServiceSettings.strings`), so that this directory can be copied to the connector's machine as it is."""
         return self.strings / f"{self.base_of(self.name)}.connector"
 
     @property
@@ -48,7 +48,7 @@ class Files:
 
     def application(self, label: str | None = None) -> Path:
         """Return the connection string of the first application, or of the one with this label."""
-        # No name has an @, so that no other hybrid connection has a file of this name.
+        # No name has an @, so no other hybrid connection has a file of this name.
         return self._path(".application" if label is None else f"@{quote(label, safe='')}.application")
 
     def existing_strings(self) -> tuple[Path, ...]:

@@ -90,7 +90,7 @@ def provision(
     Args:
         name: the name of the hybrid connection.
         target: what the connector connects to.
-        local_name: the local name for applications; None means the target's name and port.
+        local_name: the local name for applications; None means the target's host and ports, if they can be one.
         endpoints: its relays, in order of preference.
         pins: the pins of the relays. If there are none, client and connector verify the relays' certificates with
             certificate authorities.

@@ -255,7 +255,8 @@ class RecipientInfo(Value):
 class UpdateInfo(Value):
     """Information about an update, without its document. Times are seconds since 1970."""
 
-    #: ``connector`` or ``application``, and the serial number of a single identity; empty for all of this side.
+    #: The side for which it is (``connector`` or ``application``), and the serial of the one identity for which it
+    #: is; the serial is empty if the update is for all programs of the side.
     role: str
     serial: str
     sequence: int
@@ -520,7 +521,7 @@ class Registry(Protocol):
         """
 
     def push_update(self, update: StoredUpdate) -> None:
-        """Store an update, in place of an earlier one for the same recipients, who are given it.
+        """Store an update in place of an earlier one for the same recipients. The relay gives it to them.
 
         Raises:
             NotFound: there is no such hybrid connection.

@@ -216,7 +216,8 @@ def example_config(settings: ServiceSettings) -> str:
     """Return a configuration file to begin with. That of a relay is complete; the others need a connection."""
     if settings.role is ServiceRole.RELAY:
         return f"""\
-# Options of hybridrelay relay; see hybridrelay relay --help. A change takes effect after a restart.
+# Options of hybridrelay relay; see hybridrelay relay --help. Most changes take effect at SIGHUP, the others after a
+# restart; the log says which.
 state = "{settings.state}"
 
 # A certificate from a public CA for port 443, which the user {settings.user} can read. It may be renewed at any time.
@@ -230,7 +231,7 @@ state = "{settings.state}"
     side = "application" if settings.role is ServiceRole.FORWARD else "connector"
     return f"""\
 # Options of hybridrelay {settings.role}, and a table for each hybrid connection.
-# Changed tables take effect without a restart, and changed options after one.
+# Changed tables and most changed options take effect without a restart; the log names the options that need one.
 
 # To see it: hybridrelay status --from {settings.status}
 status = "{settings.status}"

@@ -63,7 +63,8 @@ class StoreRegistry:
     Args:
         store: the store, which is not closed with this object. None opens the store of `state_dir` when it is needed.
         state_dir: the relay's state directory.
-        create: whether the state directory and its store are created, if they are missing, when something is added.
+        create: whether the state directory and its store are created, if they are missing, when the store is used;
+            `find` does not create them.
     """
 
     def __init__(self, store: Store | None = None, *, state_dir: Path | None = None, create: bool = False) -> None:

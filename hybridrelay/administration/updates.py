@@ -265,7 +265,8 @@ def _updates(
     expires_at: float,
     now: float,
 ) -> tuple[StoredUpdate, ...]:
-    """Make the documents: first those for a whole side, then those for single identities, which are later."""
+    """Make the updates. For each side, that for the whole side is first. Those for single identities follow, with a
+    higher sequence."""
     name = file.authority.connection_name
     roles = _SIDES if wanted.role is None else (wanted.role,)
     if not wanted.is_nothing and wanted.hosts is None and wanted.pins is None:

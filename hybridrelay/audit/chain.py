@@ -148,7 +148,7 @@ class Chain:
     """Makes the lines that follow a position. If a line could not be written, discard this object.
 
     Args:
-        key: signs the lines.
+        key: signs the checkpoints.
         position: the last record that exists.
         log_id: the id of the log.
     """

@@ -122,7 +122,8 @@ class Disk:
             return file.read(size)
 
     def first_line(self, name: str, limit: int) -> bytes:
-        """Return the first line of a file, which may be compressed; at most `limit` bytes of it."""
+        """Return the first line of a file, which may be compressed; at most `limit` bytes of it. Empty if the file
+        is damaged."""
         path = self.directory / name
         try:
             with naming(path), gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
@@ -131,7 +132,8 @@ class Disk:
             return b""
 
     def last_line(self, name: str, limit: int) -> bytes:
-        """Return the last line of a file, which may be compressed; empty if it is damaged, or longer than `limit`."""
+        """Return the last line of a file, which may be compressed; at most the last `limit` + 1 bytes of it. Empty if
+        the file is damaged, or does not end with a line end."""
         path = self.directory / name
         tail = b""
         try:
@@ -172,7 +174,7 @@ class Disk:
                 os.close(descriptor)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Rename a file over another one."""
+        """Rename a file. If there is one with the new name, it is replaced."""
         os.replace(self.directory / name, self.directory / new_name)
 
     def remove(self, name: str) -> None:

@@ -24,7 +24,7 @@ class VerifyingKey:
         """`raw` is the key's 32 bytes.
 
         Raises:
-            ValueError: it is not a public key.
+            ValueError: it has another length.
         """
         self._raw = raw
         self._key = Ed25519PublicKey.from_public_bytes(raw)

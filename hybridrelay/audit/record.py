@@ -15,7 +15,7 @@ from .chain import FieldValue
 __all__ = ["ADD_SINK", "AUDITED_SUBJECTS", "NotRecordedError", "Record", "SinkProblem", "record_of"]
 
 #: The first words of the names of all events that are recorded. Events that strangers can cause at a relay, such as
-#: ``token`` and ``sender``, are only in the program's log, because strangers could fill the disk.
+#: ``token``, are only in the program's log, because strangers could fill the disk.
 AUDITED_SUBJECTS: Final = frozenset(
     {
         # connector and client

@@ -40,7 +40,7 @@ class Witnessing:
         signed.set()
 
     async def keep_sending(self, host: str, send: SendCheckpoint) -> None:
-        """Send a relay every checkpoint that it has not confirmed, until cancelled or `send` raises.
+        """Send the latest checkpoint to a relay that has not confirmed it, until cancelled or `send` raises.
 
         Several tasks may do this for one relay. One of them sends, and when it ends, another one continues.
 

@@ -214,7 +214,7 @@ class SinkWriter:
         """Write everything that is queued, and close the sink. `run` is to be cancelled afterwards.
 
         Those who wait for records learn the result as always. The caller sets the deadline. What cannot be written is
-        lost, and an event says so.
+        lost: an event then says why, unless the sink was failing already, or the deadline has passed.
         """
         async with self._busy:
             self._is_closed = True

@@ -305,7 +305,8 @@ async def _take(
             await take_claim(code, keep, attempt=attempt.get, mode=mode, dialer=dialer)
         except (AuthorizationError, RelayUnreachable) as exc:
             if not _may_pass(exc):
-                if exc.reason is not Reason.CLAIM_LOST:  # then the relay would raise the alarm at the next start
+                # Without the number of a claim that was lost, the relay would raise the alarm at the next start.
+                if exc.reason is not Reason.CLAIM_LOST:
                     attempt.forget()
                 raise
             await waiting.after(exc)

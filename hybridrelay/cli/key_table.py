@@ -39,7 +39,7 @@ def keys_as_dicts(
 
     Args:
         connection, keys: as for `key_table`.
-        rolls: the rolls in progress, by rule.
+        rolls: the rolls, by rule; see `Registry.roll`.
     """
     found = []
     for rule in connection.rules:

@@ -64,7 +64,8 @@ class _Batch(NamedTuple):
     #: How many items of the queue the batch contains, and the size of their lines.
     items: int
     bytes: int
-    #: The total number of lines that were dropped before the end of the batch. It reports all of them.
+    #: The total number of lines that were dropped before the end of the batch. The batch reports those of them that
+    #: were not reported before.
     reported: int
     #: For each line: its end in `text`, and how many log lines are lost if it is not written completely. This is 1
     #: for a log line, and the number of missing lines for a line that reports them.
@@ -277,8 +278,8 @@ class LogWriter:
         return _Batch(bytes(text), len(items), sum(len(line) for line, _ in items), reported, tuple(ends))
 
     def _written(self, batch: _Batch, size: int) -> None:
-        """Update the counters after a batch of which `size` bytes were written: all of them, or none if memory runs
-        out."""
+        """Update the counters after a batch, of which `size` bytes were written. If memory runs out, no counter is
+        changed."""
         # A line that lacks only its line end counts as written: the next write begins with a line end.
         lost = sum(count for end, count in batch.ends if end > size + 1)
         is_mid_line = batch.text[size - 1] != _LINE_END if size else self._mid_line

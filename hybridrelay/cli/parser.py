@@ -207,7 +207,7 @@ def _add_common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         default=default,
         metavar="LEVEL",
         help="debug, info, warning or error; logs go to standard error (default: info for relay, connector and "
-        "forward, otherwise warning)",
+        "forward, error for demo, otherwise warning)",
     )
     group.add_argument(
         "--log-json", action="store_true", default=default, help="write each line of the log as a JSON object"

@@ -70,7 +70,7 @@ def read_dial_options(args: argparse.Namespace, *, again: bool = False) -> DialO
 
     Args:
         args: the parsed arguments of a command with `add_how_reached`.
-        again: whether the program is already running, so that a pipe cannot be read.
+        again: whether the program is already running, so that a pipe cannot be read again.
 
     Raises:
         ConfigurationError: the options cannot be used. The message contains no secret.

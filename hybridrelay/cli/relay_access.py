@@ -41,7 +41,7 @@ _MAX_TOKEN_FILE = 64 * 1024
 def open_client(args: argparse.Namespace) -> Iterator[BlockingClient | None]:
     """Open a client of the management API of the relay that ``--state`` or ``--management`` names.
 
-    Returns:
+    Yields:
         The client; None if no relay listens on the socket in the state directory.
 
     Raises:
@@ -69,7 +69,7 @@ def open_registry(args: argparse.Namespace, *, create: bool = False) -> Iterator
 
     Args:
         args: the command's arguments; see `hybridrelay.cli.arguments.options.add_relay`.
-        create: whether a missing state directory is created when something is added.
+        create: whether a missing state directory is created; see `StoreRegistry`.
 
     Raises:
         ConfigurationError: the options do not match, or the token or the state directory cannot be used.

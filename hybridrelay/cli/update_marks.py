@@ -73,11 +73,12 @@ class UpdateMarks:
             )
 
     def note(self, string: ConnectionString) -> None:
-        """Remember that a connection string is used, in a thread.
+        """Remember that a connection string is used. Blocks.
 
         Raises:
             OSError: the file cannot be written.
             TimeoutError: another program keeps it locked.
+            UpdateError: the connection string has no valid authority.
         """
         if self._file is None:
             return
@@ -108,6 +109,7 @@ class UpdateMarks:
 
 
 def _name_of(string: ConnectionString) -> str:
-    """Return what identifies the authority and the side of a connection string. Raises UpdateError."""
+    """Return what identifies the authority and the side of a connection string. Raises UpdateError if it has no
+    valid authority."""
     what = b"\n".join([b"hybridrelay update mark", authority_key_of(string), string.role.value.encode()])
     return hashlib.sha256(what).hexdigest()[:32]

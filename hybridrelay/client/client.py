@@ -487,8 +487,8 @@ class Client:
     ) -> DatagramFlow:
         """Open a flow of datagrams to the target, and return when the connector has accepted it.
 
-        The hybrid connection's target has to be one for datagrams (``dns.corp:53/udp``). Publishes events and is
-        cancelled as `open_stream`. The caller closes the flow; the connector ends one that is idle, and one on which
+        The hybrid connection's target has to be one for datagrams (``dns.corp:53/udp``). Events and cancellation are
+        as for `open_stream`. The caller closes the flow; the connector ends one that is idle, and one on which
         nothing was sent for five minutes, whatever the target sends.
 
         Args:
@@ -499,8 +499,8 @@ class Client:
             application: returns the address of the application, for the status; an empty text if it is not known.
 
         Raises:
-            StreamRefused, HybridRelayError, ValueError: as for `open_stream`. If connector or target have only
-                streams, the reason is `Reason.KIND_NOT_OFFERED`.
+            StreamRefused, HybridRelayError, ValueError: as for `open_stream`. If the connector supports, or the
+                target accepts, only streams, the reason is `Reason.KIND_NOT_OFFERED`.
         """
         metadata = port_metadata(port)
         with self._reports.request_flow(application, port) as follow:
@@ -529,7 +529,7 @@ class Client:
         """Open a session.
 
         Args:
-            end_to_end: has another identity than the one in use, if one is given.
+            end_to_end: with an identity to use instead of the one in use; None means the one in use.
             other_than: instances of connectors that are not acceptable.
         """
         self._permission.check(self._string.current)

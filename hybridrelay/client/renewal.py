@@ -4,8 +4,8 @@
 |---|---|
 | before two thirds of the identity's life | wait |
 | after that | ask a connector, after a random part of a hundredth of its life, so that not all ask at the same time |
-| another program has renewed it in the same file in the meantime | use that one |
-| an attempt has failed | try again after a minute, then twice as long each time, and every six hours at most |
+| another program has renewed it in the same file in the meantime | use the renewed identity |
+| an attempt has failed | try again after up to a minute, then up to twice as long each time, up to six hours |
 | it has expired | the same: perhaps a clock is wrong; the log and the status say what to do |
 | there is a new one, which cannot be used yet | the same; the earlier one stays in use |
 
@@ -76,7 +76,7 @@ class Renewer:
     Args:
         string: returns the connection string that is in use.
         request: asks a connector for an identity for a key; see `request_identity`.
-        keep: stores the changed connection string; None means that it is kept in memory only.
+        keep: stores the changed connection string; None means that it is only in memory.
         use: uses it in place of the earlier one; it may raise `HybridRelayError`, and is then called again.
         events: the stream to which events are published.
         renewed_elsewhere: returns the identity that another program has stored for this connection string, if it has
@@ -158,7 +158,7 @@ class Renewer:
             await trio.sleep(min(remaining, _CHECK_SECONDS))
 
     async def _renewed(self, key: Secret) -> Identity:
-        """Get the new identity, once, and store it.
+        """Make one attempt to get a new identity, and store it.
 
         Raises:
             HybridRelayError: there is no connector, it refuses, or its answer cannot be used.

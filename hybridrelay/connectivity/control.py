@@ -29,8 +29,8 @@ from .interception import OuterCertificate
 
 #: The time for the session's greeting, and again for the relay's `Welcome` (seconds).
 WELCOME_SECONDS = 10.0
-#: The time for the relay's answer to a request (seconds). The relay may offer a join to eight listeners in turn, for
-#: up to a second each, and may wait for their turns during the first five seconds.
+#: The time for the relay's answer to a request (seconds). The relay may offer a join to eight listeners, one after
+#: the other, for up to a second each. During the first five seconds, an offer may wait for its turn.
 REQUEST_SECONDS = 20.0
 #: How many messages that answer no request may wait to be handled: the largest number of open rendezvous of a relay.
 #: They take about 5 MiB, and the updates among them 3 MiB more. This limits the memory that a relay can use up.

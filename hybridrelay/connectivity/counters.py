@@ -49,8 +49,8 @@ class EndpointCounters:
         self.target_connect = Histogram(CONNECT_BUCKETS)
         #: By result: `SUCCESS`, or the slug of a reason.
         self.session_resumes: Counter[str] = Counter()
-        #: Datagrams that were passed on, ``to_target`` and ``to_client``, and by cause (`CAUSES`) those that were
-        #: dropped here: of flows that have ended, and in a copy also of those that were open.
+        #: Datagrams that were passed on (by direction: ``to_target``, ``to_client``), and that were dropped here (by
+        #: cause: `CAUSES`). Those of a flow or local port are added when it ends; a copy also has those of open ones.
         self.datagrams: Counter[str] = Counter()
         self.datagrams_dropped: Counter[str] = Counter()
         #: By the open flow or local port: returns what it has counted.

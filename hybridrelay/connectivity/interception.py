@@ -54,7 +54,7 @@ class OuterCertificate(Value):
         return cls(pin, printable(issuer[:_MAX_ISSUER]).strip() or "unknown", self_signed)
 
     def intercepted_by(self, outer_pins: Collection[str]) -> str | None:
-        """Return the issuer if the relay does not know this certificate; None if it is the relay's own, or those are
+        """Return the issuer if this is not one of the relay's own certificates; None if it is, or if they are
         unknown."""
         return None if not outer_pins or self.pin in outer_pins else self.issuer
 

@@ -53,7 +53,7 @@ def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...] | None:
 
 
 def network_key() -> tuple[object, ...] | None:
-    """Identifies a network by our addresses and the default gateways; None if these cannot be determined."""
+    """Identifies a network by this machine's addresses and default gateways; None if these cannot be determined."""
     addresses, gateways = local_addresses(), _gateways()
     return None if addresses is None or gateways is None else (addresses, gateways)
 

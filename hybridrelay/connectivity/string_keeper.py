@@ -43,7 +43,7 @@ class StringKeeper:
 
     Args:
         string: returns the connection string that is in use.
-        keep: stores a connection string; None means that it is kept in memory only.
+        keep: stores a connection string; None means that it cannot be stored.
         events: the stream to which events are published.
         changing: held while something is tried again. Callers of this object hold it, too.
         origin: what the program would use after a restart, if that differs from `string`.

@@ -89,14 +89,15 @@ class ConnectorConfig(Value):
     keep_string: KeepString | None = attrs.field(default=keep_in_own_file, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of a connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)
-    #: How often to check a target to which nobody connects (seconds, at least 1): it sees a connection that is closed
-    #: at once. With None, a target is checked only after connections to it have failed, until it can be reached
-    #: again. The relays prefer connectors whose targets can be reached.
+    #: How often to check a target to which nobody connects (seconds, at least 1). With each check, the target sees a
+    #: connection that is closed at once. With None, a target is checked only after connections to it have failed,
+    #: until it can be reached again. The relays prefer connectors whose targets can be reached.
     check_target_interval: float | None = attrs.field(
         default=None, kw_only=True, validator=attrs.validators.optional(attrs.validators.ge(1))
     )
-    #: Whether to connect to all addresses to which a target's name resolves at the same time (at most to 8), instead
-    #: of to one after the other. The first connection is used, and the others are reset.
+    #: Whether to connect at the same time to all addresses to which a target's name resolves (to 8 of them, and to
+    #: another one when an attempt has failed), instead of to one after the other. The first connection is used, and
+    #: the others are reset.
     #: `Connector.connect_in_parallel` changes it for one hybrid connection.
     connect_in_parallel: bool = attrs.field(default=False, kw_only=True)
     #: The file in which the connector records which claims were used, if a connection string has an issuer. With

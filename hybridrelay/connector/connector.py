@@ -65,8 +65,9 @@ class Connector:
         clock: returns seconds since 1970.
 
     Raises:
+        DeniedByPolicy: the policy of the machine does not allow any of the hybrid connections.
         ConfigurationError: a connection string cannot be used, two are for the same hybrid connection at the same
-            relay, or the environment names an unusable proxy.
+            relay, the policy cannot be read, or the environment names an unusable proxy.
         TypeError: `config` is not a `ConnectorConfig`.
     """
 

@@ -56,7 +56,7 @@ _MAX_BYTES: Final = 4096
 _MAX_RENEWED: Final = MAX_REPLACES - 1
 #: Matches an instance file, even one that was being written when the machine lost power.
 _OURS: Final = re.compile(rb"[0-9a-f \r\n\0]*")
-#: A time, in whole seconds. Longer numbers, and those with an exponent, are nothing that this module has written.
+#: A time, in whole seconds. Longer numbers, and those with an exponent, were not written by this module.
 _TIME: Final = re.compile(r"[0-9]{1,15}")
 _NAME_ANOTHER: Final = "name another file with --instance-file, or 'none' for no file"
 #: The errors of a full disk, or of a file system that is mounted read-only. The configuration is not at fault, so the
@@ -280,10 +280,10 @@ def _parse(content: bytes) -> list[tuple[OwnInstance, float | None]]:
 def default_instance_file(
     directory: Path, published: Iterable[tuple[str, str]], *, events: EventStream | None = None
 ) -> InstanceFile | None:
-    """Return the instance file that a connector uses if none is named; None if it cannot be used. Does not raise.
+    """Return the instance file that a connector uses if none is named. Does not raise.
 
     There is a file for each set of hybrid connections, and another one for each further connector that serves the
-    same set at the same time.
+    same set at the same time. Returns None if `MAX_BESIDE` of them are in use, or if the file cannot be used.
 
     Args:
         directory: the directory for the file; it is created if it is missing.

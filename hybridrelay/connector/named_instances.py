@@ -28,7 +28,7 @@ __all__ = ["CACHE_SECONDS", "FoundInstance", "NamedInstances"]
 CACHE_SECONDS: Final = 30.0
 #: How many ports are remembered. If there are more, the oldest is forgotten.
 _MAX_CACHED: Final = 1024
-#: How often the service is asked, and how long it may take each time (seconds).
+#: How many times the service is asked, and how long it may take each time (seconds).
 _ATTEMPTS: Final = 2
 _REPLY_SECONDS: Final = 1.0
 #: How many addresses of a host are asked, all at the same time.
@@ -69,7 +69,7 @@ class NamedInstances:
         afresh: bool = False,
         spare: Spare | None = None,
     ) -> FoundInstance:
-        """Return where an instance listens: at the first address of its host whose service answers.
+        """Return where an instance listens: at the address of its host whose service answers first.
 
         Args:
             instance: the instance.
@@ -175,7 +175,7 @@ async def _ask(instance: str, address: AddressInfo) -> int:
     """Return the port that the service at one address says.
 
     Raises:
-        TargetError: it does not.
+        TargetError: it says none.
     """
     family, kind, proto, _, sockaddr = address
     problem = ""

@@ -85,12 +85,12 @@ class OpenStreams(Generic[StreamT]):
         return self._flows[session]
 
     def decide(self, stream: StreamT, *, address: str = "", streams: int = 0, of_label: int = 0) -> Decision:
-        """Return whether the policy allows a stream.
+        """Return the decision of the policy about a stream.
 
         Args:
             stream: the stream.
             address: the IP address of the target, if it is known.
-            streams, of_label: how many other streams count against the limits.
+            streams, of_label: how many other streams count against the limits: in all, and of the same label.
         """
         policy, origin = self._policy(), stream.origin
         resource = attrs.evolve(
@@ -103,7 +103,8 @@ class OpenStreams(Generic[StreamT]):
         return policy.decide(origin.peer, stream.action, resource)
 
     def decide_new(self, stream: StreamT) -> Decision:
-        """Return whether the policy allows a stream that is requested now, before its target's name is resolved."""
+        """Return the decision of the policy about a stream that was just added, before its target's name is
+        resolved."""
         others = len(self._open) - 1, self._of_label[stream.origin.peer.label] - 1
         return self.decide(stream, streams=others[0], of_label=others[1])
 

@@ -123,7 +123,7 @@ class Relays:
             known = self._registrars[link].find(published.name)
             if known is None:
                 self._registrars[link].publish(published)
-            elif known in published.retiring:  # the string names this relay again, before that has ended
+            elif known in published.retiring:  # the string names this relay again before the registration has ended
                 published.retiring.remove(known)
                 published.publications.append(known)
         for publication in published.retiring:

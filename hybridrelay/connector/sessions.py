@@ -50,7 +50,7 @@ MAX_SESSIONS_PER_CLAIM = 4
 PROCESS_BUDGET = 1 << 30
 #: The pause between two sessions that are moved, so that they do not all resume at the same moment (seconds).
 _MOVE_SPACING_SECONDS = 0.1
-#: How soon a session ends whose identity has expired (seconds).
+#: How often to check whether the identities of sessions have expired (seconds).
 _EXPIRY_SECONDS = 5.0
 #: How much longer a data channel may take to open if it depends on an earlier key (seconds).
 _EARLIER_KEY_SECONDS = 5.0
@@ -159,7 +159,8 @@ class Sessions:
         config: the configuration of every session.
         events: the stream to which events are published.
         lost: called when a session has lost its data channel, with the relay through which it went.
-        changed: called when a session uses another data channel or has ended, and when opening a channel fails.
+        changed: called when a data channel is no longer being opened (a session uses it, or it has failed), and when
+            a session has ended.
         counters: counts what is not in any event.
         recorded, target_attempted: see `StreamService`.
         used_claims: the file in which used claims are recorded, if there is one.
@@ -227,7 +228,8 @@ class Sessions:
         self.streams.enforce()
 
     async def end_expired(self) -> None:
-        """End sessions whose identity has expired, until cancelled. Only an honest client proves its identity again.
+        """End sessions whose identity has expired, until cancelled. A dishonest client would never open another
+        data channel, for which it would have to prove its identity again.
 
         Those of identities that can be renewed go on. The program has renewed its identity, perhaps over a session
         with another connector, and its earlier streams must not break. Somebody else who has such an identity could

@@ -1,4 +1,5 @@
-"""The events about one stream of an application: one at its beginning, and exactly one at its end."""
+"""The events about one stream of an application: one at its beginning, exactly one at its end, and others while it
+is open."""
 
 from __future__ import annotations
 

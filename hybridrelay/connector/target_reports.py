@@ -22,7 +22,7 @@ PACE_SECONDS = 5.0
 
 
 class TargetReporter:
-    """Tells the relay what has changed since the last report. A relay of an earlier version ignores it.
+    """Tells the relay what has changed since the last report. A relay of an earlier version ignores such reports.
 
     Args:
         monitor: the health of the targets.
@@ -32,8 +32,8 @@ class TargetReporter:
     def __init__(self, monitor: TargetMonitor, targets: Callable[[], Sequence[tuple[str, Target]]]) -> None:
         self._monitor = monitor
         self._targets = targets
-        #: What the relay was told last about each hybrid connection, and when (on Trio's clock). Nothing since it was
-        #: registered, if it is missing.
+        #: What the relay was told last about each hybrid connection, and when (on Trio's clock). A hybrid connection
+        #: about which it was told nothing since the registration is missing here.
         self._told: dict[str, tuple[TargetHealth, float]] = {}
 
     def registered(self, name: str) -> None:

@@ -97,8 +97,8 @@ class AuditSinkFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class AuditSinkRemoved(Event):
-    """The program does not write its audit log to a sink any more, because its configuration was changed. It is the
-    last record in this sink, except what closes it."""
+    """The program does not write its audit log to a sink any more, because its configuration was changed. This is
+    the last record in the sink, except what closes it."""
 
     name: ClassVar = "audit.sink-removed"
     level: ClassVar = Level.WARNING
@@ -146,7 +146,8 @@ class AuditWitnessFailed(Event):
         "A required witness has not confirmed a checkpoint of the audit log, so new streams are refused"
     )
 
-    #: ``witness`` and the relay's host name; ``witness`` alone if there is no such relay, or are no checkpoints.
+    #: ``witness`` and the relay's host name; ``witness`` alone if there is no such relay, or there are no
+    #: checkpoints.
     witness: str
     detail: str
 

@@ -253,7 +253,7 @@ class RelayNamedTwice(Event):
 
 @attrs.frozen(kw_only=True)
 class RegistrationWithdrawn(Event):
-    """The connector has withdrawn a registration, because the reloaded connection string no longer names the
+    """The connector has withdrawn a registration, because the changed connection string no longer names the
     relay."""
 
     name: ClassVar = "registration.withdrawn"
@@ -266,8 +266,8 @@ class RegistrationWithdrawn(Event):
 
 @attrs.frozen(kw_only=True)
 class RegistrationReplaced(Event):
-    """A relay has a different address or different pins in the changed connection string, and has registered the
-    hybrid connection again; the earlier registration has ended."""
+    """A relay has other ports or other pins in the changed connection string, and has registered the hybrid
+    connection again; the earlier registration has ended."""
 
     name: ClassVar = "registration.replaced"
     level: ClassVar = Level.DEBUG

@@ -24,7 +24,8 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class TargetUnhealthy(Event):
-    """Several attempts in a row to connect to the target have failed. The relays are told, and prefer others."""
+    """Several attempts in a row to connect to the target have failed. The relays are told, and prefer other
+    connectors."""
 
     name: ClassVar = "target.unhealthy"
     level: ClassVar = Level.WARNING

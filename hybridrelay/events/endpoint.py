@@ -67,8 +67,8 @@ class _Stream(Event):
     #: At the connector, its target. At the client, which does not know it, the name and port under which its machine
     #: knows the target (the local name), if there is one.
     target: str = ""
-    #: The relay and the route of the session's data channel when the stream was requested: ``tcp at
-    #: relay.example.com``. At the client: when it has ended.
+    #: The relay and the route of the session's data channel, such as ``tcp at relay.example.com``: at the connector,
+    #: when the stream was requested; at the client, when it has ended.
     route: str = ""
     #: The address of the client as this relay knows it (for IPv6: its /64). At the connector only.
     client_address: str = ""
@@ -416,7 +416,7 @@ class UpdateReceived(Event):
 
 @attrs.frozen(kw_only=True)
 class UpdateNotUsed(Event):
-    """An update of the connection string is not used, and the earlier one stays in use."""
+    """An update of the connection string is not used, and the connection string stays as it is."""
 
     name: ClassVar = "update.not-used"
     level: ClassVar = Level.WARNING

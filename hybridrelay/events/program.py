@@ -45,7 +45,7 @@ class ProgramStarted(Event):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "The program has started"
 
-    #: ``relay``; or ``connector`` or ``forward``, if the program has audit files or other audit sinks.
+    #: ``relay``; or ``connector``, ``forward`` or ``run``, if the program has audit files or other audit sinks.
     role: str
     #: The version of hybridrelay.
     version: str
@@ -67,7 +67,7 @@ class ProgramReady(Event):
 
 @attrs.frozen(kw_only=True)
 class StatusListening(Event):
-    """A connector or forward serves its status (``--status``)."""
+    """A connector, `forward` or `run` serves its status (``--status``)."""
 
     name: ClassVar = "status.listening"
     level: ClassVar = Level.INFO
@@ -100,7 +100,7 @@ class ProgramStopped(Event):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "The program has stopped"
 
-    #: ``relay``, ``connector`` or ``forward``.
+    #: ``relay``, ``connector``, ``forward`` or ``run``.
     role: str
 
 

@@ -229,7 +229,8 @@ class ControlChannelUnread(Event):
 
 @attrs.frozen(kw_only=True)
 class ListenerTargetUnhealthy(_Registration):
-    """A listener reports that it cannot connect to its target. Others are preferred for new sessions."""
+    """A listener reports that its target is unhealthy: it cannot connect to the target, or refuses all new streams.
+    Others are preferred for new sessions."""
 
     name: ClassVar = "listener.target-unhealthy"
     level: ClassVar = Level.WARNING
@@ -238,7 +239,7 @@ class ListenerTargetUnhealthy(_Registration):
 
 @attrs.frozen(kw_only=True)
 class ListenerTargetHealthy(_Registration):
-    """A listener no longer reports that it cannot connect to its target."""
+    """A listener no longer reports that its target is unhealthy."""
 
     name: ClassVar = "listener.target-healthy"
     level: ClassVar = Level.INFO
@@ -257,8 +258,8 @@ class ListenerChosen(_Offer):
     why: str
     #: How many sessions it had at this relay.
     sessions: int
-    #: How many listeners there were to choose from, and how many of them did not report that they cannot connect to
-    #: their target. If all reported this, one of them was chosen anyway.
+    #: How many listeners there were to choose from, and how many of them did not report that their target is
+    #: unhealthy. If all reported this, one of them was chosen anyway.
     candidates: int
     healthy: int
 
@@ -371,9 +372,10 @@ class RendezvousTimeout(_Rendezvous):
 
 @attrs.frozen(kw_only=True)
 class RendezvousEnded(_Rendezvous):
-    """A rendezvous has ended. For every rendezvous, exactly one such event is published, whatever the cause: by this
-    relay, by the one that has taken it over, or by the next one on the same state directory if both the relay and the
-    worker that had the pair have ended without publishing it."""
+    """A rendezvous has ended. Exactly one such event is published for it, whatever the cause: by this main process,
+    by the one that has taken it over, or by the next one on the same state directory if both the main process and
+    the worker that had the pair have ended without publishing it. There may be none if the main process is killed
+    before it has noted in its file that the rendezvous was joined, which takes 0.1 s."""
 
     name: ClassVar = "rendezvous.ended"
     operation: ClassVar = "SenderConnectionClosed"
@@ -442,7 +444,7 @@ class ForwardedAddressMalformed(_Connection):
 
 @attrs.frozen(kw_only=True)
 class ProxyHeaderRefused(_Connection):
-    """A connection from a proxy of ``--proxy-protocol-from`` did not begin with a PROXY header, and was closed."""
+    """A connection from a proxy of ``--proxy-protocol-from`` began with no valid PROXY header, and was closed."""
 
     name: ClassVar = "proxy-header.refused"
     level: ClassVar = Level.WARNING

@@ -205,7 +205,7 @@ class UpdateAnswered(Event):
     instance: str
     #: The side that the update is for: ``connector`` or ``application``.
     role: str
-    #: The serial number of the only identity that it is for; empty if it is for all of this side.
+    #: The serial of the one identity that it is for; empty if it is for all programs of that side.
     serial: str
     sequence: int
     #: ``kept``, ``memory`` (the program would have to get it again after a restart), ``waiting`` (it does not use it

@@ -1,4 +1,4 @@
-"""Determining where a request comes from, and over what, as stated by the proxies that have forwarded it. Pure.
+"""The client's address and the scheme of a request, as stated by the proxies that have forwarded it. Pure.
 
 Each proxy appends the address from which it got the request to X-Forwarded-For, or to Forwarded (RFC 7239).
 Everything to the left of that may come from the client itself. Therefore the elements are read from the right, up to
@@ -34,7 +34,7 @@ _IPV6_IN_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\](?::[0-
 def forwarded_for(headers: Headers) -> tuple[str, ...]:
     """Return the addresses as the proxies have written them, that of the nearest proxy last.
 
-    An element that cannot be parsed becomes an empty string. At most the last 32 are returned.
+    An element of Forwarded that cannot be parsed becomes an empty string. At most the last 32 are returned.
     """
     values = [value[-_MAX_VALUE:] for value in headers.all("x-forwarded-for")]
     if values:

@@ -23,7 +23,7 @@ class Next(enum.Enum):
     KEEP = "keep"
     #: The rest of the body is read and dropped, within `Limits.drain_bytes`; then the next request is read.
     DRAIN = "drain"
-    #: The connection is closed. The response says ``Connection: close``.
+    #: The connection is closed. If this is decided before the response, the response says ``Connection: close``.
     CLOSE = "close"
 
 

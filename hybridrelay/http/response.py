@@ -21,7 +21,8 @@ Fields = Sequence[tuple[str, str]]
 #: missing.
 Send = Callable[[bytes], Awaitable[None]]
 
-#: Only the server sets these: a response whose length is stated twice can be used for response splitting.
+#: Only the server sets these: if the length of a response is stated twice, the client or a proxy may take a part of
+#: its body for another response.
 _RESERVED = frozenset({"connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding"})
 
 

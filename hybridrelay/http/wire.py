@@ -93,7 +93,7 @@ class Wire:
         return ahead
 
     def has_received(self) -> bool:
-        """Return whether `receive` returns without waiting for the client."""
+        """Return whether there is received data that was not consumed yet."""
         return bool(self._ahead)
 
     async def wait_left(self) -> str:

@@ -26,7 +26,8 @@ _CONNECT_SECONDS = 15.0
 _TIMEOUT_SECONDS = 30.0
 #: A connection that was idle for longer than this (seconds) is not used again; the relay closes it after 10 s.
 _IDLE_SECONDS = 5.0
-#: A request that came too soon is repeated if the relay requests at most this pause (seconds), and at most so often.
+#: A request that came too soon is repeated if the relay asks for a pause that is no longer than this (seconds), and
+#: at most this many times.
 _LONGEST_PAUSE_SECONDS = 2
 _MAX_REPEATS = 10
 #: The longest response that is accepted (bytes). A page of 1,000 sessions has about 500 KiB.
@@ -128,8 +129,8 @@ class ManagementClient:
 
         Raises:
             OutcomeUnknown: a change was requested, and the relay did not answer.
-            ManagementError: the relay cannot be reached, is too slow, or cannot answer now; or its response has not
-                the expected form.
+            ManagementError: the relay cannot be reached, is too slow, or cannot answer now; or its response does not
+                have the expected form.
             ConfigurationError: the relay has refused the request; see `refusal_of`.
             RelayIdentityError: the relay's certificate is not trusted.
 
@@ -241,7 +242,8 @@ def _no_connection(peer: str) -> ManagementError:
 
 
 def _requested_pause(response: _Response) -> int | None:
-    """Return after how many seconds a request may be repeated that came too soon, if this is not long.
+    """Return after how many seconds a request that came too soon may be repeated; None if it did not come too soon,
+    or if this is longer than `_LONGEST_PAUSE_SECONDS`.
 
     The relay has done nothing, so this is also possible for a change.
     """

@@ -100,7 +100,7 @@ class Feed:
         #: The number before that of the first event that is kept.
         self._missing_up_to = self.last
         self._published = trio.Event()
-        #: How often `read` was called.
+        #: How many times `read` was called.
         self.reads = 0
         #: How many clients of each caller currently follow events, or wait for one.
         self.followers: Counter[Hashable] = Counter()

@@ -34,7 +34,8 @@ MAX_FOLLOWERS_OF_CALLER = 16
 #: tokens and keys are verified only at the beginning, so a stream continues for at most this long after they are no
 #: longer valid.
 _STREAM_SECONDS = 300.0
-#: How often the token or key of a client that follows events is looked up again (seconds).
+#: Before a client that follows events is sent further ones, its token or key is looked up again if this was done
+#: longer ago than this (seconds).
 _VERIFY_SECONDS = 5.0
 #: After this time without an event (seconds), a comment is sent, which shows that the connection still works.
 _COMMENT_SECONDS = 15.0
@@ -119,8 +120,8 @@ async def _list_events(call: Call) -> EventPage:
 
 @attrs.define
 class _Position:
-    """A client's position among the events. It also advances past events that the caller may not see, so that these
-    are examined only once.
+    """A client's position among the events. It also advances past events that are not wanted (`_filter`), so that
+    these are examined only once.
     """
 
     #: The number of the last event that was examined.
@@ -153,7 +154,7 @@ async def _read(call: Call, position: _Position, limit: int) -> tuple[NumberedEv
 
 
 async def _next(call: Call, position: _Position, limit: int) -> tuple[NumberedEvent, ...]:
-    """Wait for the next events that the caller may see, or until the relay stops."""
+    """Wait for the next events that are wanted, or until the relay stops."""
     while True:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_at_stop, call, nursery.cancel_scope)

@@ -40,7 +40,7 @@ class Operation(Generic[ContextT]):
     #: The unique id: ``operationId`` in the OpenAPI document and the audit log.
     id: str
     method: str
-    #: ``/v1/hybridConnections/{name}``.
+    #: The path, with its parameters in braces, such as ``/v1/hybridConnections/{name}``.
     path: str
     #: A sentence for people.
     summary: str

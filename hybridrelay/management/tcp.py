@@ -199,7 +199,8 @@ class ManagementTcp:
 
         Raises:
             ConfigurationError: it is not possible to listen at one of the addresses, or a certificate or an
-                authenticator cannot be used. Nothing was changed.
+                authenticator cannot be used. Nothing was changed, except that addresses that the message names had
+                to be closed, and cannot be opened again.
         """
         async with self._changing:
             if options.addresses:

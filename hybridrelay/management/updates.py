@@ -21,7 +21,8 @@ _UPDATES = "/v1/hybridConnections/{name}/updates"
 #: How far the sequence of an update may be ahead of the clock (seconds). The sequence of each `updates push` is the
 #: time, or one more than the last one. So nobody who may push here can keep later updates away for longer than this.
 _MAX_AHEAD: Final = 86_400.0
-#: How long an update may be delivered: 400 days, which is what `updates push` allows, and the error of a clock.
+#: How long an update may be delivered (seconds): 400 days, which is what `updates push` allows, and a day in which
+#: the clocks may differ.
 _MAX_LIFETIME: Final = 401 * 86_400.0
 
 

@@ -1,4 +1,4 @@
-"""Decides whether a connector or forward is ready. Pure."""
+"""Decides whether a connector, a forward or another program with clients is ready. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The sources of a status: a connector, or the clients of a forward.
+"""The sources of a status: a connector, or the clients of a forward, a run or another program.
 
-This imports neither package, so that a connector does not load the client, nor a forward the connector.
+This module imports neither package, so that a connector does not load the client, nor a forward the connector.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class StatusSource(Protocol):
 
     @property
     def role(self) -> Role:
-        """``connector``, ``forward``, or ``client`` for a program that opens streams itself."""
+        """``connector``; ``forward``, also for ``hybridrelay run``; or ``client`` for a program that opens streams
+        itself."""
 
     def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
         """Return the program's current state, with at most this many sessions and streams."""

@@ -1,4 +1,4 @@
-"""The JSON values in the status of a connector or forward. Pure.
+"""The JSON values in the status of a connector, `forward` or `run`. Pure.
 
 JSON is made from these classes, and ``/openapi.json`` contains their schemas. The values are those of
 `hybridrelay.connectivity.snapshot`, which explains them; names are camelCase in JSON.
@@ -101,9 +101,10 @@ class ConnectionStatus(Value, frozen=True):
     """One hybrid connection."""
 
     name: str
-    #: ``host:port``, at a connector; empty at a client, which does not know it.
+    #: At a connector, such as ``host:port``; empty at a client, which does not know it.
     target: str
-    #: At a connector: ``unknown``, ``healthy`` or ``unhealthy``, as its relays are told; and why it is unhealthy.
+    #: At a connector: ``unknown``, ``healthy`` or ``unhealthy``; and why it is unhealthy. (Its relays are told
+    #: ``unhealthy`` also while it opens no streams, because a required audit log is missing.)
     target_health: TargetHealth
     target_failure: FailureStatus | None
     #: The local addresses of a forward.
@@ -155,7 +156,7 @@ class SessionStatus(Value, frozen=True):
     unread: int
     unacknowledged: int
     reserved: int
-    #: Seconds; null if none was measured in the last minute.
+    #: Seconds: the lowest of the last minute, or the last one if it is older; null if none was measured.
     round_trip: float | None
 
 

@@ -80,7 +80,7 @@ class Bridge(Handler):
         self._received = 0
         #: Why the stream was not accepted.
         self.refusal: StreamRefused | None = None
-        #: Whether the peer has not answered in time, and may accept the stream just now.
+        #: Whether the peer has not answered in time. It may be accepting the stream at this very moment.
         self.gave_up = False
         #: An exception that a bug has caused.
         self.bug: Exception | None = None

@@ -247,7 +247,7 @@ class DatagramFlow(StreamBase, trio.abc.AsyncResource):
         self._wake()
 
     def on_settled(self) -> None:
-        """Note that the session has ended."""
+        """Ignored: a flow does not report whether everything was delivered."""
 
     def _raise_broken(self) -> None:
         if not self._state.is_aborted:

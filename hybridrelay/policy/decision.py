@@ -250,8 +250,8 @@ def _unknown_relays(file: Restrictions, resource: Resource) -> Iterator[Decision
 
 
 def _each(target: Target | None, *indexes: TargetIndex | LocalIndex) -> Iterator[StreamTarget]:
-    """Yield what streams may be connected to. If the indexes say the same about several ports, yield only the first
-    of these ports, because a target may have hundreds."""
+    """Yield a target; if it has several ports, yield it for each of them, with this port only. If the indexes say
+    the same about several ports, yield it only for the first of these, because a target may have hundreds."""
     if isinstance(target, HostPorts):
         for first, last in target.ports.ranges:
             ports = {first}

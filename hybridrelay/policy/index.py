@@ -47,7 +47,8 @@ class FirstRanges:
         starts = sorted({bound for _, first, last in ordered for bound in (first, last + 1)})
         place = {start: number for number, start in enumerate(starts)}
         firsts: list[int | None] = [None] * len(starts)
-        # For each segment, the next one that may not have a rank yet. So each segment is visited once.
+        # Where to look for the next segment without a rank: at the segment itself, or if it has a rank, further on.
+        # So each segment is visited once.
         free = list(range(len(starts) + 1))
         for rank, first, last in ordered:
             segment = _next_free(free, place[first])

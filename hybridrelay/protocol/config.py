@@ -32,9 +32,9 @@ FAIR_DATA = 16 * KIB
 #: The greatest id of a stream. Part of the wire format.
 MAX_STREAM_ID = 0xFFFF_FFFF
 
-#: An ACK is sent at the latest after this many bytes were received. This bounds what the sender must keep for a
-#: reattachment. ACKs are not more frequent because each wakes three processes: with one for every 256 KiB, bulk
-#: transfers took a tenth more processor time.
+#: An ACK is sent at the latest after this many bytes or frames were received, or after this time (seconds). This
+#: bounds what the sender must keep in order to write it again when the session resumes. ACKs are not more frequent
+#: because each wakes three processes: with one for every 256 KiB, bulk transfers took a tenth more processor time.
 ACK_AFTER_BYTES = 1024 * KIB
 ACK_AFTER_FRAMES = 64
 ACK_AFTER_SECONDS = 0.2

@@ -58,11 +58,12 @@ MAX_PIN = 128
 #: The greatest length of the opaque name of a holder (`Offer.holder`). A relay writes 50 characters.
 MAX_HOLDER = 64
 MAX_CLIENT_ADDRESS = 64
-#: The size of the id and of the proof of a claim (bytes), and how many bytes of its content one message carries.
+#: The size of the id and of the proof of a claim (bytes).
 CLAIM_ID_SIZE = 16
 CLAIM_PROOF_SIZE = 32
 #: The size of the id of an attempt to take a claim (bytes).
 CLAIM_ATTEMPT_SIZE = 16
+#: The most bytes of the content of a claim that one message carries.
 CLAIM_PART_SIZE = 3 * 1024
 #: The largest number of messages in which the content of a claim is delivered.
 MAX_CLAIM_PARTS = 8

@@ -84,7 +84,8 @@ class Outbox:
         """Drop the frames up to number `count`, and return whether there were any.
 
         Raises:
-            RemoteProtocolError: `count` is lower than before, or higher than the number of the last frame written.
+            RemoteProtocolError: `count` is lower than before, or higher than the number of the last frame that the
+                peer can have received.
         """
         most = self.written - self.to_write_again
         if not self.acknowledged <= count <= most:

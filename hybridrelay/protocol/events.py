@@ -57,7 +57,8 @@ class StreamWritable(Value):
 
 @attrs.frozen
 class StreamAborted(Value):
-    """The stream was refused or reset by the peer, or lost with the session; `Stream.reason` says why."""
+    """The stream was refused or reset by the peer, reset by this session, or lost with it; `Stream.reason` says
+    why. Not reported for `SessionCore.reset`."""
 
     stream: Stream
 

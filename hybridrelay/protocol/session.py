@@ -151,7 +151,8 @@ class SessionCore:
         return self.state is State.ESTABLISHED
 
     def round_trip(self, now: float) -> float | None:
-        """Return the lowest round trip of the last minute in seconds, or None if none was measured yet."""
+        """Return the lowest round trip of the last minute (seconds); the last one if it is older; None if none was
+        measured."""
         return self._liveness.lowest(now)
 
     @property
@@ -210,7 +211,7 @@ class SessionCore:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of an incomplete frame are kept here."""
+        """How many bytes are kept here: of an incomplete frame, and of frames that were not processed."""
         return self._decoder.held_bytes
 
     @property
@@ -419,8 +420,8 @@ class SessionCore:
             self._table.settle(stream)
 
     def reset_open_streams(self, reason: Reason) -> list[SessionEvent]:
-        """Abort every stream, except those that the application has ended in both directions: these continue until
-        everything that is queued for them was delivered."""
+        """Abort every stream, except those whose two directions have ended: these continue until everything that is
+        queued for them was delivered."""
         for stream in list(self.streams.values()):
             states = stream.states
             if states.sending is Sending.OPEN or states.receiving is Receiving.OPEN:
@@ -463,7 +464,7 @@ class SessionCore:
 
     @property
     def has_output(self) -> bool:
-        """Whether `data_to_send` would return something, or the session has ended and the driver has to notice
+        """Whether `data_to_send` may return something, or the session has ended and the driver has to notice
         that."""
         return self._hello_due or self.ended is not None or self._output.is_pending
 

@@ -33,7 +33,7 @@ class StreamObserver(Protocol):
         """The send queue has room again (`Stream.ask_for_room`), or the peer stopped reading."""
 
     def on_aborted(self) -> None:
-        """The stream was refused or reset by the peer, or lost with the session."""
+        """The stream was refused or reset by the peer, reset by the session, or lost with it."""
 
     def on_settled(self) -> None:
         """It is known now whether the peer has received everything (`Stream.is_delivered`), or the session has ended.
@@ -264,8 +264,8 @@ class Stream:
     # --- the queues of the session
 
     def schedule(self) -> bool:
-        """Return whether to put the stream into the queue of streams with output, in which it is then considered to
-        be."""
+        """Note that the stream is in the queue of streams with output, if it has output. Returns whether the caller
+        has to put it there now."""
         if self.scheduled or not self.has_output:
             return False
         self.scheduled = True

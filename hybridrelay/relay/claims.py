@@ -56,7 +56,7 @@ KEPT_SECONDS = 30 * 86_400.0
 #: The maximum length of the administrator's note (characters).
 MAX_NOTE = 128
 
-#: Once half of `MAX_OPEN_CLAIMS` are open: which part of the others one hybrid connection may have.
+#: Once half of `MAX_OPEN_CLAIMS` are open, one hybrid connection may have this part of the rest: 1 / `_FEW_PART`.
 _FEW_PART = 50
 
 _HEX = frozenset("0123456789abcdef")
@@ -90,7 +90,7 @@ def _check_hex(digits: int, *, empty: bool = False) -> Callable[[object, attrs.A
 
 @attrs.frozen
 class Claim(Value):
-    """A claim as the relay knows it. It cannot open the content. Times are seconds since 1970.
+    """A claim as the relay knows it. The relay cannot open the content. Times are seconds since 1970.
 
     Raises:
         ValueError: a value is not valid.
@@ -188,8 +188,8 @@ class Take(Value):
 
 
 def allowed_claims(open_: int) -> int:
-    """Return how many claims one hybrid connection may have open, if this many are open in all, of which there is
-    room for at least one more.
+    """Return how many claims one hybrid connection may have open, if this many are open in all, and there is room
+    for at least one more.
 
     The second half of the room is for hybrid connections that have few open claims. So the administrators of 50
     others together cannot use up all of it, even if each opens as many as it can; about 150 can.

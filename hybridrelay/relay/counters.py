@@ -23,8 +23,8 @@ from ..protocol.reasons import Reason
 
 __all__ = ["MAX_CONNECTIONS", "OTHER", "RelayCounters"]
 
-#: Hybrid connections that are counted by name. The others are counted together, so that the number of series that a
-#: monitoring system has to store is bounded.
+#: How many hybrid connections are counted by name. The others are counted together, so that the number of series
+#: that a monitoring system has to store is bounded.
 MAX_CONNECTIONS = 1000
 #: The label under which those others are counted together.
 OTHER = "_other"
@@ -64,7 +64,7 @@ class RelayCounters:
         self.sender_disconnects: Counter[tuple[str, str]] = Counter()
         #: By result: ``joined``, or how the rendezvous ended without being joined.
         self.rendezvous: Counter[str] = Counter()
-        #: By what was displaced: ``control_channels`` or ``pairs``.
+        #: By what was displaced: ``control_channels`` or ``pairs`` (also rendezvous that were not joined yet).
         self.displaced: Counter[str] = Counter()
         #: By the reason why one of several listeners was chosen.
         self.chosen: Counter[str] = Counter()

@@ -71,7 +71,7 @@ REMEMBERED_ADDRESSES = 4096
 #: address if the first one does not answer. Short, because a stolen ticket can be used until then.
 TICKET_LIFETIME_SECONDS = 30.0
 
-#: How many open rendezvous (created, and not yet joined) one sender key may have. Protects the listeners, which dial
+#: How many open rendezvous (those with an unused ticket) one sender key may have. Protects the listeners, which dial
 #: for each. Not lower, because many processes share an application key, and all return at the same time after a
 #: relay's restart.
 OPEN_RENDEZVOUS_PER_SENDER_KEY = 256

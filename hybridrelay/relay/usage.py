@@ -54,7 +54,7 @@ class Period:
 
     @property
     def end(self) -> int:
-        """When the next period begins."""
+        """When the next period begins (seconds since 1970)."""
         return type(self)(self.year + self.month // 12, self.month % 12 + 1).begin
 
 
@@ -98,7 +98,7 @@ class Batch(Value):
 
     #: The usage to add, by period and hybrid connection (or `TOTAL`).
     usage: Mapping[tuple[Period, str], Usage]
-    #: When keys were used last.
+    #: When keys were used last (seconds since 1970).
     keys: Mapping[KeyId, float]
 
     def __bool__(self) -> bool:

@@ -23,7 +23,7 @@ LocalNameChoice: TypeAlias = HostTarget | Literal["none"] | None
 
 
 def check_local_name(name: HostTarget) -> HostTarget:
-    """Return `name`, with its host in normal form, if programs of this machine may reach something else under it.
+    """Return `name`, with its host in normal form, if it may stand for another host on this machine.
 
     Raises:
         ValueError: it is, or may be, this machine itself, or no single host; the message does not repeat it.
@@ -52,7 +52,7 @@ def parse_local_name_untrusted(text: str) -> HostTarget:
 
 
 def local_name_of_target(target: Target) -> HostTarget | None:
-    """Return the local name that a new hybrid connection has if its administrator chooses none: the target's.
+    """Return the local name that a new hybrid connection has by default: the host and ports of the target.
 
     Returns:
         None if the target cannot be a local name, for example because it is on the connector's own machine, or is a

@@ -74,8 +74,9 @@ class PeerIdentity(Value):
     def owner_id(self) -> str:
         """Identifies who has this identity, among the identities of its authority, for shares and limits.
 
-        This is the serial, or for an application's identity that an issuer has signed, the label. The label cannot
-        change when the identity is renewed. The serial can, so one application may have several serials.
+        This is the label for an application's identity that an issuer has signed, and the serial for all others. When
+        an identity is renewed, its label does not change, but its serial does, so one application may have several
+        serials.
         """
         return f"label {self.label}" if self.is_renewable else self.serial
 
@@ -149,7 +150,7 @@ def check_peer(
         label=name.label,
         serial=str(certificate["serialNumber"]),
         not_after=float(ssl.cert_time_to_seconds(certificate["notAfter"])),
-        # A chain is built by names, so this one cannot be forged without the authority.
+        # A chain is built by names, so nobody can forge this name without the authority.
         is_from_issuer=(("organizationName", ISSUER_ORGANIZATION),) in certificate.get("issuer", ()),
         certificate_hash=b"" if isinstance(peer, Mapping) else _certificate_hash(peer),
     )
@@ -256,8 +257,9 @@ def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SS
 
 
 def not_passed(error: OSError) -> ConfigurationError:
-    """Return the error that a private key cannot be passed to OpenSSL: see `private_file`, and OpenSSL has to open
-    the file. Something is short on this machine, and the program that already runs continues as before."""
+    """Return the error that a private key cannot be passed to OpenSSL, because the file (`private_file`) cannot be
+    made, or OpenSSL cannot open it. This machine is short of something; a program that already runs goes on as
+    before."""
     return ConfigurationError(
         f"the private key cannot be passed to OpenSSL: {text_or(error, error.strerror or str(error))}",
         remedy=remedy_or(error, "free space in the directory of temporary files"),

@@ -110,7 +110,7 @@ async def open_tcp(
         port: from 1 to 65535.
         keep_reset: whether closing the returned connection still resets it; see `reset_on_close`.
         choose: returns those of the name's addresses that are to be connected to, at least one, or raises.
-        in_parallel: whether to try up to `MAX_PAREL` addresses at the same time, and each further one when an
+        in_parallel: whether to try up to `MAX_PARALLEL` addresses at the same time, and each further one when an
             attempt has failed. By default, there is a staggered race: one after the other, without waiting long for
             any of them.
         purpose: what the name is looked up for.

@@ -32,8 +32,8 @@ class Timeouts:
         return len(self._pending)
 
     def add(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, `seconds` from now. If it was already added, the earlier time no longer applies. It
-        must neither wait nor raise."""
+        """Call `callback` once, `seconds` from now. If it was already added, the earlier time no longer applies.
+        `callback` must neither wait nor raise."""
         self._pending.pop(callback, None)  # added at the end, because the others are called earlier
         self._pending[callback] = trio.current_time() + self._seconds
         if not self._is_running:

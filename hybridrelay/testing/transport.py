@@ -68,7 +68,11 @@ async def check_transport(transport: Transport) -> None:
     """Run every check.
 
     Raises:
-        AssertionError: the transport does not meet its contract; a note names the check.
+        AssertionError: the transport does not meet its contract.
+        trio.TooSlowError: a check did not end within `CHECK_TIMEOUT`.
+        Exception: any other exception of the transport.
+
+    A note of the exception names the check.
     """
     for name, check in transport_checks(transport):
         try:

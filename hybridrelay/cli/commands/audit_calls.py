@@ -19,7 +19,7 @@ from ..times import utc_text
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the audit log."""
+    """Show the audit log of the management API."""
     with open_client(args) as client:
         entries = _read_files(args) if client is None else client.run(partial(_ask, args=args))
     entries.reverse()

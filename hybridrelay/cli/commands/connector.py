@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 def _instance_file(
     named: Path | None, config: Path | None, strings: Sequence[ConnectionString], events: EventStream
 ) -> InstanceFile | None:
-    """Return the instance file, if there is one. With a configuration file, what is published may change while the
-    program runs, so that the default file belongs to the configuration file."""
+    """Return the instance file; None if there is none. With a configuration file, what is published may change while
+    the program runs. The name of the default file then depends on the path of the configuration file instead."""
     if named is not None:
         return None if named.name == "none" else InstanceFile(named, events=events)
     directory = own_state_directory()

@@ -167,15 +167,15 @@ def _lines(results: Sequence[_Result], connection: str) -> Iterator[str]:
 
 @attrs.frozen
 class _Check(Value):
-    """A request that is decided as a connector does it."""
+    """A request, about which this command decides as a connector would."""
 
     policy: Policy
     subject: PeerIdentity | None
     resource: Resource
 
     def results(self) -> list[_Result]:
-        """Return a result for each port and each address of the target. If a port is denied by its name, or there is
-        no target, the result has no address.
+        """Return a result for each port and each address of the target. If a port is denied whatever its address is,
+        or the name cannot be resolved, or there is no target, the result has no address.
 
         Raises:
             HybridRelayError: the name cannot be resolved, and the decision depends on it.

@@ -38,7 +38,7 @@ class ConnectorService:
             connector.connect_in_parallel(number, on=one.entry.connect_in_parallel)
             connector.use_deny_list(number, _deny_list_of(one.entry))
 
-    #: See `Service.ended_meanwhile`. A connector tries what relays have refused again, so nothing ends by itself.
+    #: See `Service.ended_meanwhile`. A connector tries again what relays have refused, so nothing ends by itself.
     ended_meanwhile = False
 
     @property

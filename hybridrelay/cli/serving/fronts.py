@@ -78,7 +78,7 @@ class FrontChange:
 
     def lend(self, address: object) -> OpenPort | None:
         """Return the open port of a front that goes away, for something else that is to listen at its address; None
-        if there is none. It may be used when the change was made, and is the front's again if it is not."""
+        if there is none. It may be used once the change was made; if the change is not made, the front keeps it."""
         for key, one in self._fronts.running.items():
             if (
                 key not in self.after

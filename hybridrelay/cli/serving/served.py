@@ -119,7 +119,7 @@ class Served:
                     self.from_fronts = PortService(self.client, (), fronts=self.fronts)
                     await self._start_service(self.from_fronts)
                     for place in list(self.ports):
-                        # In the meantime, it may have been taken away, or added.
+                        # In the meantime, the port may have been taken away, or `add` may serve it.
                         port = self.ports.get(place)
                         if port is not None and port.service is None:
                             await self._serve(port)
@@ -148,7 +148,8 @@ class Served:
         await self._serve(port)
 
     async def take_ports(self, earlier: Served) -> None:
-        """Accept connections at the ports of another client in its place. Its open connections continue."""
+        """Accept connections at the ports of another client in its place. The other client's open connections
+        continue."""
         # All at once, because the other one closes those that it still has if it ends by itself in the meantime.
         taken = dict(earlier.ports)
         earlier.ports.clear()
@@ -159,7 +160,7 @@ class Served:
 
     async def _serve(self, port: LocalPort) -> None:
         assert self.client is not None
-        if self._nursery is not None:  # otherwise, it has ended by itself
+        if self._nursery is not None:  # otherwise, the client has ended by itself
             port.service = PortService(self.client, [port.opened])
             await self._start_service(port.service)
 

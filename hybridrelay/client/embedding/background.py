@@ -40,7 +40,7 @@ T = TypeVar("T")
 #: How long services may take to stop when the interpreter exits (seconds). A client that is still delivering the last
 #: bytes of a stream then has another ten seconds or so.
 _STOP_SECONDS = 10.0
-#: How long the exit of the interpreter waits for the thread (seconds): longer than that takes.
+#: How long the exit of the interpreter waits for the thread (seconds): longer than stopping and delivering take.
 _EXIT_SECONDS = 25.0
 
 
@@ -215,8 +215,10 @@ def call_and_wait(
         dispose: called with a result that nobody takes, because waiting for it was interrupted.
 
     Raises:
-        HybridRelayError: the interpreter is exiting.
+        HybridRelayError: the interpreter is exiting, the background thread has failed, or gevent or eventlet has
+            replaced threads.
         OSError: no thread can be started (EAGAIN).
+        RuntimeError: this was called in the background thread itself.
         Exception: any exception of the function.
 
     If interrupted, such as by KeyboardInterrupt, the function is cancelled.

@@ -75,9 +75,9 @@ async def run_forward(
     Args:
         client: from `open_client`.
         listen: (host, port) of each local address, which leads to the first port of the target; port 0 means any free
-            port. A `DatagramAddress` is for datagrams. ``EveryPort(host)`` means every port of the local name in the
-            connection string, at this address; what happens if one of them cannot be opened is described there
-            (`open_port`).
+            port. A `DatagramAddress` is for datagrams, a `UnixAddress` is a Unix socket. ``EveryPort(host)`` means
+            every port of the local name in the connection string, at this address; `open_port` says what happens if
+            one of them cannot be opened.
         stop: setting it stops gracefully: no further connections are accepted, and those that are open have up to
             `grace` seconds to finish.
         grace: seconds; after that, open connections are reset.
@@ -155,7 +155,8 @@ class OpenPort:
         return {(*_bound_at(one), isinstance(one, socket.socket)) for one in self.stands_for}
 
     def take_from(self, other: OpenPort, wanted: NamePorts) -> None:
-        """Take what another one has open at the same address for ports that are wanted here. It stays open."""
+        """Take over what another `OpenPort` has open at the same address for ports that are wanted here. It is not
+        closed in between."""
         here = {(isinstance(one, socket.socket), port) for one, port in self.stands_for.items()}
         for one, port in list(other.stands_for.items()):
             datagrams = isinstance(one, socket.socket)
@@ -259,8 +260,8 @@ async def _open_unix_socket(address: UnixAddress) -> OpenPort:
 
 
 async def _open_datagram_port(address: DatagramAddress, *, events: EventStream) -> OpenPort:
-    """Open a UDP socket, and with streams a TCP listener at the same port. A free port may be taken in between, so
-    that is tried a few times."""
+    """Open UDP sockets, and with streams TCP listeners at the same port. If this may be any free port, another
+    program may take it before both are open, so several ports are tried."""
     for attempt in reversed(range(_ATTEMPTS)):
         listeners = await _open_tcp_port(address.host, address.port, events=events) if address.with_streams else []
         try:

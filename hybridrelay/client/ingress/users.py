@@ -49,7 +49,8 @@ def load_front_users(path: Path, *, regular: bool = False) -> FrontUsers:
         regular: whether it has to be a regular file, because it is read again later.
 
     Raises:
-        ConfigurationError: it cannot be read, or a line has another form. The message quotes no line.
+        ConfigurationError: it cannot be read or has no user, a line has another form, or a user occurs twice. The
+            message quotes no line.
     """
     text = read_text(path, what="the file with users", limit=_MAX_FILE, secret=True, regular=regular)
     found: dict[str, Secret] = {}

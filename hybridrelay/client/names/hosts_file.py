@@ -18,7 +18,7 @@ __all__ = ["apply_lines", "default_hosts_file", "read_hosts_file", "remove_lines
 _MAX_FILE = 64 * 1024 * 1024
 #: How long to wait for another command that changes the file (seconds).
 _LOCK_SECONDS = 10.0
-#: How often to begin again if another program changes the file at the same moment.
+#: How many attempts to make if another program changes the file at the same moment.
 _ATTEMPTS = 10
 
 

@@ -6,7 +6,7 @@ It knows no other names, and queries no other server. The rules:
    as AAAA, get an empty answer, so that resolvers do not look elsewhere.
 2. A name below a published name does not exist (NXDOMAIN).
 3. Queries for all other names are refused (REFUSED), so that resolvers ask other servers. So are queries of a class
-   other than IN.
+   other than IN. Queries with an opcode other than QUERY are answered with NOTIMP.
 4. Messages that are not queries are ignored. Over TCP, the connection is closed.
 """
 
@@ -34,7 +34,7 @@ from .dns import MAX_ADDRESSES, MAX_MESSAGE, NotAQuery, ResponseCode, make_answe
 
 __all__ = ["FindAddresses", "NameServer", "answer_untrusted", "open_name_server"]
 
-#: Returns the addresses of those of some names, in lower case, that are published. It is called once for a question,
+#: Gets names in lower case, and returns the addresses of those that are published. It is called once for a question,
 #: because a name may have more than a hundred parents.
 FindAddresses: TypeAlias = Callable[[AbstractSet[str]], Mapping[str, Sequence[IPv4Address | IPv6Address]]]
 
@@ -46,7 +46,7 @@ IDLE_SECONDS: Final = 10.0
 MAX_CONNECTIONS: Final = 64
 #: How many queries are answered on one connection.
 _MAX_QUERIES: Final = 1000
-#: How often to look for a port that is free for both UDP and TCP.
+#: How many times to look for a port that is free for both UDP and TCP.
 _ATTEMPTS: Final = 20
 
 

@@ -95,7 +95,7 @@ class ListenerSearch:
         return self._avoided.pause(now)
 
     def stalled(self, instance: str, now: float) -> None:
-        """Note that a listener had not proved its identity when another one did."""
+        """Note that a listener has not proved its identity in time, and that another one is used or tried instead."""
         self._avoided.add(instance, now)
 
     def none_left(self, error: HybridRelayError, now: float) -> HybridRelayError | None:
@@ -108,7 +108,7 @@ class ListenerSearch:
         Returns:
             The error with which this attempt ends; None means to ask again, since no listener is avoided any more.
         """
-        if self.other_than:  # the caller has a session with one of the others
+        if self.other_than:  # the caller has a session with one of these
             return self.failure or error
         were_avoided = bool(self._avoided.at(now))
         self._avoided.clear()

@@ -59,7 +59,7 @@ async def open_http_tunnel(
 
     Raises:
         ProxyError: the proxy refused, or what answered is not a proxy.
-        Exception: any exception of `authenticator`.
+        Exception: any exception of `connect` or `authenticator`; instead of BrokenResourceError, ProxyError.
 
     The caller sets the deadline. On any exception, including cancellation, nothing stays open.
     """
@@ -80,7 +80,7 @@ async def open_http_tunnel(
             if 200 <= response.status_code < 300:
                 return stream, reply.rest
             challenges = _challenges(response)
-            if response.status_code == 401:  # tinyproxy answers so to wrong credentials
+            if response.status_code == 401:  # tinyproxy's answer to wrong credentials
                 raise _unauthorized(proxy, challenges, 1, 401)
             if response.status_code != 407:
                 raise _refusal(proxy, host, port, response)

@@ -53,6 +53,7 @@ async def open_socks_tunnel(
 
     Raises:
         ProxyError: the proxy refused, or what answered is not a proxy.
+        Exception: any exception of `connect`.
 
     The caller sets the deadline. On any exception, including cancellation, nothing stays open.
     """

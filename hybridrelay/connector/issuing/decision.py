@@ -6,6 +6,7 @@ A client that requests an identity proves its current one: a claim certificate, 
 |---|---|---|
 | any | it has expired since the session began | *identity expired* |
 | any | the issuer expires within a day | *issue refused* |
+| claim certificate | was signed by an issuer, not by the authority itself | *issue refused* |
 | claim certificate | was not used, and there is room to record it | issued; recorded with the key |
 | claim certificate | was used for the same key | issued again, for a taker that did not get the answer |
 | claim certificate | was used for another key | *claim used*, and an alarm |
@@ -43,8 +44,8 @@ __all__ = [
 ]
 
 #: How many used claims are recorded, of all hybrid connections that share the file. The second half of this room is
-#: for hybrid connections that have few: each may have this part of what is free, so that only about 150 together use
-#: it up. A relay keeps 200 open claims of a hybrid connection, each for up to 7 days.
+#: for hybrid connections that have few: each may have as many as the free room divided by `_FEW_PART`, so that only
+#: about 150 together use it up. A relay keeps 200 open claims of a hybrid connection, each for up to 7 days.
 MAX_USED_CLAIMS = 4096
 _FEW_PART = 32
 #: How long after its expiry a used claim stays recorded (30 days).
@@ -146,7 +147,7 @@ def decide_issue(
 
 def _claim(requester: Requester, key: str, used: UsedClaims, renewals: Sequence[float], now: float) -> Decision:
     if requester.is_from_issuer:
-        return Decision(Reason.ISSUE_REFUSED, "its claim was made with an issuer, and not with the authority file")
+        return Decision(Reason.ISSUE_REFUSED, "the claim was made with an issuer, and not with the authority file")
     earlier = used.find(requester.connection, requester.serial)
     if earlier is not None:
         if earlier.key == key:

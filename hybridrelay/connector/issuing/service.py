@@ -1,7 +1,8 @@
 """Answers requests for identities: streams of the kind *issue*.
 
-An identity may have only a few open requests, and few requests are processed at a time. A request counts among these
-only after it has arrived. So nobody can keep others from getting identities by requests that are never sent.
+An identity may have only a few open requests, and few requests are processed at a time. A request counts among the
+latter only after it has arrived. So nobody can keep others from getting identities by opening requests and never
+sending them.
 
 Each identity may make only some requests a minute, whatever their answers. Everything that can be decided
 without looking into a request is decided before a thread verifies it.
@@ -209,14 +210,14 @@ class Issuing:
         return issued
 
     def _decide_renewal(self, requester: Requester, issuer: Issuer) -> Decision:
-        """Decide about the request of an identity, which does not depend on the key that it is for."""
+        """Decide about a request for a renewal. The decision does not depend on the key in the request."""
         renewals = self._renewals.get((requester.connection, requester.label), ())
         now, ends = self._clock(), issuer.not_after
         return decide_issue(requester, b"", used=UsedClaims(), renewals=renewals, issuer_ends=ends, now=now)
 
     @contextlib.contextmanager
     def _noted_renewal(self, requester: Requester) -> Iterator[None]:
-        """Note a renewal. If an exception is raised, it does not count."""
+        """Note a renewal. It does not count if the block raises an exception."""
         key, now = (requester.connection, requester.label), self._clock()
         recent = [at for at in self._renewals.pop(key, ()) if abs(now - at) < RENEWALS_SECONDS]
         self._renewals[key] = [*recent, now]

@@ -26,7 +26,8 @@ _FORMAT = "hybridrelay-used-claims"
 _VERSION = 1
 #: How long to wait for another connector that is changing the file (seconds).
 _LOCK_SECONDS = 5.0
-#: An entry has less than 1 KB, as JSON: its longest parts are a name of 260 characters and a label of 64.
+#: An entry takes less than 2 KB as JSON: its longest parts are a name of 260 ASCII characters, and a label
+#: of 64 characters that may take 12 bytes each.
 _MAX_BYTES = 4096 + MAX_USED_CLAIMS * 4096
 
 

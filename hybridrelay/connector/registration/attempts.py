@@ -72,7 +72,8 @@ class Attempts:
         self.due = None
 
     def failed(self, error: HybridRelayError, retry_after: float, now: float) -> None:
-        """Wait, because no control channel could be opened, or nothing could be registered over the only one.
+        """Schedule the next attempt, because no control channel could be opened, or nothing could be registered over
+        the only one.
 
         Args:
             error: the reason.
@@ -94,7 +95,7 @@ class Attempts:
         self._out.append(kind(host=self._host, reason=error.reason, detail=text, retry_seconds=wait))
 
     def lost(self, retry_after: float, now: float) -> None:
-        """Wait, because the last open control channel has ended. For `retry_after` see `failed`."""
+        """Schedule the next attempt: the last open control channel has ended. For `retry_after` see `failed`."""
         # The route itself may have failed. Probing costs little, whereas a connection attempt without an answer takes
         # long. A relay that has announced its restart will be reachable over the same route again.
         if not self._registrations.are_refused and not retry_after:

@@ -19,9 +19,9 @@ from .states import CHANNELS, ChannelCause, ChannelState
 
 __all__ = ["MAX_NOTICES", "Channel", "Channels"]
 
-#: When the relay ends a registration, it is registered again at once, unless that has already happened within this
-#: time (seconds). Then there is a wait, which grows, so that a relay that keeps ending registrations cannot keep this
-#: process busy.
+#: When the relay ends a registration, everything is registered again at once, unless that has already happened within
+#: this time (seconds). Then there is a wait, which grows, so that a relay that keeps ending registrations cannot keep
+#: this process busy.
 REGISTER_AGAIN_HELD = 60.0
 #: How many notices (`Ended` and `Draining` messages) one control channel may receive within `NOTICE_SECONDS`, in
 #: addition to one for each registration. A relay that sends more is misbehaving: the channel is closed, and the next
@@ -137,7 +137,7 @@ class Channels:
 
     @property
     def current(self) -> Channel | None:
-        """The channel that renews the registrations, if there is one."""
+        """The channel that was the last to take over the registrations; None if it has ended or is being closed."""
         return next((one for one in self if one.state is ChannelState.CURRENT), None)
 
     @property
@@ -185,7 +185,7 @@ class Channels:
             self.close_earlier()
 
     def close_earlier(self) -> None:
-        """Close all earlier channels, because nothing would renew the registrations over them."""
+        """Close all earlier channels, so that the next control channel registers everything again."""
         for channel in self:
             if channel.state is ChannelState.EARLIER:
                 self.close(channel)

@@ -66,7 +66,8 @@ class Registration:
 
     @property
     def is_untried(self) -> bool:
-        """Whether the relay has not answered yet to the current connection string, which has replaced another one.
+        """Whether the relay has not yet answered a request with the current connection string, which has replaced
+        another one.
         What it says about the other one is then not final."""
         return self.answered is not None and self.answered is not self.string
 
@@ -83,7 +84,7 @@ class Registration:
         return (self.accepted if self.rejected is self.string and self.accepted is not None else self.string).key
 
     def ask_again(self, now: float) -> None:
-        """Ask the relay again now, even if it has refused."""
+        """Let the relay be asked again now, even if it has refused."""
         self._ask_again_at = now
 
     def succeeded(self, over: int, relay: RelayIdentity, string: ConnectionString, now: float) -> None:
@@ -94,8 +95,8 @@ class Registration:
         self.over, self.is_refused, self.failure = over, False, None
 
     def failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
-        """Note that it is not registered, because of `error`. `permanent`: whether the relay has refused it for
-        good."""
+        """Note that it is not registered, because of `error`. `permanent`: whether the relay has refused it for a
+        permanent reason."""
         self.over, self.failure, self.is_refused = None, error, permanent
         self.last_failure, self.failed_at = error, now
         if permanent:

@@ -33,7 +33,7 @@ _TYPES = {
 class Asset(Value):
     """A file of ``static``."""
 
-    #: ``app.3f2a....css``
+    #: The name under which it is served, such as ``app.3f2a....css``.
     served_as: str
     media_type: str
     data: bytes = attrs.field(repr=False)

@@ -120,7 +120,7 @@ def _drain(visit: Visit, path: str, one: ListenerValue) -> Child:
 
 
 def _peer(one: ListenerValue | SenderValue, href: str) -> list[Child]:
-    # A client has an id besides its instance; commands and the API need it to drop it.
+    # A sender has an id besides its instance. Commands and the API use this id to drop the sender.
     others = [("Sender", one.id)] if isinstance(one, SenderValue) else []
     return [
         identity(one.instance, *others),

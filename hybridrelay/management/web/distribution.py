@@ -1,5 +1,5 @@
 """The parts of a hybrid connection's page about keys and changes that are on their way to programs: claims, key rolls
-and updates. Claims can be revoked here. `rolling` and `sealed` are the pages that begin them.
+and updates. Claims can be revoked here. Claims, rolls and updates begin on the pages in `rolling` and `sealed`.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ async def distribution_sections(visit: Visit, found: ConnectionValue) -> list[Ch
 
 
 def _begin(visit: Visit, text: str, path: str) -> Child:
-    """Make the button of a page that shows a command. It needs a token, so that a key of the hybrid connection does
-    not suffice."""
+    """Make the button that leads to a page with a command; None if the caller may not see that page. It is for
+    administrators who are not limited to one hybrid connection, so that a key of the latter does not suffice."""
     if not visit.is_admin or visit.caller.scope.only is not None:
         return None
     return h("a", text, href=path, class_="button")

@@ -33,12 +33,12 @@ _MAX_NOTE = 128
 
 
 def claim_path(name: str) -> str:
-    """Return the path of the page that creates a claim."""
+    """Return the path of the page "Create a claim"."""
     return f"{path_of(name)}/create-claim"
 
 
 def update_path(name: str) -> str:
-    """Return the path of the page that pushes an update."""
+    """Return the path of the page "Push an update"."""
     return f"{path_of(name)}/push-update"
 
 

@@ -172,7 +172,7 @@ class Visit:
     async def get(
         self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str
     ) -> StructT:
-        """Call an operation that reads, and return its answer.
+        """Call an operation that has an answer of this type, and return the answer.
 
         Raises:
             RequestError: the operation is refused, or has failed.

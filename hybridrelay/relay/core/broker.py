@@ -111,7 +111,7 @@ class Broker(Generic[HandleT]):
         self.is_draining = False
         #: The limits that administrators have set.
         self.quotas = Quotas(authorization.connections) if quotas is None else quotas
-        #: Control channels of clients, by hybrid connection.
+        #: The numbers of control channels of clients, by hybrid connection.
         self.senders: Counter[str] = Counter()
         #: How many sessions each listener has at this relay.
         self._session_counts = SessionCounts()

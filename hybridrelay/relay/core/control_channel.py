@@ -114,7 +114,7 @@ class Authorize(Value):
 
 @attrs.frozen
 class StartJoin(Value):
-    """Find a listener (`Broker.join`), and call `ControlChannelCore.join_ended` afterwards."""
+    """Find a listener (`Broker.joins`), and call `ControlChannelCore.join_ended` afterwards."""
 
     request: control.Join
     grant: Grant

@@ -8,7 +8,7 @@ The rules:
    to instances that have left, while they are remembered: for at most `DEPARTED_SECONDS`.
 3. Another instance is another listener, even with the same key. A name is never "already in use".
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
-5. An instance that an administrator has dropped may not register for `DROPPED_SECONDS`.
+5. An instance that an administrator has dropped may not register again until `DROPPED_SECONDS` have passed.
 6. When all places of a hybrid connection are taken, a newcomer may displace a listener: see `displacement.py`. For
    this comparison, an instance that was registered for `SENIORITY_SECONDS` keeps the time of its first registration
    while its control channel is interrupted.
@@ -240,7 +240,7 @@ class ListenerTable(Generic[HandleT]):
         return TargetHealth.UNKNOWN if known is None else known.targets.get(listener.instance, TargetHealth.UNKNOWN)
 
     def unhealthy(self, connection: str) -> int:
-        """Return how many listeners of a hybrid connection report that they cannot connect to their target."""
+        """Return how many listeners of a hybrid connection report that their target is unhealthy."""
         known = self._connections.get(connection)
         return 0 if known is None else list(known.targets.values()).count(TargetHealth.UNHEALTHY)
 

@@ -116,7 +116,7 @@ class PairTable:
         self._instances.setdefault((connection, instance), _Account()).present += 1
 
     def leaves(self, connection: str, instance: str) -> None:
-        """Undo one call of `appears`. Does nothing if there was none."""
+        """Undo one call of `appears`. Does nothing if the instance is not known."""
         account = self._instances.get((connection, instance))
         if account is None:
             return

@@ -46,7 +46,8 @@ class Input(enum.Enum):
     EXPIRES = "expires"
     #: A side whose ticket was used has left before the two were joined.
     LEAVES = "leaves"
-    #: The relay has turned to another listener, or the listener reported that it cannot open a data channel.
+    #: The relay has turned to another listener, the listener reported that it cannot open a data channel, or the
+    #: sender no longer waits.
     WITHDRAWN = "withdrawn"
     #: A key by which one of the two was authorized is no longer valid.
     REVOKED = "revoked"

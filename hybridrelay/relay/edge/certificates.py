@@ -135,7 +135,7 @@ class RelayCertificates:
         self._watching = trio.CancelScope()
 
     def _load_outer(self, public: CertificateFiles | None, *, outer_needed: bool) -> _Outer:
-        """Blocks.
+        """Read the outer certificate, if one is needed. The relay's own is created if it is missing. Blocks.
 
         Raises:
             ConfigurationError: a certificate cannot be used.

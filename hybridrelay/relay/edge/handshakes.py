@@ -82,7 +82,7 @@ class Handshake:
     group: str
     #: Called when the next handshake may begin; must not raise.
     on_permit: Callable[[], None]
-    #: The id of the access key that the peer has proved to have. Must not be changed while it waits.
+    #: The id of the access key, if the peer has proved that it has one. Must not be changed while it waits.
     key_id: bytes | None = None
     #: The limits against which it counts, with one entry for each handshake that has begun.
     _counted_in: list[_Outstanding] = attrs.field(factory=list)

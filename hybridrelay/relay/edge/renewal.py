@@ -27,7 +27,7 @@ POLL_SECONDS = 10.0
 #: A chain and a key have a few KB.
 _MAX_FILE = 1 << 20
 
-#: What a file looked like: modification time (ns), size, inode; None if there was none.
+#: What the files looked like. For each of them: modification time (ns), size, inode; None if there was no file.
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 

@@ -1,6 +1,7 @@
 """The shell of the broker: carries out what `core.Broker` decides, with streams, listeners and a clock.
 
-Only `authorize`, `join`, `serve_channel` and `expire` wait. Call `carry_out` after each input.
+Only `authorize`, `join`, `serve_channel` and `expire` wait. Call `carry_out` after each input that is given to `core`
+directly.
 """
 
 # This module is long because every input of the machine has its method here.

@@ -56,7 +56,7 @@ class ControlPeers:
 
     Args:
         broker: the relay's broker.
-        instance: see `control.Welcome.instance`.
+        instance: see `control.Welcome.relay_instance`.
         outer_pins: returns the pins of the outer certificates, see `control.Welcome`.
         claims: answers takers; None means that there are no claims.
         client_addresses: what connectors are told about the addresses of clients.

@@ -77,7 +77,7 @@ class _Offer:
 
 
 class ControlPeer:
-    """A connector or client on its control channel. Implements `ListenerHandle`.
+    """A connector, client or taker on its control channel. Implements `ListenerHandle`.
 
     Until the peer has authenticated, this runs in a single task and uses little memory. Once `authorized` is true,
     `attach` provides a session with its own tasks. The request with the valid token is granted only then.
@@ -185,7 +185,7 @@ class ControlPeer:
 
     @property
     def role(self) -> control.PeerRole | None:
-        """Connector or client; None before its hello was received."""
+        """Connector, client or taker; None before its hello was received."""
         return None if self.hello is None else self.hello.role
 
     @property

@@ -1,4 +1,5 @@
-"""Recording the history of a relay: taking samples, keeping the last hour in memory, and writing minutes to a file.
+"""Recording the history of a relay: taking samples, keeping the last hour in memory, and writing one-minute rows to a
+file.
 
 `core.history.HistoryMachine` computes the rows. The tables in memory and the file are used only in worker threads, so
 that the relay neither waits for the file nor fails because of it.
@@ -91,11 +92,11 @@ class HistoryService:
         self._machine = HistoryMachine()
         #: The counts by name of the hybrid connection.
         self._counts: dict[str, _Counts] = {}
-        #: The content of the store at the last sample.
+        #: The revision of the hybrid connections at the last sample, and what they were.
         self._seen: int | None = None
         self._subjects: list[Subject] = []
-        #: The hybrid connections in `_seen`, if it has changed since the file was last written. The second attribute
-        #: is the same for the tables in memory.
+        #: The same hybrid connections, if they have changed since the file was last written. The second attribute is
+        #: the same for the tables in memory.
         self._existing_for_file: frozenset[Subject] | None = None
         self._existing_for_recent: frozenset[Subject] | None = None
         self._recent: HistoryTables | None = None

@@ -32,8 +32,8 @@ from .file_reports import FileReports
 
 __all__ = ["JoinedService"]
 
-#: How long changes are collected before they are saved (seconds). The ends of rendezvous that were joined later than
-#: this before a kill are not reported.
+#: How long changes are collected before they are saved (seconds). If a rendezvous was joined less than this before a
+#: kill, its end may not be reported.
 _COLLECT_SECONDS: Final = 0.1
 #: How often it is noted that the relay is running (seconds), and how soon saving is tried again after a failure.
 _SEEN_SECONDS: Final = 10.0

@@ -37,7 +37,7 @@ def places_for_pairs(total: int, *, per_connection: int | None = None, per_key: 
 
 
 def places_for_open_rendezvous() -> Places[str]:
-    """Make places for rendezvous that have not been joined. These places are never established."""
+    """Make places for open rendezvous (those with an unused ticket). These places are never established."""
     return Places(
         "rendezvous that have not been joined",
         OPEN_RENDEZVOUS,

@@ -459,7 +459,8 @@ class Relay:
             The names of the other fields that have changed, and take effect only after a restart.
 
         Raises:
-            ConfigurationError: a port cannot be opened, or a certificate cannot be used. Nothing was changed.
+            ConfigurationError: a port cannot be opened, or a certificate cannot be used. Nothing was changed, except
+                that ports that the message names may be closed; see `Ports.change`.
             TypeError: `config` is not a `RelayConfig`.
 
         If cancelled, either nothing was changed; or the relay listens on old and new addresses, and nothing else was

@@ -71,7 +71,7 @@ class UsageService:
         #: Set when a worker was taken over.
         self._taken_over = trio.Event()
         self._is_behind = False
-        #: The hybrid connections with which the keys in the file were last compared.
+        #: The revision of the hybrid connections with which the keys in the file were last compared.
         self._seen: int | None = None
 
     @property

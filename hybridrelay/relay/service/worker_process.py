@@ -374,7 +374,7 @@ class WorkerProcess:
                 self._heard += 1
 
     def _handle(self, message: Message) -> bool:
-        """Returns False after the last message, or if the worker does not follow the protocol.
+        """Handle a message. Returns False if it was the last one, or if the worker does not follow the protocol.
 
         Raises OSError, ValueError and MemoryError if a message has no sensible content, or cannot be handled. The
         worker is then ended, too.
