@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ __all__ = ["apply_lines", "default_hosts_file", "read_hosts_file", "remove_lines
 
 #: In bytes. Blocklists of advertisers' hosts, which some users put there, have a few megabytes.
 _MAX_FILE = 64 * 1024 * 1024
-#: How long to wait for another command that changes the file (seconds).
-_LOCK_SECONDS = 10.0
+#: How long to wait for another command that changes the file (seconds). A change takes milliseconds. After this time,
+#: the file is changed without its lock, because everybody who may read the file can hold it.
+_LOCK_SECONDS = 3.0
 #: How many attempts to make if another program changes the file at the same moment.
 _ATTEMPTS = 10
 
@@ -51,8 +53,8 @@ def apply_lines(path: Path, lines: Sequence[HostsLine]) -> bool:
     """Write these lines into a hosts file, instead of those that this program has written before.
 
     The file keeps its owner, mode and attributes. It is replaced in one step, or overwritten in place if it is a
-    mount point, as in containers. It is read immediately before that; if another program changes it in the meantime,
-    this begins again.
+    mount point, as in containers. It is read immediately before that; if another program has changed it in the
+    meantime, this begins again. A change between this reading and the replacement is lost.
 
     Returns:
         Whether the file has changed.
@@ -71,8 +73,13 @@ def remove_lines(path: Path) -> bool:
 
 def _change(path: Path, change: Callable[[bytes], bytes]) -> bool:
     try:
-        with locked_files([path], seconds=_LOCK_SECONDS):
-            remove_leftovers(path)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked_files([path], seconds=_LOCK_SECONDS))
+            except TimeoutError:
+                pass  # temporary files may belong to a command that is running
+            else:
+                remove_leftovers(path)
             for _ in range(_ATTEMPTS):
                 before = read_hosts_file(path)
                 after = change(before)

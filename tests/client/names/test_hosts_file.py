@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hybridrelay._file_lock import locked_files
 from hybridrelay.client.names import hosts_file
 from hybridrelay.client.names.hosts_block import HostsLine, with_lines
 from hybridrelay.client.names.hosts_file import apply_lines, read_hosts_file, remove_lines
@@ -138,6 +139,22 @@ def test_a_change_by_another_program_is_kept(hosts: Path, monkeypatch: pytest.Mo
     assert apply_lines(hosts, LINES)
     assert not writes
     assert hosts.read_bytes() == with_lines(CONTENT + b"\n10.0.0.2 new\n", LINES)
+
+
+def test_who_may_only_read_the_file_cannot_keep_it_from_being_changed(
+    hosts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They can lock it. Temporary files may belong to whoever has the lock, and stay."""
+    monkeypatch.setattr(hosts_file, "_LOCK_SECONDS", 0.1)
+    left = hosts.with_name(".hosts.0123abcd")
+    left.touch()
+    with locked_files([hosts], seconds=0.0):
+        assert apply_lines(hosts, LINES)
+        assert hosts.read_bytes() == with_lines(CONTENT, LINES)
+    with locked_files([hosts], seconds=0.0):
+        assert remove_lines(hosts)
+        assert hosts.read_bytes() == CONTENT
+    assert left.exists()
 
 
 def test_a_file_that_changes_all_the_time(hosts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
