@@ -7,7 +7,7 @@ A request is handled by these rules, in this order:
    failed attempts from an address, further failures get 429, and credentials of other kinds are not passed to
    authenticators, because these may accept passwords that can be guessed.
 2. Otherwise the connection identifies the caller, if it is a connection to the Unix socket or has a client
-   certificate.
+   certificate. If the CA of the certificate is no longer in use, the connection is closed.
 3. Otherwise a cookie identifies the caller, who has logged in to the dashboard with this browser (`logins`).
    Because browsers send certificates and cookies without being asked, requests caused by pages of other origins
    are refused.
@@ -138,8 +138,13 @@ class Gate:
         elif (by_cookie_ := await self._by_cookie(request)) is not None:
             caller = by_cookie_
             await _check_site(request, by_cookie=True)
+        elif not peer.is_trusted():
+            # Not a failed attempt: the certificate was accepted when the connection began. Over a new connection, it
+            # is refused before the first request.
+            await trio.sleep(REFUSAL_SECONDS)
+            raise unauthenticated(_OTHER_CA.detail, f"{_OTHER_CA.remedy}; or {_USUAL_REMEDY}", close=True)
         elif peer.refusal is not None or peer.caller is not None:
-            refusal = peer.refusal or (_EXPIRED if peer.is_trusted() else _OTHER_CA)
+            refusal = peer.refusal or _EXPIRED
             answer = unauthenticated(refusal.detail, f"{refusal.remedy}; or {_USUAL_REMEDY}")
             await self._refuse(peer, group, refusal.detail, answer)
         else:
@@ -351,11 +356,12 @@ async def _check_site(request: Request, *, by_cookie: bool = False) -> None:
         raise problem(Problem.FORBIDDEN, "a page of another origin has caused the request")
 
 
-def unauthenticated(detail: str, remedy: str = _USUAL_REMEDY) -> RequestError:
+def unauthenticated(detail: str, remedy: str = _USUAL_REMEDY, *, close: bool = False) -> RequestError:
     """Make the exception that answers a request without valid credentials (401).
 
     Args:
         detail: what is wrong with the credentials; a clause without a full stop.
         remedy: what the caller can do.
+        close: whether to close the connection, because its client certificate will not be accepted again.
     """
-    return problem(Problem.UNAUTHENTICATED, detail, remedy=remedy, headers=_CHALLENGES)
+    return problem(Problem.UNAUTHENTICATED, detail, remedy=remedy, headers=_CHALLENGES, close=close)

@@ -43,6 +43,7 @@ def problem(
     remedy: str | None = None,
     errors: Sequence[Mapping[str, str]] = (),
     headers: Fields = (),
+    close: bool = False,
 ) -> RequestError:
     """Make the exception that answers a request with a problem document.
 
@@ -53,13 +54,14 @@ def problem(
         errors: for an invalid request, what is wrong in it. Each has a ``pointer`` (RFC 6901 for the body, ``?/name``
             for a query parameter, or the name of a header) and a ``detail``.
         headers: further header fields of the response.
+        close: whether to close the connection afterwards.
     """
     members: dict[str, object] = {"type": kind.type}
     if remedy is not None:
         members["remedy"] = remedy
     if errors:
         members["errors"] = [dict(error) for error in errors]
-    return RequestError(Failure(kind.status, detail, headers, members))
+    return RequestError(Failure(kind.status, detail, headers, members, close))
 
 
 def render_problem(failure: Failure) -> Response:

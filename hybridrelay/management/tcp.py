@@ -27,7 +27,7 @@ from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
 from ..security import Networks, bracketed, outer_server_context, relay_pin
 from ..security.parsing_certificates import parsing_certificate
-from ..security.pem_files import load_authorities, read_pem
+from ..security.pem_files import CA_FILE, certificates_in, read_pem, use_authorities
 from ..streams.listening import remote_of
 from ..streams.proxy_protocol import ProxyHeaderError, receive_proxy_header
 from ..streams.tls import TLSStream
@@ -57,17 +57,19 @@ class _ServerTLS(Value):
     pin: str
     #: The names in the certificate, in lower case.
     names: frozenset[str]
-    #: The CAs of client certificates.
-    client_cas: frozenset[bytes] = attrs.field(default=frozenset(), repr=False)
+    #: The CAs of client certificates; see `certificates_in`.
+    client_cas: frozenset[str] = attrs.field(default=frozenset(), repr=False)
 
 
 def _load_tls(certificate: Path, key: Path | None, client_ca: Path | None) -> _ServerTLS:
     context = outer_server_context(certificate, key)
+    cas = frozenset[str]()
     if client_ca is not None:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        load_authorities(context, client_ca)
+        text = read_pem(client_ca, what=CA_FILE)
+        use_authorities(context, text, client_ca)
         context.verify_mode = ssl.CERT_OPTIONAL
-    cas = frozenset(context.get_ca_certs(binary_form=True))
+        cas = certificates_in(text)
     return _ServerTLS(context, relay_pin(certificate), _names(certificate), cas)
 
 

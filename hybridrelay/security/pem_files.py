@@ -15,9 +15,14 @@ from .._text_files import TextError, decode_text, read_bytes
 from ..errors import ConfigurationError
 from .tls import not_passed, private_file
 
+#: What messages call a file with the certificates of CAs.
+CA_FILE = "the CA file"
 #: In bytes. A certificate chain has a few KB.
 _MAX_FILE = 1 << 20
 _CERTIFICATE = re.compile(r"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----")
+_WHOLE_CERTIFICATE = re.compile(
+    r"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END (?:TRUSTED |X509 )?CERTIFICATE-----", re.DOTALL
+)
 _KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 #: What is wrong with a key or certificate, and what is required, by OpenSSL's reason.
 _TOO_WEAK = {
@@ -95,13 +100,27 @@ def load_chain(
         raise not_passed(exc) from exc
 
 
+def certificates_in(text: str) -> frozenset[str]:
+    """Return the certificates in the text of a PEM file, each in base64 without spaces and line ends."""
+    return frozenset("".join(found[1].split()) for found in _WHOLE_CERTIFICATE.finditer(text))
+
+
 def load_authorities(context: ssl.SSLContext, ca_file: str | os.PathLike[str]) -> None:
     """Make a context trust the CAs in a PEM file.
 
     Raises:
         ConfigurationError: the file cannot be used.
     """
-    text = read_pem(ca_file, what="the CA file")
+    use_authorities(context, read_pem(ca_file, what=CA_FILE), ca_file)
+
+
+def use_authorities(context: ssl.SSLContext, text: str, ca_file: str | os.PathLike[str]) -> None:
+    """Make a context trust the CAs in the text of a PEM file (`read_pem`), which may contain others than certificates
+    of CAs.
+
+    Raises:
+        ConfigurationError: there is no certificate in it. The message names the file.
+    """
     try:
         context.load_verify_locations(cadata="".join(char for char in text if char.isascii()))
     except ssl.SSLError as exc:

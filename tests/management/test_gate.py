@@ -402,6 +402,26 @@ async def test_the_owner_on_the_socket_is_not_limited(relay: Relay, autojump_clo
     assert {(await api.call("GET", "/v1/relay"))[0].status for _ in range(300)} == {200}
 
 
+async def test_a_connection_whose_ca_is_no_longer_in_use_is_closed_and_is_no_failed_attempt(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    caller, is_trusted = Caller("certificate", "x", ManagementRole.ADMIN), True
+    peer = Peer("192.0.2.1", caller, is_trusted=lambda: is_trusted)
+    for _ in range(20):
+        api = relay.connect(peer)
+        is_trusted = True
+        answer, _ = await api.call("GET", CONNECTIONS)
+        assert (answer.status, answer.headers.get("connection")) == (200, None)
+        is_trusted = False
+        answer, problem = await api.call("GET", CONNECTIONS)
+        assert (answer.status, answer.headers.get("connection")) == (401, "close")
+        assert problem["detail"] == "the CA of the client certificate is no longer in use"
+    assert relay.failures() == []
+    api = relay.connect(Peer("192.0.2.1"))
+    answer, problem = await api.call("GET", CONNECTIONS, Authorization="Bearer wrong")
+    assert answer.status == 401, "the address has failed attempts left"
+
+
 async def test_a_client_certificate_ends_when_it_expires(
     relay: Relay, autojump_clock: trio.testing.MockClock
 ) -> None:

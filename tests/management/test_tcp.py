@@ -310,7 +310,11 @@ async def test_who_has_connected_with_a_certificate_of_an_earlier_ca_has_no_acce
         else:
             files.renew()
             assert await relay.tcp.reload()
-        assert await status(stream) == (b"200" if "more" in change or "same" in change else b"401")
+        stays = "more" in change or "same" in change
+        assert await status(stream) == (b"200" if stays else b"401")
+        if not stays:
+            with trio.fail_after(60):
+                assert await stream.receive_some() == b"", "it is closed"
         await trio.aclose_forcefully(stream)
 
 

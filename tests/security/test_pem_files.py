@@ -22,6 +22,9 @@ from cryptography.x509.oid import NameOID
 
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.security import control_client_context, control_server_context, outer_server_context, relay_pin
+from hybridrelay.security.pem_files import certificates_in
+
+from ..certificates import CertificateAuthority
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -127,3 +130,14 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"cannot read the key file .*missing: No such file"):
         control_server_context(tmp_path / "certificate", tmp_path / "missing")
+
+
+def test_certificates_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    """And there are all of them, also those that are not of CAs."""
+    authority = CertificateAuthority()
+    one, other = authority.write(tmp_path / "ca").read_text(), authority.issue("host")[0].decode()
+    both = certificates_in(f"comment\r\n{one}\n{other}")
+    assert len(both) == 2
+    assert certificates_in(f"{other}\n{one}".replace("\n", "\r\n")) == both
+    assert certificates_in(one.replace("CERTIFICATE", "TRUSTED CERTIFICATE")) == certificates_in(one) < both
+    assert certificates_in("no certificate") == frozenset()
