@@ -270,24 +270,26 @@ class ClientSession:
         *,
         tries_every_relay: bool,
     ) -> None:
-        result: DataChannel | HybridRelayError | None = None
+        opened: DataChannel | None = None
+        failure: HybridRelayError | None = None
         with scope:
             try:
-                result = await opening()
+                opened = await opening()
             except HybridRelayError as exc:
-                result = exc
+                failure = exc
         del self._scopes[attempt]
-        if isinstance(result, HybridRelayError):
+        if failure is not None:
             if not scope.cancel_called:
-                self._handle(inputs.AttemptFailed(attempt, result, tries_every_relay))
-        elif result is not None:
+                self._handle(inputs.AttemptFailed(attempt, failure, tries_every_relay))
+            failure = None  # it would be in a cycle with its traceback, which refers to this frame
+        elif opened is not None:
             if scope.cancel_called:
-                await trio.aclose_forcefully(result.stream)
+                await trio.aclose_forcefully(opened.stream)
                 return
-            self._opened[attempt] = result
-            identity = result.peer.identity
+            self._opened[attempt] = opened
+            identity = opened.peer.identity
             channel = inputs.Channel(
-                str(result), result.peer.instance, identity.label, identity.serial, result.rendezvous
+                str(opened), opened.peer.instance, identity.label, identity.serial, opened.rendezvous
             )
             self._handle(inputs.ChannelOpened(attempt, channel))
 

@@ -103,39 +103,46 @@ async def first_answer(
     # time. There may be several, because attempts can end at the same moment.
     arrived: list[int] = []
     chosen: int | None = None
+    error: Exception | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as nursery:
 
-            async def run(index: int) -> None:
-                outcome = outcomes[index]
-                try:
-                    outcome.answer = await attempt(addresses[index])
-                except Exception as exc:  # noqa: BLE001 - raised below
-                    outcome.error = exc
-                    if isinstance(exc, no_answer):
-                        failed[index].set()
-                        return
-                arrived.append(index)
-                nursery.cancel_scope.cancel()
+                async def run(index: int) -> None:
+                    try:
+                        outcomes[index].answer = await attempt(addresses[index])
+                    except Exception as exc:  # noqa: BLE001 - raised below
+                        outcomes[index].error = exc
+                        if isinstance(exc, no_answer):
+                            failed[index].set()
+                            return
+                    arrived.append(index)
+                    nursery.cancel_scope.cancel()
 
-            for index in range(len(addresses)):
-                if not arrived:
-                    nursery.start_soon(run, index)
-                    with trio.move_on_after(stagger_seconds):
-                        await failed[index].wait()
-        answered = [index for index in arrived if outcomes[index].error is None]
-        chosen = next(iter(answered or arrived), None)
+                for index in range(len(addresses)):
+                    if not arrived:
+                        nursery.start_soon(run, index)
+                        with trio.move_on_after(stagger_seconds):
+                            await failed[index].wait()
+            answered = [index for index in arrived if outcomes[index].error is None]
+            chosen = next(iter(answered or arrived), None)
+        finally:
+            # After a cancellation, `chosen` is None, so every answer is discarded.
+            for index in arrived:
+                answer = outcomes[index].answer
+                if index != chosen and answer is not None:
+                    with trio.CancelScope(shield=True):
+                        await discard(answer)
+        if chosen is None:
+            raise ExceptionGroup("no address answers", [o.error for o in outcomes if o.error is not None])
+        error = outcomes[chosen].error
+        if error is not None:
+            raise error
+        answer = outcomes[chosen].answer
+        assert answer is not None
+        return answer
     finally:
-        # After a cancellation, `chosen` is None, so every answer is discarded.
-        for index in arrived:
-            answer = outcomes[index].answer
-            if index != chosen and answer is not None:
-                with trio.CancelScope(shield=True):
-                    await discard(answer)
-    if chosen is None:
-        raise ExceptionGroup("no address answers", [o.error for o in outcomes if o.error is not None])
-    outcome = outcomes[chosen]
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.answer is not None
-    return outcome.answer
+        # The tracebacks of the exceptions refer to these variables. Break the cycles, because the exceptions may also
+        # refer to TLS streams, and so to memory of OpenSSL.
+        outcomes.clear()
+        error = None

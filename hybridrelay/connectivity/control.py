@@ -335,6 +335,8 @@ async def run_control_channel(
     certificates: list[bytes] = []
     tls = await open_control_stream(endpoint, candidate, dialer=dialer, on_outer_certificate=certificates.append)
     certificate = OuterCertificate.from_der_untrusted(certificates[-1]) if certificates else None
+    shown = tls.getpeercert(binary_form=True)
+    assert shown is not None
     session = Session.create(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
     started = False
     try:
@@ -345,8 +347,6 @@ async def run_control_channel(
             with trio.fail_after(WELCOME_SECONDS):
                 await stream.send_all(encode_message(introduction.hello()))
                 welcome, early = await _receive_welcome(stream, decoder)
-            shown = tls.getpeercert(binary_form=True)
-            assert shown is not None
             channel = ControlChannel(
                 session,
                 stream,

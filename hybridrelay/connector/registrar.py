@@ -333,6 +333,7 @@ class Registrar:
                 self._feed(inputs.Stop())  # the connector was cancelled: this is not the loss of a channel
             del self._running[number]
             self._feed(inputs.ChannelEnded(number) if failure is None else inputs.OpeningFailed(number, failure))
+            failure = None  # it would be in a cycle with its traceback, which refers to this frame
 
     async def _receive(self, number: int, running: _Running, channel: ControlChannel) -> None:
         """Handle the relay's messages until the channel ends. Each one is answered before the next is read. They

@@ -10,6 +10,8 @@ shortly after another write. A write is never interrupted: if the channel does n
 waits for the rest. So if a task that sends is cancelled, only whole frames have been queued.
 """
 
+# This module is long because reading, writing, the time and the end of a channel share the state of one class.
+
 from __future__ import annotations
 
 import math
@@ -76,8 +78,8 @@ class Channel(Handler):
         #: When the channel was opened, on Trio's clock, and how many bytes it has carried since, in both directions.
         self.opened_at = trio.current_time()
         self.bytes_moved = 0
-        #: The exception with which the stream was lost, or None.
-        self.error: BaseException | None = None
+        #: The exception with which the stream was lost, or None; see `serve`.
+        self._error: BaseException | None = None
         #: The exception that a bug has caused in the reactor.
         self._bug: Exception | None = None
         self._lost = False
@@ -110,11 +112,15 @@ class Channel(Handler):
         #: Whether the nursery waits only for its tasks, which are cancelled, and may close at any time.
         self._is_closing = False
 
-    async def serve(self, greeting_timeout: float) -> None:
+    async def serve(self, greeting_timeout: float) -> BaseException | None:
         """Run until the session has ended, or the channel is lost or replaced; then close the stream.
 
         Args:
             greeting_timeout: the deadline for the peer's HELLO (seconds).
+
+        Returns:
+            The exception with which the stream was lost; None if there was none. Through its traceback, it refers to
+            this object, the stream, and the memory that OpenSSL has allocated for it.
 
         If cancelled, the session ends, and the peer is informed if that is possible within `_GOODBYE_TIMEOUT`.
         """
@@ -127,14 +133,20 @@ class Channel(Handler):
                         self._is_closing = True
             if self._bug is not None:
                 raise self._bug
+            return self._error
         except BaseException:
             await self._unregister()
             if not self._lost and self._core.ended is None:
                 await self._say_goodbye()
             raise
         finally:
-            await self._unregister()
-            await self._close()
+            try:
+                await self._unregister()
+                await self._close()
+            finally:
+                # Break the cycles in which this object is. Otherwise what OpenSSL has allocated for the stream would
+                # stay until the garbage collector examines this object, which it rarely does with old ones.
+                self._registration = self._error = self._bug = None
 
     # --- called by the session, at any time
 
@@ -173,7 +185,7 @@ class Channel(Handler):
         if self._lost:
             return
         self._lost = self._is_unregistered = True
-        self.error = error
+        self._error = error
         if self._registration is not None:
             self._registration.close()
         if self._core.ended is None:

@@ -48,8 +48,8 @@ class Channels:
         #: The scope in which `_wait_for_next` waits. It is cancelled when there is another channel, or the session
         #: has ended.
         self._waiting = trio.CancelScope()
-        #: The first exception with which a channel was lost.
-        self.first_error: BaseException | None = None
+        #: The first exception with which a channel was lost before the peer had greeted; see `take_first_error`.
+        self._first_error: BaseException | None = None
 
     def begin(self, channel: trio.abc.Stream, initial: bytes) -> None:
         """Use this channel first. `initial`: bytes that were already received from it."""
@@ -65,20 +65,33 @@ class Channels:
         """
         try:
             while self._next is not None and self._core.ended is None:
-                (stream, initial), self._next = self._next, None
-                taken_over = self._core.is_established
-                if not taken_over:
-                    self._core.channel_opened(trio.current_time())
-                channel = self.current = Channel(self._core, stream, initial, self._dispatch, self._turns, reactor)
-                if taken_over:
-                    self._dispatch([events.Established(resumed=False)])
-                await channel.serve(greeting_timeout)
-                self.first_error = self.first_error or channel.error
-                self.current = None
+                await self._use_next(reactor, greeting_timeout)
                 if self._core.ended is None:
                     await self._wait_for_next(reconnect)
         finally:
             self.current = None
+
+    async def _use_next(self, reactor: Reactor, greeting_timeout: float) -> None:
+        """Use the next channel, which is there, until it is lost. Nothing refers to it after this, so that its memory
+        is free while the session waits for another one."""
+        assert self._next is not None
+        (stream, initial), self._next = self._next, None
+        taken_over = self._core.is_established
+        if not taken_over:
+            self._core.channel_opened(trio.current_time())
+        channel = self.current = Channel(self._core, stream, initial, self._dispatch, self._turns, reactor)
+        if taken_over:
+            self._dispatch([events.Established(resumed=False)])
+        error = await channel.serve(greeting_timeout)
+        if self._first_error is None and self._core.peer_hello is None:
+            self._first_error = error
+        self.current = None
+
+    def take_first_error(self) -> BaseException | None:
+        """Return the first exception with which a channel was lost before the peer had greeted, and forget it,
+        because it refers to that channel."""
+        error, self._first_error = self._first_error, None
+        return error
 
     async def _wait_for_next(self, reconnect: Reconnect | None) -> None:
         """Wait for the next channel, or end the session: at its resume deadline, or if `reconnect` raises."""

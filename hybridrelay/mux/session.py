@@ -363,19 +363,18 @@ class Session:
             SessionError: the peer never greeted, or refused the session. The channel's exception is the cause.
         """
         self._on_greeting = on_greeting
+        self._channels.begin(channel, initial)
+        del channel, initial  # the session may outlive its first channel
         with reporting(self, *([] if self.core.config.is_control else [self.core.budget.root])):
-            return await self._run(channel, initial, reconnect, greeting_timeout, task_status)
+            return await self._run(reconnect, greeting_timeout, task_status)
 
     async def _run(
         self,
-        channel: trio.abc.Stream,
-        initial: bytes,
         reconnect: Reconnect | None,
         greeting_timeout: float,
         task_status: trio.TaskStatus[None],
     ) -> events.SessionOutcome:
         self._task_status = task_status
-        self._channels.begin(channel, initial)
         try:
             async with using_reactor() as reactor, FlatNursery() as nursery:
                 self._ends.started(nursery)
@@ -394,7 +393,7 @@ class Session:
             text = outcome.text or outcome.reason.describe
             if outcome.reason is Reason.NO_ERROR:
                 text = outcome.text or "the session was closed before the other side had greeted"
-            raise SessionError(text, reason=outcome.reason) from self._channels.first_error
+            raise SessionError(text, reason=outcome.reason) from self._channels.take_first_error()
         return outcome
 
     async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:

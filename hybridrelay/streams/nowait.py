@@ -415,5 +415,7 @@ class _Waiting(NowaitStream):
         try:
             self._ahead = await self._stream.receive_some(READ_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            self._failure = exc
+            # A copy, because the traceback of the exception refers to this object.
+            self._failure = type(exc)(*exc.args)
+            self._failure.__cause__ = exc.__cause__
             raise

@@ -179,14 +179,16 @@ class Registration:
             self.fail(exc)
 
     def _flush_now(self) -> None:
-        error: BaseException | None = None
         try:
             if not self.stream.flush_nowait():
                 return
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            error = exc
-        self._is_flushing = False
-        self.handler.on_flushed(error)
+            # Passed on here, because an exception in another variable would be in a cycle with its traceback.
+            self._is_flushing = False
+            self.handler.on_flushed(exc)
+        else:
+            self._is_flushing = False
+            self.handler.on_flushed(None)
 
     def fail(self, error: Exception) -> None:
         """Report an exception that only a bug can cause, and stop calling the handler."""

@@ -15,6 +15,8 @@ calls of the stream below wait, so no lock is needed around OpenSSL. Rules:
    OpenSSL. Handshakes are limited in bytes, and records in length (`limit_held`). Until more than `SMALL_READ_BYTES`
    are requested in one call, OpenSSL gets only complete records, because for an incomplete one it would hold a buffer
    of 17 KiB.
+6. A closed stream keeps no memory of OpenSSL (about 100 KB), however long something refers to the stream, such as the
+   traceback of an exception.
 
 The handshake is in `tls_handshake.py`, decrypting in `tls_receiving.py`, and records are handled in `records.py`.
 """
@@ -116,6 +118,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     @property
     def _ssl(self) -> ssl.SSLObject:
         if self._made is None:
+            self._check_open()
             self._made = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         return self._made
 
@@ -126,7 +129,11 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
-        """The `ssl.SSLObject`, for its read-only methods."""
+        """The `ssl.SSLObject`, for its read-only methods.
+
+        Raises:
+            trio.ClosedResourceError: this stream was closed. So do the methods below.
+        """
         return self._ssl
 
     @overload
@@ -352,7 +359,18 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                     # not read.
                     await trio.aclose_forcefully(self._transport_stream)
         finally:
-            await self._transport_stream.aclose()
+            try:
+                await self._transport_stream.aclose()
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        """Free what OpenSSL has allocated, even if something refers to this stream for longer. Tasks that are blocked
+        in this stream use none of it any more, except for one that does the handshake."""
+        if self._state is _State.READY or not self._sending.held:
+            self._made = None
+            self._incoming = self._outgoing = ssl.MemoryBIO()
+            self._receiver = Receiver(self._below, self._incoming, self._outgoing, None)
 
     async def _say_goodbye(self) -> None:
         # OpenSSL raises SSLError (an OSError) to say that it wants the peer's answer, for which this does not wait.

@@ -189,7 +189,8 @@ class Receiver:
         except ssl.SSLZeroReturnError:
             self.has_ended = True
         except ssl.SSLError as exc:
-            self.error = (f"TLS failed: {describe_tls_error(exc)}", exc)
+            # Its traceback refers to this object, which would then be in a cycle.
+            self.error = (f"TLS failed: {describe_tls_error(exc)}", exc.with_traceback(None))
         self.records.with_data += reads
         if feeder is None:
             self._undecrypted = bool(self._later) or (count > _LAST_RECORD and incoming.pending > 0)

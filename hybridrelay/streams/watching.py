@@ -92,6 +92,7 @@ class WatchedRegistration(Registration):
             except Exception as exc:  # noqa: BLE001 - see `Registration.run`
                 self.fail(exc)
             self._rounds.run_handlers()
+        error = None  # it would be in a cycle with its traceback, which refers to this frame
 
     def _end_task(self) -> None:
         self._tasks -= 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -29,6 +31,7 @@ from hybridrelay.connectivity.addresses import MAX_ADDRESSES, AddressBook, first
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol.reasons import Reason
 
+from ..leaks import no_garbage_collector
 from ..resolving import FixedResolver
 from ..waiting import patience
 from .conftest import Certificates, make_server, run_server, serve_badly
@@ -299,3 +302,32 @@ async def test_an_error_other_than_silence_ends_the_race(autojump_clock: trio.te
     with pytest.raises(ExceptionGroup) as caught:
         await first_answer(["a", "c"], attempt, no_answer=(OSError,), stagger_seconds=9, discard=discard)
     assert len(caught.value.exceptions) == 2
+
+
+@pytest.mark.parametrize("how", ["none answers", "one refuses", "one answers", "cancelled"])
+async def test_what_failed_attempts_held_is_freed_with_their_exceptions(how: str) -> None:
+    """Such as the TLS stream of a handshake that failed. The garbage collector is not needed."""
+    freed: list[weakref.ref[trio.Event]] = []
+
+    async def attempt(address: str) -> str:
+        stream = trio.Event()
+        freed.append(weakref.ref(stream))
+        if address == "last":
+            if how == "one answers":
+                return address
+            if how == "one refuses":
+                raise RuntimeError(address)
+            if how == "cancelled":
+                scope.cancel()
+                await trio.sleep_forever()
+        raise ValueError(address)
+
+    async def discard(answer: str) -> None:
+        raise AssertionError(answer)
+
+    with no_garbage_collector():
+        with trio.CancelScope() as scope, contextlib.suppress(ExceptionGroup, RuntimeError):
+            await first_answer(
+                ["first", "second", "last"], attempt, no_answer=(ValueError,), stagger_seconds=20, discard=discard
+            )
+        assert [stream() for stream in freed] == [None, None, None]

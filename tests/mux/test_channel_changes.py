@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
+import pytest
 import trio
 import trio.testing
 
 from hybridrelay.mux import DATA_CONFIG, Session, SessionRole, receive_hello
 from hybridrelay.protocol import Reason, SessionCore
+from hybridrelay.streams import TLSStream
 from hybridrelay.testing import session_pair
+from hybridrelay_websocket.stream import WebSocketStream
 
+from ..leaks import no_garbage_collector
+from ..stream_pairs import MAKERS_OVER_SOCKETS, Maker, memory, names, tls_over_memory
+from ..waiting import async_wait_until
 from ..wrapped_streams import WrappedStream
 
 _Channels = tuple[trio.abc.Stream, trio.abc.Stream]
@@ -181,3 +190,65 @@ async def test_streams_that_were_never_reported_do_not_disturb_the_end(nursery: 
     client.reset_open_streams(Reason.CANCELLED)
     client.close()
     await client.wait_ended()
+
+
+def _lowest(stream: trio.abc.Stream) -> trio.abc.Stream:
+    while isinstance(stream, (TLSStream, WebSocketStream)):
+        stream = stream.transport_stream
+    return stream
+
+
+def _cut(*ends: trio.abc.Stream) -> None:
+    """Cut the connection, as if somebody in the path had done it."""
+    for end in map(_lowest, ends):
+        if isinstance(end, trio.SocketStream):
+            with contextlib.suppress(OSError):  # the other end was cut
+                end.socket.shutdown(socket.SHUT_RDWR)
+        else:
+            assert isinstance(end, trio.StapledStream)
+            end.send_stream.close()
+
+
+@pytest.mark.parametrize("maker", [*MAKERS_OVER_SOCKETS, memory, tls_over_memory], ids=names)
+@pytest.mark.parametrize("how", ["lost", "replaced", "closed", "cancelled"])
+async def test_a_channel_is_freed_when_its_session_no_longer_uses_it(
+    maker: Maker, how: str, nursery: trio.Nursery
+) -> None:
+    """The garbage collector is not needed. It rarely examines what is as old as a channel that is lost, and does not
+    know how much memory OpenSSL has allocated for it."""
+    client, server = (Session.create(role, config=DATA_CONFIG) for role in SessionRole)
+    assert client.core.role is SessionRole.INITIATOR
+    #: What all layers of a channel refer to.
+    left: list[weakref.ref[trio.abc.Stream]] = []
+
+    async def pair() -> _Channels:
+        both = await maker(nursery)
+        left.extend(weakref.ref(_lowest(stream)) for stream in both)
+        return both
+
+    async def are_freed() -> bool:
+        return all(stream() is None for stream in left[:2])
+
+    with no_garbage_collector():
+        async with trio.open_nursery() as running:
+            ours, theirs = await pair()
+            running.start_soon(server.run, theirs)
+            await running.start(partial(client.run, ours, reconnect=trio.sleep_forever))
+            match how:
+                case "lost":
+                    _cut(ours, theirs)
+                case "replaced":
+                    await client.replace_channel((another := await pair())[0])
+                    _, initial = await receive_hello(another[1])
+                    await server.replace_channel(another[1], initial)
+                    del another
+                case "closed":
+                    client.close()
+                case _:
+                    running.cancel_scope.cancel()
+            del ours, theirs
+            if how != "cancelled":
+                await async_wait_until(are_freed, seconds=20, what="both ends are freed")
+            running.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()  # Trio itself refers to the task that was the last to end
+        assert [stream() for stream in left] == [None] * len(left)

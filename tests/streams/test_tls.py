@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -17,6 +18,7 @@ from hybridrelay.security import Role, create_authority, data_client_context
 from hybridrelay.streams import TLSStream, receive_exactly
 from hybridrelay.streams.nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, UnitTooLong
 
+from ..leaks import no_garbage_collector
 from ..stream_pairs import AUTHORITY, CLIENT, NOW, SERVER
 from ..wrapped_streams import WrappedStream
 
@@ -298,6 +300,46 @@ async def test_closing_wakes_blocked_tasks() -> None:
         nursery.start_soon(blocked, lambda: client.send_all(bytes(1 << 20)))
         await trio.testing.wait_all_tasks_blocked()
         await client.aclose()
+
+
+@pytest.mark.parametrize("how", ["gracefully", "forcefully", "cut off", "altered", "not shaken", "refused"])
+async def test_a_closed_stream_keeps_no_memory_of_openssl(how: str) -> None:
+    """Although the stream is still referred to, and the garbage collector does not run."""
+    left, right = trio.testing.memory_stream_pair()
+    client, server = tls_over(left, right)
+    with no_garbage_collector():
+        match how:
+            case "not shaken":
+                pass
+            case "refused":
+                await right.send_all(b"no record")
+                with pytest.raises(TLSHandshakeError):
+                    await client.do_handshake()
+            case _:
+                await shake((client, server))
+        freed = weakref.ref(client.ssl_object)
+        if how in {"cut off", "altered"}:
+            if how == "altered":
+                await right.send_all(bytes(100))
+            right.send_stream.close()
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+            assert client.has_more  # the error
+        if how == "gracefully":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.aclose)
+                await client.aclose()
+        else:
+            await trio.aclose_forcefully(client)
+        assert freed() is None
+    for use in (client.version, client.cipher, client.getpeercert, lambda: client.ssl_object):
+        with pytest.raises(trio.ClosedResourceError):
+            use()
+    with pytest.raises(trio.ClosedResourceError):
+        await client.receive_some()
+    with pytest.raises(trio.ClosedResourceError):
+        await client.send_all(b"x")
+    await trio.aclose_forcefully(server)
 
 
 async def test_closing_during_the_handshake() -> None:

@@ -93,10 +93,13 @@ class Relays:
         If cancelled, no data channel stays open.
         """
         failures: dict[RelayConnection, HybridRelayError] = {}
-        channel = await self._try(relays, to, end_to_end, failures)
-        if channel is None:
-            raise self._error(failures, home)
-        return channel
+        try:
+            channel = await self._try(relays, to, end_to_end, failures)
+            if channel is None:
+                raise self._error(failures, home)
+            return channel
+        finally:
+            failures.clear()  # the tracebacks of the exceptions refer to this variable
 
     @property
     def away_until(self) -> float:
