@@ -120,8 +120,8 @@ def take_at_first_start(args: argparse.Namespace) -> None:
     """Take the claim of ``--claim-file`` if the file of ``--connection-string-file`` does not exist yet.
 
     Until a signal stops the program, it tries again after every failure that may be temporary: a relay cannot be
-    reached or is being restarted, the hybrid connection is disabled, no connector issues the identity, or the one
-    that was asked is lost before it has answered.
+    reached or is being restarted, something else answers in its place, the hybrid connection is disabled, no
+    connector issues the identity, or the one that was asked is lost before it has answered.
 
     Args:
         args: the parsed arguments of connector or forward.
@@ -129,7 +129,6 @@ def take_at_first_start(args: argparse.Namespace) -> None:
     Raises:
         ConfigurationError: the options do not fit together, or the code or the file cannot be used.
         AuthorizationError: the relay refuses.
-        RelayIdentityError: what answers is not the relay.
         HybridRelayError: the connector refuses; the message names the pending file.
         OSError: see `take_to_file`.
         SystemExit: a signal has stopped the program.
@@ -161,7 +160,8 @@ def take_to_file(
         read_code: reads the code of the claim. Not called if there is a pending file.
         out: the new file.
         args: the parsed arguments, with the options of `add_how_reached`.
-        patient: whether to try again for as long as the relay cannot be reached, or no connector issues the identity.
+        patient: whether to try again for as long as the relay cannot be reached, something else answers in its place,
+            or no connector issues the identity.
 
     Raises:
         ConfigurationError, AuthorizationError, RelayIdentityError, RelayUnreachable: see `take_claim`.
@@ -303,7 +303,7 @@ async def _take(
     while True:
         try:
             await take_claim(code, keep, attempt=attempt.get, mode=mode, dialer=dialer)
-        except (AuthorizationError, RelayUnreachable) as exc:
+        except (AuthorizationError, RelayIdentityError, RelayUnreachable) as exc:
             if not _may_pass(exc):
                 # Without the number of a claim that was lost, the relay would raise the alarm at the next start.
                 if exc.reason is not Reason.CLAIM_LOST:
@@ -341,7 +341,7 @@ def _may_pass(error: HybridRelayError) -> bool:
     """Return whether another attempt may succeed, although nobody has changed anything here."""
     if isinstance(error, RelayUnreachable | RendezvousError):
         return True
-    if isinstance(error, ConfigurationError | RelayIdentityError):
+    if isinstance(error, ConfigurationError):
         return False
     return error.reason.duration is Duration.PASSING or error.reason in _OTHERS_MAY_ISSUE
 

@@ -77,6 +77,7 @@ PASSING: list[HybridRelayError] = [
     *(RendezvousError("x", reason=reason) for reason in [Reason.NO_LISTENER, *OF_SESSIONS]),
     *(AuthorizationError("x", reason=reason) for reason in [Reason.CONNECTION_DISABLED, Reason.TOKEN_EXPIRED]),
     RelayUnreachable("x"),
+    RelayIdentityError("x"),
     SessionError("x", reason=Reason.SESSION_LOST),
     StreamRefused("x", reason=Reason.LIMIT),
 ]
@@ -85,7 +86,6 @@ FINAL: list[HybridRelayError] = [
     *(AuthorizationError("x", reason=reason) for reason in [Reason.CLAIM_TAKEN, Reason.WRONG_KEY]),
     ConfigurationError("x"),
     DeniedByPolicy("x"),
-    RelayIdentityError("x"),
 ]
 
 
@@ -184,6 +184,27 @@ async def test_a_claim_of_a_hybrid_connection_that_is_disabled_is_waited_for(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(AuthorizationError):
         await claim_taking._take(CODE, kept.append, attempt, "auto", None, patient=False)
+
+
+async def test_something_that_answers_in_place_of_the_relay_does_not_end_a_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """An attacker in the network, or a captive portal. Nothing is sent to it, so it is not an attempt."""
+    tries, left = [], [RelayIdentityError("the certificate is not the relay's")] * 5
+
+    async def take(code: ClaimCode, keep: object, *, attempt: Callable[[], str], **_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        tries.append(list(tmp_path.iterdir()))
+        if left:
+            raise left.pop()
+
+    monkeypatch.setattr(claim_taking, "take_claim", take)
+    attempt = claim_taking._Attempt(tmp_path / "out")
+    await claim_taking._take(CODE, list[ClaimContent]().append, attempt, "auto", None, patient=True)
+    assert tries == [[]] * 6
+    left.append(RelayIdentityError("the certificate is not the relay's"))
+    with pytest.raises(RelayIdentityError):  # `claims take` is told at once
+        await claim_taking._take(CODE, list[ClaimContent]().append, attempt, "auto", None, patient=False)
 
 
 def test_nothing_is_done_without_the_option() -> None:
