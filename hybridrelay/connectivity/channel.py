@@ -166,8 +166,9 @@ async def _over_addresses(
         except StepFailed as exc:
             endpoint.addresses.failed(address)
             failed = _AddressFailed(address, exc.failure.over_command() if port.local else exc.failure)
-            if purpose is Purpose.DATA and exc.failure.kind is FailureKind.STALLED:
-                # If the ticket was sent, it has expired by now.
+            is_silent = exc.failure.kind is FailureKind.STALLED and exc.failure.step is Step.STATUS
+            if purpose is Purpose.DATA and is_silent:
+                # The ticket was sent, and has expired by now.
                 raise _Answered(_error(endpoint, route, purpose, failed)) from exc
             raise failed from exc
         endpoint.addresses.succeeded(address, proved=isinstance(stream, TLSStream))

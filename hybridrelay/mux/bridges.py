@@ -215,13 +215,16 @@ class RunningBridge:
 
     def end_program(self) -> None:
         """End as if the program at the other end of the TCP connection had closed it now. Has no effect if the bridge
-        has ended."""
+        has ended, or while `has_unread`."""
         if not self._is_closed and self._bridge is not None:
             self._bridge.end_program()
 
     def has_unread(self) -> bool:
-        """Return whether the program has sent something that was not read here yet."""
-        return not self._is_closed and self._bridge is not None and self._bridge.has_unread()
+        """Return whether the program has sent something that was not read here yet. Also true while another stream is
+        opened, because nothing is read then."""
+        if self._is_closed or self._bridge is None:
+            return False
+        return self._bridge.is_over or self._bridge.has_unread()
 
     def _stopped(self) -> None:
         bridge = self._bridge

@@ -13,8 +13,9 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import Purpose
+from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Purpose, Transport
 from hybridrelay.connectivity import (
+    Candidate,
     FailureKind,
     NoRouteWorks,
     Outcome,
@@ -179,6 +180,40 @@ async def test_a_data_channel_that_was_silent_for_so_long_is_not_tried_elsewhere
     with pytest.raises(RelayUnreachable, match=OTHER):
         await open_channel(relay, TCP, Purpose.DATA, ticket=b"t" * 32)
     assert relay.addresses.answered is None
+    nursery.cancel_scope.cancel()
+
+
+class SilentAtOther(Transport):
+    """A transport whose own handshake gets no answer at one address."""
+
+    name, routes = TCP.transport.name, TCP.transport.routes
+
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
+        connection = await TCP.transport.connect(address, dialer)
+        assert connection.kernel_socket is not None
+        if connection.kernel_socket.getpeername()[0] == OTHER:
+            try:
+                with trio.fail_after(0.1):
+                    await connection.stream.receive_some()
+            finally:
+                await trio.aclose_forcefully(connection.stream)
+        return connection
+
+    async def listen(self, binding: Binding) -> Listener:
+        raise NotImplementedError
+
+
+async def test_a_data_channel_whose_transport_got_no_answer_is_tried_elsewhere(
+    serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
+) -> None:
+    """Its ticket was not sent, and is still valid."""
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
+    relay = endpoint(await serve_at({RELAY: "right", OTHER: "right"}), certificates)
+    candidate = Candidate(TCP.route, SilentAtOther())
+    stream = await open_channel(relay, candidate, Purpose.DATA, ticket=b"t" * 32)
+    assert await stream.receive_some() == b"t" * 32
+    assert relay.addresses.answered == RELAY
+    await trio.aclose_forcefully(stream)
     nursery.cancel_scope.cancel()
 
 

@@ -22,7 +22,7 @@ from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair, tcp_pair
 
 from ..receiving import receive_all
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, patience
 
 
 @attrs.define
@@ -288,6 +288,34 @@ async def test_a_bridge_that_is_cut_off_while_another_stream_is_opened(scene: Sc
     assert all(stream.reset_reason is Reason.CANCELLED for stream in opened)
     with pytest.raises(trio.BrokenResourceError):
         await application.receive_some(1)
+
+
+async def test_a_program_that_ends_while_another_stream_is_opened(scene: Scene) -> None:
+    """What it has sent by then arrives over the other stream, and so does the end of file."""
+    application, local = await tcp_pair()
+    scene.applications.append(application)
+    asked, answer, over = trio.Event(), trio.Event(), list[Exception | None]()
+
+    async def reopen(refusal: StreamRefused) -> MuxStream:
+        asked.set()
+        await answer.wait()
+        return scene.client.open_stream_nowait()
+
+    async with open_bridges() as bridges, trio.open_nursery() as nursery:
+        bridges.start(scene.client.open_stream_nowait(), local, reopen=reopen, over=over.append)
+        await application.send_all(b"early ")
+        (await scene.server.offers.receive()).refuse(Reason.GOING_AWAY)
+        await asked.wait()
+        await application.send_all(b"late")
+        nursery.start_soon(bridges.end_programs)
+        await trio.testing.wait_all_tasks_blocked()
+        answer.set()
+        with trio.fail_after(patience(20)):
+            stream = (await scene.server.offers.receive()).accept()
+            assert await receive_all(stream) == b"early late"
+            await stream.send_eof()
+            await bridges.wait_empty()
+    assert over == [None]
 
 
 @attrs.define(eq=False)

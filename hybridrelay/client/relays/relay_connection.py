@@ -246,13 +246,18 @@ class RelayConnection:
         """Check whether the relay accepts the key of a connection string.
 
         Raises:
-            HybridRelayError: it does not, it does not accept the current key, or it cannot be reached.
+            HybridRelayError: it does not, it accepts neither the current key nor an earlier one, or it cannot be
+                reached.
         """
         channel = await self._control_channel()
+        earlier = self._accepted or self._earlier
         with self._forgetting_the_route(channel), self._requesting(channel):
-            # First the key that it knows, so that a key that it does not know yet does not count as a wrong guess.
-            for one in (self._string, string):
-                await check_token(channel, one, self.link.host, self._clock())
+            # First a key that it knows, so that a key that it does not know yet does not count as a wrong guess.
+            if self.falls_back and earlier is not None:
+                await self._show_key(channel, earlier, self._string)
+            else:
+                await self._show_key(channel, self._string, earlier)
+            await check_token(channel, string, self.link.host, self._clock())
 
     async def ensure_control_channel(self) -> None:
         """Open a control channel if there is none, and show the relay over it that this client has a key.
@@ -263,7 +268,18 @@ class RelayConnection:
         string = self._accepted or self._earlier or self._string
         channel = await self._control_channel()
         with self._forgetting_the_route(channel), self._requesting(channel):
-            await check_token(channel, string, self.link.host, self._clock())
+            await self._show_key(channel, string, self._string)
+
+    async def _show_key(
+        self, channel: ControlChannel, first: ConnectionString, then: ConnectionString | None
+    ) -> None:
+        """Show the relay that this client has a key: that of `first`, or if the relay refuses it, that of `then`."""
+        try:
+            await check_token(channel, first, self.link.host, self._clock())
+        except AuthorizationError:
+            if then is None or _same_key(first, then):
+                raise
+            await check_token(channel, then, self.link.host, self._clock())
 
     async def open_data_channel(self, to: Peer | ListenerSearch, end_to_end: EndToEnd) -> DataChannel:
         """Join, and open the data channel with the ticket. A route that fails is forgotten.

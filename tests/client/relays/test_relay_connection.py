@@ -54,6 +54,8 @@ class FakeControl(ControlChannel):
         self.said, self.messages = trio.open_memory_channel[control.Message](1)
         self.closed = False
         self.accepts = True
+        #: The keys that it accepts; None: any, if `accepts`.
+        self.valid: list[Secret] | None = None
         self.checked: list[str] = []
 
     def next_id(self) -> int:
@@ -70,7 +72,17 @@ class FakeControl(ControlChannel):
     async def check(self, connection: str, token: str) -> control.Checked | control.Failed:
         await trio.lowlevel.checkpoint()
         self.checked.append(token)
-        return control.Checked(1) if self.accepts else control.Failed(1, Reason.WRONG_KEY)
+        accepts = self.accepts if self.valid is None else any(is_made_with(key, token) for key in self.valid)
+        return control.Checked(1) if accepts else control.Failed(1, Reason.WRONG_KEY)
+
+
+def is_made_with(key: Secret, token: str) -> bool:
+    rules = [Rule("sender", {Right.SEND}, primary=key)]
+    try:
+        verify_token(token, hosts=[HOST], entity="db", right=Right.SEND, rules=rules, now=time.time())
+    except AuthorizationError:
+        return False
+    return True
 
 
 class FakeLink(RelayLink):
@@ -399,3 +411,46 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
     link.opened[1].accepts = False
     with pytest.raises(AuthorizationError):
         await connection.ensure_control_channel()
+
+
+async def test_a_client_shows_its_current_key_where_an_earlier_one_was_revoked(nursery: trio.Nursery) -> None:
+    """Before it has joined with the current one."""
+    link, string = FakeLink(), connection_string()
+    connection = make_connection(link, string, nursery)
+    changed = attrs.evolve(string, key=generate_key())
+    connection.use(changed)
+    await connection.ensure_control_channel()
+    link.opened[0].valid = [changed.key]
+    await connection.ensure_control_channel()
+    assert [is_made_with(changed.key, token) for token in link.opened[0].checked] == [False, False, True]
+
+
+@pytest.mark.parametrize("in_use", ["current", "earlier", "earlier, after a join was refused"])
+@pytest.mark.parametrize("accepts_new", [True, False])
+async def test_a_relay_is_asked_about_a_new_key_whichever_key_is_in_use_there(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, in_use: str, accepts_new: bool
+) -> None:
+    """A roll at another relay must not wait for ever because this one does not have the current key."""
+    relay, string = Relay({ONE: None}), connection_string()
+    connection = connection_at(relay, nursery, monkeypatch, string)
+    current, new = (attrs.evolve(string, key=generate_key()) for _ in range(2))
+    connection.use(current)
+    known = current.key if in_use == "current" else string.key
+    if in_use == "earlier, after a join was refused":
+        relay.valid = string.key
+        await connection.open_data_channel(search(), OURS)
+        assert connection.falls_back
+    channel = await connection._control_channel()
+    assert isinstance(channel, FakeControl)
+    channel.valid = [known, new.key] if accepts_new else [known]
+    if accepts_new:
+        await connection.accepts(new)
+    else:
+        with pytest.raises(AuthorizationError):
+            await connection.accepts(new)
+    refused = [token for token in channel.checked if not any(is_made_with(key, token) for key in channel.valid)]
+    assert len(refused) == (in_use == "earlier") + (not accepts_new), "no more wrong guesses than necessary"
+    assert is_made_with(new.key, channel.checked[-1])
+    channel.valid = [new.key]
+    with pytest.raises(AuthorizationError):
+        await connection.accepts(new)
