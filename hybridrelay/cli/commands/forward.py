@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
             string, args, configuration, marks, dialer=dialer.dialer, audit=audit.log, reloads=reloads
         )
 
-    service = ForwardService(make_config, events, stop)
+    def last_look() -> AbstractAsyncContextManager[None]:
+        return reloads.last_look()
+
+    service = ForwardService(make_config, events, stop, last_look=last_look)
     fronts = Fronts(service.find, service.find_addresses, service.use_fronts, events, stop.event)
     apply_with_fronts = partial(service.apply_with_fronts, fronts=fronts)
 

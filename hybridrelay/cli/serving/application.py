@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -17,12 +18,12 @@ import trio
 from ..._nursery import FlatNursery
 from ...client import Client, ClientConfig, OpenPort
 from ...errors import ConfigurationError, HybridRelayError
-from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
 from ...security import ConnectionString
 from ...security.loading import naming
 from ..entries import ANYWHERE, Key
 from ..reloading import publish_not_reloaded
+from .failures import LastLook
 from .plan import Plan, Renew, Replace, Running, Start, Step, Update, Wanted
 from .served import LocalPort, Served
 
@@ -36,6 +37,7 @@ class ApplicationService:
         make_config: makes the configuration of a client.
         events: the stream to which events are published.
         ports: the listeners of each entry. They are closed when nothing is served there any more.
+        last_look: see `LastLook`. Whoever calls `apply` excludes it in the meantime.
     """
 
     def __init__(
@@ -43,17 +45,17 @@ class ApplicationService:
         make_config: Callable[[ConnectionString], ClientConfig],
         events: EventStream,
         ports: Mapping[Key, Sequence[OpenPort]],
+        *,
+        last_look: LastLook,
     ) -> None:
         self._make_config = make_config
         self._events = events
         self._ports = ports
+        self._last_look = last_look
         self._served: dict[Key, Served] = {}
         #: The entries that were replaced and may still have open connections, and those that are to replace others.
         self._others: set[Served] = set()
         self._nursery: trio.Nursery | None = None
-
-    #: See `Service.ended_meanwhile`. Whatever has ended is not served again until the application is run again.
-    ended_meanwhile = False
 
     @property
     def running(self) -> Mapping[Key, Running]:
@@ -99,25 +101,24 @@ class ApplicationService:
                     # The listeners are already open, so it is enough that no two have the same place.
                     for number, port in enumerate(self._ports[one.entry.key]):
                         served.ports[ANYWHERE, number] = LocalPort(port)
-                    starting.start_soon(self._nursery.start, self._serve, served, one.string)
+                    starting.start_soon(self._nursery.start, self._serve, served)
             task_status.started()
 
-    async def _serve(self, served: Served, string: ConnectionString, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve one hybrid connection with a connection string until it ends."""
-        try:
-            await served.run(self._make_config, string, self._events, task_status=task_status)
-        except HybridRelayError as exc:
-            if not served.has_started:
-                raise
-            if served not in self._others:
-                name, remedy = served.string.entity_path, exc.remedy or ""
-                self._events.publish(
-                    ForwardPortClosed(connection=name, reason=exc.reason, detail=str(exc), remedy=remedy)
-                )
-        finally:
-            served.client = None
-            served.close_ports()
-            self._others.discard(served)
+    async def _serve(self, served: Served, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve one hybrid connection until it ends. The program does not end with the last one, because the
+        application is still running."""
+        await served.run(
+            self._make_config,
+            self._events,
+            last_look=self._last_look,
+            is_last=lambda: False,
+            forget=partial(self._forget, served),
+            task_status=task_status,
+        )
+
+    def _forget(self, served: Served) -> None:
+        served.close_ports()
+        self._others.discard(served)
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
         """See `Service.apply`. Only changed connection strings are used.
@@ -141,23 +142,27 @@ class ApplicationService:
         try:
             match step:
                 case Update(key, update):
-                    served = self._served[key]
+                    served = self._still_served(key, update.string)
                     with naming(key[0]):
-                        if served.client is not None:
-                            served.client.update(update.string)
-                    served.string = update.string
+                        served.update(update.string)
                 case Replace(entry, string):
+                    earlier = self._still_served(entry.key, string)
                     with naming(entry.key[0]):
-                        await self._replace(entry.key, string, string)
-                    if entry != self._served[entry.key].entry:
+                        if earlier.client is None:  # its last client has failed, or its first one is not open yet
+                            earlier.use(string)
+                        else:
+                            await self._replace(entry.key, Served(earlier.entry, string))
+                    if entry != earlier.entry:
                         _publish_too_late()
                 case Renew(key, identity):
-                    served = self._served[key]
-                    if served.client is not None:
-                        # `Served.string` stays what was read, with which the next reload compares what it reads.
-                        read = attrs.evolve(served.string, identity=identity)
-                        used = attrs.evolve(served.client.connection_string, identity=identity)
-                        await self._replace(key, read, used, served.client.keeper.origin)
+                    earlier = self._served[key]
+                    if earlier.client is None:
+                        return earlier.is_over  # otherwise, it is tried again
+                    # `Served.string` stays what was read, with which the next reload compares what it reads.
+                    read = attrs.evolve(earlier.string, identity=identity)
+                    used = attrs.evolve(earlier.client.connection_string, identity=identity)
+                    origin = earlier.client.keeper.origin
+                    await self._replace(key, Served(earlier.entry, read, next_string=used, origin=origin))
                 case _:
                     _publish_too_late()
                     return False
@@ -170,31 +175,30 @@ class ApplicationService:
             return False
         return True
 
-    async def _replace(
-        self, key: Key, read: ConnectionString, used: ConnectionString, origin: ConnectionString | None = None
-    ) -> None:
-        """Serve a hybrid connection with another client. It gets the listeners of the earlier one, whose open
-        connections continue. If nothing is served there any more, do nothing.
+    def _still_served(self, key: Key, string: ConnectionString) -> Served:
+        """Return what serves an entry. If it has ended, note the connection string, so that this is reported once.
 
-        Args:
-            key: which hybrid connection.
-            read: its connection string, as it was read.
-            used: the connection string that the client uses.
-            origin: see `ClientConfig.origin`.
+        Raises:
+            ConfigurationError: it has ended.
+        """
+        served = self._served[key]
+        if served.is_over:
+            served.string = string
+            text = f"{key[0]} was changed, but is not served any more, because relays have refused it"
+            raise ConfigurationError(text, remedy="run the application again")
+        return served
+
+    async def _replace(self, key: Key, served: Served) -> None:
+        """Serve a hybrid connection with another client. It gets the listeners of the earlier one, whose open
+        connections continue.
 
         Raises:
             HybridRelayError: it cannot start. The earlier one continues.
         """
         earlier = self._served[key]
-        if earlier.client is None:
-            return
-        served = Served(earlier.entry, read, origin=origin)
         self._others.add(served)  # so that it ends if the application ends in the meantime
         assert self._nursery is not None
-        await self._nursery.start(self._serve, served, used)
-        if self._served[key].client is None:  # it has ended in the meantime, and its listeners are closed
-            served.end(0)
-            return
+        await self._nursery.start(self._serve, served)
         self._others.discard(served)
         self._others.add(earlier)
         self._served[key] = served

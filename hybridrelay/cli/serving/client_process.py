@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -254,7 +255,10 @@ async def _serve(
             runs_application=True,
         )
 
-    service = ApplicationService(make_config, events, application.ports)
+    def last_look() -> AbstractAsyncContextManager[None]:
+        return reloads.last_look()
+
+    service = ApplicationService(make_config, events, application.ports, last_look=last_look)
     stop = GracefulStop(args.grace)
 
     def source() -> StatusSource:

@@ -38,9 +38,6 @@ class ConnectorService:
             connector.connect_in_parallel(number, on=one.entry.connect_in_parallel)
             connector.use_deny_list(number, _deny_list_of(one.entry))
 
-    #: See `Service.ended_meanwhile`. A connector tries again what relays have refused, so nothing ends by itself.
-    ended_meanwhile = False
-
     @property
     def running(self) -> Mapping[Key, Running]:
         """See `Service.running`."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TypeAlias
@@ -28,13 +29,13 @@ from ...client import Client, ClientConfig, OpenPort, open_port
 from ...client.ingress.fronts import Found
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError, DeniedByPolicy, HybridRelayError
-from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
 from ...security import ConnectionString, HostPort, HostPorts
 from ...security.loading import naming
 from ..entries import Entry, Key, Listen, is_any_port
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
+from .failures import LastLook
 from .front_options import FrontOptions
 from .fronts import FrontChange, Fronts
 from .plan import Change, Plan, Renew, Replace, Running, Start, Step, Stop, Update, Wanted
@@ -53,21 +54,27 @@ class ForwardService:
         make_config: makes the configuration of a client.
         events: the stream to which events are published.
         stop: the program's stop.
+        last_look: see `LastLook`. Whoever calls `apply` or `refresh` excludes it in the meantime, so that nothing
+            ends while a change is applied, unless the program stops.
     """
 
     def __init__(
-        self, make_config: Callable[[ConnectionString], ClientConfig], events: EventStream, stop: GracefulStop
+        self,
+        make_config: Callable[[ConnectionString], ClientConfig],
+        events: EventStream,
+        stop: GracefulStop,
+        *,
+        last_look: LastLook,
     ) -> None:
         self._make_config = make_config
         self._events = events
         self._stop = stop
+        self._last_look = last_look
         self._served: dict[Key, Served] = {}
         #: What was stopped or replaced, and may still have open connections.
         self._ending: set[Served] = set()
         self._nursery: trio.Nursery | None = None
         self._fronts: tuple[str, ...] = ()
-        #: See `Service.ended_meanwhile`.
-        self.ended_meanwhile = False
 
     @property
     def running(self) -> Mapping[Key, Running]:
@@ -157,7 +164,7 @@ class ForwardService:
                         served.ports[place] = await self._open(place)
                 async with FlatNursery() as starting:
                     for served in list(self._served.values()):
-                        starting.start_soon(self._nursery.start, self._run, served, served.string)
+                        starting.start_soon(self._nursery.start, self._run, served)
                 task_status.started()
                 await self._stop.event.wait()
                 for served in (*self._served.values(), *self._ending):
@@ -170,25 +177,22 @@ class ForwardService:
     async def _open(self, place: Place, held: Collection[tuple[int, bool]] = ()) -> LocalPort:
         return LocalPort(await open_port(place[0], events=self._events, held=held))
 
-    async def _run(self, served: Served, string: ConnectionString, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve one hybrid connection with a connection string until it ends."""
-        try:
-            await served.run(self._make_config, string, self._events, task_status=task_status)
-        except HybridRelayError as exc:
-            # The others continue; at the start, or if this is the last one, the program ends.
-            is_last = all(one is served for one in self._served.values())
-            if not served.has_started or (is_last and self._served):
-                raise
-            if served not in self._ending:
-                name, remedy = served.string.entity_path, exc.remedy or ""
-                self._events.publish(
-                    ForwardPortClosed(connection=name, reason=exc.reason, detail=str(exc), remedy=remedy)
-                )
-        finally:
-            served.close_ports()
-            self._ending.discard(served)
-            if self._served.get(served.entry.key) is served:
-                del self._served[served.entry.key]
+    async def _run(self, served: Served, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve one hybrid connection until it ends."""
+        await served.run(
+            self._make_config,
+            self._events,
+            last_look=self._last_look,
+            is_last=lambda: [*self._served.values()] == [served],
+            forget=partial(self._forget, served),
+            task_status=task_status,
+        )
+
+    def _forget(self, served: Served) -> None:
+        served.close_ports()
+        self._ending.discard(served)
+        if self._served.get(served.entry.key) is served:
+            del self._served[served.entry.key]
 
     # --- applying changes
 
@@ -199,7 +203,6 @@ class ForwardService:
 
     async def apply(self, plan: Plan, fronts: FrontChange | None = None) -> Sequence[Step]:
         """See `Service.apply`. `fronts`: the change of the fronts, which is made when nothing can fail any more."""
-        self.ended_meanwhile = False
         wanted = {
             step.entry.key: _places(step.entry) for step in plan.steps if isinstance(step, Start | Replace | Change)
         }
@@ -208,9 +211,11 @@ class ForwardService:
         if fronts is not None:
             await fronts.make()
         for key in stopping:
-            # Here and below: it may have ended by itself since the plan was made, because relays refuse its string.
+            # Here and below: if it is missing, the program is stopping.
             if (ending := self._served.pop(key, None)) is not None:
-                await self._end(ending, self._stop.grace, spare)
+                self._ending.add(ending)
+                await self._give_up(ending, (), spare)
+                ending.end(self._stop.grace)
         for step in plan.steps:
             if isinstance(step, Replace | Change) and (served := self._served.get(step.entry.key)) is not None:
                 await self._give_up(served, wanted[step.entry.key], spare)
@@ -321,10 +326,9 @@ class ForwardService:
             opened = await self._open(place)
         except ConfigurationError:
             if served.ports.pop(place, None) is not None:
-                others = tuple(one for one, _ in served.ports)
-                served.entry = attrs.evolve(served.entry, listen=others)
+                served.entry = _with_ports_of(served, served.entry)
             raise
-        if port is None or served.client is None:  # it has ended by itself in the meantime
+        if port is None or served.is_over:  # the program is stopping
             opened.close()
             return opened
         port.opened = opened.opened
@@ -338,54 +342,47 @@ class ForwardService:
     async def _give_up(self, served: Served, keeps: Collection[Place], spare: _Spare) -> None:
         """Take away the ports that an entry no longer has. Their open connections continue."""
         for place in [place for place in served.ports if place not in keeps]:
-            port = served.ports.pop(place)
-            await port.release(math.inf)
-            spare[None, place] = port
-
-    async def _end(self, served: Served, grace: float, spare: _Spare | None = None) -> None:
-        """End a hybrid connection. Its ports become spare ones."""
-        self._ending.add(served)
-        if spare is not None:
-            await self._give_up(served, (), spare)
-        served.end(grace)
+            if (port := served.ports.pop(place, None)) is not None:
+                served.entry = _with_ports_of(served, served.entry)
+                spare[None, place] = port
+                await port.release(math.inf)
 
     async def _take(self, step: Step, spare: _Spare) -> bool:
-        """Take one step. Returns whether it succeeded; if not, the failure was reported."""
+        """Take one step. Returns whether it succeeded. If not, that was reported, or the program is stopping."""
         try:
             match step:
                 case Start(entry, string):
                     served = Served(entry, string, fronts=self._fronts)
                     served.ports.update(_ports_for(entry, served, spare))
                     self._served[entry.key] = served
-                    await self._start(served, string)
+                    await self._start(served)
                 case Replace(entry, string):
-                    served = Served(entry, string, fronts=self._fronts)
-                    await self._replace(served, string)
-                    await self._add(served, entry, spare)
+                    if (earlier := self._served.get(entry.key)) is None:
+                        return False
+                    if earlier.client is None:  # its last client has failed, or its first one is not open yet
+                        earlier.use(string)
+                    else:
+                        await self._replace(earlier, Served(earlier.entry, string, fronts=self._fronts))
+                    await self._add(entry, spare)
                 case Renew(key, identity):
-                    earlier = self._served.get(key)
-                    if earlier is None or earlier.client is None:
-                        return False  # it has ended in the meantime, or not begun
+                    if (renewing := self._served.get(key)) is None or renewing.client is None:
+                        return False  # it is tried again, unless it has ended by then
                     # `Served.string` stays what was read, with which the next reload compares what it reads.
-                    read = attrs.evolve(earlier.string, identity=identity)
-                    used = attrs.evolve(earlier.client.connection_string, identity=identity)
-                    origin = earlier.client.keeper.origin
-                    await self._replace(Served(earlier.entry, read, fronts=self._fronts, origin=origin), used)
+                    read = attrs.evolve(renewing.string, identity=identity)
+                    used = attrs.evolve(renewing.client.connection_string, identity=identity)
+                    origin = renewing.client.keeper.origin
+                    renewed = Served(renewing.entry, read, next_string=used, origin=origin, fronts=self._fronts)
+                    await self._replace(renewing, renewed)
                 case Change(entry):
-                    served = self._still_served(entry.key)
-                    served.entry = entry
-                    await self._add(served, entry, spare)
+                    await self._add(entry, spare)
                 case Update(key, update):
-                    served = self._still_served(key)
-                    if served.client is None:
-                        raise _not_served(key)
+                    if (updating := self._served.get(key)) is None:
+                        return False
                     with naming(key[0]):
-                        served.client.update(update.string)
-                    served.string = update.string
+                        updating.update(update.string)
                 case Stop():
                     return False  # has been taken
         except HybridRelayError as exc:
-            self.ended_meanwhile |= isinstance(exc, _EndedMeanwhile)
             if isinstance(step, Start | Replace):
                 named = ConfigurationError(f"{step.entry.file}: {exc}", remedy=exc.remedy)
                 publish_not_reloaded(step.entry.error(named))
@@ -398,56 +395,41 @@ class ForwardService:
             return False
         return True
 
-    def _still_served(self, key: Key) -> Served:
-        """Return what serves an entry.
-
-        Raises:
-            _EndedMeanwhile: it has ended by itself since the plan was made. The next reload starts it.
-        """
-        served = self._served.get(key)
-        if served is None:
-            raise _not_served(key)
-        return served
-
-    async def _start(self, served: Served, string: ConnectionString) -> None:
+    async def _start(self, served: Served) -> None:
         assert self._nursery is not None
-        await self._nursery.start(self._run, served, string)
+        await self._nursery.start(self._run, served)
 
-    async def _replace(self, served: Served, string: ConnectionString) -> None:
-        """Serve a hybrid connection with another client, which uses this connection string. It gets the ports of the
-        earlier one, whose open connections continue.
+    async def _replace(self, earlier: Served, served: Served) -> None:
+        """Serve a hybrid connection with another client. It gets the ports of the earlier one, whose open connections
+        continue.
 
         Raises:
-            HybridRelayError: it cannot start. The earlier one continues.
+            HybridRelayError: it cannot start, and the earlier one continues; or the policy of the machine does not
+                allow one of the ports, which is closed.
         """
-        key = served.entry.key
-        earlier = self._still_served(key)
         self._ending.add(served)  # so that it ends if the program stops in the meantime
-        await self._start(served, string)
-        if self._served.get(key) is not earlier:  # it has ended in the meantime, and its ports are closed
-            served.end(0)
-            raise _not_served(key)
+        await self._start(served)
         self._ending.discard(served)
         self._ending.add(earlier)
-        self._served[key] = served
-        await served.take_ports(earlier)
-        await self._end(earlier, math.inf)
+        self._served[served.entry.key] = served
+        try:
+            await served.take_ports(earlier)
+        finally:
+            served.entry = _with_ports_of(served, served.entry)
+            earlier.end(math.inf)
 
-    async def _add(self, served: Served, entry: Entry, spare: _Spare) -> None:
-        """Accept connections at the ports that an entry has in addition."""
-        for place, port in _ports_for(entry, served, spare).items():
-            await served.add(place, port)
+    async def _add(self, entry: Entry, spare: _Spare) -> None:
+        """Use the changed settings of an entry, and accept connections at the ports that it has in addition.
 
-
-class _EndedMeanwhile(ConfigurationError):
-    """Something that is served has ended by itself since the plan was made."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, remedy="wait: the program tries again within a few seconds")
-
-
-def _not_served(key: Key) -> _EndedMeanwhile:
-    return _EndedMeanwhile(f"{key[0]} is no longer served: relays have just refused it")
+        Raises:
+            DeniedByPolicy: the policy of the machine does not allow one of them. It is closed.
+        """
+        if (served := self._served.get(entry.key)) is not None:
+            try:
+                for place, port in _ports_for(entry, served, spare):
+                    await served.add(place, port)
+            finally:
+                served.entry = _with_ports_of(served, entry)
 
 
 def _lend_nothing(address: Listen) -> None:
@@ -463,26 +445,22 @@ def _places(entry: Entry) -> tuple[Place, ...]:
     return tuple(places)
 
 
-def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, LocalPort]:
-    """Take the ports that an entry has in addition from the spare ones.
+def _with_ports_of(served: Served, entry: Entry) -> Entry:
+    """Return an entry with only those of its addresses that are open, so that the next reload opens the others."""
+    return attrs.evolve(entry, listen=tuple(place[0] for place in _places(entry) if place in served.ports))
 
-    Raises:
-        _EndedMeanwhile: one is missing, because what listened there has ended by itself. None was taken.
-    """
-    found: dict[Place, LocalPort] = {}
+
+def _ports_for(entry: Entry, served: Served, spare: _Spare) -> Iterator[tuple[Place, LocalPort]]:
+    """Take the ports that an entry has in addition from the spare ones, one after the other."""
     for place in _places(entry):
-        if place not in served.ports:
-            own: tuple[Key | None, Place] = entry.key, place
-            port = spare.pop(own if own in spare else (None, place), None)
-            if port is None:
-                spare.update({(entry.key, taken): back for taken, back in found.items()})
-                raise _EndedMeanwhile(f"{place[0]} cannot be used: what listened there has just ended")
-            found[place] = port
-            if isinstance(place[0], NamePorts):
-                for (_, (address, _)), other in spare.items():
-                    if isinstance(address, NamePorts) and address.host == place[0].host:
-                        port.opened.take_from(other.opened, place[0])
-    return found
+        own: tuple[Key | None, Place] = entry.key, place
+        if place in served.ports or (port := spare.pop(own if own in spare else (None, place), None)) is None:
+            continue
+        if isinstance(place[0], NamePorts):
+            for (_, (address, _)), other in spare.items():
+                if isinstance(address, NamePorts) and address.host == place[0].host:
+                    port.opened.take_from(other.opened, place[0])
+        yield place, port
 
 
 def _text_of(address: Listen) -> str:

@@ -16,7 +16,7 @@ The rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
@@ -110,6 +110,13 @@ class Plan(Value):
     steps: tuple[Step, ...]
     #: The entries that are not touched.
     unchanged: tuple[Key, ...]
+
+    def for_running(self, running: Collection[Key]) -> Plan:
+        """Return the part of the plan that is about entries which are served now. The others can wait."""
+        return Plan(
+            tuple(step for step in self.steps if not isinstance(step, Start) or step.entry.key in running),
+            self.unchanged,
+        )
 
 
 def make_plan(running: Mapping[Key, Running], wanted: Sequence[Wanted]) -> Plan:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -50,13 +52,9 @@ class Service(Protocol):
     def fields(self) -> Sequence[tuple[str, str]]:
         """What the ready line says: the names of the hybrid connections, each with its target or local addresses."""
 
-    @property
-    def ended_meanwhile(self) -> bool:
-        """Whether a step of the last plan failed because something had ended by itself since the plan was made.
-        Another plan takes this into account."""
-
     async def apply(self, plan: Plan) -> Sequence[Step]:
-        """Apply a plan. It is cancelled only when the program ends.
+        """Apply a plan. It is cancelled only when the program ends. In the meantime, nothing ends by itself; see
+        `Reloads.last_look`.
 
         Returns:
             The steps that succeeded. The others were reported.
@@ -102,6 +100,8 @@ class Reloads:
         self._parts = OptionParts(argparse.Namespace(), ()) if parts is None else parts
         self._apply_with_fronts = apply_with_fronts
         self._lock = trio.Lock()
+        #: How many last looks have begun.
+        self._looks = 0
         #: Connection strings with earlier and with renewed identities, which are not in use yet.
         self._renewed: list[tuple[ConnectionString, ConnectionString]] = []
         self._is_renewed = trio.Event()
@@ -121,34 +121,55 @@ class Reloads:
             says_all: whether to report also what has not changed, because somebody has asked for the reload.
         """
         async with self._lock:
-            before = dict(self._service.running)
-            try:
-                reading = await self._configuration.read_again(before, says_all=says_all)
-                plan = make_plan(before, reading.wanted)
-                if self._stop.event.is_set():
-                    return
-                if self._apply_with_fronts is not None and reading.fronts is not None:
-                    done = await self._apply_with_fronts(plan, reading.fronts)
-                else:
-                    done = await self._service.apply(plan)
-            except ConfigurationError as exc:
-                if says_all or self._error is None or str(exc) != str(self._error):
-                    publish_not_reloaded(exc)
-                self._error, self._is_incomplete = exc, True
+            await self._reload(says_all=says_all)
+
+    @asynccontextmanager
+    async def last_look(self) -> AsyncIterator[None]:
+        """Read everything again, and apply what has changed about the entries that are served; see `LastLook`.
+
+        Something that has failed does this before it ends: a connection string that was changed at the same time as
+        relays have refused the earlier one may not have been read yet. A change that is being applied is completed
+        first, and no other begins while the block runs.
+        """
+        before = self._looks
+        async with self._lock:
+            # One that has begun in the meantime has seen everything.
+            if self._looks == before and not self._stop.event.is_set():
+                self._looks += 1
+                await self._unless_it_fails(partial(self._reload, says_all=False, is_last_look=True))
+            yield
+
+    async def _reload(self, *, says_all: bool, is_last_look: bool = False) -> None:
+        before = dict(self._service.running)
+        try:
+            reading = await self._configuration.read_again(before, says_all=says_all)
+            plan = make_plan(before, reading.wanted)
+            if is_last_look:
+                plan = plan.for_running(before)
+            if self._stop.event.is_set():
                 return
-            self._error = None
-            self._is_incomplete = not reading.is_complete or self._service.ended_meanwhile
-            read = {one.entry.key for one in reading.wanted if one.string is not None}
-            unchanged = [key for key in plan.unchanged if key in read]
-            changed = self._dialer.use(reading.dial)
-            if changed:
-                plainly_logged_events().publish(DialOptionsReloaded(changed=changed))
-            if says_all:
-                self._service.refresh(plan.unchanged)
-            self._report(before, done, plan, unchanged if says_all else [])
-            if done:
-                self._stop.say_changed(self._role, self._service.fields)
-            await self._change_options(reading.args, says_all=says_all)
+            if self._apply_with_fronts is not None and reading.fronts is not None:
+                done = await self._apply_with_fronts(plan, reading.fronts)
+            else:
+                done = await self._service.apply(plan)
+        except ConfigurationError as exc:
+            if says_all or self._error is None or str(exc) != str(self._error):
+                publish_not_reloaded(exc)
+            self._error, self._is_incomplete = exc, True
+            return
+        self._error = None
+        self._is_incomplete = not reading.is_complete
+        read = {one.entry.key for one in reading.wanted if one.string is not None}
+        unchanged = [key for key in plan.unchanged if key in read]
+        changed = self._dialer.use(reading.dial)
+        if changed:
+            plainly_logged_events().publish(DialOptionsReloaded(changed=changed))
+        if says_all:
+            self._service.refresh(plan.unchanged)
+        self._report(before, done, plan, unchanged if says_all else [])
+        if done:
+            self._stop.say_changed(self._role, self._service.fields)
+        await self._change_options(reading.args, says_all=says_all)
 
     async def _change_options(self, args: argparse.Namespace, *, says_all: bool) -> None:
         """Use the changed options, and say what has changed, what cannot be used, and what needs a restart. Unless
@@ -241,9 +262,12 @@ class Reloads:
         return False
 
     async def _reload_unless_it_fails(self) -> None:
-        """Like `reload`. A bug is reported, and must not end the program."""
+        await self._unless_it_fails(partial(self.reload, says_all=False))
+
+    async def _unless_it_fails(self, reload: Callable[[], Awaitable[None]]) -> None:
+        """Reload. A bug is reported, and must not end the program."""
         try:
-            await self.reload(says_all=False)
+            await reload()
         except Exception as exc:  # noqa: BLE001
             plainly_logged_events().publish(unexpected_failure("the reload", exc))
 

@@ -15,10 +15,17 @@ from ..client import Client
 __all__ = ["keep_connected"]
 
 
-async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
+async def keep_connected(
+    client: Client, *, at_start: bool = True, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Keep a session open until cancelled: open another one whenever the current one is lost or about to end.
 
     `task_status.started` is called when the first attempt has succeeded or failed.
+
+    Args:
+        client: opens the sessions.
+        at_start: whether the program has not served with another client before.
+        task_status: for `nursery.start`.
 
     Raises:
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
@@ -26,7 +33,8 @@ async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) 
             connection string was changed while they answered, they are asked again instead. Other refusals are
             retried even if they look permanent, because a denied identity may be admitted again, or accepted by
             another connector.
-        RelayIdentityError: at the first attempt, what answered was not the relay.
+        RelayIdentityError: `at_start`, at the first attempt, what answered was not the relay. Later, an attacker in
+            the network could end the program in this way, so that it is treated as a temporary failure.
     """
     backoff = Backoff()
     failure = RepeatedFailure()
@@ -40,7 +48,7 @@ async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) 
                 if client.connection_string != string:
                     continue
                 raise
-            if first and isinstance(exc, RelayIdentityError):
+            if at_start and first and isinstance(exc, RelayIdentityError):
                 raise
             now = trio.current_time()
             wait = backoff.next_wait(took_seconds=now - began)

@@ -30,7 +30,6 @@ class Service:
 
     def __init__(self) -> None:
         self.fields: Sequence[tuple[str, str]] = ()
-        self.ended_meanwhile = False
         self.running: dict[Key, Running] = {}
 
     def refresh(self, keys: Iterable[Key]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.cli.connection_strings import load_again
 from hybridrelay.cli.entries import Key
@@ -19,7 +21,7 @@ from hybridrelay.cli.running import GracefulStop
 from hybridrelay.cli.serving import configuration as configuration_module
 from hybridrelay.cli.serving import reloads as reloads_module
 from hybridrelay.cli.serving.configuration import Configuration
-from hybridrelay.cli.serving.plan import Plan, Running, Step
+from hybridrelay.cli.serving.plan import Plan, Running, Start, Step, Update
 from hybridrelay.cli.serving.reloads import Reloads
 from hybridrelay.connectivity.commands import Commands
 from hybridrelay.errors import ConfigurationError
@@ -54,7 +56,6 @@ class Service:
     def __init__(self) -> None:
         self.applied: list[Plan] = []
         self.fields: Sequence[tuple[str, str]] = ()
-        self.ended_meanwhile = False
         self.running: Mapping[Key, Running] = {}
         self.has_applied = trio.Event()
 
@@ -106,15 +107,18 @@ class RefusingService(Service):
         return ()
 
 
-class EndingService(Service):
-    """What it serves ends by itself while it applies the first plan."""
+class LookedAtService(Service):
+    """Applies each plan when it may."""
+
+    def __init__(self, running: Mapping[Key, Running]) -> None:
+        super().__init__()
+        self.running = running
+        self.may_apply = trio.Event()
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
-        await trio.lowlevel.checkpoint()
         self.applied.append(plan)
-        self.ended_meanwhile = len(self.applied) == 1
-        if not self.ended_meanwhile:
-            self.has_applied.set()
+        self.has_applied.set()
+        await self.may_apply.wait()
         return ()
 
 
@@ -194,19 +198,52 @@ async def test_what_could_not_be_read_is_tried_again_and_reported_once(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_change_of_what_has_just_ended_is_tried_again(
-    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+async def test_a_last_look_applies_what_has_changed_after_the_change_that_is_being_applied(
+    tmp_path: Path, nursery: trio.Nursery
 ) -> None:
-    monkeypatch.setattr(reloads_module, "RETRY_SECONDS", 0.1)
     _, args = one_file(tmp_path)
-    service = EndingService()
+    (wanted,) = Configuration(args, Role.CONNECTOR).load()
+    service = LookedAtService({wanted.entry.key: Running(wanted.entry, string("one", port=5))})
     reloads = make_reloads(args, service)
-    await reloads.reload(says_all=False)
-    nursery.start_soon(reloads.watch)
+    looked: list[int] = []
+
+    async def look() -> None:
+        async with reloads.last_look():
+            await trio.lowlevel.checkpoint()
+            looked.append(len(service.applied))
+
     with trio.fail_after(60):
+        nursery.start_soon(partial(reloads.reload, says_all=False))
         await service.has_applied.wait()
-    assert len(service.applied) == 2
-    nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as looking:
+            for _ in range(3):
+                looking.start_soon(look)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not looked
+            service.may_apply.set()
+    # All of them had failed before the first of them has looked.
+    assert looked == [2, 2, 2]
+    assert all([type(step) for step in plan.steps] == [Update] for plan in service.applied)
+    await look()
+    assert looked[-1] == 3
+
+
+async def test_a_last_look_starts_nothing_new(tmp_path: Path) -> None:
+    _, args = one_file(tmp_path)
+    service = LookedAtService({})
+    service.may_apply.set()
+    reloads = make_reloads(args, service)
+    async with reloads.last_look():
+        assert service.applied == [Plan((), ())]
+    await reloads.reload(says_all=False)
+    assert [type(step) for step in service.applied[-1].steps] == [Start]
+
+
+async def test_a_last_look_that_fails_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, args = one_file(tmp_path)
+    reloads = make_reloads(args, Service())
+    async with reloads.last_look():
+        assert "a bug" in caplog.text
 
 
 async def test_a_connection_string_that_could_not_be_read_is_tried_again(

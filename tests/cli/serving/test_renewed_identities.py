@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -101,7 +101,10 @@ async def forward(directory: Path) -> AsyncIterator[Program]:
             raise ConfigurationError(program.why_not)
         return ClientConfig(string, mode="tcp", dialer=Dialer(tcp=refuse))
 
-    service = ForwardService(make_config, EventStream(), stop)
+    def last_look() -> AbstractAsyncContextManager[None]:
+        return reloads.last_look()
+
+    service = ForwardService(make_config, EventStream(), stop, last_look=last_look)
     dialer = ChangingDialer(configuration.dial_options(), Commands(None))
     reloads = Reloads("forward", configuration, service, stop, dialer=dialer)
     program = Program(service, reloads)
@@ -177,7 +180,6 @@ class FailingService:
     running: Mapping[Key, Running]
     failures: list[Exception | None]
     fields: Sequence[tuple[str, str]] = ()
-    ended_meanwhile: bool = False
     tried_at: list[float] = attrs.field(factory=list)
     is_renewed: trio.Event = attrs.field(factory=trio.Event)
 

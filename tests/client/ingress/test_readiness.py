@@ -7,9 +7,10 @@ from functools import partial
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.client.ingress.readiness import keep_connected
-from hybridrelay.errors import AuthorizationError
+from hybridrelay.errors import AuthorizationError, RelayIdentityError
 from hybridrelay.mux import Session
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import ConnectionString, Secret
@@ -47,3 +48,35 @@ async def test_a_refusal_is_final_only_for_the_connection_string_in_use(nursery:
         await nursery.start(partial(keep_connected, client))
     keys = [f"key-{number}" for number in reversed(range(changes))]
     assert [one.key.reveal() for one in client.tried] == [STRING.key.reveal(), *keys]
+
+
+class ClientOfAnotherRelay(FakeClient):
+    """A client that meets another certificate than that of its relay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_tried_again = trio.Event()
+        self.tries = 0
+
+    @property
+    def connection_string(self) -> ConnectionString:
+        return STRING
+
+    async def connect(self, *, patience: float | None = None) -> Session:
+        await trio.lowlevel.checkpoint()
+        self.tries += 1
+        if self.tries > 1:
+            self.has_tried_again.set()
+        raise RelayIdentityError("another certificate")
+
+
+async def test_another_certificate_is_final_only_at_the_start(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    client = ClientOfAnotherRelay()
+    with pytest.raises(RelayIdentityError):
+        await nursery.start(partial(keep_connected, client))
+    assert client.tries == 1
+    await nursery.start(partial(keep_connected, client, at_start=False))
+    await client.has_tried_again.wait()
+    nursery.cancel_scope.cancel()
