@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
@@ -22,25 +23,33 @@ class AllRegistrations:
         published: the hybrid connections by number, as they are at any time.
         check_refusals: asks again the relays that have refused.
         events: the stream to which events are published.
+        last_look: see `Connector`.
     """
 
     def __init__(
-        self, published: Mapping[int, Published], check_refusals: Callable[[], None], events: EventStream
+        self,
+        published: Mapping[int, Published],
+        check_refusals: Callable[[], None],
+        events: EventStream,
+        *,
+        last_look: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self._published = published
         self._check_refusals = check_refusals
         self._events = events
+        self._last_look = last_look
         #: Set once every hybrid connection that the policy allows is registered at one relay or more, or refused by
         #: all; not if all of them are refused.
         self.settled = trio.Event()
-        #: Set once every relay refuses every hybrid connection that the policy allows, so that the connector ends.
+        #: Set once every relay refuses every hybrid connection that the policy allows, so that the connector ends,
+        #: unless the last look finds something else.
         self._over = trio.Event()
 
     def changed(self) -> None:
         """Note that a hybrid connection was registered, refused or lost at one of the relays."""
         # What the policy denies is not requested. The connector waits until the policy allows it.
-        everything = [one for one in self._published.values() if one.denial is None]
-        if everything and all(published.is_refused for published in everything):
+        everything = self._allowed()
+        if self._all_are_refused():
             now = trio.current_time()
             states = [one.state for published in everything for one in published.publications]
             outdated = [state for state in states if state.may_be_outdated(now)]
@@ -57,8 +66,19 @@ class AllRegistrations:
         Raises:
             HybridRelayError: always; it says why.
         """
-        await self._over.wait()
-        raise _why_refused(next(one for one in self._published.values() if one.denial is None))
+        while True:
+            await self._over.wait()
+            async with self._last_look():
+                if self._all_are_refused():
+                    raise _why_refused(self._allowed()[0])
+                self._over = trio.Event()
+
+    def _allowed(self) -> list[Published]:
+        return [one for one in self._published.values() if one.denial is None]
+
+    def _all_are_refused(self) -> bool:
+        allowed = self._allowed()
+        return bool(allowed) and all(published.is_refused for published in allowed)
 
     def publish_missing(self) -> None:
         """Publish an event for each relay at which a hybrid connection is not registered when the connector starts:

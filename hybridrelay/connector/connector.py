@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
 import attrs
@@ -63,6 +64,8 @@ class Connector:
         transports: by name; None means those that are installed.
         events: the stream to which events are published; None means one that writes them to the log.
         clock: returns seconds since 1970.
+        last_look: entered before the connector ends because every relay refuses everything. If something else is
+            published by then, or with another connection string, the connector goes on.
 
     Raises:
         DeniedByPolicy: the policy of the machine does not allow any of the hybrid connections.
@@ -78,6 +81,7 @@ class Connector:
         transports: Mapping[str, Transport] | None = None,
         events: EventStream | None = None,
         clock: Callable[[], float] = time.time,
+        last_look: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         check_type(config, ConnectorConfig, "ConnectorConfig([load_connection_string(path)])")
         self._events = events = logged_events() if events is None else events
@@ -154,7 +158,9 @@ class Connector:
             clock=clock,
         )
         self._published: Mapping[int, Published] = self._publishing.published
-        self._registrations = AllRegistrations(self._published, self._relays.check_refusals, events)
+        self._registrations = AllRegistrations(
+            self._published, self._relays.check_refusals, events, last_look=last_look
+        )
 
         self._policies.publish_all()
         self._required_audit.policy_changed()

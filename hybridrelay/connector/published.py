@@ -86,8 +86,8 @@ class Published:
 
     @property
     def is_refused(self) -> bool:
-        """Whether every relay has refused the connection string."""
-        return all(one.state.is_refused for one in (*self.publications, *self.retiring))
+        """Whether every relay has refused the connection string, as it is now."""
+        return all(one.state.is_refused_now for one in (*self.publications, *self.retiring))
 
     def registered_at(self, relay: RelayIdentity) -> Publication | None:
         """Return the registration at this relay, under whatever host name; None if there is none."""

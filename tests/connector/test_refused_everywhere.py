@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
@@ -17,7 +18,7 @@ from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
 from hybridrelay.errors import AuthorizationError, RelayUnreachable
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import Endpoint
+from hybridrelay.security import Endpoint, Secret
 
 from .fakes import FakeRelay, published, without_jitter
 
@@ -43,7 +44,8 @@ class Scene:
         monkeypatch.setattr(connector_module, "watch_network", watch_nothing)
         endpoints = tuple(map(Endpoint, hosts))
         strings = [attrs.evolve(published(name).string, endpoints=endpoints) for name in names]
-        self._connector = Connector(ConnectorConfig(strings), clock=trio.current_time)
+        self.changes: list[Callable[[Connector], object]] = []
+        self._connector = Connector(ConnectorConfig(strings), clock=trio.current_time, last_look=self._last_look)
         self.error: Exception | None = None
         self.ended = trio.Event()
         self.a.answers["one"] = Reason.UNKNOWN_CONNECTION
@@ -54,6 +56,13 @@ class Scene:
         except AuthorizationError as exc:
             self.error = exc
             self.ended.set()
+
+    @asynccontextmanager
+    async def _last_look(self) -> AsyncIterator[None]:
+        await trio.lowlevel.checkpoint()
+        if self.changes:
+            self.changes.pop()(self._connector)
+        yield
 
     def revoke_at_b(self) -> None:
         self.b.answers["one"] = Reason.KEY_REVOKED
@@ -152,4 +161,50 @@ async def test_another_string_is_asked_for_over_the_same_control_channel(
     assert len(scene.a.asked_for("one")) == 2
     assert len(scene.a.opened) == 1
     assert scene.ended.is_set() is not mended
+    nursery.cancel_scope.cancel()
+
+
+ANOTHER_KEY = attrs.evolve(published("one").string, key=Secret("k2"), endpoints=tuple(map(Endpoint, HOSTS)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda connector: connector.update(0, ANOTHER_KEY),
+        lambda connector: connector.publish(ANOTHER_KEY, instead_of=0),
+        lambda connector: connector.withdraw(0, grace=0),
+    ],
+    ids=["update", "replacement", "withdrawal"],
+)
+async def test_what_is_changed_by_the_last_look_counts(
+    autojump_clock: trio.testing.MockClock,
+    scene: Scene,
+    nursery: trio.Nursery,
+    change: Callable[[Connector], object],
+) -> None:
+    """With another key, another string in its place, or nothing, the connector goes on."""
+    await trio.sleep(2 * ASK_AGAIN_SECONDS)
+
+    def mend(connector: Connector) -> None:
+        scene.a.answers.clear()
+        scene.b.answers.clear()
+        change(connector)
+
+    scene.changes.append(mend)
+    scene.revoke_at_b()
+    await trio.sleep(ASK_AGAIN_SECONDS)
+    assert not scene.changes
+    assert not scene.ended.is_set()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_changed_string_that_is_refused_as_well_ends_it(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery
+) -> None:
+    await trio.sleep(2 * ASK_AGAIN_SECONDS)
+    scene.changes.append(lambda connector: connector.publish(ANOTHER_KEY, instead_of=0))
+    scene.revoke_at_b()
+    with trio.fail_after(10):
+        await scene.ended.wait()
+    assert not scene.changes
     nursery.cancel_scope.cancel()

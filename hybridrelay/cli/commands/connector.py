@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +84,11 @@ def run(args: argparse.Namespace) -> int:
         audit=audit.log,
         used_claims=_used_claims(args.used_claims),
     )
-    connector = Connector(config, events=events)
+
+    def last_look() -> AbstractAsyncContextManager[None]:
+        return reloads.last_look()
+
+    connector = Connector(config, events=events, last_look=last_look)
     stop = GracefulStop(args.grace)
 
     def source() -> StatusSource:

@@ -48,6 +48,8 @@ class Registration:
     key: Secret | None = None
     #: The relay at which it was registered last.
     relay: RelayIdentity | None = None
+    #: The connection string that was current when the relay has refused it last.
+    _refused: ConnectionString | None = None
     _refused_at: float = -math.inf
     _ask_again_at: float = -math.inf
 
@@ -55,6 +57,12 @@ class Registration:
     def is_registered(self) -> bool:
         """Whether the relay has registered it, and may choose this connector for clients."""
         return self.over is not None
+
+    @property
+    def is_refused_now(self) -> bool:
+        """Whether the relay has refused the current connection string for a permanent reason. While it has only
+        refused an earlier one, this is false, because its answer may be another one."""
+        return self.is_refused and self._refused is self.string
 
     def asks_again_in(self, now: float) -> float:
         """Seconds until the relay may be asked again; 0 if it may be asked now."""
@@ -100,5 +108,6 @@ class Registration:
         self.over, self.failure, self.is_refused = None, error, permanent
         self.last_failure, self.failed_at = error, now
         if permanent:
+            self._refused = self.string
             self._refused_at = now
             self._ask_again_at = now + ASK_AGAIN_SECONDS
