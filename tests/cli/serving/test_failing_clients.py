@@ -114,6 +114,12 @@ class Program:
     port: int
     file: Path
     published: list[Event]
+    graceful_stop: GracefulStop
+
+    def stop(self) -> None:
+        self.graceful_stop.event.set()
+        if isinstance(self.service, ApplicationService):
+            self.service.stop(0)
 
     @property
     def forward(self) -> ForwardService:
@@ -176,7 +182,7 @@ async def serving(
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(service.run, wanted)
-            yield Program(service, reloads, number, file, published)
+            yield Program(service, reloads, number, file, published, stop)
             nursery.cancel_scope.cancel()
 
 
@@ -303,6 +309,32 @@ async def test_run_closes_the_port_of_an_unchanged_string_and_says_that_a_later_
             await program.reloads.reload(says_all=False)
         assert caplog.text.count("is not served any more") == 1
         assert relays.strings == [READ]
+
+
+@BOTH
+@pytest.mark.parametrize("is_refused", [True, False])
+async def test_a_program_may_stop_while_a_successor_starts(
+    role: str,
+    is_refused: bool,
+    tmp_path: Path,
+    relays: Relays,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(role, tmp_path) as program:
+        relays.held.add(1)
+        program.file.write_text(NEW_IDENTITY.format())
+        nursery.start_soon(program.reloads.reload)
+        second = await relays.wait_for(1)
+        if is_refused:
+            relays.attempts[0].is_refused.set()
+            await relays.is_closing.wait()
+        program.stop()
+        second.may_start.set()
+        await async_wait_until(program.is_closed, seconds=30, what="the end of the port")
+    assert relays.strings == [READ, NEW_IDENTITY]
+    assert not [record for record in caplog.records if "rror" in record.getMessage()]
+    assert not program.published
 
 
 @pytest.mark.parametrize("ports", [2, 3, 30])
