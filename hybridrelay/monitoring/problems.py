@@ -145,7 +145,8 @@ def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, *, stoppin
             yield ProblemStatus(
                 code="ports-left-out",
                 detail=f"{connection.name} has no local port at {', '.join(connection.left_out)}",
-                remedy="see forward.ports-left-out in its log; restart it when the ports are free",
+                remedy="see forward.ports-left-out or forward.own-port-not-opened in its log; restart it when the "
+                "ports are free",
                 connection=connection.name,
             )
         # A program that opens streams itself needs no session until it asks for one.

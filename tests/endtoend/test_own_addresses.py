@@ -58,6 +58,7 @@ async def test_names_ports_and_a_reload(deployment: Deployment, nursery: trio.Nu
         assert await echoes(address, int(warned[1]))
         assert f"one={address}:{ports[0]}" in forward.out
         assert f"two={address}:{warned[1]}" in forward.out
+        assert f"two:left-out={address}:{ports[1]}" in forward.out
     await rename("one", f"other.corp.example:{ports[2]}")
     served = partial(echoes, addresses["other.corp.example"], ports[2])
     await async_wait_until(served, seconds=60, what="the new name is served")

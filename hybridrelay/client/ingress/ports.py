@@ -128,7 +128,8 @@ class OpenPort:
     #: Whether streams and flows say for which port they are, because the local name has several. Otherwise they are
     #: for the first port of the target.
     says_port: bool = attrs.field(default=False, kw_only=True)
-    #: The ports of the local name on which this program could not listen, as `names`.
+    #: The ports of the local name on which this program could not listen, as `names`; without the first one, in place
+    #: of which it listens on another port, unless another program has it.
     left_out: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     #: The file of a Unix socket.
     file: SocketFile | None = None
@@ -367,7 +368,8 @@ def _explained(host: str, port: int) -> Iterator[None]:
 async def _add_another(
     opened: OpenPort, host: str, port: int, error: OSError, *, datagrams: bool, events: EventStream
 ) -> None:
-    """Listen on any free port in place of the first port of a local name, and report that."""
+    """Listen on any free port in place of the first port of a local name, and report that. If another program has the
+    port, that is what applications reach which know only the name, so the port is shown as left out, too."""
     before = set(opened.stands_for)
     await _add(opened, host, 0, datagrams=datagrams, events=events)
     for one in opened.stands_for.keys() - before:
@@ -375,6 +377,8 @@ async def _add_another(
         _, used = _bound_at(one)
     text, remedy = _why_not_opened(error, port, "or let the application use the other port")
     (address,) = _shown([(host, port)], datagrams=datagrams)
+    if error.errno == errno.EADDRINUSE:
+        opened.left_out += (address,)
     events.publish(OwnPortNotOpened(address=address, used_port=used, detail=text, remedy=remedy))
 
 
@@ -387,7 +391,8 @@ def _report_left_out(addresses: tuple[str, ...], first: tuple[int, OSError], eve
 def _why_not_opened(error: OSError, port: int, otherwise: str) -> tuple[str, str]:
     text, remedy = explain_listen_error(error, port, otherwise=otherwise)
     if error.errno == errno.EADDRINUSE:
-        remedy = f"a program that listens on all addresses may be using the port: {remedy}"
+        text = f"{text}: applications that connect to it reach another program"
+        remedy = f"a program that listens on all addresses may be using the port, or another forward: {remedy}"
     return text, remedy
 
 

@@ -1,7 +1,8 @@
-"""How a forward stops."""
+"""How a forward listens, and how it stops."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -9,14 +10,17 @@ from functools import partial
 import pytest
 import trio
 
+from hybridrelay._listening import open_listeners
+from hybridrelay._name_ports import NamePorts
+from hybridrelay._own_address import EveryPort
 from hybridrelay.client import Client, PortService, open_port, run_forward
 from hybridrelay.client.ingress import ports
 from hybridrelay.client.requests import StreamRequests
 from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.errors import ConfigurationError, DeniedByPolicy, RelayUnreachable
-from hybridrelay.events import ConnectionsCutOff, Event, EventStream, ForwardOpenToOthers
+from hybridrelay.events import ConnectionsCutOff, Event, EventStream, ForwardOpenToOthers, OwnPortNotOpened
 from hybridrelay.mux import MuxStream, Session
-from hybridrelay.security import ConnectionString
+from hybridrelay.security import ConnectionString, HostPort
 
 from ..strings import STRING
 
@@ -173,3 +177,33 @@ async def test_a_connection_that_is_not_admitted_is_reset() -> None:
 async def _connect(host: str, port: int) -> None:
     async with await trio.open_tcp_stream(host, port):
         await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["another-program", "not-allowed"])
+async def test_a_port_of_a_local_name_that_another_program_has_is_shown_as_left_out(
+    is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Applications that know only the name reach that program. Otherwise, they reach nothing."""
+    published: list[Event] = []
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        host, wanted = other.getsockname()
+        if not is_taken:
+            listen = open_listeners
+
+            async def refuse(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
+                if port:
+                    raise PermissionError(errno.EACCES, "not allowed")
+                return await listen(host, port, events=events)
+
+            monkeypatch.setattr(ports, "open_listeners", refuse)
+        address = NamePorts.every(EveryPort(host), HostPort("db.test", wanted))
+        opened = await open_port(address, events=EventStream(published.append))
+    (event,) = published
+    assert isinstance(event, OwnPortNotOpened)
+    assert event.address == f"{host}:{wanted}"
+    assert opened.names == (f"{host}:{event.used_port}",)
+    assert opened.left_out == ((event.address,) if is_taken else ())
+    assert ("reach another program" in event.detail) is is_taken
+    opened.close()
