@@ -70,7 +70,8 @@ class ManagementError(HybridRelayError):
 
 
 class OutcomeUnknown(ManagementError):
-    """A change was requested, and the relay did not answer: it may or may not have been made."""
+    """A change was requested, and the relay did not answer, or its answer cannot be read: the change may or may not
+    have been made."""
 
 
 class TransportError(HybridRelayError):

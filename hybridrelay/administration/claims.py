@@ -140,7 +140,7 @@ def create_claim(
     Raises:
         ConfigurationError: the connection string is of another hybrid connection; `host` is not one of its relays, or
             is None and it names several; the pin of the relay is not known here yet; or the relay refuses the claim.
-        OutcomeUnknown: the relay did not answer. Revoke the claim, if it is listed, and create another one.
+        OutcomeUnknown: the relay gave no usable answer. Revoke the claim, if it is listed, and create another one.
     """
     string = content if isinstance(content, ConnectionString) else content.string
     if string.entity_path != name:

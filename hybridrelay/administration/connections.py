@@ -96,7 +96,7 @@ def create_connection(
         ConfigurationError: the name is taken, a file exists, or the numbers of hosts and ports do not match.
             Nothing was created.
         OSError: a file cannot be written; the error names it. Nothing was created.
-        OutcomeUnknown: the relay did not answer. The files were written, because it may have added the hybrid
+        OutcomeUnknown: the relay gave no usable answer. The files were written, because it may have added the hybrid
             connection.
     """
     _check_is_new(name, registry, files)

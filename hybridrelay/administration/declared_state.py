@@ -135,7 +135,7 @@ def make_change(
 
     Raises:
         IncompleteChange: it was made, but not every file was updated.
-        OutcomeUnknown: the relay did not answer. It may have made the change.
+        OutcomeUnknown: the relay gave no usable answer. It may have made the change.
         HybridRelayError: it cannot be made. Nothing was changed, except that a hybrid connection for several relays
             may already have its files, and is not imported at this relay yet.
         OSError: a file cannot be written; the error names it.

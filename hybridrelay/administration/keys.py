@@ -109,8 +109,8 @@ def regenerate_key(
             of its keys; `out` exists; the rule already has this key, or was changed in the meantime. Nothing was
             changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
-        OutcomeUnknown: the relay did not answer. `out` was written, and no other file was changed. The remedy says
-            how to find out whether the relay has the new key, and how to continue in both cases.
+        OutcomeUnknown: the relay gave no usable answer. `out` was written, and no other file was changed. The remedy
+            says how to find out whether the relay has the new key, and how to continue in both cases.
     """
     check_new_files([out] if out else [])
     key = generate_key() if key_file is None else read_key(key_file)
@@ -190,7 +190,7 @@ def roll_key(
             key that would be replaced; a file is not an authority file of the hybrid connection; `out` exists.
             Nothing was changed.
         HybridRelayError: a file cannot be written. Nothing was changed.
-        OutcomeUnknown: the relay did not answer. `out` was written, and no other file was changed.
+        OutcomeUnknown: the relay gave no usable answer. `out` was written, and no other file was changed.
     """
     check_new_files([out] if out else [])
     key = generate_key() if key_file is None else read_key(key_file)

@@ -302,9 +302,9 @@ class Registry(Protocol):
     """Hybrid connections, their rules and keys, and the tokens of one relay.
 
     All methods block until they are done. They raise `StateError` if a store cannot be used, and `ManagementError` if
-    a relay cannot be reached. If a relay does not answer a request for a change, they raise `OutcomeUnknown`. Every
-    other exception means that nothing was changed. `known` is a hybrid connection as it was read before: if it has
-    been changed since, `ChangedMeanwhile` is raised, and `NotFound` if it was deleted.
+    a relay cannot be reached. If a relay does not answer a request for a change, or its answer cannot be read, they
+    raise `OutcomeUnknown`. Every other exception means that nothing was changed. `known` is a hybrid connection as it
+    was read before: if it has been changed since, `ChangedMeanwhile` is raised, and `NotFound` if it was deleted.
     """
 
     # --- reading

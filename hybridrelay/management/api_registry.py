@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -34,6 +34,7 @@ from .blocking import BlockingClient
 from .claim_values import ClaimPage, ClaimValue
 from .live_values import RelayEndpointValue
 from .paging import read_pages
+from .refusals import unreadable_change
 from .roll_values import RollValue
 from .token_values import DAY_SECONDS, CreatedToken, TokenPage, TokenValue
 from .update_values import UpdatePage, UpdateValue
@@ -42,6 +43,7 @@ from .values import AccessKeys, AuthorizationRule, ConnectionPage, ConnectionVal
 __all__ = ["ApiRegistry"]
 
 T = TypeVar("T")
+InfoT = TypeVar("InfoT")
 
 _CONNECTIONS = "/v1/hybridConnections"
 _EDITIONS = "/v1/editions"
@@ -185,7 +187,8 @@ class ApiRegistry:
         headers = {"If-None-Match": "*"} if known.find_rule(rule) is None else _if_match(known)
         body = {"rights": sorted(wanted)}
         try:
-            return _rule(self._call("PUT", _path(known.name, rule), AuthorizationRule, body=body, headers=headers))
+            value = self._call("PUT", _path(known.name, rule), AuthorizationRule, body=body, headers=headers)
+            return _after_change(value, _rule)
         except OutcomeUnknown:
             now = self._look(known.name)
             found = None if now is None else now.find_rule(rule)
@@ -279,7 +282,7 @@ class ApiRegistry:
         """See `Registry.create_token`."""
         body = {"name": name, "role": role.name.lower(), "scope": scope, "expiresInDays": seconds / DAY_SECONDS}
         created = self._call("POST", _TOKENS, CreatedToken, body=body)
-        return _token(created.value), Secret(created.token)
+        return _after_change(created.value, _token), Secret(created.token)
 
     def delete_token(self, id_: str) -> None:
         """See `Registry.delete_token`."""
@@ -297,7 +300,7 @@ class ApiRegistry:
             "note": note,
         }
         try:
-            return _claim(self._call("POST", f"{_path(name)}/claims", ClaimValue, body=body))
+            return _after_change(self._call("POST", f"{_path(name)}/claims", ClaimValue, body=body), _claim)
         except OutcomeUnknown:
             found = [one for one in self._look_for_claims(name) if one.id == keys.id]
             if not found:
@@ -424,6 +427,14 @@ def _token(value: TokenValue) -> TokenInfo:
     except KeyError:
         raise _unexpected("the role of a token") from None
     return TokenInfo(value.id, value.name, role, value.scope, value.created_at, value.expires_at, value.last_used_at)
+
+
+def _after_change(value: T, convert: Callable[[T], InfoT]) -> InfoT:
+    """Convert the answer to a change. Raises OutcomeUnknown if it contains a word of another version."""
+    try:
+        return convert(value)
+    except ManagementError as exc:
+        raise unreadable_change(exc) from exc
 
 
 def _new_rule(rule: Rule) -> dict[str, object]:

@@ -14,7 +14,7 @@ import trio
 from ..errors import ManagementError, OutcomeUnknown
 from .addresses import Address, LocalAddress
 from .problem_kinds import Problem
-from .refusals import refusal_of
+from .refusals import refusal_of, unreadable_change
 
 __all__ = ["ManagementClient"]
 
@@ -128,7 +128,8 @@ class ManagementClient:
             seconds: how long the request asks the relay to wait before it answers. The deadline is 30 s later.
 
         Raises:
-            OutcomeUnknown: a change was requested, and the relay did not answer.
+            OutcomeUnknown: a change was requested, and the relay did not answer, or its response does not have the
+                expected form.
             ManagementError: the relay cannot be reached, is too slow, or cannot answer now; or its response does not
                 have the expected form.
             ConfigurationError: the relay has refused the request; see `refusal_of`.
@@ -154,7 +155,12 @@ class ManagementClient:
             response = await self._exchange(request, data, f"{method} {path}", changes=changes, seconds=seconds)
         if response.status >= 300:
             raise refusal_of(method, path, response.status, response.headers, response.body, changes=changes)
-        return self.parse_untrusted(response.body or b"null", kind, f"{method} {path}")
+        try:
+            return self.parse_untrusted(response.body or b"null", kind, f"{method} {path}")
+        except ManagementError as exc:
+            if not changes:
+                raise
+            raise unreadable_change(exc) from exc
 
     def parse_untrusted(self, data: bytes, kind: type[T], request: str) -> T:
         """Decode JSON in a response.
@@ -208,6 +214,10 @@ class ManagementClient:
                 if is_reused and not changes and not isinstance(exc, trio.TooSlowError):
                     return await self._exchange(request, data, what, changes=changes, seconds=seconds)
                 raise _no_answer(self._peer, what, exc, changes=changes) from exc
+            except ManagementError as exc:  # the response is too long
+                if not changes:
+                    raise
+                raise unreadable_change(exc) from exc
             self._has_answered = True
             if http.our_state is h11.DONE and http.their_state is h11.DONE:
                 http.start_next_cycle()

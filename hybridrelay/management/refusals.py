@@ -10,7 +10,7 @@ from ..errors import ConfigurationError, HybridRelayError, ManagementError, Outc
 from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
 from .problem_kinds import Problem
 
-__all__ = ["refusal_of"]
+__all__ = ["refusal_of", "unreadable_change"]
 
 _OTHER_VERSION = "use the same version of hybridrelay as the relay"
 _LOOK_FIRST = "check whether the change was made, and repeat it if it was not"
@@ -89,9 +89,17 @@ def _when(seconds: str | None, remedy: str | None) -> str:
 
 
 def _not_from_a_relay(status: int, *, changes: bool) -> HybridRelayError:
-    if changes and status in (502, 504):  # a reverse proxy, which may have passed the request on
+    # From a reverse proxy, which may have passed the request on, or have replaced the body of the answer. 503 says
+    # that nothing was done.
+    if changes and status >= 500 and status != 503:
         return OutcomeUnknown(f"the relay did not answer (status {status})", remedy=_LOOK_FIRST)
     return ManagementError(
         f"the answer has the status {status} and is not from the management API of a relay",
         remedy="check --management: its host, its port and its path",
     )
+
+
+def unreadable_change(problem: ManagementError) -> OutcomeUnknown:
+    """Return the exception for an answer to a change that cannot be used. `problem` says why."""
+    remedy = _LOOK_FIRST if problem.remedy is None else f"{_LOOK_FIRST}; {problem.remedy}"
+    return OutcomeUnknown(f"{problem}. The change may have been made, or not", remedy=remedy)

@@ -13,8 +13,8 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.administration import Registry, StoreRegistry, create_claim, revoke_claim
-from hybridrelay.errors import ConfigurationError, ManagementError
+from hybridrelay.administration import Registry, StoreRegistry, create_claim, regenerate_key, revoke_claim
+from hybridrelay.errors import ConfigurationError, ManagementError, OutcomeUnknown
 from hybridrelay.management import ApiRegistry, LocalAddress, ManagementClient, blocking_client
 from hybridrelay.relay import RelayRecord, SQLiteStore
 from hybridrelay.relay.claims import ClaimState
@@ -33,6 +33,7 @@ from hybridrelay.security import (
 )
 
 from ..cli.served_relay import served
+from ..wrapped_streams import WrappedStream
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -270,3 +271,90 @@ def test_a_roll_begins_and_is_read(scene: Scene) -> None:
     assert (found.seen_since is not None) is isinstance(scene.registry, ApiRegistry), "a relay has answered"
     with pytest.raises(ConfigurationError, match="is already being rolled"):
         scene.registry.roll_key(name, "application", SECONDARY, key, generation=0, seconds=60.0, waits=False)
+
+
+class OtherWords(WrappedStream):
+    """Replaces a word in everything that arrives by another one of the same length."""
+
+    def __init__(self, inner: trio.abc.Stream, word: bytes) -> None:
+        super().__init__(inner)
+        self.word = word
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """See `trio.abc.ReceiveStream`."""
+        return (await super().receive_some(max_bytes)).replace(self.word, b"x" * len(self.word))
+
+
+@attrs.define
+class OtherVersion:
+    """The address of a relay that has another word for one that this version expects."""
+
+    of: LocalAddress
+    word: bytes = b"~~~"
+    host: str = "localhost"
+    prefix: str = ""
+    authorization: Secret | None = None
+
+    async def connect(self) -> trio.abc.Stream:
+        """See `Address`."""
+        return OtherWords(await self.of.connect(), self.word)
+
+
+@attrs.frozen
+class OtherScene:
+    """A registry at a relay of another version, and the store of the relay."""
+
+    address: OtherVersion
+    registry: Registry
+    store: SQLiteStore
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[OtherScene]:
+    state = tmp_path / "state"
+    with StoreRegistry(state_dir=state, create=True) as local:
+        local.prepare(now=time.time())
+        local.import_(RECORD)
+    address = OtherVersion(LocalAddress(state))
+    with SQLiteStore.open(state) as store, served(state, over_tcp=False):
+        with blocking_client(ManagementClient(address)) as client:
+            yield OtherScene(address, ApiRegistry(client), store)
+
+
+def test_a_new_key_is_kept_if_no_answer_can_be_read(other: OtherScene, tmp_path: Path) -> None:
+    """The relay has made the change, and the file is the only copy of the key."""
+    out = tmp_path / "new.key"
+
+    def breaks() -> None:
+        other.address.word = b'ame":'
+
+    with pytest.raises(OutcomeUnknown, match="may have been made") as caught:
+        regenerate_key(other.registry, "team/orders", "application", PRIMARY, out=out, before_change=breaks)
+    key = other.store.rule("team/orders", "application").primary
+    assert key is not None
+    assert out.read_text().strip() == key.reveal()
+    assert key_fingerprint(key) in str(caught.value.remedy)
+
+
+def test_a_change_whose_answer_cannot_be_read_is_looked_up(other: OtherScene, tmp_path: Path) -> None:
+    other.address.word = b"primaryKey"
+    out = tmp_path / "new.key"
+    done = regenerate_key(other.registry, "team/orders", "application", PRIMARY, out=out)
+    assert out.read_text().strip() == done.key.reveal()
+    assert other.store.rule("team/orders", "application").primary == done.key
+
+
+def test_a_word_of_another_version_in_the_answer_to_a_change(other: OtherScene) -> None:
+    registry = other.registry
+    known = registry.connection("team/orders")
+    other.address.word = b"Manage"
+    with pytest.raises(OutcomeUnknown, match="an authorization rule"):
+        registry.put_rule(known, "everything", {Right.MANAGE})
+    assert other.store.rule("team/orders", "everything").rights == {Right.MANAGE}
+    with pytest.raises(ManagementError, match="not what this version expects") as caught:
+        registry.connection("team/orders")
+    assert not isinstance(caught.value, OutcomeUnknown), "nothing was to be changed"
+    other.address.word = b"operator"
+    with pytest.raises(OutcomeUnknown, match="the role of a token"):
+        registry.create_token("new", ManagementRole.OPERATOR, scope="", seconds=86_400.0, now=0.0)
+    assert [one.name for one in other.store.tokens()] == ["new"]

@@ -126,6 +126,23 @@ async def test_an_answer_of_another_kind(relay: Scripted) -> None:
         with pytest.raises(ManagementError, match="not what this version expects") as caught:
             await ManagementClient(relay([answer(body=body)])).get("/v1/x", Value)
         assert "same version" in str(caught.value.remedy)
+        assert not isinstance(caught.value, OutcomeUnknown)
+
+
+@pytest.mark.parametrize("status", [200, 201])
+@pytest.mark.parametrize("body", [{"number": "one"}, {"other": 1}, b"<html>", b"\xff", b"[" * 200])
+async def test_a_change_whose_answer_cannot_be_read_may_have_been_made(
+    relay: Scripted, monkeypatch: pytest.MonkeyPatch, status: int, body: object
+) -> None:
+    """Whoever reads that it was not made would remove what belongs to it, such as the only copy of a new key."""
+    monkeypatch.setattr("hybridrelay.management.client._MAX_RESPONSE", 100)
+    for method in ("PUT", "POST", "PATCH", "DELETE"):
+        with pytest.raises(OutcomeUnknown, match="may have been made") as caught:
+            await ManagementClient(relay([answer(status, body)])).call(method, "/v1/x", Value)
+        assert "check whether the change was made" in str(caught.value.remedy)
+    with pytest.raises(ManagementError) as safe:
+        await ManagementClient(relay([answer(status, body)])).call("POST", "/v1/x/listKeys", Value, changes=False)
+    assert not isinstance(safe.value, OutcomeUnknown)
 
 
 async def test_a_connection_that_the_relay_has_closed_meanwhile(relay: Scripted) -> None:
@@ -241,12 +258,13 @@ def test_an_operation_that_the_relay_does_not_have() -> None:
 
 
 def test_answers_of_something_else() -> None:
-    for status in (301, 404, 500):
+    for status in (301, 404, 503):
         exc = refusal_of("PUT", "/v1/x", status, {}, b"<html>", changes=True)
         assert "not from the management API of a relay" in str(exc)
         assert not isinstance(exc, OutcomeUnknown)
-    assert isinstance(refusal_of("PUT", "/v1/x", 502, {}, b"<html>", changes=True), OutcomeUnknown)
-    assert not isinstance(refusal_of("GET", "/v1/x", 502, {}, b"<html>", changes=False), OutcomeUnknown)
+    for status in (500, 502, 504):
+        assert isinstance(refusal_of("PUT", "/v1/x", status, {}, b"<html>", changes=True), OutcomeUnknown)
+        assert not isinstance(refusal_of("GET", "/v1/x", status, {}, b"<html>", changes=False), OutcomeUnknown)
 
 
 async def test_paths_that_the_real_api_does_not_serve(api: Api) -> None:
