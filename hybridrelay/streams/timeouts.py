@@ -4,6 +4,7 @@ time."""
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 
 import trio
@@ -25,7 +26,8 @@ class Timeouts:
         self._nursery = nursery
         self._seconds = seconds
         #: When each is to be called, on Trio's clock: earlier ones come first, since all wait for the same time.
-        self._pending: dict[Callable[[], None], float] = {}
+        #: Finding the first one takes constant time, which it does not in a dict that was emptied from its beginning.
+        self._pending: OrderedDict[Callable[[], None], float] = OrderedDict()
         self._is_running = False
 
     def __len__(self) -> int:
@@ -50,10 +52,9 @@ class Timeouts:
                 await trio.sleep_until(next(iter(self._pending.values())))
                 now = trio.current_time()
                 while self._pending:
-                    callback, when = next(iter(self._pending.items()))
-                    if when > now:
+                    if next(iter(self._pending.values())) > now:
                         break
-                    del self._pending[callback]
+                    callback, _ = self._pending.popitem(last=False)
                     try:
                         callback()
                     except Exception:  # above all, if memory has run out; the other callbacks have to be called

@@ -15,8 +15,10 @@ import trio
 from hybridrelay._threads import run_in_thread
 from hybridrelay.client import Client, request_identity
 from hybridrelay.connector import Connector, ConnectorConfig, Policy
+from hybridrelay.connector.issuing import rates as rates_module
 from hybridrelay.connector.issuing import service as service_module
-from hybridrelay.connector.issuing.service import MAX_OF_ONE, MAX_REQUESTS
+from hybridrelay.connector.issuing.rates import MAX_REQUESTS
+from hybridrelay.connector.issuing.service import MAX_OF_ONE
 from hybridrelay.connector.sessions import MAX_SESSIONS_PER_CLAIM
 from hybridrelay.errors import HybridRelayError, PeerIdentityError, StreamRefused
 from hybridrelay.events import ClaimUsedAgain, Event, EventStream, IdentityIssued, IdentityNotIssued
@@ -411,7 +413,7 @@ async def test_requests_are_limited_in_rate(
     scene: Scene, is_renewable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever they are answered. What was made with the authority file is refused without a look at the request."""
-    monkeypatch.setattr(service_module, "REQUESTS_SECONDS", 1e6)
+    monkeypatch.setattr(rates_module, "REQUESTS_SECONDS", 1e6)
     await scene.start()
     string = scene.application() if is_renewable else scene.deployment.string(scene.published, Role.APPLICATION)
     bad = IssueRequest(bytes(2000)).encode()
@@ -426,7 +428,7 @@ async def test_requests_are_limited_in_rate(
             with pytest.raises(StreamRefused) as caught:
                 await raw(client, bad)
             assert caught.value.reason is Reason.LIMIT
-        monkeypatch.setattr(service_module, "REQUESTS_SECONDS", 0.0)
+        monkeypatch.setattr(rates_module, "REQUESTS_SECONDS", 0.0)
         assert isinstance(await raw(client, bad), IssueRefused)
     reasons = [event.reason for event in scene.of(IdentityNotIssued) if isinstance(event, IdentityNotIssued)]
     assert reasons == [*[Reason.ISSUE_REFUSED] * MAX_REQUESTS, Reason.LIMIT, Reason.ISSUE_REFUSED]

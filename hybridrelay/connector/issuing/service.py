@@ -38,6 +38,7 @@ from ...security import Issuer, RequestError, Role, details_of, parse_request_un
 from ..recorded import wait_recorded
 from ..stream_events import Origin
 from .decision import RENEWALS_SECONDS, Decision, Requester, UsedClaims, decide_issue
+from .rates import MAX_REQUESTS, REQUESTS_SECONDS, RequestRates
 from .used_claims import UsedClaimsFile
 
 __all__ = ["Issuing"]
@@ -49,12 +50,7 @@ ISSUE_SECONDS = 20.0
 MAX_OF_ONE = 4
 #: How many requests one connector processes at a time; others wait. Each takes some milliseconds.
 _MAX_AT_WORK = 16
-#: How many requests one program with an identity may make within `REQUESTS_SECONDS`; further ones are refused. A
-#: program makes one, and repeats it after some seconds if it fails.
-MAX_REQUESTS = 30
-REQUESTS_SECONDS = 60.0
-#: How many labels of renewed identities and how many holders that have made requests are remembered, for their rates.
-#: Beyond that, the earliest is forgotten.
+#: How many labels of renewed identities are remembered, for their rates. Beyond that, the earliest is forgotten.
 _MAX_REMEMBERED = 4096
 
 
@@ -85,8 +81,7 @@ class Issuing:
         self._clock = clock
         #: When identities were renewed, by hybrid connection and label: each renewal makes another serial.
         self._renewals: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
-        #: When requests were made that were not refused for their number, by hybrid connection and holder.
-        self._recent: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        self._rates = RequestRates()
         #: How many requests are open, by hybrid connection and serial.
         self._open: Counter[tuple[str, str]] = Counter()
         self._places = trio.CapacityLimiter(_MAX_AT_WORK)
@@ -121,19 +116,15 @@ class Issuing:
                 del self._open[requester]
 
     def _may_request(self, origin: Origin) -> bool:
-        """Whether the program with this identity may make a request now. The first refusal in a minute is
+        """Return whether the program with this identity may make a request now. The first refusal in a minute is
         published."""
-        key, now = (origin.published.name, origin.peer.owner_id), trio.current_time()
-        recent = [at for at in self._recent.pop(key, ()) if now - at < REQUESTS_SECONDS]
-        if len(recent) == MAX_REQUESTS:
+        program, now = (origin.published.name, origin.peer.owner_id), trio.current_time()
+        if self._rates.admit(program, now):
+            return True
+        if self._rates.reports(program, now):
             detail = f"this identity has made {MAX_REQUESTS} requests in {REQUESTS_SECONDS:g} s"
             self._refused(origin, IssueRefused(Reason.LIMIT, detail))
-        is_admitted = len(recent) < MAX_REQUESTS
-        # One more is noted than is admitted, which tells that the refusal was published.
-        self._recent[key] = [*recent, now] if len(recent) <= MAX_REQUESTS else recent
-        if len(self._recent) > _MAX_REMEMBERED:
-            self._recent.popitem(last=False)
-        return is_admitted
+        return False
 
     async def _serve(self, stream: MuxStream, origin: Origin) -> None:
         data: bytes | None = None
