@@ -12,6 +12,7 @@ from ..protocol.reasons import Reason
 from ..security import HostPort
 from .flow_bridge import FlowBridge, FlowTotals
 from .outcome import NotConnected, outcome_of_flow
+from .recent_ports import Way
 from .served_stream import Connected, ServedStream, peer_address
 from .shares import Share
 from .targets import open_datagram_target
@@ -26,7 +27,7 @@ MAX_FLOWS_PER_SESSION = 1024
 class ServedFlow(ServedStream):
     """One flow of datagrams, from the application's request to its one outcome."""
 
-    __slots__ = ()
+    __slots__ = ("_way",)
     action: ClassVar = Action.OPEN_DATAGRAMS
 
     @property
@@ -51,11 +52,17 @@ class ServedFlow(ServedStream):
 
     async def _connect_measured(self) -> Connected:
         assert isinstance(self._target, HostPort)
-        return await open_datagram_target(self._target, permit=self._permit)
+        return await open_datagram_target(self._target, permit=self._permit, foreign_since=self._foreign_since)
+
+    def _foreign_since(self, sock: socket.socket) -> float | None:
+        """Return when another application has had the local port of a connected socket, if that matters; see
+        `RecentPorts`."""
+        return self._serving.recent_ports.foreign_since(_way_of(sock), self._owner, self._serving.clock())
 
     def _start(self, target: Connected, bridges: Bridges) -> None:
         assert isinstance(target, socket.socket)
         assert isinstance(self._target, HostPort)
+        self._way = _way_of(target)
         self.events.address = peer_address(target)
         counters = self._serving.counters
         counters.stream_opened(self.origin.published.name)
@@ -72,6 +79,8 @@ class ServedFlow(ServedStream):
             bug = exc
             self._report_bug(exc)
         finally:
+            if bridge.so_far().datagrams_to_target:  # otherwise, the target does not know the port
+                self._serving.recent_ports.ended(self._way, self._owner, self._serving.clock())
             self._give_back()
             bridge.flow.set_end_callback(
                 lambda end: self.events.ended(
@@ -80,3 +89,7 @@ class ServedFlow(ServedStream):
                     )
                 )
             )
+
+
+def _way_of(sock: socket.socket) -> Way:
+    return sock.getsockname()[1], tuple(sock.getpeername())

@@ -30,6 +30,7 @@ from .open_streams import OpenStreams
 from .outcome import NotConnected, outcome_of
 from .proxy_header import proxy_header
 from .published import Published
+from .recent_ports import RecentPorts
 from .recorded import wait_recorded
 from .shares import Share, Shares, SpareOf
 from .stream_events import Origin, StreamEvents
@@ -53,6 +54,8 @@ class Serving(Value):
     policy: Callable[[], Policy]
     #: Limits how many connections to targets each application may have.
     shares: Shares
+    #: The local ports of flows that have ended.
+    recent_ports: RecentPorts
     events: EventStream
     #: Counts the streams that are opened, and those that are not.
     counters: EndpointCounters

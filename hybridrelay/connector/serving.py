@@ -18,6 +18,7 @@ from ..security import StreamTarget
 from .named_instances import NamedInstances
 from .open_streams import OpenStreams
 from .outcome import NotConnected
+from .recent_ports import RecentPorts
 from .requested import first_target, requested_untrusted
 from .served_flow import ServedFlow
 from .served_stream import ServedStream, Serving
@@ -69,6 +70,7 @@ class StreamService:
             self._open,
             policy=policy,
             shares=shares,
+            recent_ports=RecentPorts(),
             events=events,
             counters=counters,
             recorded=recorded,

@@ -25,7 +25,7 @@ from hybridrelay.security import HostPort, Protocols
 from hybridrelay.streams.turns import MAX_FRAMES
 from hybridrelay.testing import session_pair
 
-from .served_session import ServedSession
+from .served_session import PEER, ServedSession
 
 ALLOWED = Policy(files=(parse_policy_file("policy.toml", "AllowUdp = true"),))
 
@@ -288,6 +288,28 @@ async def test_flows_to_all_targets_count_in_one_share_of_local_ports(nursery: t
     await flows[0].aclose()
     await scene.ended()
     await exchange(scene.client.open_flow_nowait(), target)
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_local_port_of_a_flow_that_has_ended_is_kept_from_others(
+    nursery: trio.Nursery, target: Target
+) -> None:
+    scene = await Scene.start(nursery, await target.bind())
+    unused = scene.client.open_flow_nowait()
+    await unused.wait_opened()
+    await unused.aclose()
+    await scene.ended()
+    recent = scene.service._serving.recent_ports
+    assert len(recent) == 0, "the target does not know this port"
+    scene.events.clear()
+    flow = scene.client.open_flow_nowait()
+    await flow.send(b"subscribe")
+    _, source = await target.socket.recvfrom(100)
+    await flow.aclose()
+    await scene.ended()
+    way, now = (source[1], target.socket.getsockname()), trio.current_time()
+    assert recent.foreign_since(way, "another application", now) is not None
+    assert recent.foreign_since(way, (scene.published, PEER.owner_id), now) is None
     nursery.cancel_scope.cancel()
 
 

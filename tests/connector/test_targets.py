@@ -111,6 +111,34 @@ async def test_why_a_udp_socket_cannot_be_connected(
     assert str(caught.value.__cause__).count(detail) == 1, "this is what the audit log says"
 
 
+@pytest.mark.parametrize(
+    ("since", "made", "chosen"),
+    [
+        ([None], 1, 0),
+        ([5.0, 3.0, None], 3, 2),
+        ([5.0, 3.0, 4.0, 9.0, 9.0, 9.0, 9.0, 9.0], 8, 1),
+        ([5.0, 7.0, OSError(errno.EAGAIN, "no port is left")], 3, 0),
+    ],
+)
+async def test_a_local_port_that_another_application_has_had_is_avoided(
+    since: list[float | OSError | None], made: int, chosen: int
+) -> None:
+    sockets = []
+
+    def foreign_since(sock: socket.socket) -> float | None:
+        sockets.append(sock)
+        answer = since[len(sockets) - 1]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    with await open_datagram_target(HostPort("127.0.0.1", 9), foreign_since=foreign_since) as got:
+        assert len(sockets) == made
+        assert got is sockets[chosen]
+        assert got.getpeername() == ("127.0.0.1", 9)
+        assert all(one.fileno() == -1 for one in sockets if one is not got), "the others are closed"
+
+
 async def test_a_connection_that_is_dropped_is_reset() -> None:
     """If the connector is killed before both directions have ended, the target sees no end of file."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
