@@ -155,8 +155,8 @@ class ForwardService:
             HybridRelayError: at the start, a relay refuses a connection string, or is not the expected one; or later,
                 relays refuse the last one that is served.
         """
-        async with FlatNursery() as self._nursery:
-            try:
+        try:
+            async with FlatNursery() as self._nursery:
                 for one in wanted:
                     assert one.string is not None
                     self._served[one.entry.key] = served = Served(one.entry, one.string)
@@ -169,10 +169,10 @@ class ForwardService:
                 await self._stop.event.wait()
                 for served in (*self._served.values(), *self._ending):
                     served.end(self._stop.grace)
-            except BaseException:
-                for served in self._served.values():
-                    served.close_ports()
-                raise
+        finally:
+            # What has not begun. Until all tasks have ended, one of them may still use the listeners.
+            for served in self._served.values():
+                served.close_ports()
 
     async def _open(self, place: Place, held: Collection[tuple[int, bool]] = ()) -> LocalPort:
         return LocalPort(await open_port(place[0], events=self._events, held=held))

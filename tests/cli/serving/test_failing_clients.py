@@ -312,6 +312,44 @@ async def test_run_closes_the_port_of_an_unchanged_string_and_says_that_a_later_
 
 
 @BOTH
+@pytest.mark.parametrize("passes", [*range(0, 60, 4)])
+async def test_at_whatever_moment_it_is_refused_its_port_is_served_with_the_string_that_replaces_its_own(
+    role: str, passes: int, tmp_path: Path, relays: Relays, nursery: trio.Nursery
+) -> None:
+    """The moment is that many passes of the event loop after the reload has begun."""
+    async with serving(role, tmp_path) as program:
+        program.file.write_text(NEW_IDENTITY.format())
+        nursery.start_soon(program.reloads.reload)
+        for _ in range(passes):
+            await trio.lowlevel.checkpoint()
+        relays.attempts[0].is_refused.set()
+
+        async def is_replaced() -> bool:
+            strings = [one.connection_string for one in program.service.clients if one.listening]
+            return strings == [NEW_IDENTITY] and await program.has_port()
+
+        await async_wait_until(is_replaced, seconds=30, what="the port with the new connection string")
+        assert not any(isinstance(event, ForwardPortClosed) for event in program.published)
+
+
+@BOTH
+@pytest.mark.parametrize("passes", range(40))
+async def test_it_may_be_cancelled_at_whatever_moment(
+    role: str, passes: int, tmp_path: Path, relays: Relays, nursery: trio.Nursery
+) -> None:
+    """The moment is that many passes of the event loop after the next client has begun."""
+    async with serving(role, tmp_path) as program:
+        program.file.write_text(NEW_IDENTITY.format())
+        relays.attempts[0].is_refused.set()
+        await relays.is_closing.wait()
+        while len(relays.attempts) == 1:
+            await trio.lowlevel.checkpoint()
+        for _ in range(passes):
+            await trio.lowlevel.checkpoint()
+    assert await program.is_closed()
+
+
+@BOTH
 @pytest.mark.parametrize("is_refused", [True, False])
 async def test_a_program_may_stop_while_a_successor_starts(
     role: str,
