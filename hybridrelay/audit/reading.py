@@ -43,6 +43,8 @@ _WITNESS = re.compile(
 )
 
 
+#: What reading a compressed file that is damaged raises.
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 #: How many times to begin, because a file may be deleted before it was read.
 _ATTEMPTS = 5
 
@@ -115,7 +117,7 @@ def _verified(directory: Path, verifier: Verifier) -> Verdict:
                 for line in _lines(directory, name):
                     line_number += 1
                     verifier.feed(line)
-            except (EOFError, gzip.BadGzipFile, zlib.error):
+            except _DAMAGED:
                 raise BadLine(name, line_number + 1, "the compressed file is damaged") from None
         names = [one for one in _files(directory) if one > names[-1]]
     return verifier.finish()
@@ -150,7 +152,7 @@ def read_records(directory: Path, wanted: RecordFilter) -> Iterator[dict[str, An
                     continue
                 if isinstance(record, dict) and wanted.matches(record):
                     yield record
-        except (EOFError, gzip.BadGzipFile, zlib.error, _FileGone):
+        except (*_DAMAGED, _FileGone):
             continue
 
 
@@ -158,7 +160,8 @@ def newest_key(directory: Path) -> VerifyingKey:
     """Return the public key that the newest file names.
 
     Raises:
-        ConfigurationError: the directory cannot be read, has no audit files, or the newest one names no key.
+        ConfigurationError: the directory cannot be read, has no audit files, or the newest one names no key or is
+            damaged.
     """
     return _newest(directory)[0]
 
@@ -174,13 +177,17 @@ def log_id(directory: Path) -> str:
 
 
 def _newest(directory: Path) -> tuple[VerifyingKey, str]:
-    for line in _newest_lines(directory):
-        content = content_of(line)
-        with contextlib.suppress(ValueError):
-            return VerifyingKey.parse(str(content.get("key"))), str(content.get("log"))
-        break
+    problem = "names no key"
+    try:
+        for line in _newest_lines(directory):
+            content = content_of(line)
+            with contextlib.suppress(ValueError):
+                return VerifyingKey.parse(str(content.get("key"))), str(content.get("log"))
+            break
+    except _DAMAGED:
+        problem = "is compressed, and damaged"
     raise ConfigurationError(
-        f"the newest file in {directory} names no key",
+        f"the newest file in {directory} {problem}",
         remedy=f"check the directory with: hybridrelay audit verify {directory}",
     )
 
@@ -255,7 +262,7 @@ def _lines(directory: Path, name: str) -> Iterator[bytes]:
                 yield line
                 if len(line) > MAX_LINE:
                     return
-    except (EOFError, gzip.BadGzipFile):
+    except _DAMAGED:
         raise
     except FileNotFoundError:
         raise _FileGone from None

@@ -40,10 +40,10 @@ async def say_ready(role: str, fields: Iterable[tuple[str, str]]) -> None:
 
 
 def maybe_say(text: str, *, end: str = "\n") -> None:
-    """Print unimportant text, such as progress, and drop it if that would block. (On Windows, this is not known, and
-    it may block.)"""
+    """Print unimportant text, such as progress, and drop it if that would block. On Windows, where this cannot be
+    known, all of it is dropped."""
     try:
-        if sys.platform == "win32" or _is_writable(sys.stdout.fileno()):
+        if sys.platform != "win32" and _is_writable(sys.stdout.fileno()):
             output.say(text, end=end)
     except (OSError, ValueError):
         pass

@@ -286,11 +286,15 @@ def _parse_untrusted(data: bytes) -> _Copy:
         raise ValueError("it is too large")
     try:
         content = json.loads(data)
-        if (content["format"], content["version"]) != (_FORMAT, 1):
-            raise ValueError("it was written by another version, or by another program")
+        written_as = content["format"], content["version"]
+    except (KeyError, TypeError, RecursionError, ValueError) as exc:
+        raise ValueError("it is damaged, or was written by another program") from exc
+    if written_as != (_FORMAT, 1):
+        raise ValueError("it was written by another version, or by another program")
+    try:
         before = {_Part(part): str(was) for part, was in content["before"].items()}
         return _Copy(
             before, str(content["authority"]), parse_connection_string_untrusted(content["connectionString"])
         )
     except (KeyError, TypeError, AttributeError, RecursionError, ConfigurationError, ValueError) as exc:
-        raise ValueError("it is damaged, or was written by another version or program") from exc
+        raise ValueError("it is damaged") from exc

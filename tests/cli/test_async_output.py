@@ -41,6 +41,15 @@ async def test_other_tasks_run_while_the_reader_stalls() -> None:
     assert set(found) == {ord("x")}
 
 
+async def test_on_windows_progress_is_dropped_because_printing_it_may_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridrelay.cli.async_output.sys.platform", "win32")
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream, contextlib.redirect_stdout(stream):
+        async_output.maybe_say("left out")
+    assert os.read(reading, 100) == b""
+    os.close(reading)
+
+
 async def test_a_reader_that_comes_back_gets_everything() -> None:
     found = b""
     with stalled_stdout() as reading:

@@ -249,6 +249,14 @@ async def test_a_damaged_copy_is_reported_and_written_again(
     assert scene.newest() == rolled(before)
 
 
+async def test_a_copy_of_another_version_is_reported_as_such(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.copy.parent.mkdir(parents=True)
+    scene.copy.write_bytes(b'{"format": "hybridrelay-string-copy", "version": 2}')
+    assert scene.newest() == scene.stored()
+    assert "it was written by another version" in caplog.text
+    assert "it is damaged" not in caplog.text
+
+
 @pytest.mark.parametrize("content", ["", "{}\n"])
 async def test_a_copy_that_was_only_begun_is_not_damaged(
     scene: Scene, content: str, caplog: pytest.LogCaptureFixture

@@ -27,7 +27,7 @@ from hybridrelay.connectivity import (
     ProxySettings,
 )
 from hybridrelay.connectivity.proxies.authentication import basic_authentication
-from hybridrelay.connectivity.proxies.head import MAX_HEAD_BYTES
+from hybridrelay.connectivity.proxies.head import MAX_HEAD_BYTES, head_size_untrusted
 from hybridrelay.connectivity.proxies.http import MAX_BODY_BYTES, MAX_ROUNDS
 from hybridrelay.security import load_or_create_relay_certificate
 
@@ -260,6 +260,15 @@ async def test_a_head_without_end_is_not_read_to_its_end(
     failure = await fail(ScriptedProxy(nursery, talk))
     assert failure.kind is K.PROXY_FAILED
     assert sent < 2 * MAX_HEAD_BYTES
+
+
+def test_the_longest_head() -> None:
+    begin, end = b"HTTP/1.1 200 OK\r\nX: ", b"\r\n\r\n"
+    longest = begin + b"y" * (MAX_HEAD_BYTES - len(begin) - len(end)) + end
+    assert head_size_untrusted(longest) == head_size_untrusted(longest + b"data") == MAX_HEAD_BYTES
+    assert head_size_untrusted(longest[:-1]) is None
+    with pytest.raises(ValueError, match="too long"):
+        head_size_untrusted(begin + b"y" + longest[len(begin) :])
 
 
 # --- authentication

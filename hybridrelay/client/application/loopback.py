@@ -36,8 +36,16 @@ def bring_up_loopback(addresses: Iterable[str]) -> None:
         addresses: IPv6 addresses that it gets in addition; IPv4 addresses are ignored.
 
     Raises:
-        OSError: the kernel refuses it. EPERM: this process may not configure the namespace.
+        OSError: the kernel refuses it. EPERM: this process may not configure the namespace. `filename` names the
+            step.
     """
+    try:
+        _bring_up(addresses)
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, exc.filename or "bring up the loopback interface") from exc
+
+
+def _bring_up(addresses: Iterable[str]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP | _IFF_RUNNING))
     index = socket.if_nametoindex("lo")

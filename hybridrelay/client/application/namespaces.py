@@ -33,8 +33,9 @@ _BACKLOG = 1024
 _CACHES = ("/run/nscd", "/var/run/nscd")
 #: Directories of which one is the mount point of the private files for a moment. Any directory will do.
 _STAGES = ("/tmp", "/run", "/var", "/home", "/mnt")  # noqa: S108 - nothing is written to the directory of the machine
-#: How much of a file in /etc that is replaced is used at most (characters).
-_MAX_FILE = 4 << 20
+#: The maximum size of a file in /etc that is replaced (characters). A hosts file against advertisements has several
+#: million.
+_MAX_FILE = 64 << 20
 
 
 def enter_namespaces(*, network: bool) -> None:
@@ -69,7 +70,8 @@ def enter_mounts(published: Published, *, alone: bool) -> str:
         The address at which the application looks for a name server, if `alone`.
 
     Raises:
-        OSError: this machine does not allow it. `filename` names the step, or the file.
+        OSError: this machine does not allow it, or a file is larger than `_MAX_FILE`. `filename` names the step, or
+            the file.
     """
     nameserver = NAMESERVER if os.path.exists("/etc/resolv.conf") else _DEFAULT_NAMESERVER
     contents = {
@@ -104,14 +106,12 @@ def open_private_listeners(
         A listener for each address, and the socket of the name server.
 
     Raises:
-        OSError: an address cannot be used, or this process may not configure the network. `filename` names the step,
-            or is None.
+        OSError: an address cannot be used, or this process may not configure the network. `filename` names the step.
     """
     bring_up_loopback(host for host, _ in addresses)
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(listen_at(address)) for address in addresses]
-        names = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        names.bind((nameserver, 53))
+        names = stack.enter_context(_open_name_server((nameserver, 53)))
         stack.pop_all()
     return listeners, names
 
@@ -137,12 +137,27 @@ def listen_at(address: Address) -> socket.socket:
     return listener
 
 
+def _open_name_server(address: Address) -> socket.socket:
+    """Open the socket of the name server. Raises OSError; `filename` names the step, with the address."""
+    host, port = address
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.bind(address)
+    except OSError as exc:
+        sock.close()
+        raise OSError(exc.errno, exc.strerror, f"listen at {host}:{port} (UDP)") from exc
+    return sock
+
+
 def _read(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(_MAX_FILE)
+            text = file.read(_MAX_FILE + 1)
     except FileNotFoundError:
         return ""
+    if len(text) > _MAX_FILE:  # a part of it could end in the middle of a name
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return text
 
 
 def _write(path: str, text: str) -> None:

@@ -27,7 +27,7 @@ def head_size_untrusted(data: bytes | bytearray) -> int | None:
     Raises:
         ValueError: the head is longer than `MAX_HEAD_BYTES`.
     """
-    match = _END.search(data, 0, MAX_HEAD_BYTES + 1)
+    match = _END.search(data, 0, MAX_HEAD_BYTES)
     if match is not None:
         return match.end()
     if len(data) > MAX_HEAD_BYTES:
