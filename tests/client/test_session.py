@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -39,6 +40,7 @@ from hybridrelay.mux import Session
 from hybridrelay.protocol.events import SessionOutcome
 from hybridrelay.protocol.reasons import Reason
 
+from ..leaks import no_garbage_collector
 from .fakes import ANY, OURS, FakeRelay
 
 DOWN = RelayUnreachable("down")
@@ -273,6 +275,31 @@ async def test_all_are_tried_in_turn_until_one_has_the_connector(
     scene.relays[2].error = None
     await scene.session.resumed()
     assert opened.channel.relay is scene.relays[2]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_the_errors_of_failed_attempts_are_freed(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The garbage collector is not needed. Their tracebacks refer to what the attempts have used."""
+    scene = Scene(count)
+    await scene.start(nursery)
+    freed: list[weakref.ref[RelayUnreachable]] = []
+
+    def down(_: FakeRelay) -> RelayUnreachable:
+        error = RelayUnreachable("down")
+        freed.append(weakref.ref(error))
+        return error
+
+    with no_garbage_collector():
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeRelay, "error", property(down), raising=False)
+            scene.session.lost.set()
+            await trio.sleep(10)
+        await scene.session.resumed()
+        assert len(freed) > 3 * count
+        assert sum(error() is not None for error in freed) <= count  # each relay keeps the last one, for its status
     nursery.cancel_scope.cancel()
 
 

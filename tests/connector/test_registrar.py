@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import attrs
 import pytest
@@ -21,6 +22,7 @@ from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import generate_key
 
+from ..leaks import no_garbage_collector
 from .fakes import (
     GRANT,
     FakeControl,
@@ -195,6 +197,29 @@ async def test_a_lost_control_channel_is_opened_again(
     assert state(scene.one) == (False, False)
     await trio.sleep(5)
     assert state(scene.one) == (True, False)
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_errors_of_failed_attempts_are_freed(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector is not needed. Their tracebacks refer to what the attempts have used."""
+    freed: list[weakref.ref[RelayUnreachable]] = []
+
+    def down(_: FakeRelay) -> RelayUnreachable:
+        error = RelayUnreachable("down")
+        freed.append(weakref.ref(error))
+        return error
+
+    with no_garbage_collector():
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeRelay, "error", property(down), raising=False)
+            start(nursery, scene)
+            await trio.sleep(60)
+        await trio.sleep(60)
+        assert state(scene.one) == (True, False)
+        assert len(freed) > 3
+        assert sum(error() is not None for error in freed) <= 1  # the last one, for the status
     nursery.cancel_scope.cancel()
 
 
