@@ -234,7 +234,7 @@ class ListenerTargetUnhealthy(_Registration):
 
     name: ClassVar = "listener.target-unhealthy"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A listener reports that it cannot connect to its target"
+    summary: ClassVar = "A listener reports that its target is unhealthy"
 
 
 @attrs.frozen(kw_only=True)
@@ -243,7 +243,7 @@ class ListenerTargetHealthy(_Registration):
 
     name: ClassVar = "listener.target-healthy"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A listener can connect to its target again"
+    summary: ClassVar = "A listener no longer reports that its target is unhealthy"
 
 
 @attrs.frozen(kw_only=True)

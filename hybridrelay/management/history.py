@@ -97,7 +97,7 @@ async def _history(call: Call, subjects: frozenset[Subject] | None) -> HistoryVa
             Problem.INVALID,
             "there are no intervals of this length",
             remedy=f"ask for one of these: {possible}",
-            errors=[{"pointer": "?/resolution", "detail": f"possible are {possible}"}],
+            errors=[{"pointer": "?/resolution", "detail": f"possible values: {possible}"}],
         )
     end = int(call.managed.clock()) + 1 if query.end is None else query.end
     begin = max(0, end - MAX_INTERVALS * resolution) if query.begin is None else query.begin

@@ -57,7 +57,7 @@ def invalid(detail: str, exc: Exception, root: str, kind: type[msgspec.Struct]) 
             place = [name or index for name, index in _SUBSCRIPT.findall(match[2])]
             pointer = root + "".join(f"/{part}" for part in place)
             if words := words_expected_at(kind, place):
-                text += f"; possible are {', '.join(words)}"
+                text += f"; possible values: {', '.join(words)}"
     return problem(
         Problem.INVALID,
         detail,

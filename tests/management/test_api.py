@@ -269,7 +269,7 @@ async def test_an_unknown_word_is_answered_with_those_that_are_possible(api: Api
     for method, path, body, pointer, words in cases:
         answer, problem = await api.call(method, path, body)
         assert (answer.status, problem["errors"][0]["pointer"]) == (400, pointer)
-        assert problem["errors"][0]["detail"].endswith(f"; possible are {words}")
+        assert problem["errors"][0]["detail"].endswith(f"; possible values: {words}")
         assert "/openapi.json" in problem["remedy"]
 
 

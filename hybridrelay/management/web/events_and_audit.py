@@ -158,7 +158,7 @@ def _result(entry: AuditEntry) -> Child:
     if not entry.status:
         return badge("No response", "warn")
     if not 200 <= entry.status < 400:
-        return badge(f"Refused ({entry.status})", "warn")
+        return badge(f"{'Failed' if entry.status >= 500 else 'Refused'} ({entry.status})", "warn")
     return badge("Nothing changed") if entry.unchanged else badge("Done", "good")
 
 

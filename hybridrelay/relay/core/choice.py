@@ -99,7 +99,7 @@ def choose_listener(
     Args:
         candidates: the listeners that can be chosen.
         sessions: returns how many sessions a listener has at this relay.
-        is_unhealthy: returns whether a listener reports that it cannot connect to its target.
+        is_unhealthy: returns whether a listener reports that its target is unhealthy.
         has_passed_over: whether other listeners were passed over for this rendezvous, and are not in `candidates`.
         randbelow: returns a random number that is at least 0 and less than its argument.
 
