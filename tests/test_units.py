@@ -314,6 +314,14 @@ def test_a_program_that_the_service_cannot_see(
     assert (shown.out, machine.calls) == ("", [])
 
 
+def test_a_program_without_an_interpreter(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.program.write_bytes(b"#! \nexit\n")
+    assert machine.run("install", "relay") == 2
+    shown = capsys.readouterr()
+    assert f"its first line names no interpreter: {machine.program}" in shown.err
+    assert (shown.out, machine.calls) == ("", [])
+
+
 def test_launchd_stops_what_is_loaded(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.users["_hr"] = (os.getuid(), os.getgid())
     for is_loaded in (False, True):

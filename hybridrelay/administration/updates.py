@@ -21,7 +21,7 @@ import attrs
 
 from .._replace_file import replace_file
 from .._value import Value
-from ..errors import ConfigurationError, HybridRelayError
+from ..errors import ConfigurationError, HybridRelayError, OutcomeUnknown
 from ..relay.updates import StoredUpdate
 from ..security import (
     MAX_EXCLUDED,
@@ -144,7 +144,7 @@ def push_updates(
     Raises:
         ConfigurationError: nothing was pushed before, there is no such hybrid connection, or something does not fit.
             Nothing was changed.
-        IncompleteChange: the authority file was changed, and the relay does not have the updates.
+        IncompleteChange: the authority file was changed, and the relay lacks some of the updates, or may lack some.
         HybridRelayError: the authority file cannot be written, or the relay cannot be reached. Nothing was changed.
     """
     with only_change_of([authority_path]):
@@ -179,8 +179,11 @@ def push_updates(
             try:
                 registry.push_update(update)
             except HybridRelayError as exc:
+                lacks = (
+                    "it is not known whether the relay has" if isinstance(exc, OutcomeUnknown) else "the relay lacks"
+                )
                 raise IncompleteChange(
-                    f"{authority_path} was changed, and the relay does not have the update: {exc}",
+                    f"{authority_path} was changed, and {lacks} an update: {exc}",
                     remedy=f"run 'hybridrelay updates push {name}' again, with the same file and without changes",
                 ) from exc
     return PushedUpdates(updates, known.hosts)

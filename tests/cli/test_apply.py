@@ -176,7 +176,7 @@ def test_nothing_is_deleted_without_the_option(scene: Scene) -> None:
     assert result.out.splitlines() == [
         "not done without --delete: delete rule reporting of b",
         "not done without --delete: delete a",
-        "1 hybrid connections are as declared: nothing was changed",
+        "1 hybrid connection is as declared: nothing was changed",
     ]
     assert scene.names() == ["a", "b", "first"]
     result = scene.apply(declaration("b"), "--delete", "--dry-run")
@@ -190,7 +190,12 @@ def test_nothing_is_deleted_without_the_option(scene: Scene) -> None:
     assert scene.names() == ["b", "first"]
     with SQLiteStore.open(scene.directory / "state") as registry:
         assert {rule.name for rule in registry.get("b").rules} == {"connector", "application"}
-    assert "1 hybrid connections are as declared" in scene.apply(declaration("b"), "--delete").out
+    as_declared = "1 hybrid connection is as declared"
+    assert scene.apply(declaration("b"), "--delete").out.splitlines() == [f"{as_declared}: nothing was changed"]
+    config.unlink()
+    again = scene.apply(declaration("b"), "--delete").out.splitlines()
+    assert again[0].startswith("added to ")
+    assert again[-1] == as_declared, "something was changed: the configuration file"
 
 
 def test_an_application_that_has_another_rule_is_not_cut_off(scene: Scene) -> None:

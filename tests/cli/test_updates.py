@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybridrelay.cli.not_counted import not_counted
-from hybridrelay.errors import DeniedByPolicy, StateError
+from hybridrelay.errors import DeniedByPolicy, HybridRelayError, OutcomeUnknown, StateError
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.updates import MAX_UPDATES_PER_CONNECTION, StoredUpdate
 from hybridrelay.security import (
@@ -184,17 +184,24 @@ def test_no_update_is_pushed_for_an_unknown_hybrid_connection(pushing_: Pushing,
     assert pushing_.created.authority.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StateError("the disk is full"), "the relay lacks an update: the disk is full"),
+        (OutcomeUnknown("no answer"), "it is not known whether the relay has an update: no answer"),
+    ],
+)
 def test_a_relay_that_fails_then_gets_it_with_the_next_push(
-    pushing_: Pushing, monkeypatch: pytest.MonkeyPatch
+    pushing_: Pushing, monkeypatch: pytest.MonkeyPatch, error: HybridRelayError, told: str
 ) -> None:
     def fail(self: SQLiteStore, update: StoredUpdate) -> None:
-        raise StateError("the disk is full")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(SQLiteStore, "put_update", fail)
         result = pushing_.push("--target", "db2:1")
     assert result.code != 0
-    assert "was changed, and the relay does not have the update: the disk is full" in result.err
+    assert f"was changed, and {told}" in result.err
     assert "without changes" in result.err
     assert pushing_.push().code == 0
     assert pushing_.opened()[CONNECTORS].target == HostPort("db2", 1)

@@ -55,7 +55,7 @@ def run_apply(args: argparse.Namespace) -> int:
                 )  # fmt: skip
             except ConfigurationError as exc:
                 raise ConfigurationError(
-                    f"cannot {change}: {exc}" + (f" ({number} changes were made before)" if number else ""),
+                    f"cannot {change}: {exc}" + (f" (changes made before: {number})" if number else ""),
                     remedy=exc.remedy or "correct this, and run the command again",
                 ) from exc
             output.say(f"done: {change}")
@@ -63,14 +63,15 @@ def run_apply(args: argparse.Namespace) -> int:
                 output.say(f"  {advice}")
     for change in left:
         output.say(f"not done without --delete: {change}")
-    if not args.dry_run:
-        _update_config(args, declared)
+    has_updated = not args.dry_run and _update_config(args, declared)
     if not to_make:
-        output.say(f"{len(declared)} hybrid connections are as declared: nothing was changed")
+        all_of_them = "1 hybrid connection is" if len(declared) == 1 else f"{len(declared)} hybrid connections are"
+        output.say(f"{all_of_them} as declared" + ("" if has_updated else ": nothing was changed"))
     return exits.OK
 
 
-def _update_config(args: argparse.Namespace, declared: list[Declared]) -> None:
+def _update_config(args: argparse.Namespace, declared: list[Declared]) -> bool:
+    """Bring the configuration file into the declared state. Returns whether it was changed."""
     path, change = update_config([one.name for one in declared], args.out, deletes=args.delete)
     for file in change.removed:
         output.say(f"removed the table of {file} from {path}")
@@ -78,6 +79,7 @@ def _update_config(args: argparse.Namespace, declared: list[Declared]) -> None:
         output.say(f"added to {path}: {', '.join(change.added)}")
     if change.added or change.removed:
         output.say(f"Copy {path} and {args.out / 'strings'} to the connector, for 'connector --config'.")
+    return bool(change.added or change.removed)
 
 
 def _read_connections(

@@ -143,7 +143,13 @@ def _check_interpreter(args: argparse.Namespace, settings: ServiceSettings) -> N
             remedy="name the program hybridrelay that the service is to run, with --program",
         ) from None
     if first.startswith(b"#!"):
-        _check_visible(os.path.realpath(first[2:].split()[0]).decode(errors="replace"), "the Python of its program")
+        words = first[2:].split()
+        if not words:
+            raise ConfigurationError(
+                f"the program of the service cannot start, because its first line names no interpreter: {program}",
+                remedy="name the program hybridrelay that the service is to run, with --program",
+            )
+        _check_visible(os.path.realpath(words[0]).decode(errors="replace"), "the Python of its program")
 
 
 def _text(args: argparse.Namespace, settings: ServiceSettings) -> str:

@@ -120,6 +120,9 @@ class FileWatch:
 
     async def _look(self, paths: tuple[Path, ...], nursery: trio.Nursery) -> Mapping[Path, Stamp]:
         """Return the current stamps of the files that can be checked without waiting for a file that hangs."""
+        watched = set(paths)
+        # One that is no longer watched is forgotten, but not while its thread hangs.
+        self._apart = {path: apart for path, apart in self._apart.items() if path in watched or apart.is_looking}
         together = _Round(tuple(path for path in paths if path not in self._apart))
         try:
             await self._thread.run(together.look)

@@ -265,12 +265,18 @@ async def _open_datagram_port(address: DatagramAddress, *, events: EventStream) 
     program may take it before both are open, so several ports are tried."""
     for attempt in reversed(range(_ATTEMPTS)):
         listeners = await _open_tcp_port(address.host, address.port, events=events) if address.with_streams else []
+        found: list[socket.socket] = []
         try:
             places = [one.socket.getsockname()[:2] for one in listeners] or [(address.host, address.port)]
-            found = [sock for host, port in places for sock in await bind_datagrams(host, port)]
-        except OSError as exc:
+            for host, port in places:
+                found += await bind_datagrams(host, port)
+        except BaseException as exc:
             for listener in listeners:
                 listener.socket.close()
+            for sock in found:
+                sock.close()
+            if not isinstance(exc, OSError):
+                raise
             if attempt and address.port == 0 and exc.errno == errno.EADDRINUSE:
                 continue
             otherwise = "or choose another --listen address; port 0 means any free port"

@@ -33,7 +33,12 @@ _OWN_URL = re.compile(r"/(?![/\\]).*|[?#].*|", re.DOTALL)
 _VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
 #: The characters that HTML does not allow: controls other than white space, surrogates, and noncharacters. They are
 #: replaced with U+FFFD.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    # The last two characters of each plane of Unicode.
+    + "".join(chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
 
 
 @attrs.frozen

@@ -116,9 +116,9 @@ class PairTable:
         self._instances.setdefault((connection, instance), _Account()).present += 1
 
     def leaves(self, connection: str, instance: str) -> None:
-        """Undo one call of `appears`. Does nothing if the instance is not known."""
+        """Undo one call of `appears`. Does nothing if there was none."""
         account = self._instances.get((connection, instance))
-        if account is None:
+        if account is None or not account.present:
             return
         account.present -= 1
         self._clean(connection, instance)

@@ -16,6 +16,8 @@ from hybridrelay.cli.file_stamps import Stamp, stamp_of
 from hybridrelay.cli.serving import watching
 from hybridrelay.cli.serving.watching import Changes, FileWatch
 
+from ...waiting import async_wait_until
+
 A = Path("a")
 
 
@@ -146,6 +148,9 @@ async def test_a_file_that_hangs_holds_up_no_other(
         if len(reported) == 2:
             both_reported.set()
 
+    async def forgotten() -> bool:
+        return hanging not in watch._apart
+
     monkeypatch.setattr(watching, "publish_not_reloaded", report)
     try:
         nursery.start_soon(watch.run, changed)
@@ -159,6 +164,9 @@ async def test_a_file_that_hangs_holds_up_no_other(
             hanging.write_text("333")
             answers.set()
             await tell.receive()
+            assert hanging in watch._apart
+            files.remove(hanging)
+            await async_wait_until(forgotten, seconds=20, what="a file that is no longer watched")
     finally:
         answers.set()
     assert {text.split(" cannot be read")[0] for text in reported} >= {str(hanging), str(hanging_too)}

@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 import trio
 
-from hybridrelay._listening import open_listeners
+from hybridrelay._datagram_address import DatagramAddress
+from hybridrelay._listening import bind_datagrams, open_listeners
 from hybridrelay._name_ports import NamePorts
 from hybridrelay._own_address import EveryPort
 from hybridrelay.client import Client, PortService, open_port, run_forward
@@ -207,3 +208,40 @@ async def test_a_port_of_a_local_name_that_another_program_has_is_shown_as_left_
     assert opened.left_out == ((event.address,) if is_taken else ())
     assert ("reach another program" in event.detail) is is_taken
     opened.close()
+
+
+@pytest.mark.parametrize("cause", ["cancelled", "refused", "bug"])
+async def test_nothing_stays_open_if_not_all_sockets_of_a_port_can_be_opened(
+    monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    """The first of two UDP sockets is open, and two TCP listeners."""
+    opened: list[socket.socket | trio.socket.SocketType] = []
+
+    async def listen(*_args: object, **_options: object) -> list[trio.SocketListener]:
+        listeners = [one for _ in range(2) for one in await open_listeners("127.0.0.1", 0, events=EventStream())]
+        opened.extend(one.socket for one in listeners)
+        return listeners
+
+    async def bind(host: str, port: int) -> list[socket.socket]:
+        if len(opened) == 2:
+            found = await bind_datagrams(host, 0)
+            opened.extend(found)
+            return found
+        match cause:
+            case "cancelled":
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+            case "bug":
+                raise ZeroDivisionError
+        raise PermissionError(errno.EACCES, "not allowed")
+
+    monkeypatch.setattr(ports, "_open_tcp_port", listen)
+    monkeypatch.setattr(ports, "bind_datagrams", bind)
+    with trio.CancelScope() as scope:
+        opening = partial(open_port, DatagramAddress("127.0.0.1", 0, with_streams=True), events=EventStream())
+        if cause == "cancelled":
+            await opening()
+        with pytest.raises(ZeroDivisionError if cause == "bug" else ConfigurationError):
+            await opening()
+    assert scope.cancelled_caught is (cause == "cancelled")
+    assert [one.fileno() for one in opened] == [-1] * 3

@@ -43,6 +43,14 @@ def test_control_characters_are_replaced() -> None:
     assert render_document(h("p", "\ud800")) == "<!doctype html>\n<p>\ufffd</p>\n".encode()
 
 
+def test_noncharacters_of_all_planes_are_replaced() -> None:
+    for plane in range(17):
+        first = plane * 0x10000
+        assert render(h("p", f"{chr(first + 0xFFFE)}{chr(first + 0xFFFF)}")) == "<p>\ufffd\ufffd</p>"
+        assert render(h("p", chr(first + 0xFFFD))) == f"<p>{chr(first + 0xFFFD)}</p>"
+    assert render(h("p", "\U00010000\U0001f600")) == "<p>\U00010000\U0001f600</p>"
+
+
 @pytest.mark.parametrize(
     "url", ["javascript:alert(1)", "//evil.example", "/\\evil.example", "https://evil.example", " /x", "data:x", "x"]
 )

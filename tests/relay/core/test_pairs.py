@@ -53,6 +53,17 @@ def test_what_an_instance_has_moved_is_kept_while_it_is_there() -> None:
     table.leaves("db", "nobody")
 
 
+def test_leaving_without_having_appeared_does_nothing() -> None:
+    table = PairTable()
+    table.joined(pair("1", "listener", "a", Counted(3, 4)))
+    table.leaves("db", "a")
+    table.appears("db", "a")
+    table.ended("1")
+    assert table.of_instance("db", "a") == Traffic(3, 4)
+    table.leaves("db", "a")
+    assert table.of_instance("db", "a") == Traffic()
+
+
 def test_what_an_instance_has_moved_is_kept_while_it_has_pairs() -> None:
     table = PairTable()
     table.appears("db", "a")
