@@ -51,6 +51,17 @@ def _number_of_pass() -> int:
     return passes.number
 
 
+async def _next_pass() -> None:
+    """Wait for the next pass of the event loop. Raises trio.Cancelled."""
+    number = _number_of_pass()
+    await trio.lowlevel.checkpoint()
+    if _number_of_pass() == number:
+        # Trio removes an instrument that has raised an exception, such as MemoryError. Then no turn would begin.
+        passes = _passes.get()
+        passes.number += 1
+        trio.lowlevel.add_instrument(passes)
+
+
 class SharedTurns:
     """The turns of all tasks that work for one peer, such as an application's identity.
 
@@ -201,7 +212,7 @@ class SharedTurns:
             async with self._queues[queue]:  # acquiring this lock takes at least one pass of the event loop
                 self._renew()
                 while self._left <= 0 or (self._is_scarce and number != next(iter(self._waiting))):
-                    await trio.lowlevel.checkpoint()
+                    await _next_pass()
                     self._renew()
                 if self._group is not None:
                     await self._next_of_group(self._group, number)

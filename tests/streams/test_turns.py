@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.streams import turns as module
 from hybridrelay.streams.nowait import TURN_BYTES
 from hybridrelay.streams.turns import MAX_FRAMES, PeerTurns, SharedTurns
 
@@ -198,6 +200,79 @@ async def test_at_each_level_tasks_wait_in_rotation_and_those_that_are_cancelled
             assert not turns._asking
             assert turns._changed is None
             assert not any(queue.locked() for queue in turns._queues)
+
+
+async def test_turns_go_on_after_counting_the_passes_has_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For example because there was no memory. Trio then calls the instrument no more."""
+    calls, count = 0, module._Passes.before_io_wait
+
+    def fail_sometimes(self: module._Passes, timeout: float) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (1, 20, 21, 100):
+            raise MemoryError
+        count(self, timeout)
+
+    monkeypatch.setattr(module._Passes, "before_io_wait", fail_sometimes)
+    group = SharedTurns(lambda: 0.0)
+    counts, passes = await counted([SharedTurns(lambda: 0.0, group) for _ in range(4)], TURN_BYTES, 300)
+    assert calls > 200
+    assert passes - 30 <= sum(counts) <= passes + 6
+    assert [one.name for one in caplog.records] == ["trio.abc.Instrument"] * 4
+    caplog.clear()
+
+
+@pytest.mark.parametrize("levels", range(1, 5))
+async def test_a_peer_and_its_groups_begin_one_turn_in_a_pass(levels: int) -> None:
+    """However many of its tasks ask for one."""
+    path = [SharedTurns(lambda: 0.0)]
+    for _ in range(levels - 1):
+        path.append(SharedTurns(lambda: 0.0, path[-1]))
+    path[-1].use(0, 2 * TURN_BYTES)
+    for left in (0, TURN_BYTES):
+        for _ in range(3):
+            path[-1]._renew()
+            assert [one._left for one in path] == [left] * levels
+        await trio.lowlevel.checkpoint()
+
+
+async def test_the_next_task_of_a_peer_does_not_lose_a_pass() -> None:
+    """When the one before it has had its turn of the group, and nobody else asks for one."""
+    group, passes, ended = SharedTurns(lambda: 0.0), Passes(), list[int]()
+    turns = SharedTurns(lambda: 0.0, group)
+    group.use(0, 2 * TURN_BYTES)
+
+    async def work() -> None:
+        await turns.next()
+        turns.use(0, TURN_BYTES)
+        ended.append(passes.number)
+
+    trio.lowlevel.add_instrument(passes)
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(work)
+    trio.lowlevel.remove_instrument(passes)
+    assert [later - earlier for earlier, later in itertools.pairwise(ended)] == [1, 1, 1]
+
+
+async def test_the_tasks_of_a_peer_take_turns_also_if_only_its_group_is_used_up() -> None:
+    group, order = SharedTurns(lambda: 0.0), dict[SharedTurns, list[int]]()
+    peers = [SharedTurns(lambda: 0.0, group) for _ in range(3)]
+
+    async def work(turns: SharedTurns, number: int) -> None:
+        for _ in range(100):
+            await turns.next()
+            order.setdefault(turns, []).append(number)
+            turns.use(0, TURN_BYTES // 2 + 1)
+
+    async with trio.open_nursery() as nursery:
+        for turns in peers:
+            for number in range(3):
+                nursery.start_soon(work, turns, number)
+    again = sum(one == next_one for of_peer in order.values() for one, next_one in itertools.pairwise(of_peer))
+    assert again <= 10, "of 900 turns, only those at the beginning and at the end"
 
 
 async def test_the_time_that_other_tasks_take_before_a_turn_is_not_part_of_it() -> None:
