@@ -12,7 +12,7 @@ import trio
 
 from ._shortage import shortage_of
 from ._threads import thread_errors
-from ._wildcard_datagrams import is_wildcard, remember_addresses
+from ._wildcard_datagrams import ask_for_addresses, is_wildcard
 from .events.program import ListenAddressSkipped
 from .events.stream import EventStream
 
@@ -119,7 +119,7 @@ async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
             try:
                 sock.setblocking(False)
                 if is_wildcard(str(address[0])):
-                    remember_addresses(sock)
+                    ask_for_addresses(sock)
                 sock.bind(address)
             except OSError as exc:
                 sock.close()

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["LocalSocket", "Source", "is_wildcard", "remember_addresses"]
+__all__ = ["LocalSocket", "Source", "ask_for_addresses", "is_wildcard"]
 
 #: Linux's numbers of socket options and control messages that say to which address a datagram was sent, and from
 #: which address another is to be sent: for IPv4 (``IP_PKTINFO``: interface, own address, address in the header), and
@@ -43,7 +43,7 @@ def is_wildcard(host: str) -> bool:
     return ipaddress.ip_address(host.partition("%")[0]).is_unspecified
 
 
-def remember_addresses(sock: socket.socket) -> None:
+def ask_for_addresses(sock: socket.socket) -> None:
     """Make the system tell a UDP socket to which address each datagram was sent. To be called before the socket is
     bound to a wildcard address.
 
@@ -62,7 +62,7 @@ def remember_addresses(sock: socket.socket) -> None:
 
 class LocalSocket:
     """A UDP socket at which programs send. An answer leaves from the address to which the program has sent. At a
-    wildcard address, this needs `remember_addresses`.
+    wildcard address, this needs `ask_for_addresses`.
 
     Args:
         sock: is bound, and does not block.

@@ -131,7 +131,7 @@ class LogWriter:
         try:
             has_room = self._enqueue(line)
             if not self._has_thread():
-                self._work_without_thread()
+                self._start_or_write()
             return has_room
         finally:
             self._is_in_use = False
@@ -173,7 +173,7 @@ class LogWriter:
         while not self._is_done() or (self._lost and not retried):
             if not self._has_thread():
                 only_lost = self._is_done()
-                self._work_without_thread()
+                self._start_or_write()
                 retried = only_lost and not self._has_thread()
             elif self._lines_in == self._lines_out:  # nothing is left but to report missing lines
                 retried = self._dropped == self._reported
@@ -194,7 +194,7 @@ class LogWriter:
         """Return whether there is a thread. It may have ended, because memory has run out."""
         return self._thread is not None and self._thread.is_alive()
 
-    def _work_without_thread(self) -> None:
+    def _start_or_write(self) -> None:
         """Start a thread, or write without one. No line is being queued."""
         self._thread = None
         if self._batch is None and self._lines_in - self._lines_out > self._queue.qsize():

@@ -57,7 +57,7 @@ class OtherRelay(Protocol):
     def host(self) -> str:
         """Its host name."""
 
-    async def accepts(self, string: ConnectionString) -> None:
+    async def check_accepted(self, string: ConnectionString) -> None:
         """Check whether it accepts the key of this connection string.
 
         Raises:
@@ -184,7 +184,7 @@ class NewKeys:
             # control channel over which it was asked before has been replaced.
             for other in others:
                 with suppress(HybridRelayError):
-                    await other.accepts(wanted)
+                    await other.check_accepted(wanted)
 
     async def _store(self, before: ConnectionString, wanted: ConnectionString) -> str:
         """Store a connection string, unless that was done. Returns an empty text, or why it could not be stored."""
@@ -206,7 +206,7 @@ async def _refusal(string: ConnectionString, others: Sequence[OtherRelay]) -> st
     """Return why a relay does not accept the key yet; empty if all do."""
     for other in others:
         try:
-            await other.accepts(string)
+            await other.check_accepted(string)
         except HybridRelayError as exc:
             return f"{other.host}: {exc}"
     return ""

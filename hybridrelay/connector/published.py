@@ -115,7 +115,7 @@ class Publication:
         """The relay's host name."""
         return self.link.host
 
-    async def accepts(self, string: ConnectionString) -> None:
+    async def check_accepted(self, string: ConnectionString) -> None:
         """Check whether the relay accepts the key of a connection string.
 
         Raises:

@@ -184,7 +184,7 @@ class Registrar:
     # --- what the connector notices
 
     @property
-    def is_stopping(self) -> bool:
+    def has_stopped(self) -> bool:
         """Whether the registrar has stopped, so that nothing is registered at this relay."""
         return self._machine.is_stopped
 
@@ -404,7 +404,7 @@ class Registrar:
             running.nursery.start_soon(handle)
 
     async def _check_key(self, publication: Publication, string: ConnectionString) -> None:
-        """See `Publication.accepts`."""
+        """See `Publication.check_accepted`."""
         over = publication.state.over
         channel = None if over is None else self._channel(over)
         if channel is None:

@@ -146,7 +146,7 @@ class Relays:
         link = publication.link
         registrar = self._registrars[link]
         registrar.unpublish(publication)
-        if registrar.is_stopping and self._registrars.get(link) is registrar:
+        if registrar.has_stopped and self._registrars.get(link) is registrar:
             del self._registrars[link]
             self._links = {key: other for key, other in self._links.items() if other is not link}
 

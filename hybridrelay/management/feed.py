@@ -116,7 +116,7 @@ class Feed:
             self.followers += Counter()  # removes callers whose count is zero
 
     @property
-    def first(self) -> int:
+    def before_first(self) -> int:
         """The number before that of the first event that is kept."""
         return self._missing_up_to
 

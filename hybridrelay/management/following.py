@@ -132,7 +132,7 @@ class _Position:
     @classmethod
     def of(cls, call: Call, since: int | None) -> _Position:
         """Return the position at which a client begins."""
-        return cls(call.managed.feed.first if since is None else since)
+        return cls(call.managed.feed.before_first if since is None else since)
 
 
 def _filter(call: Call) -> IsWanted:

@@ -150,8 +150,8 @@ class Inbox:
         """Whether a frame has arrived that was not acknowledged."""
         return self.received != self._stated
 
-    def state(self) -> int:
-        """Return the count to put into an ACK or HELLO that is written now."""
+    def take_count(self) -> int:
+        """Return the count to put into an ACK or HELLO that is written now. Nothing is owed afterwards."""
         self._stated = self.received
         self._bytes = 0
         self.deadline = None

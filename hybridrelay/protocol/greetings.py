@@ -42,7 +42,7 @@ class Greetings:
             self.session_id,
             self.secret,
             self.config.max_streams,
-            inbox.state(),
+            inbox.take_count(),
             outbox.written,
             self.epoch,
             attach=initiator and self.epoch > 0,

@@ -201,7 +201,7 @@ class Output:
     def acknowledge_before_goaway(self) -> None:
         """Have an acknowledgement that is owed written before the final GOAWAY, although the session is over. Without
         it, the peer would not know that its last streams have ended properly."""
-        self._last_ack = frames.Ack(self._inbox.state()) if self._goaway_due and self._inbox.owes else None
+        self._last_ack = frames.Ack(self._inbox.take_count()) if self._goaway_due and self._inbox.owes else None
 
     # --- writing
 
@@ -240,7 +240,7 @@ class Output:
             self._write_data(out, room)
         inbox = self._inbox
         if inbox.due or (inbox.owes and len(out) > before):
-            out.insert(place, frames.Ack(inbox.state()).encode())
+            out.insert(place, frames.Ack(inbox.take_count()).encode())
 
     def _write_liveness(self, out: list[Buffer], now: float) -> None:
         while self._pongs:

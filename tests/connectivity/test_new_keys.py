@@ -38,7 +38,7 @@ class Other:
     #: The keys that were shown to it.
     asked: list[str] = attrs.field(factory=list[str])
 
-    async def accepts(self, string: ConnectionString) -> None:
+    async def check_accepted(self, string: ConnectionString) -> None:
         await trio.lowlevel.checkpoint()
         self.asked.append(string.key.reveal())
         if self.error is not None:

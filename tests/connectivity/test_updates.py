@@ -385,7 +385,7 @@ class SlowProgram(Program):
         self.stored.append(after)
         return ""
 
-    async def accepts(self, string: ConnectionString) -> None:
+    async def check_accepted(self, string: ConnectionString) -> None:
         """As another relay, which is asked about a new key."""
         await self.may_store.acquire()
 

@@ -59,7 +59,7 @@ def test_an_acknowledgement_is_due_after_so_many_frames() -> None:
         assert inbox.received == number
     assert inbox.due
     assert inbox.deadline is None
-    assert inbox.state() == ACK_AFTER_FRAMES
+    assert inbox.take_count() == ACK_AFTER_FRAMES
     assert (inbox.due, inbox.owes, inbox.deadline) == (False, False, None)
 
 
@@ -69,7 +69,7 @@ def test_an_acknowledgement_is_due_after_so_many_bytes() -> None:
     for data_bytes in (ACK_AFTER_BYTES - 1, 1):
         inbox.receive(data_bytes, 0.0)
         due.append(inbox.due)
-    inbox.state()
+    inbox.take_count()
     inbox.receive(ACK_AFTER_BYTES - 1, 0.0)
     due.append(inbox.due)
     assert due == [False, True, False]

@@ -242,7 +242,7 @@ class RelayConnection:
         with self._requesting(channel):
             await handle()
 
-    async def accepts(self, string: ConnectionString) -> None:
+    async def check_accepted(self, string: ConnectionString) -> None:
         """Check whether the relay accepts the key of a connection string.
 
         Raises:

@@ -444,13 +444,13 @@ async def test_a_relay_is_asked_about_a_new_key_whichever_key_is_in_use_there(
     assert isinstance(channel, FakeControl)
     channel.valid = [known, new.key] if accepts_new else [known]
     if accepts_new:
-        await connection.accepts(new)
+        await connection.check_accepted(new)
     else:
         with pytest.raises(AuthorizationError):
-            await connection.accepts(new)
+            await connection.check_accepted(new)
     refused = [token for token in channel.checked if not any(is_made_with(key, token) for key in channel.valid)]
     assert len(refused) == (in_use == "earlier") + (not accepts_new), "no more wrong guesses than necessary"
     assert is_made_with(new.key, channel.checked[-1])
     channel.valid = [new.key]
     with pytest.raises(AuthorizationError):
-        await connection.accepts(new)
+        await connection.check_accepted(new)
