@@ -28,6 +28,9 @@ from .endpoint import RelayEndpoint
 
 #: The time for the end-to-end handshake (seconds), which takes up to one and a half round trips through the relay.
 TLS_SECONDS = 15.0
+#: Why an end-to-end handshake fails if the network, or the program at the other end, cuts the channel, alters what it
+#: carries, or lets nothing pass.
+CHANNEL_FAILED = frozenset({Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.TLS_FAILED})
 
 
 @attrs.frozen

@@ -152,12 +152,17 @@ def _sorted_ports(transports: Mapping[str, Transport]) -> dict[str, Port]:
 
 
 def purposes_by_port(transports: Mapping[str, Transport]) -> Mapping[str, frozenset[Purpose]]:
-    """Return the purposes for which the routes use each port, by the port's name."""
+    """Return the purposes that channels may have on each port, by the port's name.
+
+    They are those for which the routes use the port. Where data channels are accepted, control channels are, too, so
+    that a thorough check of the port can do a TLS handshake with the relay.
+    """
     purposes: dict[str, set[Purpose]] = {}
     for transport in transports.values():
         for route in transport.routes:
             for purpose in Purpose:
-                purposes.setdefault(route.port_for(purpose).name, set()).add(purpose)
+                accepted = {purpose, Purpose.CONTROL} if purpose is Purpose.DATA else {purpose}
+                purposes.setdefault(route.port_for(purpose).name, set()).update(accepted)
     return MappingProxyType({name: frozenset(found) for name, found in purposes.items()})
 
 

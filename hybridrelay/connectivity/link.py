@@ -10,7 +10,7 @@ import trio
 from .. import _defaults
 from ..abc import Dialer, Purpose, Transport
 from ..errors import ConfigurationError, HybridRelayError
-from ..events.connectivity import BetterRouteRejected, RelayLeftOut, TLSIntercepted
+from ..events.connectivity import BetterRouteRejected, RelayLeftOut, RouteRejected, TLSIntercepted
 from ..events.log import logged_events
 from ..events.stream import EventStream
 from ..protocol import control
@@ -18,10 +18,11 @@ from ..security import ConnectionString, Secret, audience_for, make_token
 from .backoff import Backoff
 from .control import ControlChannel, Introduction, run_control_channel
 from .discovery import AUTO, Candidate, candidates, discover
+from .doubts import Doubts
 from .endpoint import RelayEndpoint
 from .instance import OwnInstance, RenewalPace, new_instance
 from .network import network_key
-from .prober import Prober
+from .prober import Prober, RouteChoice
 from .proxies.dial import proxy_of, resolve_dialer
 from .report import Report
 from .snapshot import RouteSnapshot
@@ -146,6 +147,9 @@ class RelayLink:
         self.report: Report | None = None
         self._prober = Prober(endpoint, mode=mode, transports=transports, dialer=self.dialer)
         self._candidate: Candidate | None = None
+        self._doubts = Doubts()
+        #: The route whose data channels have failed, until the next probing, which is thorough; otherwise None.
+        self._doubted: Candidate | None = None
         #: The route that worked in each network. When this machine returns to a network, its route is used without
         #: probing.
         self._worked: dict[tuple[object, ...], Candidate] = {}
@@ -207,8 +211,12 @@ class RelayLink:
                 network = self._network = network_key() or self._network
                 candidate = self._worked.get(network)
                 if candidate is None:
-                    decision = await self._prober.choose()
+                    doubted = self._doubted
+                    decision = await self._prober.choose(thorough=doubted is not None)
                     self.report, candidate = decision.report, decision.candidate
+                    self._doubted = None
+                    if doubted is not None:
+                        self._report_rejection(doubted, decision)
                     self._worked[network] = candidate
                     while len(self._worked) > _MAX_NETWORKS:
                         self._worked.pop(next(iter(self._worked)))
@@ -232,6 +240,32 @@ class RelayLink:
         if network_changed:
             changed, self._network_changed = self._network_changed, trio.Event()
             changed.set()
+
+    def doubt(self, candidate: Candidate) -> None:
+        """Note that a data channel over this route failed in the end-to-end TLS handshake.
+
+        Some firewalls let a probe pass, and reject what follows. So the route is forgotten, and the next `choose`
+        checks the data port with a TLS handshake, unless such a check was made a short while ago (`Doubts`): usually
+        the other end of the channel was the reason.
+        """
+        if self._doubts.failed(trio.current_time()):
+            self._doubted = candidate
+            if self._candidate == candidate:
+                self.forget()
+
+    def _report_rejection(self, doubted: Candidate, decision: RouteChoice) -> None:
+        """Publish an event if a thorough check has failed over a route that had passed a probe."""
+        failure = decision.report.failure_of(doubted.route.name)
+        if failure is not None:
+            self._events.publish(
+                RouteRejected(
+                    host=self.host,
+                    route=doubted.route.name,
+                    used=decision.candidate.route.name,
+                    detail=failure.text,
+                    remedy=failure.remedy or "",
+                )
+            )
 
     async def upgrade_route(
         self, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]

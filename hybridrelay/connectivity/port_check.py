@@ -2,7 +2,8 @@
 
 A port counts as usable only after a round trip for its own purpose, because middleboxes accept connections and then
 stall. On the probe port, the relay returns 4 KiB of random bytes; on the control port, it proves its identity with
-TLS; on the data port, it answers that a ticket of zeros is unknown.
+TLS; on the data port, it answers that a ticket of zeros is unknown. A *thorough* check also does a TLS handshake on
+the data port, because some firewalls let the first bytes pass and then reject TLS.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ _EXPECTED = {
 }
 
 
+# The same for a thorough check of the data port, which opens a control channel there.
+_EXPECTED_BEFORE_TLS = frozenset({Reason.NO_ERROR, Reason.BUSY})
+
+
 @attrs.frozen
 class CheckTiming(Value):
     """The deadline of each step, in seconds."""
@@ -46,7 +51,7 @@ class CheckTiming(Value):
     status_seconds: float = 2.0
     #: The round trip of `PROBE_SIZE` bytes.
     echo_seconds: float = 3.0
-    #: The TLS handshake on the control port.
+    #: The TLS handshake on the control port, and in a thorough check on the data port.
     tls_seconds: float = 3.0
     #: Closing the connection to a port that works.
     close_seconds: float = 0.25
@@ -82,11 +87,13 @@ class PortCheck(Value):
         endpoint: the relay.
         dialer: opens what the transports need.
         timing: deadlines.
+        thorough: whether to do a TLS handshake on the data port, too.
     """
 
     endpoint: RelayEndpoint
     dialer: Dialer
     timing: CheckTiming = attrs.field(factory=CheckTiming)
+    thorough: bool = False
 
     async def run(self, candidate: Candidate, purpose: Purpose) -> PortResult:
         """Try the port that this route has for `purpose`.
@@ -157,13 +164,15 @@ class PortCheck(Value):
         )
         stream: trio.abc.Stream = plain
         try:
-            reason = await greet(plain, self.endpoint.preamble(purpose), seconds=timing.status_seconds)
-            if reason not in _EXPECTED[purpose]:
+            # On every port for data, the relay serves control channels, too: only they have TLS to the relay itself.
+            said = Purpose.CONTROL if self.thorough and purpose is Purpose.DATA else purpose
+            reason = await greet(plain, self.endpoint.preamble(said), seconds=timing.status_seconds)
+            if reason not in (_EXPECTED[purpose] if said is purpose else _EXPECTED_BEFORE_TLS):
                 raise StepFailed(Failure.from_status(reason).at(Step.STATUS))
             if purpose is Purpose.PROBE:
                 # Random bytes, so that no middlebox can know the answer.
                 await echo(plain, os.urandom(PROBE_SIZE), seconds=timing.echo_seconds)
-            elif purpose is Purpose.CONTROL:
+            elif said is Purpose.CONTROL and reason is Reason.NO_ERROR:
                 stream = await secure(plain, self.endpoint, seconds=timing.tls_seconds)
             with trio.move_on_after(timing.close_seconds):
                 await stream.aclose()

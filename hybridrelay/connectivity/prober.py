@@ -100,15 +100,19 @@ class Prober:
         self._dialer = resolve_dialer(dialer)
         self._timing = ProbeTiming() if timing is None else timing
 
-    async def choose(self) -> RouteChoice:
+    async def choose(self, *, thorough: bool = False) -> RouteChoice:
         """Find the route to use, as quickly as possible.
+
+        Args:
+            thorough: also do a TLS handshake on the data ports, because data channels have failed behind a probe that
+                has passed; see `PortCheck`.
 
         Raises:
             NoRouteWorks: no route is usable; its `report` says why.
 
         If cancelled, nothing stays open.
         """
-        probing = self._probing(self._candidates, self._timing.selection)
+        probing = self._probing(self._candidates, self._timing.selection, thorough=thorough)
         chosen = await probing.run()
         report = self._report(probing, chosen)
         if chosen is None:
@@ -116,22 +120,22 @@ class Prober:
         return RouteChoice(chosen, report)
 
     async def find_better(self, candidate: Candidate) -> Candidate | None:
-        """Return the best usable route that ranks before that of `candidate`, or None.
+        """Return the best usable route that ranks before that of `candidate`, or None. The check is thorough.
 
         If cancelled, nothing stays open.
         """
         better = [one for one in self._candidates if one.route.rank < candidate.route.rank]
-        return await self._probing(better, ONE_AFTER_THE_OTHER).run()
+        return await self._probing(better, ONE_AFTER_THE_OTHER, thorough=True).run()
 
     async def survey(self) -> Report:
-        """Try every port of every route, for a complete report to an administrator.
+        """Try every port of every route thoroughly, for a complete report to an administrator.
 
         If a route works, the relay is asked over it which outer certificates are its own. If TLS shows that what
         answers is not the relay, the next best route is asked; if nothing answers in time, the route still counts.
 
         If cancelled, nothing stays open.
         """
-        probing = self._probing(self._candidates, COMPLETE)
+        probing = self._probing(self._candidates, COMPLETE, thorough=True)
         chosen = await probing.run()
         pins: tuple[str, ...] = ()
         while chosen is not None:
@@ -161,8 +165,8 @@ class Prober:
                 return exc, ()
         return None, pins
 
-    def _probing(self, tried: Sequence[Candidate], rules: SelectionRules) -> _Probing:
-        check = PortCheck(self.endpoint, self._dialer, self._timing.check)
+    def _probing(self, tried: Sequence[Candidate], rules: SelectionRules, *, thorough: bool) -> _Probing:
+        check = PortCheck(self.endpoint, self._dialer, self._timing.check, thorough)
         return _Probing(tried, rules, check)
 
     def _report(self, probing: _Probing, chosen: Candidate | None, pins: Sequence[str] = ()) -> Report:

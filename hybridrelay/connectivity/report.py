@@ -113,6 +113,10 @@ class Report(Value):
         """The attempts that failed."""
         return tuple(attempt for attempt in self.attempts if attempt.outcome is Outcome.FAIL)
 
+    def failure_of(self, route: str) -> Failure | None:
+        """Return why this route does not work, or None if no attempt over it failed."""
+        return next((attempt.failure for attempt in self.failures if attempt.route == route), None)
+
     @property
     def proxy(self) -> str | None:
         """The proxy that was used, without credentials, or None."""

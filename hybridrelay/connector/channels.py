@@ -8,7 +8,8 @@ import trio
 
 from .._unexpected_failure import unexpected_failure
 from ..connectivity.control import ControlChannel
-from ..connectivity.data import open_data_channel
+from ..connectivity.data import CHANNEL_FAILED, open_data_channel
+from ..connectivity.discovery import Candidate
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
 from ..events.connector import DataChannelDeclined, DataChannelFailed
 from ..events.stream import EventStream
@@ -82,6 +83,8 @@ class DataChannels:
         """
         published, link = publication.published, publication.link
         newcomer.scope.deadline = trio.current_time() + UNPROVEN_SECONDS
+        #: The route, as soon as it was chosen, and then what was opened over it.
+        candidate: Candidate | None = None
         opened: tuple[TLSStream, PeerIdentity] | None = None
         opening = OpeningChannel(published, key, newcomer.scope)
         self._sessions.opening.add(opening)
@@ -91,7 +94,7 @@ class DataChannels:
                 opened = await open_data_channel(
                     link.endpoint, candidate, offer.ticket, published.end_to_end, dialer=link.dialer
                 )
-            if opened is None:
+            if candidate is None or opened is None:
                 self._events.publish(
                     DataChannelDeclined(
                         connection=published.name,
@@ -120,6 +123,8 @@ class DataChannels:
             await self.greet(proven)
         except HybridRelayError as exc:
             self._publish_failure(publication, offer, exc, is_lost=control_channel.has_ended)
+            if candidate is not None and opened is None and exc.reason in CHANNEL_FAILED:
+                link.doubt(candidate)
             if isinstance(exc, RelayUnreachable):
                 # Declining tells the client at once. If the control channel is lost, too, the relay already knows.
                 link.forget()

@@ -13,6 +13,7 @@ __all__ = [
     "CommandFailed",
     "CommandPrinted",
     "RelayLeftOut",
+    "RouteRejected",
     "TLSIntercepted",
     "TransportUnusable",
 ]
@@ -56,6 +57,23 @@ class BetterRouteRejected(Event):
     #: The route that stays in use.
     route: str
     detail: str
+
+
+@attrs.frozen(kw_only=True)
+class RouteRejected(Event):
+    """A route had passed the probe, but data channels failed over it, and then a thorough check did."""
+
+    name: ClassVar = "route.rejected"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A route that had passed the probe does not carry data channels; another one is used"
+
+    host: str
+    #: The route that does not work.
+    route: str
+    #: The route that is used instead.
+    used: str
+    detail: str
+    remedy: str = ""
 
 
 @attrs.frozen(kw_only=True)

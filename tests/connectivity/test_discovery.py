@@ -121,7 +121,8 @@ def test_what_breaks_the_contract_is_reported_and_left_out(
 def test_a_port_is_for_what_the_routes_use_it_for(transports: dict[str, Transport]) -> None:
     purposes = purposes_by_port(transports)
     assert purposes["probe"] == {Purpose.PROBE}
-    assert purposes["data"] == {Purpose.DATA}
+    assert purposes["control"] == {Purpose.CONTROL}
+    assert purposes["data"] == {Purpose.DATA, Purpose.CONTROL}, "for thorough checks"
     assert purposes["https"] == set(Purpose)
 
 

@@ -289,6 +289,54 @@ async def test_a_survey_does_not_choose_a_route_that_leads_to_somebody_else(
     await network.assert_all_closed()
 
 
+#: Firewalls that let the first bytes of a connection to the data port pass, and then look for TLS.
+BEHIND_THE_STATUS = [("altered", "tls-failed"), ("stalled-tls", "stalled"), ("wrong-pin", "wrong-identity")]
+
+
+@pytest.mark.parametrize(("behaviour", "kind"), BEHIND_THE_STATUS)
+async def test_a_thorough_check_finds_a_data_port_that_does_not_carry_tls(
+    behaviour: str,
+    kind: str,
+    network: FakeNetwork,
+    transports: dict[str, Transport],
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    network.behaviours = {**RIGHT, 9352: behaviour}
+    prober = make_prober(network, transports)
+    quick = (await prober.choose()).report
+    assert quick.chosen == "tcp"
+    thorough = await prober.choose(thorough=True)
+    assert thorough.report.chosen == "wss"
+    assert quick.failure_of("tcp") is None
+    assert behaviour == "stalled-tls" or str(getattr(thorough.report.failure_of("tcp"), "kind", None)) == kind
+    assert await prober.find_better(thorough.candidate) is None
+    survey = await prober.survey()
+    assert survey.chosen == "wss"
+    assert rows(survey)[:3] == ["tcp probe PASS", "tcp control PASS", f"tcp data FAIL {kind}"]
+    await network.assert_all_closed()
+
+
+async def test_a_thorough_check_passes_where_everything_works(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
+    network.behaviours = RIGHT
+    prober = make_prober(network, transports)
+    assert (await prober.choose(thorough=True)).report.chosen == "tcp"
+    wss = (await make_prober(network, transports, mode="websocket").choose()).candidate
+    better = await prober.find_better(wss)
+    assert better is not None
+    assert better.route.name == "tcp"
+    await network.assert_all_closed()
+
+
+async def test_a_relay_that_is_busy_may_have_a_data_port_that_works(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
+    """It refuses further connections before TLS, so more cannot be known."""
+    network.behaviours = {**RIGHT, 9352: "busy"}
+    assert (await make_prober(network, transports).choose(thorough=True)).report.chosen == "tcp"
+
+
 async def test_cancelled_nothing_stays_open(
     network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -297,6 +345,8 @@ async def test_cancelled_nothing_stays_open(
     for step in range(40):
         with trio.move_on_after(step * 0.01):
             await make_prober(network, transports).choose()
+        with trio.move_on_after(step * 0.01):
+            await make_prober(network, transports).choose(thorough=True)
         with trio.move_on_after(step * 0.01):
             await make_prober(network, transports).survey()
     await network.assert_all_closed()

@@ -153,10 +153,9 @@ async def test_a_connector_whose_instance_another_process_uses_goes_on_as_anothe
         ("control", Purpose.PROBE),
         ("control", Purpose.DATA),
         ("data", Purpose.PROBE),
-        ("data", Purpose.CONTROL),
     ],
 )
-async def test_a_port_serves_its_purpose_only(
+async def test_a_port_serves_no_other_purpose(
     deployment: Deployment, nursery: trio.Nursery, port: str, purpose: Purpose
 ) -> None:
     number = deployment.ports[port]

@@ -17,14 +17,14 @@ from ..._value import Value
 from ...abc import Purpose
 from ...audit.witnessing import Witnessing
 from ...connectivity.control import ControlChannel
-from ...connectivity.data import EndToEnd, open_data_channel
+from ...connectivity.data import CHANNEL_FAILED, EndToEnd, open_data_channel
 from ...connectivity.discovery import Candidate
 from ...connectivity.link import RelayLink, make_connection_token
 from ...connectivity.new_keys import check_token
 from ...connectivity.refusals import failure_error
 from ...connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
 from ...connectivity.witnessing import send_checkpoints
-from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable
+from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError
 from ...events.client import ConnectorPassedOver, JoinRightEnded
 from ...events.endpoint import EarlierKeyUsed, RelayDraining
 from ...events.stream import EventStream
@@ -391,9 +391,14 @@ class RelayConnection:
     ) -> DataChannel:
         with self._forgetting_the_route(channel):
             candidate = await self.link.choose()
-            stream, identity = await open_data_channel(
-                self.link.endpoint, candidate, joined.ticket, end_to_end, pinned=pinned, dialer=self.link.dialer
-            )
+            try:
+                stream, identity = await open_data_channel(
+                    self.link.endpoint, candidate, joined.ticket, end_to_end, pinned=pinned, dialer=self.link.dialer
+                )
+            except RendezvousError as exc:
+                if exc.reason in CHANNEL_FAILED:
+                    self.link.doubt(candidate)
+                raise
         return DataChannel(stream, Peer(joined.listener, identity), self, candidate, key, joined.rendezvous)
 
     @contextmanager
