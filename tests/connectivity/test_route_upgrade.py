@@ -69,7 +69,7 @@ async def test_stays_where_nothing_works_over_the_better_route(
     async def find_better(current: Candidate) -> Candidate | None:
         return tcp
 
-    async def choose() -> RouteChoice:
+    async def choose(*, thorough: bool) -> RouteChoice:
         report = Report(host="relay.example", mode="auto", attempts=(), chosen="wss", seconds=0.1)
         return RouteChoice(wss, report)
 
