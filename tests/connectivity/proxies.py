@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 import trio.testing
 from cryptography import x509
@@ -19,7 +20,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from hybridrelay.connectivity import Proxy, ProxyAuthenticator, ProxyDial, ProxySettings
+from hybridrelay.connectivity import (
+    Failure,
+    Proxy,
+    ProxyAnswer,
+    ProxyAuthenticator,
+    ProxyDial,
+    ProxyError,
+    ProxySettings,
+)
 from hybridrelay.connectivity.proxies.authentication import basic_authentication
 from hybridrelay.errors import TransportError
 from hybridrelay.streams import TLSStream, receive_exactly
@@ -94,6 +103,45 @@ async def echo(stream: trio.abc.HalfCloseableStream) -> None:
 
 async def silence(stream: trio.abc.HalfCloseableStream) -> None:
     await trio.sleep_forever()
+
+
+async def assert_echoes(stream: trio.abc.Stream, expected: bytes = b"") -> None:
+    await stream.send_all(b"hello")
+    received = b""
+    while len(received) < len(expected) + 5:
+        received += await stream.receive_some()
+    assert received == expected + b"hello"
+
+
+async def fail(
+    proxy: ScriptedProxy,
+    url: str = "http://proxy.corp:3128",
+    authenticator: ProxyAuthenticator = basic_authentication,
+) -> Failure:
+    """Dial through the proxy, which has to fail. Returns the failure. Checks that nothing stays open."""
+    with pytest.raises(ProxyError) as caught:
+        await proxy.through(url, authenticator)("relay.example.com", 9350)
+    await proxy.assert_all_closed()
+    failure = caught.value.failure
+    assert "hunter2" not in f"{failure} {caught.value!r} {caught.value.__cause__!r}"
+    return failure
+
+
+def ticket_authenticator(proxy: Proxy, *, seen: list[list[str]], rounds: int = 2) -> ProxyAnswer:
+    """Like Negotiate: each answer is made from the last challenge."""
+    assert proxy.host == "proxy.corp"
+    number = 0
+
+    async def answer(challenges: Sequence[str]) -> str | None:
+        nonlocal number
+        await trio.lowlevel.checkpoint()
+        seen.append(list(challenges))
+        if not challenges:
+            return None
+        number += 1
+        return f"Ticket {number}" if number <= rounds else None
+
+    return answer
 
 
 # --- over sockets

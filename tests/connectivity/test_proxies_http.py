@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import math
 import ssl
 import time
 from collections.abc import Sequence
@@ -17,21 +18,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.connectivity import (
-    Failure,
     FailureKind,
     Proxy,
     ProxyAnswer,
-    ProxyAuthenticator,
     ProxyDial,
     ProxyError,
     ProxySettings,
 )
-from hybridrelay.connectivity.proxies.authentication import basic_authentication
 from hybridrelay.connectivity.proxies.head import MAX_HEAD_BYTES, head_size_untrusted
-from hybridrelay.connectivity.proxies.http import MAX_BODY_BYTES, MAX_ROUNDS
+from hybridrelay.connectivity.proxies.http import BODY_SECONDS, MAX_BODY_BYTES, MAX_ROUNDS
 from hybridrelay.security import load_or_create_relay_certificate
 
-from .proxies import Script, ScriptedProxy, echo, make_certificate, read_head, saying, silence, start_connect_proxy
+from .proxies import (
+    Script,
+    ScriptedProxy,
+    assert_echoes,
+    echo,
+    fail,
+    make_certificate,
+    read_head,
+    saying,
+    silence,
+    start_connect_proxy,
+    ticket_authenticator,
+)
 
 K = FailureKind
 PROXY = "http://proxy.corp:3128"
@@ -40,26 +50,6 @@ OK = b"HTTP/1.1 200 Connection established\r\n\r\n"
 AUTHENTICATE = (
     b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n"
 )
-
-
-async def assert_echoes(stream: trio.abc.Stream, expected: bytes = b"") -> None:
-    await stream.send_all(b"hello")
-    received = b""
-    while len(received) < len(expected) + 5:
-        received += await stream.receive_some()
-    assert received == expected + b"hello"
-
-
-async def fail(
-    proxy: ScriptedProxy, url: str = PROXY, authenticator: ProxyAuthenticator = basic_authentication
-) -> Failure:
-    """Dial through the proxy, which has to fail. Returns the failure. Checks that nothing stays open."""
-    with pytest.raises(ProxyError) as caught:
-        await proxy.through(url, authenticator)(RELAY, 9350)
-    await proxy.assert_all_closed()
-    failure = caught.value.failure
-    assert "hunter2" not in f"{failure} {caught.value!r} {caught.value.__cause__!r}"
-    return failure
 
 
 # --- what is asked
@@ -296,23 +286,6 @@ async def test_authentication_is_demanded(
     assert remedy in (failure.remedy or "")
 
 
-def ticket_authenticator(proxy: Proxy, *, seen: list[list[str]], rounds: int = 2) -> ProxyAnswer:
-    """Like Negotiate: each answer is made from the last challenge."""
-    assert proxy.host == "proxy.corp"
-    number = 0
-
-    async def answer(challenges: Sequence[str]) -> str | None:
-        nonlocal number
-        await trio.lowlevel.checkpoint()
-        seen.append(list(challenges))
-        if not challenges:
-            return None
-        number += 1
-        return f"Ticket {number}" if number <= rounds else None
-
-    return answer
-
-
 def ticket_proxy(*, close_after_first: bool = False, heads: list[str]) -> Script:
     """Demands two rounds on one connection."""
 
@@ -429,14 +402,7 @@ async def informs_for_ever(stream: trio.abc.HalfCloseableStream) -> None:
         await trio.sleep(0.1)
 
 
-async def drips_a_body(stream: trio.abc.HalfCloseableStream) -> None:
-    await stream.send_all(b"HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\nContent-Length: 9999\r\n\r\n")
-    while True:
-        await stream.send_all(b"x")
-        await trio.sleep(1)
-
-
-@pytest.mark.parametrize("script", [silence, one_byte_a_second, informs_for_ever, drips_a_body])
+@pytest.mark.parametrize("script", [silence, one_byte_a_second, informs_for_ever])
 @pytest.mark.parametrize("seconds", [0.5, 4.0, float("inf")])
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
 async def test_a_slow_proxy_is_given_up_and_named(
@@ -452,6 +418,69 @@ async def test_a_slow_proxy_is_given_up_and_named(
         assert "does not answer" in failure.text
     assert not scope.cancelled_caught, "it fails in its own words before the caller gives up"
     assert trio.current_time() - began <= min(seconds, 30)
+    await proxy.assert_all_closed()
+
+
+def slow_body(framing: str, seconds: float, heads: list[str]) -> Script:
+    """Demands a ticket in an answer whose body of ten bytes takes so long, and keeps the connection open."""
+
+    async def script(stream: trio.abc.HalfCloseableStream) -> None:
+        while True:
+            head = await read_head(stream)
+            heads.append(head)
+            if "Ticket 1" in head:
+                await stream.send_all(OK)
+                await echo(stream)
+                return
+            await stream.send_all(f"HTTP/1.1 407 x\r\nProxy-Authenticate: Ticket\r\n{framing}\r\n".encode())
+            for _ in range(10):
+                await trio.sleep(seconds / 10)
+                await stream.send_all(b"1\r\nx\r\n" if "chunked" in framing else b"x")
+            await stream.send_all(b"0\r\n\r\n" if "chunked" in framing else b"")
+
+    return script
+
+
+#: How the end of a body is stated, how long the body takes (seconds), and for how long it is read, if at all.
+SLOW_BODIES = [
+    ("", math.inf, 0),
+    ("", 0.5, 0),
+    ("Proxy-Connection: keep-alive\r\n", math.inf, 0),
+    ("Content-Length: 10\r\nConnection: close\r\n", math.inf, 0),
+    ("Content-Length: 10\r\n", math.inf, BODY_SECONDS),
+    ("Content-Length: 10\r\n", 20 * BODY_SECONDS, BODY_SECONDS),
+    ("Content-Length: 10\r\n", BODY_SECONDS / 2, BODY_SECONDS / 2),
+    ("Transfer-Encoding: chunked\r\n", math.inf, BODY_SECONDS),
+    ("Transfer-Encoding: chunked\r\n", 20 * BODY_SECONDS, BODY_SECONDS),
+    ("Transfer-Encoding: chunked\r\n", BODY_SECONDS / 2, BODY_SECONDS / 2),
+]
+
+
+@pytest.mark.parametrize(("framing", "seconds", "reads_for"), SLOW_BODIES)
+async def test_a_body_that_does_not_come_hides_no_demand_for_a_password(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, framing: str, seconds: float, reads_for: float
+) -> None:
+    began = trio.current_time()
+    failure = await fail(ScriptedProxy(nursery, slow_body(framing, seconds, [])), "http://u:hunter2@proxy.corp")
+    assert failure.kind is K.PROXY_AUTHENTICATION
+    assert "does not accept the user name and password (407; Ticket)" in failure.text
+    assert trio.current_time() == began, "the body is of no use"
+
+
+@pytest.mark.parametrize(("framing", "seconds", "reads_for"), SLOW_BODIES)
+async def test_authentication_goes_on_without_a_body_that_does_not_come(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, framing: str, seconds: float, reads_for: float
+) -> None:
+    heads: list[str] = []
+    seen: list[list[str]] = []
+    proxy = ScriptedProxy(nursery, slow_body(framing, seconds, heads))
+    began = trio.current_time()
+    async with await proxy.through(authenticator=partial(ticket_authenticator, seen=seen))(RELAY, 443) as stream:
+        assert trio.current_time() - began == pytest.approx(reads_for)
+        await assert_echoes(stream)
+    assert seen == [[], ["Ticket"]]
+    assert len(heads) == 2
+    assert len(proxy.dialed) == (1 if 0 < reads_for < BODY_SECONDS else 2)
     await proxy.assert_all_closed()
 
 

@@ -23,6 +23,8 @@ from .settings import Proxy
 #: The longest body of a refusal that is read in order to reuse the connection (bytes). Error pages have a few KiB;
 #: after a longer one, a new connection is opened.
 MAX_BODY_BYTES = 64 * 1024
+#: How long reading such a body may take (seconds). After that, too, a new connection is opened.
+BODY_SECONDS = 1.0
 #: The most requests for one tunnel. NTLM needs three, Negotiate two to four.
 MAX_ROUNDS = 6
 
@@ -67,11 +69,16 @@ async def open_http_tunnel(
     challenges: list[str] = []
     stream: trio.abc.Stream | None = None
     connection = h11.Connection(h11.CLIENT)
+    is_reusable = False
     try:
         for number in range(MAX_ROUNDS):
             authorization = await answer(challenges)
             if number and authorization is None:
                 break
+            # The last answer's body is read only now, because it may never arrive, and is not needed to give up.
+            if stream is not None and not (is_reusable and await _read_to_end(stream, connection)):
+                await trio.aclose_forcefully(stream)
+                stream = None
             if stream is None:
                 stream = await connect()
                 connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
@@ -84,9 +91,7 @@ async def open_http_tunnel(
                 raise _unauthorized(proxy, challenges, 1, 401)
             if response.status_code != 407:
                 raise _refusal(proxy, host, port, response)
-            if not reply.has_length or not await _read_to_end(stream, connection):
-                await trio.aclose_forcefully(stream)
-                stream = None
+            is_reusable = reply.is_reusable
         raise _unauthorized(proxy, challenges, number)
     except BaseException as exc:
         if stream is not None:
@@ -103,8 +108,9 @@ class _Reply:
     response: h11.Response
     #: The bytes that were read after the head. They belong to the tunnel if there is one.
     rest: bytes
-    #: Whether the end of the content is known, so that the connection can carry another request.
-    has_length: bool = True
+    #: Whether the connection can carry another request after the body: the answer says where its body ends, and not
+    #: that the connection is closed after it.
+    is_reusable: bool = False
 
 
 def _request(host: str, port: int, authorization: str | None) -> h11.Request:
@@ -144,9 +150,11 @@ def _parse_untrusted(connection: h11.Connection, status: int, head: bytes, rest:
             # Tried with a separate h11 connection, because h11 accepts nothing further after it has rejected a head.
             _response(_waiting_for_answer(), head)
         except h11.RemoteProtocolError:
-            return _Reply(_response(_waiting_for_answer(), without_framing(head)), b"", has_length=False)
+            return _Reply(_response(_waiting_for_answer(), without_framing(head)), b"")
         connection.receive_data(head + rest)
-        return _Reply(_next_response(connection), b"")
+        response = _next_response(connection)
+        has_end = any(name in {b"content-length", b"transfer-encoding"} for name, _ in response.headers)
+        return _Reply(response, b"", is_reusable=has_end and connection.our_state is not h11.MUST_CLOSE)
     return _Reply(_response(connection, without_framing(head)), rest)
 
 
@@ -170,22 +178,23 @@ def _next_response(connection: h11.Connection) -> h11.Response:
 
 
 async def _read_to_end(stream: trio.abc.Stream, connection: h11.Connection) -> bool:
-    """Read an answer's body. Returns whether the connection can carry another request."""
+    """Read an answer's body, for `BODY_SECONDS` at most. Returns whether the connection can carry another request."""
     left = MAX_BODY_BYTES
     try:
-        while left >= 0:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                connection.receive_data(bytes(await stream.receive_some(_CHUNK_BYTES)))
-            elif isinstance(event, h11.Data):
-                left -= len(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                connection.start_next_cycle()
-                return not connection.trailing_data[0]  # data after the answer was not requested
-            else:
-                return False
+        with trio.move_on_after(BODY_SECONDS):
+            while left >= 0:
+                event = connection.next_event()
+                if event is h11.NEED_DATA:
+                    connection.receive_data(bytes(await stream.receive_some(_CHUNK_BYTES)))
+                elif isinstance(event, h11.Data):
+                    left -= len(event.data)
+                elif isinstance(event, h11.EndOfMessage):
+                    connection.start_next_cycle()
+                    return not connection.trailing_data[0]  # data after the answer was not requested
+                else:
+                    return False
     except (h11.ProtocolError, trio.BrokenResourceError):
-        pass  # the connection cannot be reused; `Connection: close` also leads here
+        pass  # the connection cannot be reused
     return False
 
 
