@@ -183,6 +183,55 @@ async def test_a_data_channel_that_was_silent_for_so_long_is_not_tried_elsewhere
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("purpose", [Purpose.DATA, Purpose.CONTROL])
+async def test_a_ticket_is_never_at_two_addresses_at_a_time(
+    purpose: Purpose,
+    serve_at: ServeAt,
+    certificates: Certificates,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A relay may take a while to answer on a data channel, which waits for its peer. Other channels have no ticket,
+    and the next address is tried in parallel."""
+    monkeypatch.setattr("hybridrelay.connectivity.channel.NEXT_ADDRESS_SECONDS", 0.0)
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
+    port = await serve_at({OTHER: "refused"})  # a free port
+    tried = {OTHER: trio.Event(), RELAY: trio.Event()}
+    may_answer = trio.Event()
+
+    async def slow(stream: trio.abc.HalfCloseableStream) -> None:
+        tried[OTHER].set()
+        await may_answer.wait()
+        await make_server("right", certificates)(stream)
+
+    async def quick(stream: trio.abc.HalfCloseableStream) -> None:
+        tried[RELAY].set()
+        await make_server("right", certificates)(stream)
+
+    for address, server in ((OTHER, slow), (RELAY, quick)):
+        listeners = await trio.open_tcp_listeners(port, host=address)
+        nursery.start_soon(partial(trio.serve_listeners, partial(run_server, server), listeners))
+    relay = endpoint(port, certificates)
+    opened: list[trio.abc.Stream] = []
+
+    async def open_it() -> None:
+        ticket = b"t" * 32 if purpose is Purpose.DATA else b""
+        opened.append(await open_channel(relay, TCP, purpose, ticket=ticket))
+
+    async with trio.open_nursery() as opening:
+        opening.start_soon(open_it)
+        await tried[OTHER].wait()
+        if purpose is Purpose.DATA:
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            assert not tried[RELAY].is_set()
+        else:
+            await tried[RELAY].wait()
+        may_answer.set()
+    assert relay.addresses.answered == (OTHER if purpose is Purpose.DATA else RELAY)
+    await trio.aclose_forcefully(opened[0])
+    nursery.cancel_scope.cancel()
+
+
 class SilentAtOther(Transport):
     """A transport whose own handshake gets no answer at one address."""
 
