@@ -140,6 +140,27 @@ def test_what_is_written_again_for_a_stream_that_has_ended_meanwhile_is_ignored(
     assert pair.initiator.core.ended is not None
 
 
+def test_the_last_frame_before_the_cut_may_be_for_a_stream_that_has_ended_meanwhile() -> None:
+    pair = CorePair.established(RESUMABLE)
+    ours, theirs = pair.open()
+    core = pair.acceptor.core
+    core.send_data(theirs, b"lost on the way")
+    core.send_fin(theirs)
+    pair.write(pair.acceptor)
+    assert [frame for frame in pair.acceptor.take_wire() if frame.counted][-1] == frames.Fin(theirs.id)
+    pair.initiator.core.reset(ours, Reason.CANCELLED)
+    pair.write(pair.initiator)
+    pair.deliver(pair.initiator)
+    pair.cut()
+    pair.connect()
+    pair.pump()
+    assert pair.initiator.core.ended is None
+    assert pair.initiator.core.streams == {}
+    # One frame more is not forgiven.
+    pair.initiator.core.receive_data(frames.Fin(ours.id).encode(), pair.now)
+    assert end_reason(pair.initiator.core) is Reason.PROTOCOL_ERROR
+
+
 def test_limits_and_goaway_are_stated_again() -> None:
     pair = CorePair.established(RESUMABLE)
     ends = [pair.open() for _ in range(3)]
