@@ -260,6 +260,43 @@ async def test_a_cancelled_send_can_not_be_continued() -> None:
     await peer.stream.aclose()
 
 
+async def test_an_end_of_data_that_was_cancelled_in_the_middle_is_not_followed_by_anything() -> None:
+    peer = Peer(lockstep=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.stream.send_eof)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(await peer.raw.receive_some(1)) == 1, "a part of the frame"
+        nursery.cancel_scope.cancel()
+    for operation in (peer.stream.send_all(b"x"), peer.stream.send_eof()):
+        with pytest.raises(trio.BrokenResourceError, match="not finished"):
+            await operation
+    await peer.stream.aclose()
+    rest = b""
+    while some := await peer.raw.receive_some():
+        rest += some
+    assert rest == b"".join(encode_data(b"", masked=False))[1:], "no Close, which might be in the middle of a frame"
+
+
+@pytest.mark.parametrize("first", ["data", "end of data"])
+async def test_a_frame_whose_write_has_failed_is_not_followed_by_anything(first: str) -> None:
+    _, below = trio.testing.memory_stream_pair()
+
+    async def fail_once() -> None:
+        below.send_stream.send_all_hook = None
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("a bug below")
+
+    below.send_stream.send_all_hook = fail_once
+    stream = WebSocketStream(below, client=False)
+    with pytest.raises(RuntimeError, match="a bug below"):
+        await (stream.send_all(b"x") if first == "data" else stream.send_eof())
+    for operation in (stream.send_all(b"x"), stream.send_eof()):
+        with pytest.raises(trio.BrokenResourceError, match="not finished") as caught:
+            await operation
+        assert isinstance(caught.value.__cause__, RuntimeError)
+    await stream.aclose()
+
+
 async def test_a_send_cancelled_before_it_began_tears_nothing() -> None:
     peer = Peer()
     with trio.CancelScope() as scope:
