@@ -24,6 +24,7 @@ from ..leaks import no_garbage_collector
 from ..stream_pairs import MAKERS_OVER_SOCKETS, Maker, memory, names, tls_over_memory
 from ..waiting import async_wait_until
 from ..wrapped_streams import WrappedStream
+from .streams import open_stream
 
 _Channels = tuple[trio.abc.Stream, trio.abc.Stream]
 
@@ -136,6 +137,40 @@ async def test_a_task_that_waits_for_a_channel_is_woken_by_the_one_that_works(
         await client.wait_attached()
     assert client.is_open
     assert attempts == 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_channel_of_a_silent_peer_is_closed_and_another_one_is_used(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    ours, near = trio.testing.memory_stream_pair()
+    far, theirs = trio.testing.memory_stream_pair()
+    client, server = (Session.create(role, config=DATA_CONFIG) for role in SessionRole)
+
+    async def reconnect() -> trio.abc.Stream:
+        with trio.fail_after(1):
+            while await near.receive_some():
+                pass  # what the client has sent into the void; then its channel is closed
+        assert client.core.ended is None
+        another, other_end = trio.testing.memory_stream_pair()
+        await server.replace_channel(other_end)
+        return another
+
+    async def carry(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
+        while data := await source.receive_some():
+            await sink.send_all(data)
+
+    async with trio.open_nursery() as path:
+        path.start_soon(carry, near, far)
+        path.start_soon(carry, far, near)
+        nursery.start_soon(server.run, theirs)
+        await nursery.start(partial(client.run, ours, reconnect=reconnect))
+        stream, stream_there = await open_stream(client, server)
+        path.cancel_scope.cancel()  # no error, no end of file, and nothing arrives any more
+    await stream.send_all(b"still there?")
+    with trio.fail_after(2 * (DATA_CONFIG.ping_interval + DATA_CONFIG.ping_timeout)):
+        assert await stream_there.receive_some() == b"still there?"
+    assert client.core.epoch == server.core.epoch == 1
     nursery.cancel_scope.cancel()
 
 
