@@ -1,4 +1,4 @@
-"""Handles SIGHUP in relay, connector and forward: it makes them reload their files, and never ends them.
+"""Handles SIGHUP in relay, connector and forward: it makes them reload their files, and does not end them.
 
 This module is imported before anything that is slow to import, so that an early signal does not end the program.
 """

@@ -1,12 +1,15 @@
 """Handles signals from the start of a command to its end.
 
+Until this module has been imported, about 50 ms after the start of the process, every signal has its default effect:
+it ends the process. After that:
+
 1. While the arguments are being parsed, the command is not known yet. Signals are remembered until it is.
 2. A service (relay, connector, forward) that is not running yet ends with exit code 0 at SIGTERM or SIGINT. SIGHUP
    is remembered as a request to reload. While its event loop runs, `hybridrelay.cli.running` handles the signals.
 3. Every other command ends with 128 plus the number of the signal, and undoes what it has prepared. Once it has begun
    to change something (`Signals.hold`), it first completes the change and reports it.
 4. When only output is left to be written, a signal ends the process at once.
-5. SIGUSR1 never ends a command: it requests statistics from a service.
+5. SIGUSR1 does not end a command: it requests statistics from a service.
 
 This module is imported before anything that is slow to import, and imports nothing of that kind.
 """

@@ -20,7 +20,7 @@ its sessions, streams, tasks and descriptors, and its memory use."""
 RELOADS = """\
 When a file has changed, and at SIGHUP (kill -HUP PID; not on Windows), the program reloads {what}. Open
 connections are not affected{unless}. The log says what was reloaded. If a file cannot be used, the program keeps what
-it read before. SIGHUP never ends the program."""
+it read before. SIGHUP does not end the program."""
 
 #: The options for reaching relays, as a part of `what`.
 HOW_REACHED = (
