@@ -71,7 +71,8 @@ class ConfirmedTime:
 
     @property
     def latest(self) -> float:
-        """The time up to which all moments have passed (seconds since 1970). It may go back."""
+        """The time up to which all moments have passed (seconds since 1970); -inf as long as rule 3 applies. It may
+        go back."""
         return self._now + self._offset if self.is_confirmed else -math.inf
 
     def has_passed(self, moment: float) -> bool:

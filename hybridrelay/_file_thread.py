@@ -1,4 +1,4 @@
-"""Reading files in a thread while a program runs, because the file system may answer late, or never."""
+"""Reading and writing files in a thread while a program runs, because the file system may answer late, or never."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ async def side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         Their results, in the same order.
 
     Raises:
-        ConfigurationError: what the first of them has raised that has failed, in their order. All others have ended
-            then, or have not been called because the file system of one has not answered.
+        ConfigurationError: the error of the first function that has failed, in their order. All others have ended
+            then, or were not called because the file system of one has not answered.
     """
     results: dict[int, T] = {}
     errors: dict[int, ConfigurationError] = {}

@@ -1,4 +1,4 @@
-"""Worker threads for short blocking work, and what to do if no thread can be started."""
+"""Threads for short blocking work, and what to do if no thread can be started."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class TomlFile(Value):
             place: the keys and indexes that lead to it, such as ``"connection", 2, "file"``.
 
         Returns:
-            The line; the first one is 1. It is the line of the nearest place around it for what is in an inline
-            table. None if there is nothing at this place.
+            The line; the first one is 1. For what is in an inline table, it is the line of the nearest place around
+            it. None if there is nothing at this place.
 
         This scans the file again. It is meant for messages about errors.
         """

@@ -62,7 +62,8 @@ class UpdateError(ConfigurationError):
 
 
 class StateError(ConfigurationError):
-    """The relay's state directory is unusable: not writable, owned by another user, or from a newer version."""
+    """The relay's state directory, or a file in it, is unusable: not writable, damaged, owned by another user, or
+    from a newer version."""
 
 
 class ManagementError(HybridRelayError):

@@ -254,8 +254,9 @@ class Failure(Value):
         """Return the failure for a status that refuses a preamble.
 
         A status is not authenticated: anything in the path can send one. Therefore `reason` is the status only if the
-        status concerns the port or the rendezvous. For any other status, such as a revoked key, it is
-        `Reason.REFUSED_BY_RELAY`, so that no program ends because of it. The text says what was received.
+        status concerns the port, the rendezvous or a quota, and is not LISTENER_GONE. For any other status, such as a
+        revoked key, it is `Reason.REFUSED_BY_RELAY`, so that no program or session ends because of it. The text says
+        what was received.
         """
         reason = status
         if (

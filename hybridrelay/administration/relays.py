@@ -87,14 +87,14 @@ def other_ports(
 ) -> tuple[Mapping[str, int | None], Mapping[str, int | None]] | None:
     """Compare the ports of a relay with those in an authority file, which new connection strings and claims get.
 
-    Returns:
-        If the file names exactly one relay, and other ports for it than this relay has: the ports in the file, and
-        the ports of this relay. Otherwise None.
-
     Args:
         registry: the registry of the relay.
         name: the hybrid connection.
         authority_path: its authority file.
+
+    Returns:
+        If the file names exactly one relay, and other ports for it than this relay has: the ports in the file, and
+        the ports of this relay. Otherwise None.
 
     Raises:
         ConfigurationError: the authority file cannot be read, or is damaged.

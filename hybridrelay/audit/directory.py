@@ -400,7 +400,7 @@ class AuditDirectory:
         directory is not open.
 
         Raises:
-            OSError: it could not be signed. The directory is closed all the same.
+            ConfigurationError, OSError: it could not be signed; see `append`. The directory is closed all the same.
         """
         try:
             if self._state is not None:

@@ -81,7 +81,7 @@ class Entry(Value):
 
 
 def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> tuple[Entry, ...]:
-    """Return the entries that a connector or forward is to serve, in their order; at least one.
+    """Return the entries that a connector, forward or run is to serve, in their order; at least one.
 
     Args:
         args: the options, after `use_config_file`.

@@ -22,7 +22,7 @@ from .reloading import publish_not_reloaded
 
 __all__ = ["RelayConfiguration"]
 
-#: At how many looks, `POLL_SECONDS` apart, a reload finds the file changing until it is given up.
+#: A reload is given up when the file has changed at each of this many looks, `POLL_SECONDS` apart.
 _MAX_LOOKS = 20
 
 
@@ -57,9 +57,9 @@ class RelayConfiguration:
         self.last_reload: LastReload | None = None
 
     async def read_again(self, parts: OptionParts) -> None:
-        """Read the file again, and use the options that can be changed while the relay runs. Those that need a
-        restart are reported each time, because somebody has asked for the reload, and so is that nothing has changed.
-        What cannot be used is published, and stays as it was.
+        """Read the file again, and use the options that can be changed while the relay runs. Options that need a
+        restart are reported each time, because somebody has asked for the reload; if nothing has changed, that is
+        reported, too. What cannot be used is published, and stays as it was.
 
         Args:
             parts: the options that can be changed, to which the new values are applied.

@@ -36,7 +36,7 @@ async def open_on_any_session(
 ) -> StreamT:
     """Open a stream or flow. If that fails because of the session or its connector, try again on another session.
 
-    If cancelled, it is reset.
+    If cancelled, the stream or flow is reset.
 
     Args:
         opener: has the session, or opens one.

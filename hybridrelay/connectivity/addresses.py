@@ -1,8 +1,8 @@
 """Resolving names, and trying their addresses until one of them answers.
 
 A TCP connection alone proves little: a host at a stale address, or a middlebox, may accept connections without being
-a relay. An attempt therefore counts as successful only when the relay (or the proxy) has answered. The address that
-answered last is tried first the next time.
+a relay. An attempt therefore counts as successful only when the relay (or the proxy) has answered. The next time,
+the address at which the relay last proved its identity is tried first, and then the one that answered last.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class NewKeys:
         string: returns the connection string that is in use.
         use: uses a connection string from now on. It is also called with the current one, which relays that refused
             it may accept now.
-        keep: stores a connection string; None means that it is kept in memory only.
+        keep: stores a connection string; None means that a new key is only in memory.
         events: the stream to which events are published.
         changing: held while a changed connection string is stored and used. Updates hold the same lock, so that
             neither stores or uses a string without the change that the other makes at the same time.

@@ -307,7 +307,7 @@ class RouteSelection:
         return [command for step in self._by_route[probe.route][1:] for command in self._start(step, now)]
 
     def _give_up(self, route: int, now: float) -> list[Command]:
-        """One step of the route has failed: the others are not needed."""
+        """Stop or rule out the other steps of a route of which one step has failed: they are not needed."""
         commands: list[Command] = []
         for step in self._by_route[route]:
             if self.steps[step].state is StepState.WAITING:

@@ -162,7 +162,7 @@ class ConnectionSnapshot(Value):
     streams: int
     #: ``host:port``, at a connector; empty at a client, which does not know it.
     target: str = ""
-    #: At a connector: whether it can connect to the target, as it tells its relays; and, if not, why.
+    #: At a connector: whether it can connect to the target; and, if not, why.
     target_health: TargetHealth = TargetHealth.UNKNOWN
     target_failure: FailureSnapshot | None = None
     #: The local addresses of a forward; empty otherwise.
@@ -227,14 +227,14 @@ class SessionSnapshot(Value):
     streams: int
     bytes_to_target: int
     bytes_to_client: int
-    #: Bytes that wait to be written to the data channel, and bytes that wait to be read by the application or target.
+    #: How many bytes wait to be written to the data channel, and to be read by the application or target.
     queued: int
     unread: int
-    #: Memory of frames that were written and are kept until the other side acknowledges them.
+    #: Memory of frames that were written and are held until the other side acknowledges them (bytes).
     unacknowledged: int
-    #: Receive windows that are promised to the other side.
+    #: Receive windows that are promised to the other side (bytes).
     reserved: int
-    #: The lowest round trip of the last minute (seconds); None if none was measured.
+    #: The lowest round trip of the last minute (seconds); the last one if it is older; None if none was measured.
     round_trip: float | None = None
 
 

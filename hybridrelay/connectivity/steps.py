@@ -31,7 +31,8 @@ from .discovery import Candidate
 from .endpoint import RelayEndpoint
 from .proxies.dial import proxy_of
 
-#: The time for TCP, including name resolution (seconds): enough for two lost SYN packets (resent after 1 s and 3 s).
+#: The time for TCP (seconds): enough for two lost SYN packets (resent after 1 s and 3 s). Resolving the relay's name
+#: before that may take as long.
 DIAL_SECONDS = 5.0
 #: The additional time for a proxy (seconds), which resolves the name, authenticates us, and connects to the relay.
 PROXY_SECONDS = 5.0

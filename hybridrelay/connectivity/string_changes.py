@@ -33,7 +33,7 @@ class StringChanges:
         use_key: uses a connection string with another key from now on; see `NewKeys`.
         use_update: uses a connection string with an update from now on; see `Updates`.
         why_not, new_link, floor: see `Updates`.
-        keep: stores a connection string; None means that it is kept in memory only.
+        keep: stores a connection string; None means that changes are only in memory.
         origin: see `StringKeeper`.
         clock: returns seconds since 1970.
         events: the stream to which events are published.

@@ -48,7 +48,7 @@ class MachineState(enum.Enum):
 
     #: Nothing is to be done.
     IDLE = "idle"
-    #: The program is finding out whether one of its relays can be reached.
+    #: The program is finding out whether one of the update's relays can be reached.
     TRYING = "trying"
     #: The changed connection string is being stored.
     STORING = "storing"
@@ -133,13 +133,13 @@ class UpdateMachine:
 
     def __init__(self) -> None:
         self.state = MachineState.IDLE
-        #: The update that is in progress; None if one that is in use is only to be stored.
+        #: The update that is in progress; None if there is none, or if one that is in use is only to be stored.
         self._update: Update | None = None
         #: The sequence of the last update that was used in this run.
         self._used = 0
         #: The connection string before an update that is in use and could not be stored.
         self._unstored: ConnectionString | None = None
-        #: The state and sequence of the last update that was not used, and why.
+        #: The sequence and state of the last update that was not used, and why; None if one was used since.
         self.not_used: tuple[int, UpdateState, str] | None = None
 
     def delivered(

@@ -83,7 +83,7 @@ class Updates:
         why_not: returns why a connection string is not allowed, because of the policy of this machine or because of
             another connection string; empty if it is allowed.
         new_link: makes a link to a relay, for a trial. Raises `ConfigurationError` if the relay cannot be used.
-        keep: stores a connection string; None means that it is kept in memory only.
+        keep: stores a connection string; None means that changes are only in memory.
         floor: see `FloorOf`; None means that nothing is known.
         clock: returns seconds since 1970.
         events: the stream to which events are published.
@@ -117,8 +117,8 @@ class Updates:
         self._lock = trio.Lock()
         #: The latest update of each relay that waits to be handled, by the relay's host name.
         self._waiting: dict[str, _Delivered] = {}
-        #: For each relay that has delivered one: how many more may be handled, and when that was (Trio's clock). The
-        #: hosts are those of connection strings, so there are few.
+        #: For each relay that has delivered one, by host name: how many more could be handled when the last one had
+        #: arrived, and when that was (Trio's clock). The hosts are those of connection strings, so there are few.
         self._allowed: dict[str, tuple[float, float]] = {}
         #: What was reported last, and when.
         self._reported: tuple[int, UpdateState, str] | None = None
@@ -174,7 +174,7 @@ class Updates:
             await given.answer(answer.state, answer.detail)
 
     async def _handle(self, given: _Delivered) -> AnswerRelay | None:
-        """Handle an update. Returns the answer, unless it was sent."""
+        """Handle an update. Returns the answer that is left to send; None if it was sent, or if none is due."""
         string, message = self._string(), given.message
         if message.connection != string.entity_path:
             return None

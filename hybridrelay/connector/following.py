@@ -36,8 +36,8 @@ class KeyFollower:
         change.set()
 
     async def follow(self, published: Published, sessions: Sessions) -> None:
-        """Replace everything that depends on an earlier key, then publish that nothing does. If the key changes
-        again, a second call takes the place of the first one.
+        """Replace everything that depends on an earlier key, then publish that nothing does any more (`KeyInUse`). If
+        the key changes again, a second call takes the place of the first one.
 
         Args:
             published: the hybrid connection, whose key has changed.

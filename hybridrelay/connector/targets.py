@@ -49,8 +49,8 @@ class TargetError(Exception):
 
 
 class TargetDenied(TargetError):
-    """The policy allows none of the addresses to which the target's name resolves. `decision` is about the last
-    one."""
+    """The policy allows none of the addresses to which the target's name resolves, or not the path of the Unix
+    socket. `decision` is about the last address, or the path."""
 
     def __init__(self, decision: Decision) -> None:
         assert decision.reason is not None

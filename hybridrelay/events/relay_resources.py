@@ -144,7 +144,7 @@ class RelayIdNotSaved(_File):
 
 @attrs.frozen(kw_only=True)
 class StoreDiskFull(_File):
-    """The disk of the store is full. Revoking and deleting still works, because space is reserved for it."""
+    """The disk of the store is full. Revoking and deleting still work, because space is reserved for them."""
 
     name: ClassVar = "store.disk-full"
     level: ClassVar = Level.WARNING

@@ -109,7 +109,7 @@ class AuditFilter(Value):
     may_see: Callable[[str | None], bool] = lambda _name: True
 
     def accepts(self, entry: AuditEntry) -> bool:
-        """Return whether an entry is selected."""
+        """Return whether an entry is selected, apart from `since`, which `read_entries` compares."""
         return (
             entry.caller.startswith(self.caller)
             and self.operation in ("", entry.operation)

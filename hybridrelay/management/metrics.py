@@ -71,7 +71,7 @@ def _of_connections(found: Mapping[str, ConnectionSnapshot]) -> Iterator[str]:
     )
     yield gauge(
         "hybridrelay_listeners_unhealthy",
-        "Connectors that report that they cannot connect to their target.",
+        "Connectors that report that their target is unhealthy.",
         ((labels[name], one.unhealthy_listeners) for name, one in found.items()),
     )
     yield gauge(
@@ -113,7 +113,8 @@ def _of_claims(relay: LiveRelay, claims: Sequence[OpenClaim]) -> Iterator[str]:
 
 
 def _of_usage(relay: LiveRelay) -> Iterator[str]:
-    """Yield the usage of the current month, and the quotas that are nearly used up."""
+    """Yield the usage of the current month, the quotas that are nearly used up, how many programs have a new key only
+    in memory, and when keys were last used."""
     usage, quotas = relay.usage(TOTAL), relay.snapshot().quotas
     directions = (("to_client", usage.to_client), ("to_connector", usage.to_connector))
     yield gauge(

@@ -22,7 +22,7 @@ _OWN_KINDS = frozenset({"certificate", "local", "sas", "token", "unknown"})
 
 @attrs.frozen
 class Credentials(Value):
-    """The content of a request's Authorization header (RFC 9110 section 11.6.2)."""
+    """The content of a request's Authorization header (RFC 9110 section 11.6.2), and the address of the client."""
 
     #: The scheme in lower case, such as ``bearer``.
     scheme: str

@@ -21,8 +21,9 @@ from .stream import MuxStream
 
 __all__ = ["EarlySession"]
 
-#: How much a session may receive before its peer has authenticated: enough for a few requests of at most 8 KiB each.
-#: Both limits bound processor time, since every frame and every read has a cost, whatever its content.
+#: How many bytes and frames a session may receive before its peer has authenticated, and in how many reads: enough
+#: for a few requests of at most 8 KiB each. Frames and reads are limited because each of them takes processor time,
+#: whatever its content.
 MAX_EARLY_BYTES = 128 * 1024
 MAX_EARLY_FRAMES = 512
 MAX_EARLY_READS = 512

@@ -433,7 +433,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
         closed or reset on this side, when the peer aborts it, or when its session ends. A stream that was not aborted
         still delivers what is queued. In this case, the callback is called only when it is known whether the peer has
         received this, or after 5 seconds without an acknowledgement; if the peer has not answered yet, after 30
-        seconds without an answer. It must neither wait nor raise.
+        seconds without an answer. The callback must neither wait nor raise.
         """
         self._end_callback = callback
         if self._state.is_aborted:
@@ -442,7 +442,7 @@ class MuxStream(StreamBase, trio.abc.HalfCloseableStream, NowaitStream):
     def set_settled_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, as soon as `is_settled` is true. For use after `send_eof`.
 
-        `reset` removes the callback. It must neither wait nor raise.
+        `reset` removes the callback. The callback must neither wait nor raise.
         """
         if self.is_settled:
             callback()

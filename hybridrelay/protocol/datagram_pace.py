@@ -61,7 +61,7 @@ class DatagramPace:
         return struct.pack(">Q", self._token)
 
     def answered(self, token: bytes) -> None:
-        """Handle a PONG. It is ignored unless it answers the PING that waits."""
+        """Handle a PONG. It is ignored unless it is the one that is awaited."""
         if self._before and token == struct.pack(">Q", self._token):
             self._before = 0
             self._update()

@@ -84,8 +84,8 @@ class ListenerSnapshot(_Peer):
     draining: bool = False
     #: What it has reported about its target: ``unknown``, ``healthy`` or ``unhealthy``.
     target: str = "unknown"
-    #: How often it was chosen for a new session since it registered, by reason (`core.choice.Why`), and the reason of
-    #: the last time; None if it never was.
+    #: How many times it was chosen for a new session since it registered, by reason (`core.choice.Why`), and the
+    #: reason of the last time; None if it never was.
     chosen: Mapping[str, int] = attrs.field(factory=dict)
     last_chosen: str | None = None
 
@@ -138,7 +138,7 @@ class ConnectionSnapshot(Value):
     sessions: int = 0
     bytes_to_client: int = 0
     bytes_to_connector: int = 0
-    #: How many of the listeners report that they cannot connect to their target.
+    #: How many of the listeners report that their target is unhealthy.
     unhealthy_listeners: int = 0
 
     def __add__(self, other: ConnectionSnapshot) -> ConnectionSnapshot:
@@ -212,7 +212,7 @@ class RelaySnapshot(Value):
     listeners: int = 0
     senders: int = 0
     sessions: int = 0
-    #: Rendezvous whose data channels are not joined yet.
+    #: Rendezvous with a ticket that has not been used yet.
     open_rendezvous: int = 0
     #: Slots for connections that have not authenticated.
     unauthenticated: PlacesSnapshot = PlacesSnapshot(0, 0)
@@ -238,7 +238,7 @@ class RelaySnapshot(Value):
 
 @attrs.frozen(kw_only=True)
 class HolderSnapshot(Value):
-    """A program that does not have the new key of a roll."""
+    """A program that has not kept the new key of a roll."""
 
     instance: str
     address: str
@@ -298,7 +298,7 @@ class UnkeptKeySnapshot(Value):
 
 @attrs.frozen(kw_only=True)
 class RecipientSnapshot(Value):
-    """A program that does not have an update."""
+    """A program that has not kept an update."""
 
     instance: str
     address: str
@@ -350,8 +350,8 @@ class LiveRelay(Protocol):
         """Return how many connectors are registered for a hybrid connection."""
 
     def has_only_unhealthy_listeners(self, name: str) -> bool:
-        """Return whether there are connectors of a hybrid connection, and all of them report that they cannot reach
-        their target."""
+        """Return whether there are connectors of a hybrid connection, and all of them report that their target is
+        unhealthy."""
 
     def connection(self, name: str) -> ConnectionSnapshot:
         """Return numbers about one hybrid connection. Takes time in proportion to the number of its sessions."""

@@ -7,9 +7,9 @@ From the secret S of 20 bytes, HKDF-SHA256 (RFC 5869, salt ``hybridrelay claim v
     info ``seal``      32 bytes: the key of ChaCha20-Poly1305 (RFC 8439), which the relay never has
     info ``identity``  32 bytes: the Ed25519 private key of a claim certificate
 
-The content is one of two. Version 1 is a connection string. Version 2 has no private key: it is a connection string
-without an identity, the authority's certificate, and a claim certificate (`issuer.py`), for whose key the taker needs
-the code. With it, the taker asks a connector for an identity, once.
+A claim has one of two contents. Version 1 is a connection string. Version 2 has no private key: it is a connection
+string without an identity, the authority's certificate, and a claim certificate (`issuer.py`), for whose key the
+taker needs the code. With it, the taker asks a connector for an identity, once.
 
 The sealed content is JSON (UTF-8), padded with spaces to a multiple of 1,024 bytes, so that its length does not tell
 whether it is for a connector or an application. The nonce is zero, because each secret seals exactly one content. The
@@ -112,7 +112,7 @@ def seal_claim(keys: ClaimKeys, content: ClaimContent) -> bytes:
 
     text = json.dumps(_to_json(content)).encode()
     text += b" " * (-len(text) % _PADDING)
-    # The longest content for which there is room is a whole number of paddings, less the tag.
+    # The padded text and the tag have to fit, so the longest padded text has 15 KiB.
     if len(text) + _TAG > MAX_SEALED:
         raise ClaimError("the connection string is too long for a claim", remedy="name fewer relays in it")
     return ChaCha20Poly1305(keys._seal).encrypt(_NONCE, text, keys.id.encode("ascii"))

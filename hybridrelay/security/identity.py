@@ -1,7 +1,8 @@
 """End-to-end identities: a small certificate authority for each hybrid connection, and the certificates it issues.
 
-The authority is created on the administrator's machine and never given to the relay. Each certificate that it issues
-contains the hybrid connection, the role and the label in one URI::
+The authority is created on the administrator's machine (with ``connections create --state``: on the relay's), and
+the relay never needs it. Each certificate that it issues contains the hybrid connection, the role and the label in
+one URI::
 
     hybridrelay://identity/<hybrid connection>/<role>/<label>
 

@@ -13,10 +13,11 @@ from ..protocol.limits import MAX_CONNECTION_NAME
 
 #: As in Azure Relay. No URL encoder changes these characters.
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-#: RFC 1035, 2.3.4, plus the underscore that Windows networks use.
+#: In characters, without the final dot (RFC 1035, 2.3.4).
 _MAX_HOST = 253
 #: Characters that need no encoding in a URL (RFC 6874).
 _ZONE = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+#: As in RFC 1035, 2.3.4, and with the underscore that Windows networks use.
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 #: Numbers that some parsers accept as the last part of an IPv4 address: decimal, octal or hexadecimal.
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")

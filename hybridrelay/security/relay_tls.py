@@ -3,7 +3,7 @@ management API.
 
 On control channels, the relay is verified by the pins in the connection string, or with certificate authorities if
 there are none. The outer TLS exists only because middleboxes expect it. Another layer of TLS inside it protects all
-secrets, so its client side verifies nothing.
+secrets, so its client side verifies nothing, unless it sends secret header fields (`HttpOptions`).
 """
 
 from __future__ import annotations

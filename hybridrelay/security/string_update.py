@@ -51,8 +51,8 @@ def update_string(current: ConnectionString, new: ConnectionString) -> StringUpd
     """Decide which changes in `new` a running program applies.
 
     The identity is not changed: open sessions are bound to the identities of both sides, and could not resume with
-    another one. An earlier identity than the current one, both made by issuers for the same label, does not count as
-    another one.
+    another one. If issuers have made both for the same label, an identity that ends before the current one does not
+    count as another one.
 
     Raises:
         ConfigurationError: `new` is for another hybrid connection, or for the other side.

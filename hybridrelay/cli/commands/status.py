@@ -87,7 +87,7 @@ async def _show(text: str) -> None:
 
 
 def _check_whole(what: str, given: str, args: argparse.Namespace) -> None:
-    """Check that an id is complete: what is to end is named exactly.
+    """Check that an id is complete: what is to end, or to be drained, is named exactly.
 
     Raises:
         ManagementError: it is not an id, or only a part of one.

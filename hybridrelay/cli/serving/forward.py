@@ -110,7 +110,7 @@ class ForwardService:
         return None
 
     def find_addresses(self, names: AbstractSet[str]) -> Mapping[str, Sequence[IPv4Address | IPv6Address]]:
-        """Return the local addresses of those of some names, in lower case, that are hosts of local names.
+        """Return the local addresses of those of `names` (in lower case) that are hosts of local names.
 
         They are reached from this machine: where a port listens on all addresses, it is the loopback address.
         """

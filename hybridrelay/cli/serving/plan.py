@@ -99,7 +99,7 @@ class Change(Value):
 
 
 Step: TypeAlias = Start | Stop | Replace | Renew | Update | Change
-#: The order in which the steps are taken.
+#: The order of the steps in a plan.
 _ORDER = (Stop, Replace, Renew, Change, Update, Start)
 
 

@@ -1,8 +1,9 @@
 """Which addresses the hosts of hybrid connections have for an application. Pure.
 
 1. A host that is an IP address keeps it.
-2. A host that is a name gets a loopback address of its own, which all of its ports share. Its first bytes are chosen
-   at random for each run, in 127.64.0.0/10, so that two runs do not get in each other's way.
+2. A host that is a name gets a loopback address of its own, which all of its ports share. The first three bytes of
+   these addresses are chosen at random for each run, in 127.64.0.0/10, so that two runs do not get in each other's
+   way.
 3. Names are compared as in DNS: without regard to case, and to a final dot.
 """
 

@@ -48,7 +48,7 @@ _MAX_DESCRIPTORS = 253
 #: The message with the last descriptors, and the one after which more follow.
 _LAST, _MORE = b"{}", b'{"more": true}'
 _SHELL = "/bin/sh"
-#: Signals that Python ignores, which a program does not expect.
+#: Python ignores these signals, and other programs do not expect that.
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFZ", "SIGXFSZ")
 
 
@@ -81,9 +81,9 @@ class Prepared:
     descriptor: int
     #: A listener for each published address, if the process has a network of its own.
     listeners: list[socket.socket]
-    #: The socket of the name server in that network.
+    #: The socket of the name server in that network; None if there is no such network.
     names: socket.socket | None
-    #: The descriptor with notifications about its calls of connect(2).
+    #: The descriptor with notifications about its calls of connect(2); None if they are not intercepted.
     notifications: int | None
     _channel: socket.socket
 
@@ -94,7 +94,7 @@ class Prepared:
             self._channel.send(b"{}")
 
     def channel(self) -> socket.socket:
-        """The socket that ends when the application is executed, or has a message if it cannot be executed."""
+        """Return the socket that ends when the application is executed, or has a message if it cannot be executed."""
         return self._channel
 
     def failure(self) -> OSError | None:
@@ -278,7 +278,8 @@ def _restore_signals(mask: set[signal.Signals]) -> None:
 def execute(argv: Sequence[str]) -> OSError:
     """Execute a program in this process, as a shell does. Returns only if that is not possible, with the cause.
 
-    A name without a slash is looked for in PATH. A file without a format that the kernel knows is a shell script.
+    A name without a slash is looked for in PATH. A file whose format the kernel does not know is run as a shell
+    script.
     """
     name = argv[0]
     directories = [""] if "/" in name else os.get_exec_path()

@@ -21,7 +21,7 @@ The listener is thus registered at every moment. The rules:
 4. A successor that fails changes nothing, unless it has already taken over a registration. The current channel cannot
    take that back, since the relay accepts no lower generation, so it is closed, too, and another one is opened as
    after any loss.
-5. When the current channel ends, earlier ones are closed, because nothing would renew the registrations over them.
+5. When the current channel ends, earlier ones are closed, so that the next channel registers everything again.
 """
 
 from __future__ import annotations

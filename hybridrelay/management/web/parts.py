@@ -137,7 +137,7 @@ def identity(text: str, *others: tuple[str, str]) -> Element:
 
     Args:
         text: the id.
-        others: further ids of the same, with their names.
+        others: further ids of the same thing: the name and the text of each.
     """
     return h(
         "details",

@@ -7,9 +7,9 @@ the offers for all other hybrid connections until no client waits for them any m
 1. At most `MAX_UNANSWERED` offers are unanswered at a time. The listener reads these in about an eighth of
    a second, and the relay reads its answers in as much time again.
 2. The other offers wait. Hybrid connections take turns. When it is a hybrid connection's turn, its keys take turns;
-   when it is a key's turn, the networks from which it is used, and then the addresses of the network. So a key has no
-   more turns because it is used from many addresses. A holder's offers are sent in the order in which they were
-   added.
+   when it is a key's turn, the networks from which it is used do, and in the same way the addresses of a network. So
+   a key has no more turns because it is used from many addresses. A holder's offers are sent in the order in which
+   they were added.
 3. An offer that was sent counts as unanswered even if nobody waits for the answer any more, because the listener may
    not have read it yet. This ends after `FORGET_SECONDS`, for a listener that never answers.
 """

@@ -173,7 +173,7 @@ class Quotas:
             self._note(key, used, self._limit_of(key), now)
 
     def note_bytes(self, connection: str, now: float) -> None:
-        """Note that a hybrid connection has used its bytes in `count_bytes`."""
+        """Note how much a hybrid connection has used of its quota of bytes, according to the last `count_bytes`."""
         self.note(connection, QuotaKind.BYTES, self._bytes.get(connection, 0), now)
 
     def note(self, connection: str, kind: QuotaKind, used: int, now: float) -> None:

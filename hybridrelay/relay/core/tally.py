@@ -55,7 +55,7 @@ class Tally(Generic[ItemT]):
         return next(reversed(self._groups[group]))
 
     def of_largest(self) -> Iterable[ItemT]:
-        """Return the items of all largest groups. Takes time in proportion to their number."""
+        """Yield the items of all largest groups. Takes time in proportion to their number."""
         for group in self._by_size.get(self.most, ()):
             yield from self._groups[group]
 

@@ -58,11 +58,11 @@ _MAX_LISTED = 100
 #: How long reading and writing the file may take, and when writing is tried again after a failure (seconds).
 _FILE_SECONDS = 5.0
 _WRITE_AGAIN_SECONDS = 10.0
-#: The file is written so often that no more programs than this are written each second.
+#: The file is written so seldom that, on average, no more programs than this are written per second.
 _WRITTEN_PER_SECOND = 5000.0
 #: A program that is connected presents a new token at least this often (seconds): tokens are valid for an hour.
 _TOKEN_SECONDS = 2 * 3600.0
-#: More than any relay has.
+#: More listeners, or pairs, than any relay has.
 _ALL = 2**31
 #: How many control channels, hybrid connections without anything to do, or rolls to be saved are handled before other
 #: tasks run: less than half a millisecond's work.

@@ -2,8 +2,8 @@
 
 The kernel moves bytes between a socket and a pipe, but not between two sockets, so every move takes two steps. Rules:
 
-1. A direction borrows a pipe when its source has become readable, and returns it as soon as it is empty. A direction
-   that waits for its source has no pipe.
+1. A direction borrows a pipe when its source has become readable, and returns it, empty, when the source seems to
+   have no more bytes. A direction that waits for its source has no pipe.
 2. Only empty pipes are returned to the pool. A pipe with bytes in it, after an error or a cancellation, is closed.
 3. If no pipe is available, or splicing fails for a reason other than an error of a socket, nothing is lost: bytes
    that are in the pipe are read from it, and the caller copies through a buffer. Two sockets between which the kernel
@@ -57,7 +57,8 @@ class Spliced(enum.Enum):
 
     #: The source has reached its end of file.
     END = "end"
-    #: The source may have bytes, but no pipe is available at the moment, or splicing is suspended.
+    #: The source may have bytes, but no pipe is available at the moment, splicing is suspended, or the pair has a
+    #: rate limit.
     NO_PIPE = "no pipe"
     #: The kernel cannot splice between these two sockets.
     UNSUPPORTED = "unsupported"

@@ -32,7 +32,8 @@ from ..store.store import Store
 
 __all__ = ["PART", "StoreReader", "StoreWatcher"]
 
-#: How many hybrid connections the event loop handles before other tasks run. At most 2 x `PART` are read in one go.
+#: How many hybrid connections the event loop handles before other tasks run. At most 2 x `PART` are read in one go,
+#: unless all have to be read.
 PART = 20
 
 

@@ -73,8 +73,8 @@ _INSERT: Final = f"""
     INSERT OR IGNORE INTO checkpoints ({_COLUMNS}, for_client) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     """  # noqa: S608
 _READ: Final = f"SELECT {_COLUMNS}, id FROM checkpoints {{}} WHERE id > :after{{}} ORDER BY id LIMIT :limit"  # noqa: S608
-#: The conditions for each part of a query that is not empty. They use indexes, so that rows of others are not read in
-#: vain.
+#: The condition for each field of a query, if it is not empty. They use indexes, so that rows of others are not read
+#: in vain.
 _CONDITIONS: Final = {
     "log": " AND log = :log",
     "connection": " AND connection = :connection",
@@ -111,7 +111,7 @@ _REPLACEABLE: Final = """
     SELECT id, received_at FROM checkpoints
     WHERE connection = ? AND log = ? AND for_client = ? AND (key = ? OR (? AND instance = ?)) ORDER BY id LIMIT ?
     """
-#: Among how many of them, the earliest ones.
+#: Only this many of them are considered, those that were stored first.
 _MAX_REPLACEABLE: Final = 256
 
 
@@ -121,7 +121,7 @@ _READINGS: Final = """
     WHERE id IN (SELECT min(id) FROM checkpoints GROUP BY CAST(received_at / ? AS INTEGER)) ORDER BY id
     """
 _READING_SECONDS: Final = 43_200.0
-#: How many times of earlier sweeps are remembered: those of a month.
+#: The times of this many earlier sweeps are remembered: those of a month.
 _MAX_READINGS: Final = 60
 
 
@@ -150,9 +150,9 @@ class CheckpointFile(ExpendableDatabase):
 
         Args:
             checkpoint: the checkpoint.
-            for_client: whether it is not certain that a connector has sent it: one that has proved that the instance
-                is its own. The rest of the room is reserved for connectors, and only a connector makes room among the
-                checkpoints of connectors.
+            for_client: False if it is certain that a connector has sent it, which has proved that the instance is its
+                own. A part of the room is reserved for such connectors, and only they make room among the checkpoints
+                of connectors.
 
         Raises:
             CheckpointsFull: a limit is reached.
@@ -280,7 +280,7 @@ class CheckpointFile(ExpendableDatabase):
         if not self._swept_at or not 0 <= now - self._swept_at[-1] < _READING_SECONDS:
             self._swept_at = [*self._swept_at[1 - _MAX_READINGS :], now]
         now = counted([*stored, *self._swept_at, now])[-1]
-        # When those with an earlier time were received is not known, so they are only thinned.
+        # It is not known when those with a time before `EARLIEST` were received, so they are only thinned.
         old = "DELETE FROM checkpoints WHERE received_at >= ? AND received_at < ?"
         database.execute(old, (EARLIEST, now - KEPT_SECONDS))
         for age, seconds in THINNED:

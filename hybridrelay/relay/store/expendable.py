@@ -9,7 +9,7 @@ The registry is not one of them. The rules for these files:
    succeed. The content of the file is not lost.
 3. A file never becomes larger than its limit, except that what a migration adds is not limited.
 
-All functions are synchronous: call them in a worker thread.
+All functions are synchronous: call them in a thread.
 """
 
 from __future__ import annotations

@@ -211,7 +211,8 @@ class HistoryTables:
         self._pruned_to = ids[-1] if len(ids) == _PRUNED_AT_A_TIME else -1
 
     def _shrink(self) -> None:
-        """Delete the oldest rows of the finest resolution that has any, until there is room again."""
+        """Delete the oldest rows of the finest resolution that has any, until there is room again, or enough rows
+        were deleted for one transaction."""
         if self._used() < _NEARLY_FULL * self.max_bytes:
             return
         ids = self._ids_after(self._shrunk_to)

@@ -63,7 +63,7 @@ class SavedEnd(Value):
 
 
 def roll_id(connection: str, roll: KeyRoll) -> str:
-    """Return what identifies a roll: the rule, its new key, and when it began."""
+    """Return what identifies a roll: the hybrid connection, the rule, its new key, and when it began."""
     return json.dumps([connection, roll.rule, roll.slot.value, roll.new_generation, roll.started_at])
 
 

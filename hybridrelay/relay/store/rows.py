@@ -113,7 +113,7 @@ def set_disabled(database: sqlite3.Connection, connection: str, disabled: bool) 
 
 
 def set_quota(database: sqlite3.Connection, connection: str, quota: Quota) -> None:
-    """Replace the limits of a hybrid connection."""
+    """Replace the edition and the limits of a hybrid connection."""
     database.execute(
         "UPDATE connections SET edition = ?, limits = ? WHERE name = ?",
         (quota.edition, dump_limits(quota.limits), connection),

@@ -14,7 +14,7 @@ The rules:
 5. If the file was deleted, or replaced by a backup, nothing is changed any more (`OpenedFile`): the change would be
    gone after the next start.
 
-All methods are synchronous: the relay calls them in a worker thread.
+All methods are synchronous: the relay calls them in a thread.
 """
 
 # This module is long because every change of the store is a method of one class. `sqlite_reader.py` has the methods
@@ -168,7 +168,7 @@ class SQLiteStore(SQLiteReader):
                 remedy="run the command as the user who owns the state directory",
             ) from exc
         with state_errors(path):
-            # Autocommit, because `_change` begins transactions. The relay does not always use the same worker thread.
+            # Autocommit, because `_change` begins transactions. The relay does not always use the same thread.
             database = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )

@@ -34,7 +34,8 @@ MAX_TOKENS = 1000
 
 
 class NotFound(ConfigurationError):
-    """The store has no such hybrid connection, rule or token. The remedy lists those that exist."""
+    """The store has no such hybrid connection, rule, token, claim or edition. The remedy lists those that exist, or
+    says how to list them."""
 
 
 class NoConnection(NotFound):
@@ -42,7 +43,7 @@ class NoConnection(NotFound):
 
 
 class NameTaken(ConfigurationError):
-    """A hybrid connection, or a token, of that name already exists."""
+    """A hybrid connection or a token of that name, or a claim with that id, already exists."""
 
 
 class QuotaReached(ConfigurationError):
@@ -134,15 +135,14 @@ class Store(Protocol):
         """Return the token with this id, or None."""
 
     def scope_of(self, name: str) -> str:
-        """Return the longest scope of a token that covers hybrid connections of this name, whether or not there is
-        one; empty if none does."""
+        """Return the longest scope of a token that covers this name, whether or not a hybrid connection has it; empty
+        if none does."""
 
     def editions(self) -> Editions:
         """Return all editions, sorted by the number of hybrid connections that they allow."""
 
     def open_claims(self) -> tuple[OpenClaim, ...]:
-        """Return the open claims of all hybrid connections, without their contents, those that end first before the
-        others."""
+        """Return the open claims of all hybrid connections, without their contents, sorted by when they expire."""
 
     def claims(self, name: str) -> tuple[Claim, ...]:
         """Return the claims of a hybrid connection, including ended ones, the latest first.
@@ -166,7 +166,7 @@ class Store(Protocol):
             names: at most a few hundred.
         """
 
-    # --- changing: each call is atomic. `version` is the version that the caller has read
+    # --- changing: each call is atomic, except `sweep_claims`. `version` is the version that the caller has read
     # (`HybridConnection.version`); if it is given and is not the current one, `ChangedMeanwhile` is raised.
 
     def create(

@@ -30,8 +30,8 @@ SPLICE_FLAGS = 1 | 2
 #: with the default of 64 KiB, 0.30 with 256 KiB, and 0.24 with 512 KiB or more. It is not greater, because an
 #: unprivileged user gets only tiny pipes after 64 MiB of capacity in total.
 PIPE_BYTES = 512 * 1024
-#: How long splicing is suspended after the system has refused it. A system call filter refuses it every time, at the
-#: cost of a call, whereas a shortage of memory passes.
+#: How long splicing is suspended after the system has refused it (seconds). A system call filter refuses it every
+#: time, at the cost of a call, whereas a shortage of memory passes.
 SPLICE_RETRY_SECONDS = 60.0
 #: F_SETPIPE_SZ on Linux, for interpreters that do not define it.
 _SET_PIPE_SIZE = 1031
