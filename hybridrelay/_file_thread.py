@@ -107,6 +107,6 @@ class FileThread:
         with trio.move_on_after(FILE_SECONDS):
             return await run_in_thread(function, *arguments, limiter=self._limiter, abandon_on_cancel=True)
         raise FileSilent(
-            f"{self._what} cannot be read: the file system did not answer within {FILE_SECONDS:g} s",
+            f"{self._what} cannot be used: the file system did not answer within {FILE_SECONDS:g} s",
             remedy="check whether a network file system cannot be reached",
         )

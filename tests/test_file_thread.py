@@ -50,7 +50,7 @@ async def test_work_that_hangs_is_an_error_and_holds_up_no_other_file(
         for number in (1, 2):  # the second waits for the thread of the first
             await run_past_the_deadline(read, mock_clock)
             assert len(errors) == number
-        assert "the deny list cannot be read" in str(errors[0])
+        assert "the deny list cannot be used" in str(errors[0])
         assert await other.run(str, 1) == "1"
     finally:
         hanging.set()
@@ -72,7 +72,7 @@ async def test_files_that_hang_are_waited_for_together(
     files = [FileThread(f"file {number}") for number in range(20)]
 
     async def read() -> None:
-        with pytest.raises(ConfigurationError, match="file 0 cannot be read"):
+        with pytest.raises(ConfigurationError, match="file 0 cannot be used"):
             await side_by_side([partial(one.run, hanging.wait) for one in files])
 
     try:

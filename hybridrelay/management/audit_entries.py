@@ -167,7 +167,9 @@ def read_entries(
     sources = [files_of(directory, kind).before(number) for kind in Kind]
     sources.append(line for line in reversed(waiting) if line.number < number)
     previous: Line | None = None
-    for scanned, line in enumerate(heapq.merge(*sources, key=lambda line: line.number, reverse=True), 1):
+    for scanned, line in enumerate(heapq.merge(*sources, key=lambda line: line.number, reverse=True)):
+        if scanned == _MAX_SCANNED or len(found) == limit:
+            return AuditPage(tuple(found), number)
         if line == previous:
             continue  # the entry is also in `waiting`: an attempt that failed has written it
         previous, number = line, line.number
@@ -179,8 +181,6 @@ def read_entries(
             continue  # it was written by a later version
         if (wanted.since is None or entry.time >= wanted.since) and wanted.accepts(entry):
             found.append(entry)
-        if len(found) == limit or scanned == _MAX_SCANNED:
-            return AuditPage(tuple(found), number)
     return AuditPage(tuple(found), None)
 
 

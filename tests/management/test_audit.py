@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay.events import ClaimTaken, Event, EventStream, ManagementCalled, ManagementCallRefused
 from hybridrelay.management import Caller
-from hybridrelay.management.audit_entries import AuditFilter, Kind
+from hybridrelay.management.audit_entries import AuditEntry, AuditFilter, Kind
 from hybridrelay.management.audit_files import AuditFiles, Line
 from hybridrelay.management.audit_log import ManagementAuditLog
 from hybridrelay.management.callers import Scope
@@ -172,6 +173,29 @@ async def test_a_request_looks_at_a_limited_number_of_lines(
         pages.append(len(page.entries))
         before = page.next_before
     assert pages == [0, 0, 0, 1]
+
+
+async def test_lines_of_a_later_version_count_as_well(
+    log: ManagementAuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the limit is reached, because otherwise the whole log is examined."""
+    monkeypatch.setattr("hybridrelay.management.audit_entries._MAX_SCANNED", 10)
+    for _ in range(35):
+        log(called("frequent"))
+    await log.read(AuditFilter(), 1)  # everything was written
+    decode, entries = msgspec.json.decode, 0
+
+    def of_later_version(data: bytes, *, type: type) -> object:  # noqa: A002
+        nonlocal entries
+        if type is not AuditEntry:
+            return decode(data, type=type)
+        entries += 1
+        raise msgspec.DecodeError
+
+    monkeypatch.setattr(msgspec.json, "decode", of_later_version)
+    page = await log.read(AuditFilter(), 100)
+    assert (page.entries, entries) == ((), 10)
+    assert page.next_before is not None
 
 
 async def test_strangers_do_not_displace_known_callers(

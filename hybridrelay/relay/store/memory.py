@@ -170,6 +170,7 @@ class MemoryStore:
 
     def open_claims(self) -> tuple[OpenClaim, ...]:
         """See `Store.open_claims`."""
+        self._read()
         now = self._clock()
         found = [
             OpenClaim(claim.id, claim.connection, claim.created_at, claim.expires_at, claim.note)
@@ -370,6 +371,7 @@ class MemoryStore:
 
     def take_claim(self, claim_id: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
         """See `Store.take_claim`."""
+        self._read()
         claim = self._claims.get(claim_id)
         disabled = claim is not None and self.get(claim.connection).disabled
         take = decide_take(claim, proof, taker, self._clock(), attempt=attempt, disabled=disabled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -137,7 +138,8 @@ def test_a_key_that_the_rule_already_has_is_refused(store: Store, rules: Rules) 
 def test_using_it_after_closing_is_an_error(store: Store) -> None:
     store.close()
     store.close()
-    for read in (store.data_version, store.snapshot, store.list):
+    takes = partial(store.take_claim, "claim", b"proof", "taker")
+    for read in (store.data_version, store.snapshot, store.list, store.open_claims, takes):
         with pytest.raises(StateError):
             read()
 
