@@ -32,7 +32,7 @@ def _add_arguments(parser: Parser) -> None:
         metavar="DIR",
         type=values.path,
         required=True,
-        help="the state directory of the relay, which has to run",
+        help="the state directory of the relay, which has to be running",
     )
 
 

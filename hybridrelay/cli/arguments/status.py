@@ -13,7 +13,7 @@ the control channels of clients, and the sessions, with the number of bytes move
 
 With --from, show the state of a connector or forward: its problems, its hybrid connections and relays, its sessions,
 and its streams. A connector shows the label and the target of each stream, and a forward the address of the
-application. A running `hybridrelay run` is shown as a forward.
+application. A running 'hybridrelay run' is shown as a forward.
 
 Problems of a relay, with the codes that --json shows:
   draining                   the relay is draining
@@ -53,7 +53,8 @@ Problems of a connector or forward:
   denied-by-policy           the policy denies a hybrid connection, its target
                              or its datagrams
   not-listening              a hybrid connection has no local port yet
-  ports-left-out             some ports of a local name could not be opened
+  ports-left-out             some ports of a local name could not be opened,
+                             or another program has its only one
   no-session                 there is no session for new connections
   target-unhealthy           the target cannot be reached
   identity-expires           an identity or issuer expires soon, or could not
