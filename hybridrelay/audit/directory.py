@@ -19,8 +19,9 @@ deleted later, with another record.
 All methods except `limit` block. Except for `limit` and `compress_next`, they are called by one thread at a time.
 After an `OSError`, the same call can be made again.
 
-What is written to a file that was deleted or moved is lost without an error. So the file is looked at before each
-write, and a log whose files are gone is not begun anew while the program runs.
+What is written to a file that was deleted or moved is lost without an error, and a file that was shortened has lost
+lines. So the file is looked at before each write. While the program runs, a log whose files are gone is not begun
+anew, and one that has lost lines is not continued.
 """
 
 # This module is long because writing, changing files and continuing after a crash are one state machine.
@@ -426,7 +427,7 @@ class AuditDirectory:
         return state
 
     def _open_state(self) -> _State:
-        if self._state is not None and not self._state.file.is_in_place():
+        if self._state is not None and not self._state.file.is_in_place(self._state.size):
             self._drop()
             self._disk.unlock()  # the file that is locked may be gone, too
         if self._state is None:

@@ -45,9 +45,12 @@ class AppendedFile:
         with naming(self.path):
             getattr(os, "fdatasync", os.fsync)(self._descriptor)
 
-    def is_in_place(self) -> bool:
-        """Return whether the path leads to this file, which may have been deleted, moved or replaced. Takes
-        microseconds.
+    def is_in_place(self, size: int) -> bool:
+        """Return whether the path leads to this file, which may have been deleted, moved or replaced, and whether the
+        file was not shortened. Takes microseconds.
+
+        Args:
+            size: how many bytes the file has at least, if nobody else has changed it.
 
         Raises:
             OSError: the path cannot be examined.
@@ -56,7 +59,8 @@ class AppendedFile:
             found = self.path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return os.path.samestat(found, os.fstat(self._descriptor))
+        own = os.fstat(self._descriptor)
+        return os.path.samestat(found, own) and own.st_size >= size
 
     def truncate(self, size: int) -> None:
         """Cut the file off after this many bytes."""

@@ -231,7 +231,8 @@ def _clean_up(out: Path) -> None:
         remove_leftovers(path)
         if _is_empty(path):
             path.unlink()
-    if out.exists() and _has_string(out):
+    string = _string_in(out)
+    if string is not None and not _is_needed(pending, string):
         pending.unlink(missing_ok=True)
         attempt.forget()
 
@@ -244,12 +245,25 @@ def _is_empty(path: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
-def _has_string(path: Path) -> bool:
+def _string_in(path: Path) -> ConnectionString | None:
+    if not path.exists():
+        return None
     try:
-        load_connection_string(path, regular=True)
+        return load_connection_string(path, regular=True)
     except ConfigurationError:
-        return False  # whatever it is, somebody else has written it
-    return True
+        return None  # whatever it is, somebody else has written it
+
+
+def _is_needed(pending: Path, string: ConnectionString) -> bool:
+    """Return whether the claim in the pending file was not completed: `string` does not have its private key, so
+    somebody else has written it."""
+    if not pending.exists():
+        return False
+    try:
+        claim = _read_pending(pending)
+    except HybridRelayError:
+        return True  # whatever it is, it is not what `string` was made from
+    return string.identity is None or string.identity.private_key != claim.private_key
 
 
 class _Attempt:

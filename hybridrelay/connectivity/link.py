@@ -150,6 +150,9 @@ class RelayLink:
         self._doubts = Doubts()
         #: The route whose data channels have failed, until the next probing, which is thorough; otherwise None.
         self._doubted: Candidate | None = None
+        #: The names of routes that failed a thorough check although they had passed a probe. Until they pass one, all
+        #: checks are thorough: they would pass a probe again.
+        self._rejected: set[str] = set()
         #: The route that worked in each network. When this machine returns to a network, its route is used without
         #: probing.
         self._worked: dict[tuple[object, ...], Candidate] = {}
@@ -212,10 +215,12 @@ class RelayLink:
                 candidate = self._worked.get(network)
                 if candidate is None:
                     doubted = self._doubted
-                    decision = await self._prober.choose(thorough=doubted is not None)
+                    decision = await self._prober.choose(thorough=doubted is not None or bool(self._rejected))
                     self.report, candidate = decision.report, decision.candidate
                     self._doubted = None
-                    if doubted is not None:
+                    self._rejected.discard(candidate.route.name)
+                    if doubted is not None and candidate != doubted:
+                        self._rejected.add(doubted.route.name)
                         self._report_rejection(doubted, decision)
                     self._worked[network] = candidate
                     while len(self._worked) > _MAX_NETWORKS:
@@ -246,7 +251,8 @@ class RelayLink:
 
         Some firewalls let a probe pass, and reject what follows. So the route is forgotten, and the next `choose`
         checks the data port with a TLS handshake, unless such a check was made a short while ago (`Doubts`): usually
-        the other end of the channel was the reason.
+        the other end of the channel was the reason. If the check fails, all later ones include this handshake, until
+        the route passes one.
         """
         if self._doubts.failed(trio.current_time()):
             self._doubted = candidate
@@ -254,18 +260,17 @@ class RelayLink:
                 self.forget()
 
     def _report_rejection(self, doubted: Candidate, decision: RouteChoice) -> None:
-        """Publish an event if a thorough check has failed over a route that had passed a probe."""
+        """Publish that a route that had passed a probe has not passed a thorough check."""
         failure = decision.report.failure_of(doubted.route.name)
-        if failure is not None:
-            self._events.publish(
-                RouteRejected(
-                    host=self.host,
-                    route=doubted.route.name,
-                    used=decision.candidate.route.name,
-                    detail=failure.text,
-                    remedy=failure.remedy or "",
-                )
+        self._events.publish(
+            RouteRejected(
+                host=self.host,
+                route=doubted.route.name,
+                used=decision.candidate.route.name,
+                detail="the check had not ended when another route worked" if failure is None else failure.text,
+                remedy="" if failure is None else failure.remedy or "",
             )
+        )
 
     async def upgrade_route(
         self, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]

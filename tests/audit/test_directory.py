@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -396,6 +397,20 @@ class TestWhileItIsOpen:
         (tmp_path / "earlier").rename(tmp_path / "audit")
         with pytest.raises(ConfigurationError, match="lines were removed from the end"):
             directory.append(records(3))
+
+    @pytest.mark.parametrize("left", [0, 1, -1])
+    def test_a_file_that_was_shortened_is_damaged(self, tmp_path: Path, clock: Clock, left: int) -> None:
+        """The chain does not go on behind a line that is missing."""
+        directory = make(tmp_path, clock)
+        directory.open()
+        directory.append(records(1))
+        newest = tmp_path / file_name(1)
+        os.truncate(newest, left if left >= 0 else newest.stat().st_size + left)
+        before = newest.read_bytes()
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="lines were removed from the end"):
+                directory.append(records(2))
+        assert newest.read_bytes() == before, "the evidence"
 
     def test_closing_reports_that_the_end_is_lost(self, tmp_path: Path, clock: Clock) -> None:
         directory = make(tmp_path / "audit", clock)

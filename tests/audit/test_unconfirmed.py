@@ -5,7 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.audit.sinks.unconfirmed import CONFIRMED_SECONDS, MAX_ENDS, MAX_KEPT, WATCH_SECONDS, Unconfirmed
+from hybridrelay.audit.sinks.unconfirmed import (
+    CONFIRMED_SECONDS,
+    MAX_ENDS,
+    MAX_KEPT,
+    MAX_SENDINGS,
+    READ_SECONDS,
+    WATCH_SECONDS,
+    Unconfirmed,
+)
 
 
 def test_what_was_sent_is_kept_until_the_connection_is_found_alive() -> None:
@@ -31,6 +39,34 @@ def test_what_is_sent_again_is_kept_from_then_on() -> None:
     assert kept.data == b"ab"
     kept.alive(2 * CONFIRMED_SECONDS)
     assert not kept
+
+
+def test_a_server_that_closes_connections_soon_does_not_get_the_same_data_without_end() -> None:
+    """Each connection is open long enough to be read, and ends before that counts as confirmed."""
+    kept = Unconfirmed()
+    kept.sent(b"a", 0.0, is_first=True)
+    data = []
+    for number in range(MAX_SENDINGS + 1):
+        data.append(kept.data)
+        now = 20.0 * number
+        kept.alive(now + READ_SECONDS)
+        kept.alive(now + READ_SECONDS + 1)
+        if number == 0:
+            kept.sent(b"b", now + READ_SECONDS + 1, is_first=False)  # too late to be found alive on this connection
+        kept.ended()
+        kept.sent(b"", now + 20.0, is_first=True)
+    assert data == [b"a", *[b"ab"] * (MAX_SENDINGS - 1), b"b"]
+    assert not kept
+
+
+def test_what_nobody_may_have_read_is_sent_as_often_as_needed() -> None:
+    kept = Unconfirmed()
+    kept.sent(b"a", 0.0, is_first=True)
+    for number in range(10 * MAX_SENDINGS):
+        kept.alive(number + READ_SECONDS - 0.1)
+        kept.ended()
+        kept.sent(b"", float(number + 1), is_first=True)
+    assert kept.data == b"a"
 
 
 def test_a_server_fails_when_connections_end_in_a_row() -> None:

@@ -211,7 +211,15 @@ def test_nothing_is_done_without_the_option() -> None:
     claim_taking.take_at_first_start(argparse.Namespace(claim_file=None))
 
 
-STRING, PENDING, EMPTY = MADE.application.format() + "\n", "hrp1.pending", ""
+CLAIM = pending_claim()
+#: A pending claim, the connection string that was made from it, and one that was not; an identity may be issued by
+#: another command meanwhile.
+PENDING = CLAIM.format()
+STRING = CLAIM.complete(issue(CLAIM.private_key), now=NOW).format() + "\n"
+OTHER = MADE.application.format() + "\n"
+EMPTY, DAMAGED = "", "hrp1.pending"
+#: How the parameters are called in the ids of tests.
+CALLED = {PENDING: "claim", STRING: "string", OTHER: "other string", EMPTY: "empty", DAMAGED: "damaged"}
 
 
 @pytest.mark.parametrize(
@@ -231,8 +239,19 @@ STRING, PENDING, EMPTY = MADE.application.format() + "\n", "hrp1.pending", ""
         ({"x.claim": PENDING, "x": STRING}, {"x"}),
         ({".x.attempt": "a", "x.claim": PENDING, "x": STRING}, {"x"}),
         ({"x.claim": PENDING, "x": "something else"}, {"x.claim", "x"}),
+        # Somebody else has written the file, so the claim is still needed.
+        ({"x.claim": PENDING, "x": OTHER}, {"x.claim", "x"}),
+        ({".x.attempt": "a", "x.claim": PENDING, "x": OTHER}, {".x.attempt", "x.claim", "x"}),
+        ({"x.claim": DAMAGED, "x": STRING}, {"x.claim", "x"}),
+        ({".x.attempt": "a", "x": OTHER}, {"x"}),
     ],
-    ids=lambda files: " ".join(sorted(files)) or "nothing",
+    ids=lambda files: (
+        " ".join(
+            f"{name} ({CALLED.get(files[name], 'text')})" if isinstance(files, dict) else name
+            for name in sorted(files)
+        )
+        or "nothing"
+    ),
 )
 def test_what_a_killed_process_has_left_is_removed(tmp_path: Path, before: dict[str, str], after: set[str]) -> None:
     for name, text in before.items():

@@ -35,8 +35,9 @@ _DATA_ID = "hybridrelay@32473"
 _SECONDS = 5.0
 #: How often to look whether the server has closed the connection (seconds).
 _TICK_SECONDS = 5.0
-#: How much a server may have sent since the last write (bytes). Syslog servers send nothing; some send a greeting.
-_MAX_IGNORED = 64 * 1024
+#: How much a server may send on one connection (bytes). Syslog servers send nothing; some send a greeting, and TLS
+#: needs a little.
+_MAX_IGNORED = 1024 * 1024
 #: The longest message over UDP (bytes). Longer ones are cut off: they lose their text first, and then fields.
 _MAX_DATAGRAM = 2048
 
@@ -105,6 +106,8 @@ class SyslogSink:
         self._own_name = own_name or socket.gethostname()
         self._datagrams: socket.socket | None = None
         self._connection: socket.socket | TLSConnection | None = None
+        #: Whether the server has ended the connection. None exactly if there is no connection.
+        self._ending: _Ending | None = None
         self._unconfirmed = Unconfirmed()
 
     def open(self) -> Sequence[Event]:
@@ -162,8 +165,8 @@ class SyslogSink:
 
     def _look(self) -> None:
         """Close the connection if the server has ended it. Raises OSError if that is a failure of the server."""
-        if self._connection is not None:
-            if _has_ended(self._connection):
+        if self._ending is not None:
+            if self._ending.has_come():
                 self._ended(self._unconfirmed.ended())
             else:
                 self._unconfirmed.alive(time.monotonic())
@@ -172,8 +175,9 @@ class SyslogSink:
         """Send data as the first on a new connection. Returns whether the server has kept the connection open for a
         moment. Raises OSError, also if the server has failed."""
         self._connection = self._connect()
+        self._ending = _Ending(self._connection)
         self._connection.sendall(self._unconfirmed.data + data)
-        if not _ends_within(self._connection, self._unconfirmed.watch_seconds):
+        if not self._ending.comes_within(self._unconfirmed.watch_seconds):
             return True
         self._ended(self._unconfirmed.ended(during=True))
         return False
@@ -214,42 +218,54 @@ class SyslogSink:
         for one in (self._datagrams, self._connection):
             if one is not None:
                 one.close()
-        self._datagrams = self._connection = None
+        self._datagrams = self._connection = self._ending = None
 
 
 def _cut(message: bytes, limit: int) -> bytes:
     return message if len(message) <= limit else message[:limit].decode("utf-8", "ignore").encode()
 
 
-def _has_ended(connection: socket.socket | TLSConnection) -> bool:
-    """Return whether the server has closed the connection. Servers send nothing, except what TLS needs.
+class _Ending:
+    """Finds out whether a server has ended a connection. Servers send nothing, except what TLS needs, so what arrives
+    is dropped.
 
-    Raises:
-        OSError: it sends too much data, perhaps endlessly.
+    Args:
+        connection: the connection to the server.
     """
-    ignored = 0
-    while ignored <= _MAX_IGNORED:
-        try:
-            received = connection.receive() if isinstance(connection, TLSConnection) else _receive(connection)
-        except OSError:
-            return True
-        if received is None:
-            return False
-        if not received:
-            return True
-        ignored += received
-    raise OSError(errno.EPROTO, "the server sends data, which a syslog server does not")
 
+    def __init__(self, connection: socket.socket | TLSConnection) -> None:
+        self._connection = connection
+        #: How much has arrived.
+        self._ignored = 0
 
-def _ends_within(connection: socket.socket | TLSConnection, seconds: float) -> bool:
-    """Wait for the server to end the connection. Returns whether it has. Raises OSError as `_has_ended`."""
-    deadline = time.monotonic() + seconds
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection, selectors.EVENT_READ)
-        while selector.select(max(0.0, deadline - time.monotonic())):
-            if _has_ended(connection):
+    def has_come(self) -> bool:
+        """Return whether the server has ended the connection.
+
+        Raises:
+            OSError: it has sent too much, perhaps endlessly.
+        """
+        connection = self._connection
+        while self._ignored <= _MAX_IGNORED:
+            try:
+                received = connection.receive() if isinstance(connection, TLSConnection) else _receive(connection)
+            except OSError:
                 return True
-    return False
+            if received is None:
+                return False
+            if not received:
+                return True
+            self._ignored += received
+        raise OSError(errno.EPROTO, "the server sends data, which a syslog server does not")
+
+    def comes_within(self, seconds: float) -> bool:
+        """Wait for the server to end the connection. Returns whether it has. Raises OSError as `has_come`."""
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._connection, selectors.EVENT_READ)
+            while (left := deadline - time.monotonic()) > 0 and selector.select(left):
+                if self.has_come():
+                    return True
+        return False
 
 
 def _receive(sock: socket.socket) -> int | None:

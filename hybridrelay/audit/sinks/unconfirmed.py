@@ -10,14 +10,27 @@ balancer in front of servers that do not run, can be recognized only by the end 
 3. After the first data on a connection, its end is awaited for a moment, before the data counts as written. This
    takes longer if earlier connections have ended.
 4. At most `MAX_KEPT` bytes are kept, and always what was sent last.
+5. What was sent on `MAX_SENDINGS` connections, each of which was found alive `READ_SECONDS` later, counts as read:
+   the server probably closes every idle connection soon, and would otherwise get the same records without end.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import Final
 
-__all__ = ["CONFIRMED_SECONDS", "MAX_ENDS", "MAX_KEPT", "WATCH_SECONDS", "Unconfirmed"]
+import attrs
+
+__all__ = [
+    "CONFIRMED_SECONDS",
+    "MAX_ENDS",
+    "MAX_KEPT",
+    "MAX_SENDINGS",
+    "READ_SECONDS",
+    "WATCH_SECONDS",
+    "Unconfirmed",
+]
 
 #: How long after it was sent something counts as read if the connection is alive (seconds). Some load balancers close
 #: a connection only when they have tried for a while to connect to a server.
@@ -29,14 +42,30 @@ MAX_ENDS: Final = 2
 WATCH_SECONDS: Final = (0.1, 1.0, 3.0)
 #: How much is kept (bytes).
 MAX_KEPT: Final = 1024 * 1024
+#: On how many connections the same data is sent at most, if each of them was found alive for a while.
+MAX_SENDINGS: Final = 5
+#: How long after the data was sent a connection has to be found alive for that (seconds). A server that reads
+#: nothing often closes connections at once.
+READ_SECONDS: Final = 5.0
+
+
+@attrs.define
+class _Part:
+    data: bytes
+    #: When it was sent on the last connection.
+    at: float
+    #: On how many connections it was sent and found alive `READ_SECONDS` later.
+    sendings: int = 0
 
 
 class Unconfirmed:
     """The data that was sent to one server and may not have been read. Times are seconds on any one clock."""
 
     def __init__(self) -> None:
-        #: When each part was sent, and the part.
-        self._parts: deque[tuple[float, bytes]] = deque()
+        #: In the order in which they were sent; all of `_counted` before all of `_parts`. The former were sent on the
+        #: last connection at least `READ_SECONDS` before it was found alive.
+        self._counted: deque[_Part] = deque()
+        self._parts: deque[_Part] = deque()
         self._bytes = 0
         #: When the first data was sent on the last connection.
         self._since = 0.0
@@ -45,12 +74,12 @@ class Unconfirmed:
 
     def __bool__(self) -> bool:
         """Whether there is anything."""
-        return bool(self._parts)
+        return bool(self._counted or self._parts)
 
     @property
     def data(self) -> bytes:
         """All of it, in order: what to send first on a new connection."""
-        return b"".join(part for _, part in self._parts)
+        return b"".join(part.data for part in chain(self._counted, self._parts))
 
     @property
     def watch_seconds(self) -> float:
@@ -61,16 +90,25 @@ class Unconfirmed:
         """Note that data was sent. `is_first`: on a new connection, on which `data` was sent again before it, too."""
         if is_first:
             self._since = now
-            self._parts = deque((now, part) for _, part in self._parts)
+            self._parts.extendleft(reversed(self._counted))
+            self._counted.clear()
+            for part in self._parts:
+                part.at = now
         if data:
-            self._parts.append((now, data))
+            self._parts.append(_Part(data, now))
             self._bytes += len(data)
-        while self._bytes > MAX_KEPT and len(self._parts) > 1:
+        while self._bytes > MAX_KEPT and len(self._counted) + len(self._parts) > 1:
             self._drop()
 
     def alive(self, now: float) -> None:
         """Note that the connection is alive."""
-        while self._parts and now - self._parts[0][0] >= CONFIRMED_SECONDS:
+        while self._parts and now - self._parts[0].at >= READ_SECONDS:
+            part = self._parts.popleft()
+            part.sendings += 1
+            self._counted.append(part)
+        while self._counted and (
+            now - self._counted[0].at >= CONFIRMED_SECONDS or self._counted[0].sendings >= MAX_SENDINGS
+        ):
             self._drop()
         if now - self._since >= CONFIRMED_SECONDS:
             self._ends = 0
@@ -81,10 +119,10 @@ class Unconfirmed:
         Args:
             during: whether it has ended while something was being sent that is not noted yet.
         """
-        if not self._parts and not during:
+        if not self and not during:
             return False
         self._ends += 1
         return self._ends >= MAX_ENDS
 
     def _drop(self) -> None:
-        self._bytes -= len(self._parts.popleft()[1])
+        self._bytes -= len((self._counted or self._parts).popleft().data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
+from collections.abc import Collection
 from functools import partial
 
 import attrs
@@ -155,7 +156,7 @@ class _Port:
                 if has_received and isinstance(exc, BlockingIOError):
                     continue
                 # The socket was readable because of an error, perhaps about an earlier answer.
-                if not self._end_unreachable() and not isinstance(exc, BlockingIOError):
+                if self._end_unreachable() is None and not isinstance(exc, BlockingIOError):
                     self.client.events.publish(unexpected_failure("datagrams", exc, self.client.connection))
                     await trio.sleep(_ERROR_SECONDS)
 
@@ -181,19 +182,27 @@ class _Port:
         try:
             self.socket.send(data, to)
         except OSError:
-            if not self._end_unreachable():
+            gone = self._end_unreachable()
+            if gone is None:
                 raise
-            self.socket.send(data, to)  # the error was perhaps about an earlier answer, to any program
+            if to[0][:2] not in gone:
+                self.socket.send(data, to)  # the error was about an earlier answer, to another program
 
-    def _end_unreachable(self) -> bool:
+    def _end_unreachable(self) -> Collection[tuple[str, int]] | None:
         """End the flows of programs that have closed their sockets: otherwise, another program that is given the same
-        port would get the answers. Returns whether the system has reported errors about earlier answers."""
+        port would get the answers.
+
+        Returns:
+            The addresses of these programs, if the system has reported errors about earlier answers; otherwise None.
+        """
         errors = self.socket.errors()
+        if not errors:
+            return None
         gone = {address[:2] for address in errors if address is not None}
         if gone:
             for flow in [flow for flow in self._flows.values() if flow.source[0][:2] in gone]:
                 flow.end()
-        return bool(errors)
+        return gone
 
     def _begin(self, source: Source) -> _LocalFlow | None:
         if len(self._flows) >= MAX_LOCAL_FLOWS and not self._displace():

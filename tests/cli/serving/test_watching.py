@@ -169,5 +169,5 @@ async def test_a_file_that_hangs_holds_up_no_other(
             await async_wait_until(forgotten, seconds=20, what="a file that is no longer watched")
     finally:
         answers.set()
-    assert {text.split(" cannot be read")[0] for text in reported} >= {str(hanging), str(hanging_too)}
+    assert {text.split(" cannot be used")[0] for text in reported} >= {str(hanging), str(hanging_too)}
     nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from hybridrelay._datagram_address import DatagramAddress
+from hybridrelay._wildcard_datagrams import LocalSocket, Source
 from hybridrelay.client import Client, run_forward
 from hybridrelay.client.ingress import datagrams
 from hybridrelay.client.ingress.datagrams import IDLE_SECONDS, PAUSE_SECONDS, SILENT_SECONDS
@@ -35,7 +36,7 @@ from hybridrelay.mux import DatagramFlow, Feature, Session, SessionConfig
 from hybridrelay.protocol.datagrams import MAX_WAIT_SECONDS
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import ConnectionString
-from hybridrelay.streams.turns import MAX_FRAMES
+from hybridrelay.streams.turns import MAX_FRAMES, SharedTurns
 from hybridrelay.testing import session_pair
 
 from ..strings import STRING
@@ -494,6 +495,42 @@ async def test_a_bug_ends_one_flow_only(nursery: trio.Nursery, monkeypatch: pyte
     monkeypatch.setattr(scene.client, "open_flow", original)
     await scene.program().send(b"y")
     assert await (await scene.accept()).receive() == b"y"
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports that a program has closed its socket")
+async def test_an_answer_to_a_program_that_is_gone_is_not_sent_again(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program may have got the same port. An answer to another program is sent again: the error was not
+    about it."""
+    sent: list[tuple[bytes, int]] = []
+    original = LocalSocket.send
+
+    def send(self: LocalSocket, data: bytes, to: Source) -> None:
+        sent.append((data, to[0][1]))
+        original(self, data, to)
+
+    monkeypatch.setattr(LocalSocket, "send", send)
+    session, _ = await session_pair(nursery)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        for sock in (own, gone, other):
+            sock.bind(("127.0.0.1", 0))
+            sock.setblocking(False)
+        to_gone, to_other = (gone.getsockname(), ()), (other.getsockname(), ())
+        gone.close()
+        port = datagrams._Port(FakeClient(session), own, nursery, None, SharedTurns())
+        port.send(b"1", to_gone)
+        port.send(b"2", to_gone)  # the system reports that the first one has reached nobody
+        assert sent == [(b"1", to_gone[0][1]), (b"2", to_gone[0][1])]
+        port.send(b"3", to_gone)
+        port.send(b"4", to_other)
+        assert sent[2:] == [(b"3", to_gone[0][1]), *[(b"4", to_other[0][1])] * 2]
+        assert other.recv(10) == b"4"
     nursery.cancel_scope.cancel()
 
 
