@@ -12,7 +12,13 @@ import trio
 from .._nursery import FlatNursery
 from .._threads import from_any_thread, run_in_thread
 from ..errors import ConfigurationError
-from ..events.audit import AuditCheckpoint, AuditFileNotCompressed, AuditRecordsLeftOut, AuditSinkRemoved
+from ..events.audit import (
+    AuditCheckpoint,
+    AuditFileNotCompressed,
+    AuditRecordsLeftOut,
+    AuditRecordsUnwritten,
+    AuditSinkRemoved,
+)
 from ..events.base import Event
 from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream
@@ -249,6 +255,13 @@ class AuditLog:
             async with FlatNursery() as nursery:
                 for writer in writers:
                     nursery.start_soon(writer.finish)
+        for event in [
+            AuditRecordsUnwritten(sink=writer.sink.name, records=writer.unwritten)
+            for writer in writers
+            if writer.unwritten
+        ]:
+            assert self._events is not None
+            self._events.publish(event)
 
 
 def _check_required(sinks: Sequence[Sink], required: Collection[SinkKind]) -> None:

@@ -84,6 +84,11 @@ class SinkWriter:
         problem = SinkProblem(self.sink.name, self.problem, self.is_required)
         return attrs.evolve(problem, remedy=self._remedy) if self._remedy else problem
 
+    @property
+    def unwritten(self) -> int:
+        """How many records the sink does not have yet, those that were lost included."""
+        return len(self._waiting) + self._lost
+
     def put(self, record: Record) -> None:
         """Queue a record. Never waits."""
         if len(self._waiting) >= MAX_WAITING:
@@ -214,7 +219,7 @@ class SinkWriter:
         """Write everything that is queued, and close the sink. `run` is to be cancelled afterwards.
 
         Those who wait for records learn the result as always. The caller sets the deadline. What cannot be written is
-        lost: an event then says why, unless the sink was failing already, or the deadline has passed.
+        lost, and then counts as `unwritten`.
         """
         async with self._busy:
             self._is_closed = True

@@ -15,6 +15,7 @@ __all__ = [
     "AuditFilesRecovered",
     "AuditRecordsLeftOut",
     "AuditRecordsLost",
+    "AuditRecordsUnwritten",
     "AuditSinkFailed",
     "AuditSinkMissing",
     "AuditSinkRemoved",
@@ -173,6 +174,19 @@ class AuditRecordsLost(Event):
         "Records of the audit log are missing from this sink at this point, because it could not be written for too "
         "long"
     )
+
+    sink: str
+    records: int
+
+
+@attrs.frozen(kw_only=True)
+class AuditRecordsUnwritten(Event):
+    """The program ends, or a sink was removed from its configuration, while the sink cannot be written. The records
+    that were kept for it are lost."""
+
+    name: ClassVar = "audit.records-unwritten"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "Records of the audit log were not written to this sink before it was closed, and are lost"
 
     sink: str
     records: int

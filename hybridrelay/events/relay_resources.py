@@ -14,6 +14,7 @@ __all__ = [
     "PublicPortsNotSaved",
     "RelayIdNotSaved",
     "SpliceUnavailable",
+    "StateFileNotRead",
     "StateFileNotWritten",
     "StateFileSetAside",
     "StateFileWritten",
@@ -174,6 +175,18 @@ class StateFileWritten(Event):
     summary: ClassVar = "A file of the relay can be written again"
 
     file: str
+
+
+@attrs.frozen(kw_only=True)
+class StateFileNotRead(_File):
+    """A file that the relay can do without cannot be read. The relay continues without what is in it, and replaces
+    the file when there is something to write."""
+
+    name: ClassVar = "state-file.not-read"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A file of the relay cannot be read; the relay continues without what is in it"
+
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)

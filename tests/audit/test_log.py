@@ -27,7 +27,13 @@ from hybridrelay.audit.source_limit import BURST
 from hybridrelay.audit.writer import WAIT_SECONDS
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import ConnectionStringReloaded, Event, EventStream, SessionEnded, StreamOpened, all_events
-from hybridrelay.events.audit import AuditCheckpoint, AuditRecordsLeftOut, AuditSinkFailed, AuditSinkRestored
+from hybridrelay.events.audit import (
+    AuditCheckpoint,
+    AuditRecordsLeftOut,
+    AuditRecordsUnwritten,
+    AuditSinkFailed,
+    AuditSinkRestored,
+)
 from hybridrelay.events.claims import ClaimRefused, ClaimTakenAgain, ClaimUnknown
 from hybridrelay.events.plain_log import plainly_logged_events
 from hybridrelay.events.relay import ListenerRegistered
@@ -357,6 +363,25 @@ class TestWaiting:
             await eventually(lambda: "audit.records-lost" in sink.events)
         (lost,) = [record for batch in sink.batches for record in batch if record.event == "audit.records-lost"]
         assert lost.fields["records"] == 21  # with the event of the failure
+
+    @pytest.mark.parametrize("how", ["it fails", "it hangs", "it works"])
+    async def test_what_is_not_written_at_the_end_is_said(self, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(log_module, "_FINISH_SECONDS", 0.05 if how == "it hangs" else 60.0)
+        sink = Recorder()
+        scene = Scene(sink)
+        if how == "it fails":
+            sink.error = OSError(errno.EIO, "Input/output error")
+        elif how == "it hangs":
+            sink.goes_on.clear()
+        async with scene.open():
+            for number in range(3):
+                scene.events.publish(opened(number))
+            if how == "it fails":
+                await eventually(lambda: bool(scene.log.problems))
+        sink.goes_on.set()
+        lost = [event for event in scene.published if isinstance(event, AuditRecordsUnwritten)]
+        # The event of the failure is one of the records.
+        assert [event.records for event in lost] == {"it fails": [4], "it hangs": [3], "it works": []}[how]
 
     async def test_nothing_is_recorded_before_it_is_open(self) -> None:
         with pytest.raises(NotRecordedError, match="not open"):

@@ -155,18 +155,23 @@ def begin_application(
 
 def _receive(channel: socket.socket, pid: int, published: Published, setup: NetworkSetup) -> Prepared:
     rest: list[int] = []
-    try:
+    with contextlib.ExitStack() as opened:
+        opened.callback(_close_all, rest)
         while _receive_some(channel, rest):
             pass
-    except BaseException:
-        for number in rest:
-            os.close(number)
-        raise
+        duplicate = opened.enter_context(channel.dup())
+        process = os.pidfd_open(pid)
+        opened.pop_all()
     notifications = rest.pop() if setup.intercepts else None
     sockets = [socket.socket(fileno=number) for number in rest]
     assert len(sockets) == (len(published.addresses) + 1 if setup.has_network else 0)
     names = sockets.pop() if setup.has_network else None
-    return Prepared(pid, os.pidfd_open(pid), sockets, names, notifications, channel.dup())
+    return Prepared(pid, process, sockets, names, notifications, duplicate)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for number in descriptors:
+        os.close(number)
 
 
 def _receive_some(channel: socket.socket, descriptors: list[int]) -> bool:

@@ -23,7 +23,7 @@ from ..._shortage import remedy_or, text_or
 from ..._threads import run_in_thread
 from ...errors import ConfigurationError
 from ...events.relay_changes import KeyNotKept, KeyRollAnswered, KeyRollEnded, KeyRollIncomplete, KeyRollStarted
-from ...events.relay_resources import StateFileNotWritten, StateFileWritten
+from ...events.relay_resources import StateFileNotRead, StateFileNotWritten, StateFileWritten
 from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.control import KeptState
@@ -129,7 +129,7 @@ class RollService:
         #: written.
         self._changes = self._written = 0
         self._write_again_at = -math.inf
-        #: Why it cannot be written at the moment.
+        #: Why it cannot be read or written at the moment.
         self.problem: FileProblem | None = None
         #: Whether programs that were connected before have had the time to return.
         self._have_returned = False
@@ -163,8 +163,9 @@ class RollService:
             )
             remedy = remedy_or(exc, "check the disk, or remove the file")
             self._events.publish(
-                StateFileNotWritten(file=str(self._state_dir / ROLLS_FILE), detail=detail, remedy=remedy)
+                StateFileNotRead(file=str(self._state_dir / ROLLS_FILE), detail=detail, remedy=remedy)
             )
+            self.problem = FileProblem("rolls", detail, remedy)
 
     async def _save(self) -> None:
         """Write what was seen, if it has changed."""

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from hybridrelay._confirmed_time import ConfirmedTime
 from hybridrelay.events.base import Event
 from hybridrelay.events.relay_changes import KeyRollStarted
-from hybridrelay.events.relay_resources import StateFileNotWritten, StateFileWritten
+from hybridrelay.events.relay_resources import StateFileNotRead, StateFileNotWritten, StateFileWritten
 from hybridrelay.events.stream import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.control import KeptState
@@ -121,10 +121,16 @@ async def test_a_relay_that_cannot_read_what_was_seen_says_so_and_waits_for_the_
     broker = make_broker(store)
     begin_roll(broker, store, rule)
     (tmp_path / ROLLS_FILE).mkdir()
+    relay = service(broker, store, NOBODY, tmp_path, [])
+    await relay._remember()
+    assert relay.problem is not None
+    assert relay.problem.code == "rolls"
+    assert "keys that are being rolled are revoked at the end of --grace" in relay.problem.detail
     async with trio.open_nursery() as nursery:
         relay = service(broker, store, NOBODY, tmp_path, events)
         nursery.start_soon(relay.run)
-        await until("both failures were reported", lambda: _count(events, StateFileNotWritten) == 2)
+        await until("both failures were reported", lambda: _count(events, StateFileNotWritten) == 1)
+        assert _count(events, StateFileNotRead) == 1
         snapshot = relay.snapshot("db", rule)
         assert snapshot is not None
         assert snapshot.has_forgotten
