@@ -366,11 +366,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     def _release(self) -> None:
         """Free what OpenSSL has allocated, even if something refers to this stream for longer. Tasks that are blocked
-        in this stream use none of it any more, except for one that does the handshake."""
-        if self._state is _State.READY or not self._sending.held:
-            self._made = None
-            self._incoming = self._outgoing = ssl.MemoryBIO()
-            self._receiver = Receiver(self._below, self._incoming, self._outgoing, None)
+        in this stream use none of it any more: they find that the stream is closed."""
+        self._made = None
+        self._incoming = self._outgoing = ssl.MemoryBIO()
+        self._receiver = Receiver(self._below, self._incoming, self._outgoing, None)
 
     async def _say_goodbye(self) -> None:
         # OpenSSL raises SSLError (an OSError) to say that it wants the peer's answer, for which this does not wait.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import weakref
 from collections.abc import Awaitable, Callable
@@ -353,6 +354,37 @@ async def test_closing_during_the_handshake() -> None:
         nursery.start_soon(blocked)
         await trio.testing.wait_all_tasks_blocked()
         await client.aclose()
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("arrived", range(1, 8))
+async def test_closing_when_something_has_arrived_in_the_handshake(side: str, arrived: int) -> None:
+    """The task that does the handshake runs again only after the stream was closed."""
+    pair = tls_over(*trio.testing.memory_stream_pair())
+    closing, other = pair if side == "client" else reversed(pair)
+    result = ""
+
+    async def blocked() -> None:
+        nonlocal result
+        try:
+            await closing.do_handshake()
+            await closing.receive_some()
+        except trio.ClosedResourceError:
+            result = "closed"
+
+    async def answer() -> None:
+        with contextlib.suppress(TLSHandshakeError, trio.BrokenResourceError):
+            await other.do_handshake()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(blocked)
+        nursery.start_soon(answer)
+        for _ in range(arrived):
+            await trio.lowlevel.checkpoint()
+        await trio.aclose_forcefully(closing)
+        await trio.testing.wait_all_tasks_blocked()
+        assert result == "closed"
+        await trio.aclose_forcefully(other)
 
 
 async def test_reading_never_writes_and_owes_no_more_than_a_bound() -> None:

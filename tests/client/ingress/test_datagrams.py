@@ -534,6 +534,39 @@ async def test_an_answer_to_a_program_that_is_gone_is_not_sent_again(
     nursery.cancel_scope.cancel()
 
 
+async def test_what_arrives_for_a_flow_that_was_ended_is_not_sent(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program may have got the port of the one that is gone."""
+    session, connector = await session_pair(nursery, config=SessionConfig(features=Feature.DATAGRAMS))
+    sent: list[bytes] = []
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program,
+    ):
+        own.bind(("127.0.0.1", 0))
+        own.setblocking(False)
+        port = datagrams._Port(FakeClient(session), own, nursery, None, SharedTurns())
+        monkeypatch.setattr(port, "send", lambda data, to: sent.append(data))
+        nursery.start_soon(port.receive)
+        program.sendto(b"request", own.getsockname())
+        remote = (await connector.offers.receive()).accept_flow()
+        (flow,) = port._flows.values()
+        arrived = SimpleNamespace(has_input=True, has_ended=False, receive_nowait=lambda: b"answer")
+        for ended, expected in ((False, [b"answer"]), (True, [])):
+            sent.clear()
+            if ended:
+                flow.end()
+            left = [1]
+            arrived.receive_nowait = lambda left=left: b"answer" if left and left.pop() else None
+            with monkeypatch.context() as patch:
+                patch.setattr(flow, "_flow", arrived)
+                flow._deliver()
+            assert sent == expected
+        await remote.aclose()
+        nursery.cancel_scope.cancel()
+
+
 async def test_stopping_ends_the_flows(nursery: trio.Nursery) -> None:
     scene = await Scene.start(nursery)
     program = scene.program()
