@@ -105,3 +105,11 @@ def test_how_much_is_kept(sizes: list[int]) -> None:
         assert len(kept.data) >= size
     kept.alive(CONFIRMED_SECONDS)
     assert not kept
+
+
+def test_the_oldest_is_dropped_first() -> None:
+    kept = Unconfirmed()
+    kept.sent(b"a" * MAX_KEPT, 0.0, is_first=True)
+    kept.alive(READ_SECONDS)
+    kept.sent(b"b", READ_SECONDS + 1, is_first=False)
+    assert kept.data == b"b"
