@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import socket
 import ssl
 import struct
@@ -160,21 +161,23 @@ class Server:
             with self.changed:
                 self.connections.append(connection)
             connection.sendall(self.greeting)
-            threading.Thread(target=self.flood, args=(connection,), daemon=True).start()
-            while data := connection.recv(65536):
+            # One thread, because the TLS of Python 3.11 does not let two use a connection at the same time.
+            while not self.endless.is_set():
+                decrypted = connection.pending() if isinstance(connection, ssl.SSLSocket) else 0
+                if not decrypted and not select.select([connection], [], [], 0.02)[0]:
+                    continue
+                data = connection.recv(65536)
+                if not data:
+                    return
                 with self.changed:
                     self.got += data
                     self.changed.notify_all()
-        except OSError:
+            while True:
+                connection.sendall(bytes(65536))
+        except (OSError, ValueError):  # ValueError: `select` is given a connection that was closed
             pass
         finally:
             connection.close()
-
-    def flood(self, connection: socket.socket) -> None:
-        self.endless.wait()
-        with contextlib.suppress(OSError):
-            while True:
-                connection.sendall(bytes(65536))
 
     def send_without_end(self) -> None:
         self.endless.set()

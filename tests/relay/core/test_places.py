@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.holders import Holder, network_of
 from hybridrelay.relay.core.lottery import ROTATION_SECONDS
-from hybridrelay.relay.core.places import FAR_MORE, TENURE_SECONDS, Place, Places
+from hybridrelay.relay.core.places import FAR_MORE, GUARANTEED, TENURE_SECONDS, Place, Places
 from hybridrelay.relay.model import KeyId
 
 from ..places import HONEST, KEY, NEIGHBOUR, ROGUE, Scene, filled, key, make_places
@@ -103,8 +104,11 @@ def test_places_are_admitted_and_counted_as_the_rules_say(total: int, steps: lis
             held.remove(own[0])
             continue
         free = total - len(held)
-        of_connection = sum(other.holder.key.connection == connection for other in held)
-        allowed = len(own) < free and of_connection < 2 * free
+        of_each = Counter(other.holder.key.connection for other in held)
+        of_connection = of_each.pop(connection, 0)
+        allowed = len(own) < free and of_connection < 2 * free  # rule 1
+        if free and of_connection + 1 <= GUARANTEED and max(of_each.values(), default=0) > of_connection + 1:
+            allowed = True  # rule 9
         try:
             displaced = places.choose_displaced(Holder(one))
         except RendezvousError:
