@@ -5,7 +5,7 @@ because a machine has started with a wrong time. So readings that were stored ea
 
 1. Time that has passed between two readings counts if it is at most a day.
 2. A larger step forwards (the program did not run, or the clock is wrong) counts once the clock has confirmed it, by
-   running for `CONFIRM_SECONDS` after it without going back, and without another very large step. Until then, no
+   running for `CONFIRM_SECONDS` after it without going back, and without a step of more than 100 days. Until then, no
    reading after the step counts.
 3. A step backwards does not count, nor does a time before `EARLIEST`, when this program did not exist.
 

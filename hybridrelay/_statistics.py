@@ -1,4 +1,4 @@
-"""Statistics of a running program, for operators and for finding leaks.
+"""Statistics of a running program, for administrators and for finding leaks.
 
 Objects that hold resources (a session, the relay) report while they run. `program_statistics` adds up what is
 reported in the current Trio run, and adds the tasks of the run and the open descriptors of the process.

@@ -11,7 +11,7 @@ Who does what:
   a `Binding`. It does not deal with proxies, the purposes of channels, or TLS certificates.
 - The `Dialer` decides how this machine reaches the network: directly, through a proxy, or through a command. On the
   dialing side, transports never open a socket or start a process themselves, so that every transport works through
-  every kind of proxy, and the only command that can run is the one that this machine's operator configured.
+  every kind of proxy, and the only command that can run is the one that this machine's administrator configured.
 - The *outer TLS* that middleboxes expect on port 443 is added below the transport by the calling code
   (`hybridrelay.streams.outer_tls`), on both sides, on every port that is declared with ``outer_tls``.
 - Which port serves which purpose is declared in `Route`. The relay and `hybridrelay.connectivity` apply it.
@@ -61,9 +61,9 @@ __all__ = [
 Dial = Callable[[str, int], Awaitable[trio.abc.Stream]]
 #: Opens a UDP socket that is connected to ``(host, port)``. Errors and cancellation are as for `Dial`.
 DialUDP = Callable[[str, int], Awaitable[trio.socket.SocketType]]
-#: Starts the command that the operator configured. The stream writes to its standard input and reads its standard
-#: output; closing the stream ends the process. The end of its output is read as ``b""``, whatever its cause. Raises
-#: `OSError` if the command cannot be started. If cancelled, no process is left.
+#: Starts the command that the administrator configured. The stream writes to its standard input and reads its
+#: standard output; closing the stream ends the process. The end of its output is read as ``b""``, whatever its cause.
+#: Raises `OSError` if the command cannot be started. If cancelled, no process is left.
 DialProcess = Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
 
 

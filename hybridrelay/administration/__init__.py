@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from .local_names import change_local_name as change_local_name
     from .registry import ClaimInfo as ClaimInfo
     from .registry import ConnectionInfo as ConnectionInfo
-    from .registry import HolderInfo as HolderInfo
     from .registry import KeyInfo as KeyInfo
+    from .registry import ProgramInfo as ProgramInfo
     from .registry import RecipientInfo as RecipientInfo
     from .registry import Registry as Registry
     from .registry import RelayDescription as RelayDescription
@@ -136,7 +136,7 @@ _HOMES = {
     "registry": (
         "ClaimInfo",
         "ConnectionInfo",
-        "HolderInfo",
+        "ProgramInfo",
         "KeyInfo",
         "RecipientInfo",
         "Registry",

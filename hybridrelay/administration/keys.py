@@ -15,7 +15,7 @@ from .files_with_keys import AuthorityFileWithKeys, FileWithKeys, read_file_with
 from .new_files import check_new_files
 from .registry import Registry, RuleInfo
 
-#: No key has this generation, so a change of a key with it changes nothing.
+#: No key has this generation, so a request that changes a key of this generation changes nothing.
 _NO_GENERATION = 2**53 - 1
 
 
@@ -179,7 +179,7 @@ def roll_key(
         name: the hybrid connection.
         rule: one of its rules.
         old: the slot of the key that programs use now; None means the only key, or the one that was used last.
-        seconds: after which time the old key is revoked at the latest.
+        seconds: how long the old key stays valid at most (seconds).
         waits: see `KeyRoll.waits`.
         key_file, out: as for `regenerate_key`.
         update: authority files, which get the new key.

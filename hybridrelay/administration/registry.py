@@ -35,8 +35,8 @@ from ..security import (
 __all__ = [
     "ClaimInfo",
     "ConnectionInfo",
-    "HolderInfo",
     "KeyInfo",
+    "ProgramInfo",
     "RecipientInfo",
     "Registry",
     "RelayDescription",
@@ -228,8 +228,8 @@ class ClaimInfo(Value):
 
 
 @attrs.frozen
-class HolderInfo(Value):
-    """A program that does not have the new key of a rule; see `HolderSnapshot`."""
+class ProgramInfo(Value):
+    """A program that does not have the new key of a rule; see `ProgramSnapshot`."""
 
     instance: str
     address: str
@@ -286,10 +286,10 @@ class RollInfo(Value):
     #: See `KeyRoll.waits`.
     waits: bool
     #: How many programs the relay has seen during the roll, and how many of them have the new key.
-    holders: int = 0
+    programs: int = 0
     kept: int = 0
     #: Some of those that do not have it.
-    missing: tuple[HolderInfo, ...] = ()
+    missing: tuple[ProgramInfo, ...] = ()
     #: See `UpdateInfo.seen_since`.
     seen_since: float | None = None
     #: When the old key was revoked; None while the roll is in progress. Programs in `missing` fail after a restart.

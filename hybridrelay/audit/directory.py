@@ -324,7 +324,7 @@ class AuditDirectory:
         return current
 
     def _finish_change(self, chain: Chain, new_key: str, oldest: int) -> _State:
-        """Begin the next file, after the last line of the one before it was written."""
+        """Begin the next file. The last line of the previous file, which names it, has already been written."""
         following = self._keys.following()
         if following is None or str(following.public) != new_key:
             raise damaged(self._disk, f"{NEXT_KEY} is missing, or is not the key for the next file")

@@ -73,8 +73,8 @@ _ATTEMPT = re.compile(rf"[0-9a-f]{{{2 * CLAIM_ATTEMPT_SIZE}}}", re.ASCII)
 _MAX_PAUSE_SECONDS = 30.0
 #: Refusals that another connector, or the same one at another time, might not give.
 _OTHERS_MAY_ISSUE = frozenset({Reason.KIND_NOT_OFFERED, Reason.ISSUE_REFUSED, Reason.AUDIT_UNAVAILABLE})
-#: Why a claim can never be used any more.
-_LOST = frozenset({Reason.CLAIM_USED})
+#: Refusals after which what is in the pending file can never be used any more.
+_USELESS_AFTER = frozenset({Reason.CLAIM_USED})
 
 
 def read_claim_code(file: str | None) -> ClaimCode:
@@ -319,7 +319,8 @@ async def _take(
             await take_claim(code, keep, attempt=attempt.get, mode=mode, dialer=dialer)
         except (AuthorizationError, RelayIdentityError, RelayUnreachable) as exc:
             if not _may_pass(exc):
-                # Without the number of a claim that was lost, the relay would raise the alarm at the next start.
+                # If the claim was lost, keep the number of the attempt: at the next start, the relay would take a
+                # program with another number for a second taker.
                 if exc.reason is not Reason.CLAIM_LOST:
                     attempt.forget()
                 raise
@@ -361,7 +362,7 @@ def _may_pass(error: HybridRelayError) -> bool:
 
 
 def _not_complete(error: HybridRelayError, pending: Path, until: str) -> HybridRelayError:
-    if error.reason in _LOST:
+    if error.reason in _USELESS_AFTER:
         kept = f"{pending} is no longer needed: remove it"
         remedy = error.remedy
     else:

@@ -145,21 +145,33 @@ def _convert_all(
         action = known.get(key)
         if action is None:
             raise _unknown(file.at(*place, key), key, known)
-        if action.metavar == "PORTS" and isinstance(value, Mapping):
-            _check_ports(action, value, file, (*place, key))
+        if action.metavar == "PORTS":
+            for number, table in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                if isinstance(table, Mapping):
+                    at = (*place, key) if number is None else (*place, key, number)
+                    _check_ports(action, key, table, file, at)
         try:
             found[key] = action, _convert(action, value, directory)
         except (ValueError, argparse.ArgumentTypeError) as exc:
             raise ConfigurationError(f"{file.at(*place, key)}: {key}: {exc}") from None
         if action.metavar == "PORTS":
-            _check_port_names(found[key][1], file, (*place, key))
+            converted = found[key][1]
+            for names in converted if isinstance(converted, list) else [converted]:
+                _check_port_names(names, file, (*place, key))
     return found
 
 
 def _check_ports(
-    action: argparse.Action, table: Mapping[str, Any], file: TomlFile, place: tuple[str | int, ...]
+    action: argparse.Action, key: str, table: Mapping[str, Any], file: TomlFile, place: tuple[str | int, ...]
 ) -> None:
     """Check the entries of a table of ports one by one, so that a message names the line of the entry.
+
+    Args:
+        action: the option.
+        key: its name.
+        table: the entries.
+        file: the file, for messages.
+        place: where the table is in the file.
 
     Raises:
         ConfigurationError: one is not valid.
@@ -169,7 +181,7 @@ def _check_ports(
             if list(_convert_one(action, {name: value}, Path())) != [name]:
                 raise ValueError(_PORTS_FORM)
         except (ValueError, argparse.ArgumentTypeError) as exc:
-            raise ConfigurationError(f"{file.at(*place, name)}: {place[-1]}.{printable(name[:40])}: {exc}") from None
+            raise ConfigurationError(f"{file.at(*place, name)}: {key}.{printable(name[:40])}: {exc}") from None
 
 
 def _check_port_names(names: Iterable[str], file: TomlFile, place: tuple[str | int, ...]) -> None:

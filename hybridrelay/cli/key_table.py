@@ -69,10 +69,10 @@ def roll_text(rule: str, roll: RollInfo) -> str:
     since = utc_text(roll.started_at)
     lines = [
         f"Rule {rule}: the {roll.slot.other} key is being rolled to the {roll.slot} one (since {since}).",
-        f"{roll.kept} of {roll.holders} programs have the new key.",
+        f"{roll.kept} of {roll.programs} programs have the new key.",
         f"The {roll.slot.other} key is revoked {when}.",
     ]
-    if not roll.holders:
+    if not roll.programs:
         lines.append(
             "The relay has not given the new key to any program yet. Connected programs get it within a second or "
             "two, or within a minute if the relay has just been restarted. If this does not change, no program that "
@@ -86,10 +86,10 @@ def roll_text(rule: str, roll: RollInfo) -> str:
 
 
 def _ended_text(rule: str, roll: RollInfo, ended_at: float) -> str:
-    missing, at = roll.holders - roll.kept, utc_text(ended_at)
+    missing, at = roll.programs - roll.kept, utc_text(ended_at)
     lines = [
         f"Rule {rule}: the {roll.slot.other} key was rolled to the {roll.slot} one, and revoked at {at}.",
-        f"{missing} of {roll.holders} programs have not stored the new key. They fail after a restart,",
+        f"{missing} of {roll.programs} programs have not stored the new key. They fail after a restart,",
         "unless it was written where their connection strings come from (keys use):",
         _missing_table(roll),
     ]

@@ -202,7 +202,7 @@ class Client:
 
     @property
     def report(self) -> Report | None:
-        """The result of the prober's last run; None before the first run.
+        """The report of the prober's last run that has found the route to use; None before that.
 
         It is about the relay in use. If no relay is in use, it is about the relay that is tried first."""
         session = self._opener.open
@@ -461,7 +461,8 @@ class Client:
         """If the connector could not connect to the target for a stream, look for another connector.
 
         Returns:
-            Whether another session may accept the stream. Nothing that was sent on it was processed.
+            Whether another session may accept the stream. If so, the target has received nothing of what was sent on
+            the stream that was refused.
         """
         return await self._other_connectors.find(stream, refusal.reason)
 

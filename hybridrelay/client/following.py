@@ -22,7 +22,7 @@ __all__ = ["Follower"]
 #: The longest wait before another attempt to move a session that depends on an earlier connection string (seconds).
 _FOLLOW_MAX_SECONDS = 30.0
 #: The wait if a relay refuses the new key (seconds). It is long, because each attempt costs a data channel, and only
-#: an operator can correct the key.
+#: an administrator can correct the key.
 _REFUSED_SECONDS = 600.0
 
 

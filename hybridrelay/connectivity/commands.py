@@ -1,6 +1,6 @@
 """Running a command whose standard input and output lead to a relay: the implementation of `Dialer.process`.
 
-The command is given by this machine's operator. Nothing in it comes from a connection string or a peer.
+The command is given by this machine's administrator. Nothing in it comes from a connection string or a peer.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ the other end of the outer TLS presented a different certificate, something in b
 Security does not suffer, because everything secret is inside another layer of TLS, but administrators want to know.
 
 A relay that is reached through a reverse proxy or a CDN does not know the certificate that clients see, unless its
-operator names it (``--tls-certificate``). Otherwise it states none, and no interception is reported.
+administrator names it (``--tls-certificate``). Otherwise it states none, and no interception is reported.
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ class RelayLink:
         self._doubts = Doubts()
         #: The route whose data channels have failed, until the next probing, which is thorough; otherwise None.
         self._doubted: Candidate | None = None
-        #: The names of routes that failed a thorough check although they had passed a probe. Until they pass one, all
-        #: checks are thorough: they would pass a probe again.
+        #: The names of routes that failed a thorough check although they had passed a probe. They would pass a probe
+        #: again, so all checks are thorough until each of these routes has passed a thorough check and was chosen.
         self._rejected: set[str] = set()
         #: The route that worked in each network. When this machine returns to a network, its route is used without
         #: probing.

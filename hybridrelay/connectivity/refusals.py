@@ -63,7 +63,7 @@ def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
 
 
 def is_hopeless(error: HybridRelayError) -> bool:
-    """Return whether retrying is pointless, because the operator has to correct something first.
+    """Return whether retrying is pointless, because the administrator has to correct something first.
 
     An expired token is not included: it means that a clock is wrong, and clocks are often corrected soon after a
     machine has started.

@@ -207,7 +207,7 @@ class NoRouteWorks(RelayUnreachable):
     """The prober found no route that works. `report` has all attempts, `failure` the most important failure."""
 
     def __init__(self, report: Report) -> None:
-        # A wrong certificate comes before all other failures, because the operator has to know about it.
+        # A wrong certificate comes before all other failures, because the administrator has to know about it.
         found = [attempt.failure for attempt in report.failures if attempt.failure is not None]
         found.sort(key=lambda failure: failure.kind is not FailureKind.WRONG_IDENTITY)
         failure = next(iter(found), None)

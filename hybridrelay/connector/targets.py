@@ -40,7 +40,8 @@ _NAME_NOT_FOUND = {
 
 
 class TargetError(Exception):
-    """Connecting to the target failed. The text and `reason` are sent to the client; `remedy` is for the operator."""
+    """Connecting to the target failed. The text and `reason` are sent to the client; `remedy` is for the
+    administrator."""
 
     def __init__(self, message: str, reason: Reason, *, remedy: str | None = None) -> None:
         super().__init__(message)

@@ -47,7 +47,8 @@ class RelayLeftOut(Event):
 
 @attrs.frozen(kw_only=True)
 class BetterRouteRejected(Event):
-    """A probe over a better route succeeded, but a control channel could not be opened over it."""
+    """A probe over a better route succeeded, but then nothing could be moved to it: a connector could not open a
+    control channel over it, or a client could not move its sessions."""
 
     name: ClassVar = "route.better-rejected"
     level: ClassVar = Level.INFO
@@ -61,7 +62,8 @@ class BetterRouteRejected(Event):
 
 @attrs.frozen(kw_only=True)
 class RouteRejected(Event):
-    """A route had passed the probe, but data channels failed over it, and then a thorough check did."""
+    """A route had passed the probe, but data channels that used it failed. It did not pass the thorough check that
+    followed, at least not before another route worked."""
 
     name: ClassVar = "route.rejected"
     level: ClassVar = Level.WARNING

@@ -14,8 +14,8 @@ import msgspec
 from ..administration import (
     ClaimInfo,
     ConnectionInfo,
-    HolderInfo,
     KeyInfo,
+    ProgramInfo,
     RecipientInfo,
     RelayDescription,
     RollInfo,
@@ -249,7 +249,7 @@ class ApiRegistry:
             value = self._get(f"{_path(name, rule)}/roll", RollValue)
         except NotFound:
             return None
-        missing = tuple(HolderInfo(**msgspec.structs.asdict(one)) for one in value.missing)
+        missing = tuple(ProgramInfo(**msgspec.structs.asdict(one)) for one in value.missing)
         try:
             slot = KeySlot(value.slot)
         except ValueError:
@@ -259,7 +259,7 @@ class ApiRegistry:
             value.started_at,
             value.ends_at,
             value.wait_for_grace,
-            value.holders,
+            value.programs,
             value.kept,
             missing,
             value.seen_since,

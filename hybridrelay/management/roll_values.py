@@ -12,9 +12,9 @@ from ..security.rules import MAX_KEY
 from .values import Body, Value
 
 if TYPE_CHECKING:  # commands read these values, and only the relay makes them
-    from ..relay.snapshot import EndedRollSnapshot, HolderSnapshot, RollSnapshot
+    from ..relay.snapshot import EndedRollSnapshot, ProgramSnapshot, RollSnapshot
 
-__all__ = ["MAX_GRACE_SECONDS", "HolderValue", "RollBody", "RollValue"]
+__all__ = ["MAX_GRACE_SECONDS", "ProgramValue", "RollBody", "RollValue"]
 
 MAX_GRACE_SECONDS = 30 * 86_400
 
@@ -34,9 +34,8 @@ class RollBody(Body, frozen=True):
     wait_for_grace: bool = False
 
 
-class HolderValue(Value, frozen=True):
-    """A program that has not stored the new key. (Elsewhere, a *holder* is all programs that use one key from one
-    address.)"""
+class ProgramValue(Value, frozen=True):
+    """A program that has not stored the new key."""
 
     instance: str
     #: The network address, or for IPv6 the /64.
@@ -64,10 +63,10 @@ class RollValue(Value, frozen=True):
     ends_at: float
     wait_for_grace: bool
     #: How many programs this relay has seen during the roll, and how many of them have stored the new key.
-    holders: int
+    programs: int
     kept: int
     #: Some of those that have not.
-    missing: tuple[HolderValue, ...]
+    missing: tuple[ProgramValue, ...]
     #: Since when the relay has noted this: since the roll began, or if the relay was started during the roll and
     #: cannot read what it had noted before, since that start. Programs that have not connected since then are not
     #: counted.
@@ -87,9 +86,9 @@ class RollValue(Value, frozen=True):
             started_at=ended.roll.started_at,
             ends_at=ended.roll.ends_at,
             wait_for_grace=ended.roll.waits,
-            holders=ended.seen,
+            programs=ended.seen,
             kept=ended.kept,
-            missing=_holders(ended.missing),
+            missing=_programs(ended.missing),
             seen_since=ended.seen_since,
             ended_at=ended.ended_at,
             is_crowded=ended.is_crowded,
@@ -103,13 +102,13 @@ class RollValue(Value, frozen=True):
             started_at=roll.started_at,
             ends_at=roll.ends_at,
             wait_for_grace=roll.waits,
-            holders=live.holders,
+            programs=live.programs,
             kept=live.kept,
-            missing=_holders(live.missing),
+            missing=_programs(live.missing),
             seen_since=max(roll.started_at, relay_started_at) if live.has_forgotten else roll.started_at,
             is_crowded=live.is_crowded,
         )
 
 
-def _holders(missing: Sequence[HolderSnapshot]) -> tuple[HolderValue, ...]:
-    return msgspec.convert(missing, tuple[HolderValue, ...], from_attributes=True)
+def _programs(missing: Sequence[ProgramSnapshot]) -> tuple[ProgramValue, ...]:
+    return msgspec.convert(missing, tuple[ProgramValue, ...], from_attributes=True)

@@ -1,6 +1,7 @@
 """The sources of a status: a connector, or the clients of a forward, a run or another program.
 
-This module imports neither package, so that a connector does not load the client, nor a forward the connector.
+This module imports neither `connector` nor `client`, so that a connector does not load the client, nor a forward the
+connector.
 """
 
 from __future__ import annotations

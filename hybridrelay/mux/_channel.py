@@ -144,7 +144,7 @@ class Channel(Handler):
                 await self._unregister()
                 await self._close()
             finally:
-                # Break the cycles in which this object is. Otherwise what OpenSSL has allocated for the stream would
+                # Break the reference cycles of this object. Otherwise what OpenSSL has allocated for the stream would
                 # stay until the garbage collector examines this object, which it rarely does with old ones.
                 self._registration = self._error = self._bug = None
 

@@ -150,7 +150,7 @@ class Hello(Value):
     #: Greater for each further control channel of an instance. The channel with the highest generation replaces the
     #: others.
     generation: int = attrs.field(validator=_integer)
-    #: Name and version, for the operator.
+    #: Name and version, for the administrator.
     software: str = attrs.field(validator=_software)
     #: The secret of `instance`. A connector has to send it in order to register; a client does not send it.
     secret: InstanceSecret | None = attrs.field(

@@ -8,16 +8,16 @@ import attrs
 
 from ..protocol.control import KeptState
 
-__all__ = ["MAX_HOLDERS", "MAX_HOLDERS_OF_RELAY", "Holder"]
+__all__ = ["MAX_PROGRAMS", "MAX_PROGRAMS_OF_RELAY", "Program"]
 
 #: How many programs the rolls of one hybrid connection remember together, and those of a relay (`core.room`). If
 #: there are more programs, the old key is revoked at the end of the grace period.
-MAX_HOLDERS: Final = 10_000
-MAX_HOLDERS_OF_RELAY: Final = 50_000
+MAX_PROGRAMS: Final = 10_000
+MAX_PROGRAMS_OF_RELAY: Final = 50_000
 
 
 @attrs.define
-class Holder:
+class Program:
     """A program that was seen during a roll."""
 
     instance: str

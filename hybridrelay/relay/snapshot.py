@@ -237,7 +237,7 @@ class RelaySnapshot(Value):
 
 
 @attrs.frozen(kw_only=True)
-class HolderSnapshot(Value):
+class ProgramSnapshot(Value):
     """A program that has not kept the new key of a roll."""
 
     instance: str
@@ -255,10 +255,10 @@ class RollSnapshot(Value):
     """The progress of the roll of a key at this relay."""
 
     #: How many programs were seen during the roll, and how many of them have kept the new key.
-    holders: int = 0
+    programs: int = 0
     kept: int = 0
     #: Some of those that have not.
-    missing: tuple[HolderSnapshot, ...] = ()
+    missing: tuple[ProgramSnapshot, ...] = ()
     #: Whether programs that were seen during the roll before the relay was restarted are no longer known.
     has_forgotten: bool = False
     #: Whether there was no room for others, which are not counted.
@@ -276,7 +276,7 @@ class EndedRollSnapshot(Value):
     seen: int
     kept: int
     #: Some of those that have not.
-    missing: tuple[HolderSnapshot, ...]
+    missing: tuple[ProgramSnapshot, ...]
     #: Since when programs were noted (seconds since 1970): later than the start of the roll if programs that were
     #: seen before the relay was restarted are no longer known.
     seen_since: float

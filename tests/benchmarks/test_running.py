@@ -24,7 +24,7 @@ from benchmarks.systems import base as systems_base
 
 
 class Nothing(System):
-    """Does not even exist."""
+    """A system that is never started."""
 
     description = "nothing"
 

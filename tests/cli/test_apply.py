@@ -250,6 +250,36 @@ def issuer_in(scene: Scene, name: str) -> Issuer:
     return issuer
 
 
+@pytest.mark.parametrize(
+    ("value", "ports"),
+    [
+        ('"https=8443"', [{"https": 8443}]),
+        ("{https = 8443, http = 'off'}", [{"https": 8443, "http": None}]),
+        ('["https=8443", ""]', [{"https": 8443}, {}]),
+        ("[{https = 8443}, {probe = 'off'}]", [{"https": 8443}, {"probe": None}]),
+    ],
+)
+def test_public_ports(scene: Scene, value: str, ports: list[dict[str, int | None]]) -> None:
+    hosts = [f"{name}.example" for name in "ab"[: len(ports)]]
+    assert scene.apply(f"public-ports = {value}\n" + declaration("orders", endpoint=str(hosts))).code == 0
+    string = load_connection_string(scene.out / "strings" / "orders.connector")
+    assert [(one.host, dict(one.ports)) for one in string.endpoints] == list(zip(hosts, ports, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("{https = 8443, htps = 8444}", "databases.toml: line 1: unknown port 'htps'"),
+        ("[{https = 8443}, {htps = 8444}]", "unknown port 'htps'"),
+        ("[{https = 8443}, {http = 'of'}]", "line 1: public-ports.http: "),
+        ('"htps=1"', "line 1: unknown port 'htps'"),
+    ],
+)
+def test_public_ports_that_are_none(scene: Scene, value: str, says: str) -> None:
+    done = scene.apply(f"public-ports = {value}\n" + declaration("orders", endpoint='["a.example", "b.example"]'))
+    assert (done.code, says in done.err) == (2, True), done.err
+
+
 def test_an_issuer_for_a_new_hybrid_connection_and_for_one_that_is_there(scene: Scene) -> None:
     assert scene.apply(declaration("a")).code == 0
     before = scene.everything()

@@ -231,7 +231,7 @@ def test_a_roll_without_a_relay_is_listed_and_audited(run: Run, created: Created
     rolls = [
         entry["roll"] for entry in json.loads(run("keys", "list", "orders", "--json", *where).out) if "roll" in entry
     ]
-    assert [(roll["slot"], roll["waits"], roll["holders"], roll["missing"]) for roll in rolls] == [
+    assert [(roll["slot"], roll["waits"], roll["programs"], roll["missing"]) for roll in rolls] == [
         ("secondary", False, 0, [])
     ]
     again = run("keys", "roll", "orders", "--rule", "application", *where)

@@ -176,8 +176,8 @@ async def test_a_program_that_cannot_write_its_file_is_shown(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_holder_of_a_regenerated_key_gets_no_new_one(deployment: Deployment, nursery: trio.Nursery) -> None:
-    """`regenerate` is the answer to theft: the holder of the old key may be the thief."""
+async def test_a_program_of_a_regenerated_key_gets_no_new_one(deployment: Deployment, nursery: trio.Nursery) -> None:
+    """`regenerate` is the answer to theft: the program of the old key may be the thief."""
     published = deployment.create("orders", await serve(nursery, echo))
     connector = await trio.to_thread.run_sync(deployment.start_connector, published)
     before = published.connector.read_text()

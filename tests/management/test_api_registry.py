@@ -266,7 +266,7 @@ def test_a_roll_begins_and_is_read(scene: Scene) -> None:
     assert scene.store.rule(name, "application").secondary == key
     found = scene.registry.roll(name, "application")
     assert found is not None
-    assert (found.slot, found.waits, found.holders, found.missing) == (SECONDARY, True, 0, ())
+    assert (found.slot, found.waits, found.programs, found.missing) == (SECONDARY, True, 0, ())
     assert found.ends_at - found.started_at == 60.0
     assert (found.seen_since is not None) is isinstance(scene.registry, ApiRegistry), "a relay has answered"
     with pytest.raises(ConfigurationError, match="is already being rolled"):

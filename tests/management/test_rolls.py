@@ -6,13 +6,13 @@ import pytest
 
 from hybridrelay.events import ManagementCalled
 from hybridrelay.relay.model import KeyId, KeyRoll
-from hybridrelay.relay.snapshot import EndedRollSnapshot, HolderSnapshot, RollSnapshot
+from hybridrelay.relay.snapshot import EndedRollSnapshot, ProgramSnapshot, RollSnapshot
 from hybridrelay.security import KeySlot
 
 from .conftest import CONNECTIONS, Api
 
 RULE = f"{CONNECTIONS}/orders/authorizationRules/application"
-MISSING = HolderSnapshot(
+MISSING = ProgramSnapshot(
     instance="1" * 32, address="192.0.2.1", role="client", state="memory", detail="read-only", is_connected=True
 )
 
@@ -38,12 +38,12 @@ async def test_a_roll_begins_and_is_shown(api: Api, viewer: Api) -> None:
     assert keys["secondaryKey"] == after.secondary.reveal()
     answer, shown = await viewer.call("GET", f"{RULE}/roll")
     assert answer.status == 200
-    assert (shown["slot"], shown["waitForGrace"], shown["holders"]) == ("secondary", True, 0)
+    assert (shown["slot"], shown["waitForGrace"], shown["programs"]) == ("secondary", True, 0)
     assert shown["endsAt"] - shown["startedAt"] == 60
     assert shown["seenSince"] == shown["startedAt"]
     api.relay.rolls["orders", "application"] = RollSnapshot(2, 1, (MISSING,))
     _, shown = await viewer.call("GET", f"{RULE}/roll")
-    assert (shown["holders"], shown["kept"]) == (2, 1)
+    assert (shown["programs"], shown["kept"]) == (2, 1)
     assert shown["missing"] == [
         {
             "instance": "1" * 32,
@@ -79,7 +79,7 @@ async def test_a_roll_that_is_over_shows_who_has_not_stored_the_key(api: Api, vi
     )
     answer, shown = await viewer.call("GET", f"{RULE}/roll")
     assert answer.status == 200
-    assert (shown["slot"], shown["endedAt"], shown["holders"], shown["kept"]) == ("secondary", 1500.0, 3, 2)
+    assert (shown["slot"], shown["endedAt"], shown["programs"], shown["kept"]) == ("secondary", 1500.0, 3, 2)
     assert (shown["seenSince"], shown["isCrowded"]) == (1200.0, True)
     assert [one["state"] for one in shown["missing"]] == ["memory"]
 

@@ -79,7 +79,7 @@ async def test_cancelled_run_tells_the_peer(nursery: trio.Nursery) -> None:
     nursery.start_soon(server.run, server_channel)
     async with trio.open_nursery() as inner:
         await inner.start(client.run, client_channel)
-        await trio.testing.wait_all_tasks_blocked()  # or the goodbye might follow half a write
+        await trio.testing.wait_all_tasks_blocked()  # so that no write is in progress when `run` is cancelled
         inner.cancel_scope.cancel()
     outcome = await server.wait_ended()
     assert outcome.reason is Reason.GOING_AWAY

@@ -1,4 +1,4 @@
-"""Another connector of the same hybrid connection, with an identity of its own, in the place of a session's own."""
+"""A session does not continue with another connector of the same hybrid connection, which has another identity."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_a_session_is_never_resumed_with_another_identity(
             await stream.receive_some()
         assert reset_reason(lost.value) is Reason.IDENTITY_CHANGED
         assert len(hellos) == 1, "the session's secret reached another identity"
-        # Somebody else is as good as any for a new session, which has a secret of its own.
+        # A new session, which has a secret of its own, may use the other connector.
         async with await client.open_stream() as again:
             await again.send_all(b"y")
             assert await again.receive_some() == b"y"

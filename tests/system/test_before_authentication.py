@@ -1,4 +1,5 @@
-"""Connections that do not authenticate in time are closed in whichever phase they stop; a key that ends meanwhile."""
+"""Connections that do not authenticate in time are closed in whichever phase they stop. Also what happens when a key
+is revoked, or a channel is lost, at an unfavorable moment."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ DEADLINE = 0.5
 PATIENCE_SECONDS = 20
 
 
-def test_it_is_as_long_as_documented() -> None:
+def test_the_deadline_is_as_long_as_documented() -> None:
     assert AUTHENTICATION_DEADLINE_SECONDS == 15
 
 
@@ -152,7 +153,7 @@ async def test_a_stranger_sends_few_websocket_frames(
 async def test_a_key_that_is_revoked_while_it_authorizes_opens_nothing(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The registry changes before the channel is one of those that the relay looks through after a change."""
+    """The key is revoked after the request was granted, and before its answer is sent."""
     monkeypatch.setattr(relay_control, "REVOKED_CHANNEL_SECONDS", 0.5)
     published = deployment.publish()
     send = ControlPeer.send

@@ -72,9 +72,9 @@ def _value(value: FieldValue) -> str:
 class SyslogSink:
     """Sends records to a syslog server.
 
-    TCP and TLS have no acknowledgements. If the server ends a connection, what was sent last is sent again on the
-    next one, and a server that does so repeatedly counts as failed; see `unconfirmed`. UDP loses messages without
-    notice.
+    Syslog has no acknowledgements, not even over TCP and TLS. If the server ends a connection, what was sent last is
+    sent again on the next one, and a server that does so repeatedly counts as failed; see `unconfirmed`. UDP loses
+    messages without notice.
 
     Args:
         transport: ``udp``, ``tcp`` or ``tls``.
@@ -106,7 +106,7 @@ class SyslogSink:
         self._own_name = own_name or socket.gethostname()
         self._datagrams: socket.socket | None = None
         self._connection: socket.socket | TLSConnection | None = None
-        #: Whether the server has ended the connection. None exactly if there is no connection.
+        #: Finds out whether the server has ended the connection. None exactly if there is no connection.
         self._ending: _Ending | None = None
         self._unconfirmed = Unconfirmed()
 

@@ -5,8 +5,8 @@ balancer in front of servers that do not run, can be recognized only by the end 
 
 1. What was sent is kept until the connection is found alive `CONFIRMED_SECONDS` later. If the connection ends before
    that, it is sent again on the next connection. So records arrive at least once, instead of at most once.
-2. If two connections in a row end with something unconfirmed, none of which was alive for `CONFIRMED_SECONDS` after
-   its first data, the server counts as failed, until a connection remains alive for the time of rule 3.
+2. If two connections in a row end with something unconfirmed, and neither of them was alive for `CONFIRMED_SECONDS`
+   after its first data, the server counts as failed, until a connection remains alive for the time of rule 3.
 3. After the first data on a connection, its end is awaited for a moment, before the data counts as written. This
    takes longer if earlier connections have ended.
 4. At most `MAX_KEPT` bytes are kept, and always what was sent last.
@@ -35,7 +35,7 @@ __all__ = [
 #: How long after it was sent something counts as read if the connection is alive (seconds). Some load balancers close
 #: a connection only when they have tried for a while to connect to a server.
 CONFIRMED_SECONDS: Final = 30.0
-#: How many connections in a row may end with something unconfirmed until that is a failure.
+#: The server counts as failed once this many connections in a row have ended with something unconfirmed.
 MAX_ENDS: Final = 2
 #: How long the end of a connection is awaited after the first data (seconds), by the number of connections in a row
 #: that have ended; for more of them, the last value.
@@ -44,8 +44,8 @@ WATCH_SECONDS: Final = (0.1, 1.0, 3.0)
 MAX_KEPT: Final = 1024 * 1024
 #: On how many connections the same data is sent at most, if each of them was found alive for a while.
 MAX_SENDINGS: Final = 5
-#: How long after the data was sent a connection has to be found alive for that (seconds). A server that reads
-#: nothing often closes connections at once.
+#: A connection counts for `MAX_SENDINGS` if it is found alive this long after the data was sent (seconds). A server
+#: that reads nothing often closes connections at once.
 READ_SECONDS: Final = 5.0
 
 

@@ -80,8 +80,8 @@ class Attempts:
             retry_after: the shortest wait, which the relay has asked for before its restart (seconds), or 0.
             now: seconds, on a monotonic clock.
         """
-        # Only if nothing was ever registered is this certainly the operator's mistake. Later, something in the path
-        # may impersonate the relay for a while.
+        # Only if nothing was ever registered is this certainly the administrator's mistake. Later, something in the
+        # path may impersonate the relay for a while.
         permanent = not self._has_worked and is_hopeless(error)
         self._registrations.all_failed(error, now, permanent=permanent)
         self._has_answered = not isinstance(error, RelayUnreachable)

@@ -9,7 +9,7 @@ from ...security import ManagementRole
 from ..claim_values import ClaimPage, ClaimValue
 from ..problem_kinds import Problem
 from ..problems import problem
-from ..roll_values import HolderValue, RollValue
+from ..roll_values import ProgramValue, RollValue
 from ..update_values import RecipientValue, UpdatePage, UpdateValue
 from ..values import ConnectionValue
 from .confirming import confirmation
@@ -181,7 +181,7 @@ async def _revoke(visit: Visit) -> Response:
 
 
 def _one_roll(rule: str, roll: RollValue, href: str) -> Element:
-    have = f"{roll.kept} of {roll.holders} programs have it"
+    have = f"{roll.kept} of {roll.programs} programs have it"
     if roll.ended_at is not None:
         return h(
             "div",
@@ -251,7 +251,7 @@ def _recipients(one: UpdateValue) -> str:
     return "connectors" if one.role == "connector" else "applications"
 
 
-def _missing(caption: str, missing: tuple[HolderValue, ...] | tuple[RecipientValue, ...]) -> Child:
+def _missing(caption: str, missing: tuple[ProgramValue, ...] | tuple[RecipientValue, ...]) -> Child:
     if not missing:
         return None
     rows = [
@@ -271,8 +271,8 @@ def _missing(caption: str, missing: tuple[HolderValue, ...] | tuple[RecipientVal
     ]
 
 
-def _is_connected(one: HolderValue | RecipientValue) -> bool:
-    return one.is_connected if isinstance(one, HolderValue) else one.departed_at is None
+def _is_connected(one: ProgramValue | RecipientValue) -> bool:
+    return one.is_connected if isinstance(one, ProgramValue) else one.departed_at is None
 
 
 _PATH = "/connections/{name}/claims/{claim}/revoke"

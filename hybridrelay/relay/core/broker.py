@@ -1,8 +1,8 @@
 """The broker decides which listener a sender gets, and which two data channels belong together. Pure.
 
 Every public method except `take`, `note` and `next_deadline` is an input. The outputs are commands and events. After
-each input, the shell (`service/broker.py`) takes them with `Broker.take`, carries out the commands and publishes the
-events, in that order. Times are seconds of a monotonic clock unless a method says otherwise.
+each input, the shell (`service/broker.py`) takes them with `Broker.take`. It carries out each command and publishes
+each event, in the order of the outputs. Times are seconds of a monotonic clock unless a method says otherwise.
 
 The broker combines parts that decide independently: `Authorization` (tokens and keys), `ListenerTable` (registered
 listeners), `Joins` (the listener for a sender), `RendezvousTable` (tickets and data channels). The methods of
@@ -194,7 +194,7 @@ class Broker(Generic[HandleT]):
         yields after those of each hybrid connection, and anything else may happen in between.
 
         Args:
-            by_connection: the bytes that were moved in this period, in both directions, by hybrid connection.
+            by_connection: the bytes that were moved in this calendar month, in both directions, by hybrid connection.
             total: the same for all hybrid connections, including those that were deleted.
             now: the time.
         """

@@ -65,7 +65,8 @@ MAX_KEYS = 2 * MAX_REGISTRATIONS
 #: Reasons that mean that the token is invalid. With any other reason, it is valid but does not give the right.
 _INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
 
-#: The reasons with which a channel ends if all its keys are gone for the same one. Otherwise, they count as revoked.
+#: If all keys of a channel have become invalid for the same one of these reasons, the channel ends with this reason;
+#: otherwise it ends with `Reason.KEY_REVOKED`.
 _NAMED_AT_THE_END = frozenset({Reason.CONNECTION_DISABLED, Reason.RIGHT_MISSING})
 
 #: Shared, because each empty set takes 216 bytes, and a channel whose peer has not authenticated has several.
@@ -343,7 +344,7 @@ class ControlChannelCore(Generic[HandleT]):
         """Authorize a request whose token is valid. Call `grant` next. `now` is a time on the broker's clock.
 
         Returns:
-            Whether the channel has presented no token with this key before. Otherwise, `keys` and `connections` stay
+            Whether this is the first token of this key on the channel. If it is not, `keys` and `connections` stay
             the same.
 
         Raises:

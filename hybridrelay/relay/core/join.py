@@ -23,8 +23,9 @@ __all__ = ["MAX_ASKED", "RELAYED_REASONS", "TRANSITIONS", "Answer", "Join", "Joi
 #: the join, an offer may wait for its turn. The client waits for 20 seconds.
 MAX_ASKED = 8
 
-#: The reasons of a listener's refusal that are passed on to the client. Any other becomes LISTENER_DECLINED, because
-#: a listener must not be able to speak for the relay, for example to say that the client's key is invalid.
+#: The reasons of a listener's refusal that are passed on, with the reason that the client is given for each. Any
+#: other becomes LISTENER_DECLINED, because a listener must not be able to speak for the relay, for example to say
+#: that the client's key is invalid.
 RELAYED_REASONS = {
     Reason.LISTENER_ABSENT: Reason.LISTENER_ABSENT,
     Reason.LISTENER_CANNOT_DIAL: Reason.LISTENER_CANNOT_DIAL,
@@ -82,7 +83,7 @@ class Join(Generic[HandleT]):
     grant: Grant
     #: The only instance that is acceptable, or None for any.
     wanted: str | None
-    #: Instances that are not asked if any instance is acceptable.
+    #: Instances that are not asked; without effect if `wanted` names one.
     avoid: Collection[str]
     sender: Holder
     #: The sender's instance.

@@ -6,7 +6,7 @@ connections:
 1. A key may have at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
    single key gets at most half of all places, and a single hybrid connection two thirds. While most places are free,
    this restricts nothing. When few are free, rules 8 and 9 say what others get.
-2. An operator may set lower limits for each key and each hybrid connection.
+2. There may also be fixed limits, which are lower, for each key and each hybrid connection.
 
 When a newcomer reaches such a limit, and rules 8 and 9 do not admit it, it may displace the owner of a place of the
 same key, or of that key of the same hybrid connection which has the most places. A place is *provisional* at first,
@@ -344,8 +344,8 @@ class Places(Generic[OwnerT]):
 
         Args:
             place: the place, whose owner has ended.
-            seconds: how long to keep it. If it was kept before and was not established again, the time that was set
-                then applies.
+            seconds: how long to keep it. If it was kept before and was not established again, it still ends at the
+                time that was set before.
         """
         self._pass_time()
         if place.is_kept or not self._has(place):
@@ -474,7 +474,8 @@ class Places(Generic[OwnerT]):
         """Apply rules 3 and 4."""
         is_own = self._find_pool(newcomer.key) is pool
         provisional, established = pool.provisional, pool.established
-        # A holder of another key has none of these places, and the new place is not one of them either: -1 + 1 is 0.
+        # A holder of another key has none of these places, and the new place will not be one of them either. As
+        # `greatest` adds the new place, -1 makes this 0.
         own = provisional.count(newcomer) if is_own else (-1, -1)
         if (found := provisional.greatest(newcomer, own)) is not None:
             tally, group = found

@@ -28,7 +28,7 @@ import attrs
 from ..._value import Value
 from ...protocol.control import KeptState
 from ..model import KeyRoll
-from ..rolls import Holder
+from ..rolls import Program
 
 __all__ = [
     "LATER_REPEAT_SECONDS",
@@ -98,14 +98,14 @@ class Roll(Generic[HandleT]):
         self,
         roll: KeyRoll,
         resumed_at: float | None = None,
-        remembered: Iterable[Holder] | None = (),
+        remembered: Iterable[Program] | None = (),
         *,
         take_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self.roll = roll
         self._not_before = -math.inf if resumed_at is None else resumed_at + RETURN_SECONDS
         #: The programs that were seen, by address group and instance: another program may claim the same instance.
-        self._holders: dict[tuple[str, str], Holder] = {}
+        self._programs: dict[tuple[str, str], Program] = {}
         self._take_room = take_room
         #: When the key was last sent over each control channel.
         self._asked: dict[HandleT, float] = {}
@@ -119,24 +119,24 @@ class Roll(Generic[HandleT]):
         self.in_memory = 0
         self._repeat_seconds = REPEAT_SECONDS
         for one in remembered or ():
-            if (one.address, one.instance) in self._holders:
+            if (one.address, one.instance) in self._programs:
                 continue
             if not self._has_room():
                 break
-            self._holders[one.address, one.instance] = one
+            self._programs[one.address, one.instance] = one
         #: Since when the condition of rule 3 has held; None if it does not.
         self._well_since: float | None = None
 
     @property
-    def holders(self) -> tuple[Holder, ...]:
+    def programs(self) -> tuple[Program, ...]:
         """The programs that were seen, in the order in which they were."""
-        return tuple(self._holders.values())
+        return tuple(self._programs.values())
 
     @property
     def has_seen(self) -> bool:
         """Whether any program was seen. Otherwise, only a control channel or the end of the grace period changes
         anything."""
-        return bool(self._holders)
+        return bool(self._programs)
 
     @property
     def has_channels(self) -> bool:
@@ -144,9 +144,9 @@ class Roll(Generic[HandleT]):
         return bool(self._asked)
 
     @property
-    def missing(self) -> tuple[Holder, ...]:
+    def missing(self) -> tuple[Program, ...]:
         """The programs that were seen and have not kept the new key."""
-        return tuple(one for one in self._holders.values() if one.state is not KeptState.KEPT)
+        return tuple(one for one in self._programs.values() if one.state is not KeptState.KEPT)
 
     def observe(
         self, channels: Iterable[Seen[HandleT]], now: float, *, depends_on_old: bool, is_over: bool
@@ -161,10 +161,10 @@ class Roll(Generic[HandleT]):
         """
         outputs: list[GiveKey[HandleT] | RetireKey] = []
         asked: dict[HandleT, float] = {}
-        for holder in self._holders.values():
-            holder.is_connected = False
+        for program in self._programs.values():
+            program.is_connected = False
         for seen in channels:
-            found = self._holder_of(seen)
+            found = self._program_of(seen)
             if found is None:
                 continue
             found.is_connected = True
@@ -176,9 +176,9 @@ class Roll(Generic[HandleT]):
             asked[seen.handle] = last
         self._asked = asked
         self.in_memory = sum(
-            holder.is_connected and holder.state is KeptState.MEMORY for holder in self._holders.values()
+            program.is_connected and program.state is KeptState.MEMORY for program in self._programs.values()
         )
-        is_complete = bool(self._holders) and not self.has_forgotten and not self.is_crowded
+        is_complete = bool(self._programs) and not self.has_forgotten and not self.is_crowded
         is_well = is_complete and not self.missing and not depends_on_old
         if not is_well:
             self._well_since = None
@@ -195,18 +195,18 @@ class Roll(Generic[HandleT]):
     def end(self) -> int:
         """Note that the roll is over, and forget the programs that have kept the new key. Returns how many."""
         self._repeat_seconds = LATER_REPEAT_SECONDS
-        kept = [key for key, holder in self._holders.items() if holder.state is KeptState.KEPT]
+        kept = [key for key, program in self._programs.items() if program.state is KeptState.KEPT]
         for key in kept:
-            del self._holders[key]
+            del self._programs[key]
         return len(kept)
 
-    def _holder_of(self, seen: Seen[HandleT]) -> Holder | None:
-        known = self._holders.get((seen.address, seen.instance))
+    def _program_of(self, seen: Seen[HandleT]) -> Program | None:
+        known = self._programs.get((seen.address, seen.instance))
         if known is None:
             if not self._has_room():
                 return None
-            known = Holder(seen.instance, seen.address, seen.role)
-            self._holders[seen.address, seen.instance] = known
+            known = Program(seen.instance, seen.address, seen.role)
+            self._programs[seen.address, seen.instance] = known
             self.changes += 1
         return known
 
@@ -217,16 +217,16 @@ class Roll(Generic[HandleT]):
             self.changes += 1
         return not self.is_crowded
 
-    def answered(self, address: str, instance: str, state: KeptState, detail: str) -> Holder | None:
+    def answered(self, address: str, instance: str, state: KeptState, detail: str) -> Program | None:
         """Note the answer of a program. Returns the program; None if it is unknown, has said this before, or has
         answered too often since it was asked. That it no longer has the key is always noted."""
-        holder = self._holders.get((address, instance))
-        if holder is None or (holder.state, holder.detail) == (state, detail):
+        program = self._programs.get((address, instance))
+        if program is None or (program.state, program.detail) == (state, detail):
             return None
-        has_lost_it = holder.state is KeptState.KEPT and state is not KeptState.KEPT
-        if not (holder.answers_left or has_lost_it):
+        has_lost_it = program.state is KeptState.KEPT and state is not KeptState.KEPT
+        if not (program.answers_left or has_lost_it):
             return None
-        holder.state, holder.detail = state, detail
+        program.state, program.detail = state, detail
         self.changes += 1
-        holder.answers_left = max(0, holder.answers_left - 1)
-        return holder
+        program.answers_left = max(0, program.answers_left - 1)
+        return program

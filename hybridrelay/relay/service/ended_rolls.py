@@ -15,12 +15,12 @@ import attrs
 from ..core.rolls import GiveKey, Roll, Seen
 from ..core.room import Room
 from ..model import HybridConnection, KeyId, KeyRoll
-from ..rolls import Holder
-from ..snapshot import EndedRollSnapshot, HolderSnapshot, UnkeptKeySnapshot
+from ..rolls import Program
+from ..snapshot import EndedRollSnapshot, ProgramSnapshot, UnkeptKeySnapshot
 from ..store.rolls import SavedEnd
 from .control import ControlPeer
 
-__all__ = ["KEPT_SECONDS", "EndedRolls", "holder_snapshot"]
+__all__ = ["KEPT_SECONDS", "EndedRolls", "program_snapshot"]
 
 #: For how long a roll that is over is remembered at most (seconds).
 KEPT_SECONDS = 30 * 86_400.0
@@ -58,7 +58,7 @@ class EndedRolls:
 
     def add(self, name: str, machine: Roll[ControlPeer], ended_at: float) -> None:
         """Remember a roll that is over, if programs have not stored the new key. Its room is given back otherwise."""
-        seen, began_at = len(machine.holders), machine.roll.started_at
+        seen, began_at = len(machine.programs), machine.roll.started_at
         seen_since = max(began_at, self._started_at) if machine.has_forgotten else began_at
         self.drop(name, machine.roll.rule)
         self._keep(name, _Ended(machine, ended_at, seen, seen_since, machine.is_crowded))
@@ -77,15 +77,15 @@ class EndedRolls:
     def saved(self) -> Iterator[SavedEnd]:
         """Yield copies of what the next main process has to know. The caller may let other tasks run in between."""
         for (name, _), one in list(self._ended.items()):
-            holders = [attrs.evolve(holder) for holder in one.machine.holders]
-            yield SavedEnd(name, one.machine.roll, one.ended_at, one.seen, holders, one.seen_since, one.is_crowded)
+            programs = [attrs.evolve(program) for program in one.machine.programs]
+            yield SavedEnd(name, one.machine.roll, one.ended_at, one.seen, programs, one.seen_since, one.is_crowded)
 
     def drop(self, name: str, rule: str) -> bool:
         """Forget the roll of a rule. Returns whether there was one."""
         one = self._ended.pop((name, rule), None)
         if one is None:
             return False
-        self._room.release(name, len(one.machine.holders))
+        self._room.release(name, len(one.machine.programs))
         return True
 
     def drop_outdated(self, find: Callable[[str], HybridConnection | None], now: float) -> Iterator[bool]:
@@ -116,7 +116,7 @@ class EndedRolls:
             if not every and not one.machine.has_channels:
                 yield name, one.machine.roll, []  # nothing has changed, and there may be thousands of these
                 continue
-            known = {(holder.address, holder.instance) for holder in one.machine.holders}
+            known = {(program.address, program.instance) for program in one.machine.programs}
             channels = [channel for channel in every if (channel.address, channel.instance) in known]
             outputs = one.machine.observe(channels, now, depends_on_old=True, is_over=False)
             yield name, one.machine.roll, [output.handle for output in outputs if isinstance(output, GiveKey)]
@@ -146,7 +146,7 @@ class EndedRolls:
             ended_at=one.ended_at,
             seen=one.seen,
             kept=one.seen - len(missing),
-            missing=tuple(holder_snapshot(holder) for holder in missing[:listed]),
+            missing=tuple(program_snapshot(program) for program in missing[:listed]),
             seen_since=one.seen_since,
             is_crowded=one.is_crowded,
         )
@@ -166,13 +166,13 @@ def _is_current(connection: HybridConnection | None, ended: _Ended) -> bool:
     return connection.roll(roll.rule) in (None, roll)  # the relay may not have read yet that it is over
 
 
-def holder_snapshot(holder: Holder) -> HolderSnapshot:
+def program_snapshot(program: Program) -> ProgramSnapshot:
     """Return a program that does not have the new key, as it is shown."""
-    return HolderSnapshot(
-        instance=holder.instance,
-        address=holder.address,
-        role=holder.role,
-        state="asked" if holder.state is None else holder.state.value,
-        detail=holder.detail,
-        is_connected=holder.is_connected,
+    return ProgramSnapshot(
+        instance=program.instance,
+        address=program.address,
+        role=program.role,
+        state="asked" if program.state is None else program.state.value,
+        detail=program.detail,
+        is_connected=program.is_connected,
     )

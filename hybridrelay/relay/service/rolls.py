@@ -30,7 +30,7 @@ from ...protocol.control import KeptState
 from ..core.rolls import RETURN_SECONDS, GiveKey, RetireKey, Roll, Seen
 from ..core.room import Room
 from ..model import HybridConnection, KeyId, KeyRoll
-from ..rolls import MAX_HOLDERS, MAX_HOLDERS_OF_RELAY, Holder
+from ..rolls import MAX_PROGRAMS, MAX_PROGRAMS_OF_RELAY, Program
 from ..snapshot import EndedRollSnapshot, FileProblem, RollSnapshot, UnkeptKeySnapshot
 from ..store.rolls import (
     ROLLS_FILE,
@@ -44,7 +44,7 @@ from ..store.rolls import (
 from ..store.store import Store
 from .broker import BrokerService
 from .control import ControlPeer
-from .ended_rolls import EndedRolls, holder_snapshot
+from .ended_rolls import EndedRolls, program_snapshot
 
 __all__ = ["RollService"]
 
@@ -109,7 +109,7 @@ class RollService:
         self._file_limiter = trio.CapacityLimiter(1)
         self._clock = clock
         self._events = events
-        self._room = Room(MAX_HOLDERS_OF_RELAY, MAX_HOLDERS)
+        self._room = Room(MAX_PROGRAMS_OF_RELAY, MAX_PROGRAMS)
         #: By hybrid connection and rule.
         self._rolls: dict[tuple[str, str], _Known] = {}
         #: The hybrid connections of `_rolls`, as they were when it was updated.
@@ -172,17 +172,17 @@ class RollService:
         if self._state_dir is None or self._changes == self._written or trio.current_time() < self._write_again_at:
             return
         # What changes while this makes copies, or while the thread writes them, is written the next time.
-        changes, holders = self._changes, await self._holders()
+        changes, programs = self._changes, await self._programs()
         ended = []
         for one in self._ended.saved():
             ended.append(one)
             await trio.lowlevel.checkpoint()
-        count = sum(len(one or ()) for one in holders.values()) + sum(len(one.holders) for one in ended)
+        count = sum(len(one or ()) for one in programs.values()) + sum(len(one.programs) for one in ended)
         self._write_again_at = trio.current_time() + count / _WRITTEN_PER_SECOND
         file = str(self._state_dir / ROLLS_FILE)
         try:
             with trio.fail_after(_FILE_SECONDS):
-                await self._in_thread(write_rolls, self._state_dir, holders, ended)
+                await self._in_thread(write_rolls, self._state_dir, programs, ended)
         except (OSError, trio.TooSlowError) as exc:
             self._write_again_at = trio.current_time() + _WRITE_AGAIN_SECONDS
             detail = f"which programs have the keys that are being rolled is not saved: {_why(exc)}"
@@ -199,24 +199,24 @@ class RollService:
     async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await run_in_thread(function, *args, limiter=self._file_limiter, abandon_on_cancel=True)
 
-    async def _holders(self) -> dict[str, list[Holder] | None]:
+    async def _programs(self) -> dict[str, list[Program] | None]:
         """Return copies of what was seen during each roll, by its id: a thread reads them."""
-        holders: dict[str, list[Holder] | None] = {}
+        programs: dict[str, list[Program] | None] = {}
         copied = 0
         for number, known in enumerate(tuple(self._rolls.values()), 1):
             if number % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
             machine = known.machine
             if machine.has_forgotten or machine.is_crowded:
-                holders[known.id] = None
+                programs[known.id] = None
                 continue
-            copies = holders[known.id] = list[Holder]()
-            for holder in machine.holders:
-                copies.append(attrs.evolve(holder))
+            copies = programs[known.id] = list[Program]()
+            for program in machine.programs:
+                copies.append(attrs.evolve(program))
                 copied += 1
                 if copied % _AT_A_TIME == 0:
                     await trio.lowlevel.checkpoint()
-        return holders
+        return programs
 
     async def _update(self) -> None:
         """Note rolls that have begun, and those that are over because a key has changed."""
@@ -269,7 +269,7 @@ class RollService:
         """Continue with the rolls that were over when the previous main process ended."""
         for saved in self._saved_ends:
             room = partial(self._room.take, saved.connection)
-            self._ended.restore(saved, Roll(saved.roll, None, saved.holders, take_room=room))
+            self._ended.restore(saved, Roll(saved.roll, None, saved.programs, take_room=room))
         self._saved_ends = []
 
     async def _look(self, time: ConfirmedTime) -> None:
@@ -410,10 +410,10 @@ class RollService:
         if known is None:
             return None
         machine = known.machine
-        missing = tuple(holder_snapshot(one) for one in machine.missing[:_MAX_LISTED])
+        missing = tuple(program_snapshot(one) for one in machine.missing[:_MAX_LISTED])
         return RollSnapshot(
-            len(machine.holders),
-            len(machine.holders) - len(machine.missing),
+            len(machine.programs),
+            len(machine.programs) - len(machine.missing),
             missing,
             has_forgotten=machine.has_forgotten,
             is_crowded=machine.is_crowded,

@@ -16,7 +16,7 @@ from ..._value import Value
 from ...protocol.control import KeptState
 from ...security import KeySlot
 from ..model import KeyRoll
-from ..rolls import MAX_HOLDERS, Holder
+from ..rolls import MAX_PROGRAMS, Program
 
 __all__ = [
     "ROLLS_FILE",
@@ -31,7 +31,7 @@ __all__ = [
 ROLLS_FILE: Final = "rolls.json"
 _FORMAT: Final = "hybridrelay-rolls"
 #: The maximum size of a file that is read (bytes). 10,000 programs take about 2 MB. There may be as many as
-#: `MAX_HOLDERS_OF_RELAY`, and a few more of each hybrid connection, and each character of their texts may take 12
+#: `MAX_PROGRAMS_OF_RELAY`, and a few more of each hybrid connection, and each character of their texts may take 12
 #: bytes.
 _MAX_BYTES: Final = 128 << 20
 _MAX_TEXT: Final = 1024
@@ -41,7 +41,7 @@ _MAX_SAVED_DETAIL: Final = 48
 _PART: Final = 200
 
 #: The programs that were seen, by roll (`roll_id`); None: they were forgotten.
-Remembered: TypeAlias = Mapping[str, Sequence[Holder] | None]
+Remembered: TypeAlias = Mapping[str, Sequence[Program] | None]
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class SavedEnd(Value):
     #: How many programs were seen during the roll.
     seen: int
     #: The programs that have not stored the key.
-    holders: Sequence[Holder]
+    programs: Sequence[Program]
     #: Since when programs were noted (seconds since 1970).
     seen_since: float
     #: Whether there was no room for others.
@@ -77,10 +77,11 @@ def write_rolls(state_dir: Path, rolls: Remembered, ended: Iterable[SavedEnd] = 
     """
     # In parts: the encoder lets no other thread run until it has encoded everything that it was given.
     content = ",".join(
-        f"{_dumped(one)}:{'null' if holders is None else _dumped_holders(holders)}" for one, holders in rolls.items()
+        f"{_dumped(one)}:{'null' if programs is None else _dumped_programs(programs)}"
+        for one, programs in rolls.items()
     )
     over = ",".join(
-        f"[{_dumped(_head_of(one))[1:-1]},{_dumped_holders(one.holders)},{_dumped(_tail_of(one))[1:-1]}]"
+        f"[{_dumped(_head_of(one))[1:-1]},{_dumped_programs(one.programs)},{_dumped(_tail_of(one))[1:-1]}]"
         for one in ended
     )
     text = f'{{"format":{_dumped(_FORMAT)},"version":1,"rolls":{{{content}}},"ended":[{over}]}}'
@@ -99,8 +100,8 @@ def read_rolls(state_dir: Path) -> Remembered:
         return {}
     try:
         return {
-            str(one): None if holders is None else [_holder(*values) for values in holders[:MAX_HOLDERS]]
-            for one, holders in content["rolls"].items()
+            str(one): None if programs is None else [_program(*values) for values in programs[:MAX_PROGRAMS]]
+            for one, programs in content["rolls"].items()
         }
     except (KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise ValueError("it has another form") from exc
@@ -163,7 +164,7 @@ def _ended(
     waits: object,
     ended_at: object,
     seen: object,
-    holders: Sequence[Sequence[object]],
+    programs: Sequence[Sequence[object]],
     seen_since: object = None,
     is_crowded: object = False,
 ) -> SavedEnd:
@@ -176,12 +177,12 @@ def _ended(
     if not all(map(math.isfinite, (old, new, started, ends, ended, count, since))):
         raise ValueError("a number is not finite")
     roll = KeyRoll(str(rule), KeySlot(str(slot)), int(old), int(new), started, ends, bool(waits))
-    found = [_holder(*values) for values in holders[:MAX_HOLDERS]]
+    found = [_program(*values) for values in programs[:MAX_PROGRAMS]]
     return SavedEnd(str(connection), roll, ended, int(count), found, since, bool(is_crowded))
 
 
-def _dumped_holders(holders: Sequence[Holder]) -> str:
-    parts = (holders[begin : begin + _PART] for begin in range(0, len(holders), _PART))
+def _dumped_programs(programs: Sequence[Program]) -> str:
+    parts = (programs[begin : begin + _PART] for begin in range(0, len(programs), _PART))
     return f"[{','.join(_dumped(list(map(_encoded, part)))[1:-1] for part in parts)}]"
 
 
@@ -189,16 +190,16 @@ def _dumped(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _encoded(holder: Holder) -> list[str | None]:
-    state = None if holder.state is None else holder.state.value
-    return [holder.instance, holder.address, holder.role, state, holder.detail[:_MAX_SAVED_DETAIL]]
+def _encoded(program: Program) -> list[str | None]:
+    state = None if program.state is None else program.state.value
+    return [program.instance, program.address, program.role, state, program.detail[:_MAX_SAVED_DETAIL]]
 
 
-def _holder(instance: object, address: object, role: object, state: object, detail: object) -> Holder:
+def _program(instance: object, address: object, role: object, state: object, detail: object) -> Program:
     texts = [instance, address, role, detail]
     if not all(isinstance(one, str) and len(one) <= _MAX_TEXT for one in texts):
         raise ValueError("a text is missing or too long")
-    return Holder(
+    return Program(
         str(instance),
         str(address),
         str(role),

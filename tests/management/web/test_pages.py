@@ -27,7 +27,7 @@ from hybridrelay.relay.history import Row
 from hybridrelay.relay.model import Description
 from hybridrelay.relay.quotas import NO_LIMITS
 from hybridrelay.relay.snapshot import (
-    HolderSnapshot,
+    ProgramSnapshot,
     QuotaSnapshot,
     RecipientSnapshot,
     RollSnapshot,
@@ -830,10 +830,10 @@ async def test_claims_key_rolls_and_updates(relay: Relay, admin: Browser) -> Non
     relay.store.take_claim(f"{2:032x}", bytes(32), "192.0.2.8")
     generation = relay.store.get("orders").generations["all", KeySlot.SECONDARY]
     relay.store.roll_key("orders", "all", KeySlot.SECONDARY, None, seconds=600, waits=False, generation=generation)
-    holder = HolderSnapshot(
+    program = ProgramSnapshot(
         instance="5" * 32, address="192.0.2.5", role="client", state="memory", detail=PRINTABLE, is_connected=True
     )
-    relay.live.rolls["orders", "all"] = RollSnapshot(3, 2, (holder,))
+    relay.live.rolls["orders", "all"] = RollSnapshot(3, 2, (program,))
     relay.store.put_update(StoredUpdate("orders", Role.CONNECTOR, "", 7, b"sealed", NOW, NOW + 900, "target"))
     behind = RecipientSnapshot(
         instance="6" * 32, address="192.0.2.6", role="connector", state="refused", detail="clock", departed_at=NOW
@@ -853,7 +853,7 @@ async def test_claims_key_rolls_and_updates(relay: Relay, admin: Browser) -> Non
     assert crowded not in page.text
     relay.live.pushed["orders"] = (attrs.evolve(relay.live.pushed["orders"][0], is_crowded=True),)
     assert page_of(await admin.get(at)).text.count(crowded) == 1
-    relay.live.rolls["orders", "all"] = RollSnapshot(3, 2, (holder,), is_crowded=True)
+    relay.live.rolls["orders", "all"] = RollSnapshot(3, 2, (program,), is_crowded=True)
     text = page_of(await admin.get(at)).text
     assert text.count(crowded) == 2
     assert "The old one is revoked at " in text

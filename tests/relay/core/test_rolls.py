@@ -47,7 +47,7 @@ def test_after_the_end_those_without_the_key_are_given_it_again() -> None:
     assert observe(roll, ENDS, A, B)[-1] == RetireKey(has_waited=True)
     assert roll.in_memory == 1
     assert roll.end() == 1
-    assert [one.instance for one in roll.holders] == [B.instance]
+    assert [one.instance for one in roll.programs] == [B.instance]
     now = ENDS + REPEAT_SECONDS
     assert list(roll.observe([B], now, depends_on_old=True, is_over=False)) == []
     now = ENDS + LATER_REPEAT_SECONDS
@@ -80,7 +80,7 @@ def test_a_program_that_a_previous_relay_has_seen_is_waited_for() -> None:
     observe(before, 0.0, A, B)
     kept(before, A)
     kept(before, B, state=WAITING)
-    roll = Roll[str](before.roll, 0.0, [attrs.evolve(one, is_connected=False) for one in before.holders])
+    roll = Roll[str](before.roll, 0.0, [attrs.evolve(one, is_connected=False) for one in before.programs])
     assert [(one.instance, one.state, one.is_connected) for one in roll.missing] == [(B.instance, WAITING, False)]
     observe(roll, 100.0, A)
     for now in (200.0, 300.0):
@@ -161,7 +161,7 @@ def test_a_new_control_channel_is_asked_in_any_case() -> None:
     kept(roll, A)
     again = Seen("c", A.instance, A.address, A.role)
     assert observe(roll, 1.0, A, again) == [GiveKey("c")]
-    assert len(roll.holders) == 1
+    assert len(roll.programs) == 1
 
 
 def test_in_memory_only_does_not_count() -> None:
@@ -217,7 +217,7 @@ def test_answers_that_nobody_asked_for() -> None:
     assert roll.missing
     assert roll.answered(A.address, A.instance, WAITING, "b.example.com") is not None
     assert roll.answered(A.address, A.instance, WAITING, "b.example.com") is None  # nothing new
-    assert roll.holders[0].detail == "b.example.com"
+    assert roll.programs[0].detail == "b.example.com"
 
 
 def test_a_program_that_answers_all_the_time_is_noted_a_few_times_each_time_it_is_asked() -> None:
@@ -240,8 +240,8 @@ def test_programs_that_a_previous_relay_has_seen_need_room_too() -> None:
     before = begin()
     observe(before, 0.0, A, B)
     rooms = iter([True, False])
-    roll = Roll[str](before.roll, 0.0, before.holders, take_room=lambda: next(rooms))
-    assert (roll.holders, roll.is_crowded) == (before.holders[:1], True)
+    roll = Roll[str](before.roll, 0.0, before.programs, take_room=lambda: next(rooms))
+    assert (roll.programs, roll.is_crowded) == (before.programs[:1], True)
 
 
 def test_with_too_many_programs_the_old_key_stays_until_the_end() -> None:

@@ -104,7 +104,7 @@ async def test_the_next_relay_knows_which_programs_do_not_have_the_key(
         snapshot = second.snapshot("db", rule)
         assert snapshot is not None
         assert not snapshot.has_forgotten
-        assert (snapshot.holders, snapshot.kept) == (1, 0)
+        assert (snapshot.programs, snapshot.kept) == (1, 0)
         (missing,) = snapshot.missing
         assert (missing.instance, missing.state, missing.detail) == (peer.instance, "waiting", "another relay")
         assert not missing.is_connected
@@ -197,7 +197,7 @@ async def test_many_rolls_delay_no_other_task(tmp_path: Path) -> None:
         relay = service(broker, store, channels, tmp_path / str(connections), [])  # type: ignore[arg-type]
         (tmp_path / str(connections)).mkdir()
         looking = partial(relay._look, right_time())
-        actions: list[Callable[[], Awaitable[object]]] = [relay._update, looking, looking, relay._holders]
+        actions: list[Callable[[], Awaitable[object]]] = [relay._update, looking, looking, relay._programs]
         longest = [max(await calls_at_a_time(action)) for action in actions]
         assert all(isinstance(message, control.Key) for one in channels for message in one.given)
         assert sum(len(one.given) for one in channels) == len(channels) == connections
@@ -303,7 +303,7 @@ async def test_saving_many_programs_delays_no_other_task_and_is_seldom(
         relay = service(broker, store, channels, tmp_path, [])  # type: ignore[arg-type]
         await relay._update()
         await relay._look(right_time())
-        longest.append(max(await calls_at_a_time(relay._holders)))
+        longest.append(max(await calls_at_a_time(relay._programs)))
         await relay._save()
         channels.append(ProgramChannel("f" * 32, channels[0].keys))
         await relay._look(right_time())
@@ -317,7 +317,7 @@ async def test_saving_many_programs_delays_no_other_task_and_is_seldom(
 
 
 async def test_the_room_for_programs_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_HOLDERS", 5)
+    monkeypatch.setattr(module, "MAX_PROGRAMS", 5)
     broker, store = _many_rolls(1)
     (roll, other) = store.get("db00000").rolls
     channels = _programs(roll, 5)
@@ -330,11 +330,13 @@ async def test_the_room_for_programs_is_given_back(tmp_path: Path, monkeypatch: 
         await relay._update()
         await relay._look(right_time())
         machine = relay._rolls["db00000", rule].machine
-        return len(machine.holders), machine.is_crowded
+        return len(machine.programs), machine.is_crowded
 
     assert await observed(roll.rule, "a") == (5, True)
     assert await observed(other.rule, "b") == (0, True)
-    assert set((await relay._holders()).values()) == {None}, "a relay that is started again does not know all of them"
+    assert set((await relay._programs()).values()) == {None}, (
+        "a relay that is started again does not know all of them"
+    )
     # The first roll is over because a key was changed, and another one begins.
     store.regenerate_key("db00000", roll.rule, KeySlot.PRIMARY)
     store.roll_key("db00000", roll.rule, KeySlot.SECONDARY, generate_key(), seconds=1000)
