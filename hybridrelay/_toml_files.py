@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from ._text_files import read_text
 from ._toml_lines import Place, lines_of
-from ._value import Value
 from .errors import ConfigurationError
 
 __all__ = ["TomlFile", "read_toml"]
 
 
-@attrs.frozen
-class TomlFile(Value):
+@attrs.define(eq=False)
+class TomlFile:
     """The content of a TOML file."""
 
     path: str
     content: dict[str, Any]
     _text: str = attrs.field(repr=False)
+    #: See `line_of`; None until it is needed.
+    _lines: Mapping[Place, int] | None = attrs.field(init=False, repr=False, default=None)
 
     def line_of(self, *place: str | int) -> int | None:
         """Return the number of the line in which a key, a table, or an element of a list begins.
@@ -33,11 +35,13 @@ class TomlFile(Value):
             The line; the first one is 1. For what is in an inline table, it is the line of the nearest place around
             it. None if there is nothing at this place.
 
-        This scans the file again. It is meant for messages about errors.
+        The first call scans the file again.
         """
         if not place or not _contains(self.content, place):
             return None
-        lines = lines_of(self._text)
+        if self._lines is None:
+            self._lines = lines_of(self._text)
+        lines = self._lines
         return next(lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines)
 
     def at(self, *place: str | int) -> str:

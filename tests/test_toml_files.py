@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridrelay import _toml_files
 from hybridrelay._toml_files import TomlFile, read_toml
+from hybridrelay._toml_lines import Place, lines_of
 from hybridrelay.errors import ConfigurationError
 
 TEXT = '''# a comment
@@ -83,6 +85,20 @@ def read(tmp_path: Path, text: str) -> TomlFile:
 )
 def test_the_line_of_something(tmp_path: Path, place: tuple[str | int, ...], line: int | None) -> None:
     assert read(tmp_path, TEXT).line_of(*place) == line
+
+
+def test_the_lines_of_many_things_are_found_in_one_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration file may have a thousand tables, and the line of each is noted."""
+    scans: list[str] = []
+
+    def scan(text: str) -> dict[Place, int]:
+        scans.append(text)
+        return lines_of(text)
+
+    monkeypatch.setattr(_toml_files, "lines_of", scan)
+    file = read(tmp_path, "[[connection]]\nfile = 'x'\n" * 50)
+    assert [file.line_of("connection", number) for number in range(50)] == [*range(1, 100, 2)]
+    assert len(scans) == 1
 
 
 def test_a_message_names_the_nearest_thing_that_has_a_line(tmp_path: Path) -> None:

@@ -59,6 +59,31 @@ def test_a_server_that_closes_connections_soon_does_not_get_the_same_data_withou
     assert not kept
 
 
+def test_a_server_that_closes_connections_soon_does_not_fail_for_ever() -> None:
+    kept = Unconfirmed()
+    kept.sent(b"a", 0.0, is_first=True)
+    failures = []
+    for number in range(3 * MAX_SENDINGS):
+        kept.alive(20.0 * number + READ_SECONDS)
+        failures.append(kept.ended())
+        kept.sent(b"x" if number < 2 * MAX_SENDINGS else b"", 20.0 * (number + 1), is_first=True)
+    assert failures == [False, *[True] * (MAX_SENDINGS - 2), *[False] * (2 * MAX_SENDINGS + 1)]
+    now = 20.0 * 3 * MAX_SENDINGS
+    kept.sent(b"y", now, is_first=False)
+    kept.alive(now + READ_SECONDS - 1)
+    assert not kept.ended(), "the first one, which was not alive for long enough"
+    kept.sent(b"", now + 20, is_first=True)
+    assert kept.ended(), "the second one"
+    kept.sent(b"", now + 40, is_first=True)
+    kept.alive(now + 40 + CONFIRMED_SECONDS)
+    kept.sent(b"z", now + 80, is_first=True)
+    kept.alive(now + 80 + READ_SECONDS)
+    assert not kept.ended()
+    kept.sent(b"", now + 100, is_first=True)
+    kept.alive(now + 100 + READ_SECONDS)
+    assert kept.ended(), "it no longer counts as one that closes idle connections"
+
+
 def test_what_nobody_may_have_read_is_sent_as_often_as_needed() -> None:
     kept = Unconfirmed()
     kept.sent(b"a", 0.0, is_first=True)

@@ -34,7 +34,7 @@ _DATA_ID = "hybridrelay@32473"
 #: How long connecting and sending may take (seconds).
 _SECONDS = 5.0
 #: How often to look whether the server has closed the connection (seconds).
-_TICK_SECONDS = 5.0
+_TICK_SECONDS = 2.5
 #: How much a server may send on one connection (bytes). Syslog servers send nothing; some send a greeting, and TLS
 #: needs a little.
 _MAX_IGNORED = 1024 * 1024
@@ -157,11 +157,12 @@ class SyslogSink:
         """Send data, and before that what may have been lost with an earlier connection. Raises OSError."""
         self._look()
         if is_first := self._connection is None:
-            while not self._begin(data):
+            while (sent_at := self._begin(data)) is None:
                 pass
         else:
+            sent_at = time.monotonic()
             self._connection.sendall(data)
-        self._unconfirmed.sent(data, time.monotonic(), is_first=is_first)
+        self._unconfirmed.sent(data, sent_at, is_first=is_first)
 
     def _look(self) -> None:
         """Close the connection if the server has ended it. Raises OSError if that is a failure of the server."""
@@ -171,16 +172,17 @@ class SyslogSink:
             else:
                 self._unconfirmed.alive(time.monotonic())
 
-    def _begin(self, data: bytes) -> bool:
-        """Send data as the first on a new connection. Returns whether the server has kept the connection open for a
-        moment. Raises OSError, also if the server has failed."""
+    def _begin(self, data: bytes) -> float | None:
+        """Send data as the first on a new connection. Returns when it was sent, if the server has kept the connection
+        open for a moment; otherwise None. Raises OSError, also if the server has failed."""
         self._connection = self._connect()
         self._ending = _Ending(self._connection)
+        sent_at = time.monotonic()
         self._connection.sendall(self._unconfirmed.data + data)
         if not self._ending.comes_within(self._unconfirmed.watch_seconds):
-            return True
+            return sent_at
         self._ended(self._unconfirmed.ended(during=True))
-        return False
+        return None
 
     def _ended(self, is_failure: bool) -> None:
         self._disconnect()

@@ -11,7 +11,9 @@ balancer in front of servers that do not run, can be recognized only by the end 
    takes longer if earlier connections have ended.
 4. At most `MAX_KEPT` bytes are kept, and always what was sent last.
 5. What was sent on `MAX_SENDINGS` connections, each of which was found alive `READ_SECONDS` later, counts as read:
-   the server probably closes every idle connection soon, and would otherwise get the same records without end.
+   the server probably closes every idle connection soon, and would otherwise get the same records without end. From
+   then on, the end of a connection that was found alive `READ_SECONDS` after its first data does not count in rule 2,
+   until a connection remains alive for `CONFIRMED_SECONDS`.
 """
 
 from __future__ import annotations
@@ -67,8 +69,10 @@ class Unconfirmed:
         self._counted: deque[_Part] = deque()
         self._parts: deque[_Part] = deque()
         self._bytes = 0
-        #: When the first data was sent on the last connection.
-        self._since = 0.0
+        #: When the first data was sent on the last connection, and when that was last found alive.
+        self._since = self._alive_at = 0.0
+        #: Whether the server probably closes idle connections soon (rule 5).
+        self._closes_idle = False
         #: How many connections in a row have ended with something unconfirmed.
         self._ends = 0
 
@@ -89,7 +93,7 @@ class Unconfirmed:
     def sent(self, data: bytes, now: float, *, is_first: bool) -> None:
         """Note that data was sent. `is_first`: on a new connection, on which `data` was sent again before it, too."""
         if is_first:
-            self._since = now
+            self._since = self._alive_at = now
             self._parts.extendleft(reversed(self._counted))
             self._counted.clear()
             for part in self._parts:
@@ -102,16 +106,20 @@ class Unconfirmed:
 
     def alive(self, now: float) -> None:
         """Note that the connection is alive."""
+        self._alive_at = now
         while self._parts and now - self._parts[0].at >= READ_SECONDS:
             part = self._parts.popleft()
             part.sendings += 1
             self._counted.append(part)
-        while self._counted and (
-            now - self._counted[0].at >= CONFIRMED_SECONDS or self._counted[0].sendings >= MAX_SENDINGS
-        ):
+        while self._counted:
+            oldest = self._counted[0]
+            if now - oldest.at < CONFIRMED_SECONDS:
+                if oldest.sendings < MAX_SENDINGS:
+                    break
+                self._closes_idle, self._ends = True, 0
             self._drop()
         if now - self._since >= CONFIRMED_SECONDS:
-            self._ends = 0
+            self._closes_idle, self._ends = False, 0
 
     def ended(self, *, during: bool = False) -> bool:
         """Note that the connection has ended. Returns whether the server counts as failed.
@@ -120,6 +128,8 @@ class Unconfirmed:
             during: whether it has ended while something was being sent that is not noted yet.
         """
         if not self and not during:
+            return False
+        if self._closes_idle and not during and self._alive_at - self._since >= READ_SECONDS:
             return False
         self._ends += 1
         return self._ends >= MAX_ENDS
