@@ -100,7 +100,8 @@ def create_connection(
             connection.
     """
     _check_is_new(name, registry, files)
-    paths = [files.connector, files.application, files.authority]
+    # The authority file first: if this process is killed, it tells the next one that there was an earlier attempt.
+    paths = [files.authority, files.connector, files.application]
     check_new_files([*paths, files.relay] if files.relay else paths)
     if registry is not None:
         relay = registry.prepare(now=now)
@@ -117,7 +118,7 @@ def create_connection(
         valid_years=valid_years,
         has_issuer=has_issuer,
     )
-    texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
+    texts = (made.authority_file.format(), made.connector.format() + "\n", made.application.format() + "\n")
     contents = dict(zip(paths, texts, strict=True))
     if registry is not None:
         with contextlib.ExitStack() as written:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from .._replace_file import create_whole_file, naming, sync_directory
+from .._replace_file import create_whole_file, naming, remove_leftovers, sync_directory
 from ..errors import ConfigurationError
 
 
@@ -35,7 +35,8 @@ def check_new_files(paths: Iterable[Path]) -> None:
 @contextlib.contextmanager
 def new_files(contents: Mapping[Path, str]) -> Iterator[None]:
     """Write new files with mode 0600. If one of them, or the block, fails, the files of this call are removed again.
-    If this process is killed, each of them is whole or missing (`create_whole_file`).
+    If this process is killed, each of them is whole or missing (`create_whole_file`). What earlier processes have
+    left of these files when they were killed is removed.
 
     Raises:
         ConfigurationError: see `check_new_files`; nothing is written then.
@@ -45,6 +46,7 @@ def new_files(contents: Mapping[Path, str]) -> Iterator[None]:
     made: list[Path] = []
     try:
         for path, text in contents.items():
+            remove_leftovers(path)  # they have private keys
             _write_new(path, text)
             made.append(path)
         for directory in {path.parent for path in made}:

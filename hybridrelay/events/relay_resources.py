@@ -180,7 +180,7 @@ class StateFileWritten(Event):
 @attrs.frozen(kw_only=True)
 class StateFileNotRead(_File):
     """A file that the relay can do without cannot be read. The relay continues without what is in it, and replaces
-    the file when there is something to write."""
+    the file."""
 
     name: ClassVar = "state-file.not-read"
     level: ClassVar = Level.WARNING

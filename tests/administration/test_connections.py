@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
 
+from hybridrelay._replace_file import create_whole_file
 from hybridrelay.administration import (
     NewFiles,
     StoreRegistry,
@@ -16,6 +18,7 @@ from hybridrelay.administration import (
     describe_relay,
     import_connection,
     issue_connection_string,
+    new_files,
     read_relay_record,
 )
 from hybridrelay.errors import ConfigurationError
@@ -34,6 +37,48 @@ def test_the_relay_has_what_the_strings_carry(scene: Scene) -> None:
         assert (string.entity_path, string.key_name) == ("orders", rule)
         assert string.hosts == ("a.example.com",)
         assert string.key == scene.key(rule, KeySlot.PRIMARY)
+
+
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_a_creation_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
+    """The next one says which files are useless, however many were written."""
+    files = NewFiles(tmp_path / "c", tmp_path / "a", tmp_path / "au")
+    registry = StoreRegistry(state_dir=tmp_path / "state", create=True)
+    create = partial(
+        create_connection,
+        "orders",
+        target=HostPort("db", 1),
+        hosts=["relay.example.com"],
+        files=files,
+        registry=registry,
+        now=time.time(),
+    )
+    made: list[Path] = []
+
+    def create_one(path: Path, data: bytes) -> None:
+        if len(made) == written:
+            raise KeyboardInterrupt
+        create_whole_file(path, data)
+        made.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(new_files, "create_whole_file", create_one)
+        patch.setattr(Path, "unlink", lambda *_args, **_options: None)  # as if this process were killed
+        with pytest.raises(KeyboardInterrupt):
+            create(before_change=_interrupt)
+    assert len(made) == written
+    with pytest.raises(ConfigurationError, match="the relay has no hybrid connection") as caught:
+        create()
+    remedy = caught.value.remedy
+    assert remedy is not None
+    assert all(str(path) in remedy for path in made)
+    for path in made:
+        path.unlink()
+    assert create().name == "orders"
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def test_with_the_relay_of_this_machine(tmp_path: Path) -> None:

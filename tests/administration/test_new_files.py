@@ -29,6 +29,15 @@ def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
     assert {path.name: _mode(path) for path in tmp_path.iterdir()} == {"a": 0o600, "b": 0o600}
 
 
+def test_what_a_process_that_was_killed_has_left_is_removed(tmp_path: Path) -> None:
+    """It has private keys."""
+    for name in (".a.01234567", ".b.89abcdef", ".c.01234567"):
+        (tmp_path / name).write_text("key")
+    with new_files({tmp_path / "a": "one", tmp_path / "b": "two"}):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", ".c.01234567"}
+
+
 def test_nothing_is_written_where_one_exists(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("precious")
 

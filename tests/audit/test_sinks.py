@@ -286,8 +286,30 @@ class TestSyslogServers:
             logs.wait(framed(RECORD, RECORD))
             sink.close()
 
+    def test_after_an_early_end_a_connection_is_kept_from_being_idle(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with server() as logs:
+            sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")
+            sink.write([RECORD])
+            logs.wait(framed(RECORD))
+            sink.tick()
+            logs.hang_up()
+            sink.tick()
+            logs.wait(framed(RECORD, RECORD))
+            for _ in range(2):
+                sink.tick()
+            sink.write([WARNING])
+            logs.wait(framed(WARNING))
+            monkeypatch.setattr(unconfirmed, "CONFIRMED_SECONDS", 0.0)
+            sink.tick()
+            sink.write([WARNING])
+            logs.wait(framed(WARNING, WARNING))
+            sink.close()
+        repeated = len(framed(RECORD, RECORD))
+        assert logs.got[:repeated] == framed(RECORD, RECORD)
+        keepalive = rb"\d+ <110>1 \S+ db1 hybridrelay \d+ syslog\.keepalive \[\S+\] [^<]*"
+        assert re.fullmatch(b"(?:%s){2}" % keepalive, logs.got[repeated : -len(framed(WARNING, WARNING))])
+
     def test_what_was_sent_long_ago_is_not_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(unconfirmed, "READ_SECONDS", 0.0)
         monkeypatch.setattr(unconfirmed, "CONFIRMED_SECONDS", 0.0)
         with server() as logs:
             sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
-from ...events.base import Event
+from ...events.base import Event, Level
 from ..chain import FieldValue, time_text
 from ..record import Record
 from .priority import priority_of
@@ -125,13 +125,16 @@ class SyslogSink:
 
     def write(self, records: Sequence[Record]) -> Sequence[Event]:
         """See `Sink.write`."""
-        messages = [syslog_message(record, host=self._own_name, process=os.getpid()) for record in records]
+        messages = [self._message(record) for record in records]
         with self._disconnecting():
             if self.transport == "udp":
                 self._send_datagrams(messages)
             else:
-                self._send_stream(b"".join(b"%d %s" % (len(message), message) for message in messages))
+                self._send_stream(b"".join(map(_framed, messages)))
         return ()
+
+    def _message(self, record: Record) -> bytes:
+        return syslog_message(record, host=self._own_name, process=os.getpid())
 
     @contextlib.contextmanager
     def _disconnecting(self) -> Iterator[None]:
@@ -203,16 +206,32 @@ class SyslogSink:
         return TLSConnection(sock, context, self._host, _SECONDS)
 
     def tick(self) -> Sequence[Event]:
-        """See `Sink.tick`. Sends again what may have been lost with a connection that has ended since."""
+        """See `Sink.tick`. Sends again what may have been lost with a connection that has ended since; or else a
+        keepalive message, if one is needed."""
         with self._disconnecting():
-            self._look()
-            if self._connection is None and self._unconfirmed:
-                self._send_stream(b"")
+            if not self._send_again() and self._connection is not None and self._unconfirmed.needs_keepalive:
+                self._connection.sendall(_framed(self._message(_keepalive(time.time()))))
         return ()
+
+    def _send_again(self) -> bool:
+        """If the connection has ended, send again what may have been lost with it.
+
+        Returns:
+            Whether something was sent.
+
+        Raises:
+            OSError: see `_send_stream`.
+        """
+        self._look()
+        if self._connection is not None or not self._unconfirmed:
+            return False
+        self._send_stream(b"")
+        return True
 
     def close(self) -> None:
         """See `Sink.close`."""
-        self.tick()
+        with self._disconnecting():
+            self._send_again()
         self._unconfirmed = Unconfirmed()
         self._disconnect()
 
@@ -221,6 +240,16 @@ class SyslogSink:
             if one is not None:
                 one.close()
         self._datagrams = self._connection = self._ending = None
+
+
+def _framed(message: bytes) -> bytes:
+    return b"%d %s" % (len(message), message)
+
+
+def _keepalive(now: float) -> Record:
+    """Return what is sent so that the server does not consider the connection idle; see `unconfirmed`."""
+    text = "The connection is kept open until the server has had the time to read the latest records"
+    return Record(now, "syslog.keepalive", {}, Level.DEBUG, text)
 
 
 def _cut(message: bytes, limit: int) -> bytes:

@@ -10,29 +10,18 @@ balancer in front of servers that do not run, can be recognized only by the end 
 3. After the first data on a connection, its end is awaited for a moment, before the data counts as written. This
    takes longer if earlier connections have ended.
 4. At most `MAX_KEPT` bytes are kept, and always what was sent last.
-5. What was sent on `MAX_SENDINGS` connections, each of which was found alive `READ_SECONDS` later, counts as read:
-   the server probably closes every idle connection soon, and would otherwise get the same records without end. From
-   then on, the end of a connection that was found alive `READ_SECONDS` after its first data does not count in rule 2,
-   until a connection remains alive for `CONFIRMED_SECONDS`.
+5. If the last connection has ended with something unconfirmed, keepalive messages are sent on the next one while it
+   is idle, until everything is confirmed. Otherwise, a server that reads everything, and closes each connection that
+   is idle for less than `CONFIRMED_SECONDS`, would get the same data without end, and count as failed. A server that
+   does not read closes connections all the same.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from itertools import chain
 from typing import Final
 
-import attrs
-
-__all__ = [
-    "CONFIRMED_SECONDS",
-    "MAX_ENDS",
-    "MAX_KEPT",
-    "MAX_SENDINGS",
-    "READ_SECONDS",
-    "WATCH_SECONDS",
-    "Unconfirmed",
-]
+__all__ = ["CONFIRMED_SECONDS", "MAX_ENDS", "MAX_KEPT", "WATCH_SECONDS", "Unconfirmed"]
 
 #: How long after it was sent something counts as read if the connection is alive (seconds). Some load balancers close
 #: a connection only when they have tried for a while to connect to a server.
@@ -44,46 +33,33 @@ MAX_ENDS: Final = 2
 WATCH_SECONDS: Final = (0.1, 1.0, 3.0)
 #: How much is kept (bytes).
 MAX_KEPT: Final = 1024 * 1024
-#: On how many connections the same data is sent at most, if each of them was found alive for a while.
-MAX_SENDINGS: Final = 5
-#: A connection counts for `MAX_SENDINGS` if it is found alive this long after the data was sent (seconds). A server
-#: that reads nothing often closes connections at once.
-READ_SECONDS: Final = 5.0
-
-
-@attrs.define
-class _Part:
-    data: bytes
-    #: When it was sent on the last connection.
-    at: float
-    #: On how many connections it was sent and found alive `READ_SECONDS` later.
-    sendings: int = 0
 
 
 class Unconfirmed:
     """The data that was sent to one server and may not have been read. Times are seconds on any one clock."""
 
     def __init__(self) -> None:
-        #: In the order in which they were sent; all of `_counted` before all of `_parts`. The former were sent on the
-        #: last connection at least `READ_SECONDS` before it was found alive.
-        self._counted: deque[_Part] = deque()
-        self._parts: deque[_Part] = deque()
+        #: When each part was sent, and the part.
+        self._parts: deque[tuple[float, bytes]] = deque()
         self._bytes = 0
-        #: When the first data was sent on the last connection, and when that was last found alive.
-        self._since = self._alive_at = 0.0
-        #: Whether the server probably closes idle connections soon (rule 5).
-        self._closes_idle = False
+        #: When the first data was sent on the last connection.
+        self._since = 0.0
         #: How many connections in a row have ended with something unconfirmed.
         self._ends = 0
 
     def __bool__(self) -> bool:
         """Whether there is anything."""
-        return bool(self._counted or self._parts)
+        return bool(self._parts)
 
     @property
     def data(self) -> bytes:
         """All of it, in order: what to send first on a new connection."""
-        return b"".join(part.data for part in chain(self._counted, self._parts))
+        return b"".join(part for _, part in self._parts)
+
+    @property
+    def needs_keepalive(self) -> bool:
+        """Whether to send keepalive messages on the connection while nothing else is sent."""
+        return bool(self._parts) and self._ends > 0
 
     @property
     def watch_seconds(self) -> float:
@@ -93,33 +69,20 @@ class Unconfirmed:
     def sent(self, data: bytes, now: float, *, is_first: bool) -> None:
         """Note that data was sent. `is_first`: on a new connection, on which `data` was sent again before it, too."""
         if is_first:
-            self._since = self._alive_at = now
-            self._parts.extendleft(reversed(self._counted))
-            self._counted.clear()
-            for part in self._parts:
-                part.at = now
+            self._since = now
+            self._parts = deque((now, part) for _, part in self._parts)
         if data:
-            self._parts.append(_Part(data, now))
+            self._parts.append((now, data))
             self._bytes += len(data)
-        while self._bytes > MAX_KEPT and len(self._counted) + len(self._parts) > 1:
+        while self._bytes > MAX_KEPT and len(self._parts) > 1:
             self._drop()
 
     def alive(self, now: float) -> None:
         """Note that the connection is alive."""
-        self._alive_at = now
-        while self._parts and now - self._parts[0].at >= READ_SECONDS:
-            part = self._parts.popleft()
-            part.sendings += 1
-            self._counted.append(part)
-        while self._counted:
-            oldest = self._counted[0]
-            if now - oldest.at < CONFIRMED_SECONDS:
-                if oldest.sendings < MAX_SENDINGS:
-                    break
-                self._closes_idle, self._ends = True, 0
+        while self._parts and now - self._parts[0][0] >= CONFIRMED_SECONDS:
             self._drop()
         if now - self._since >= CONFIRMED_SECONDS:
-            self._closes_idle, self._ends = False, 0
+            self._ends = 0
 
     def ended(self, *, during: bool = False) -> bool:
         """Note that the connection has ended. Returns whether the server counts as failed.
@@ -127,12 +90,10 @@ class Unconfirmed:
         Args:
             during: whether it has ended while something was being sent that is not noted yet.
         """
-        if not self and not during:
-            return False
-        if self._closes_idle and not during and self._alive_at - self._since >= READ_SECONDS:
+        if not self._parts and not during:
             return False
         self._ends += 1
         return self._ends >= MAX_ENDS
 
     def _drop(self) -> None:
-        self._bytes -= len((self._counted or self._parts).popleft().data)
+        self._bytes -= len(self._parts.popleft()[1])

@@ -166,6 +166,7 @@ class RollService:
                 StateFileNotRead(file=str(self._state_dir / ROLLS_FILE), detail=detail, remedy=remedy)
             )
             self.problem = FileProblem("rolls", detail, remedy)
+            self._changes += 1  # so that it is replaced as soon as possible
 
     async def _save(self) -> None:
         """Write what was seen, if it has changed."""
