@@ -13,11 +13,15 @@ from ..events.connector import RefusedEverywhere, RegistrationMissing, Registrat
 from ..events.stream import EventStream
 from .published import Published
 
-__all__ = ["AllRegistrations"]
+__all__ = ["START_SECONDS", "AllRegistrations"]
+
+#: How long a connector that serves at least one hybrid connection waits at its start for the others: they may be
+#: disabled, or their relays may not be reachable (seconds).
+START_SECONDS = 30.0
 
 
 class AllRegistrations:
-    """Knows when every hybrid connection is registered or refused.
+    """Knows when the hybrid connections are registered or refused, so that the connector has started, or has to end.
 
     Args:
         published: the hybrid connections by number, as they are at any time.
@@ -39,8 +43,9 @@ class AllRegistrations:
         self._events = events
         self._last_look = last_look
         #: Set once every hybrid connection that the policy allows is registered at one relay or more, or refused by
-        #: all; not if all of them are refused.
-        self.settled = trio.Event()
+        #: all; not if all of them are refused. After `START_SECONDS`, it is enough that one of them is registered.
+        self._settled = trio.Event()
+        self._waits_for_all = True
         #: Set once every relay refuses every hybrid connection that the policy allows, so that the connector ends,
         #: unless the last look finds something else.
         self._over = trio.Event()
@@ -57,8 +62,20 @@ class AllRegistrations:
                 self._over.set()
             elif all(state.asks_again_in(now) for state in outdated):  # unless a relay is already being asked again
                 self._check_refusals()
-        elif all(published.is_registered or published.is_refused for published in everything):
-            self.settled.set()
+        elif all(published.is_registered or published.is_refused for published in everything) or (
+            not self._waits_for_all and any(published.is_registered for published in everything)
+        ):
+            self._settled.set()
+
+    async def wait_settled(self) -> None:
+        """Wait until the connector has started: every hybrid connection that the policy allows is registered or
+        refused, or at least one is registered and `START_SECONDS` have passed."""
+        with trio.move_on_after(START_SECONDS):
+            await self._settled.wait()
+            return
+        self._waits_for_all = False
+        self.changed()
+        await self._settled.wait()
 
     async def raise_when_refused(self) -> None:
         """Wait until every relay refuses every connection string whose hybrid connection the policy allows.

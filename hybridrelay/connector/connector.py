@@ -323,7 +323,7 @@ class Connector:
                 nursery.start_soon(self._required_audit.watch, self._monitor.refuse)
                 nursery.start_soon(self._registrations.raise_when_refused)
                 nursery.start_soon(self._relays.run)
-                await self._registrations.settled.wait()
+                await self._registrations.wait_settled()
                 self._registrations.publish_missing()
                 task_status.started(tuple(one.string for one in self._published.values() if not one.is_refused))
                 await wait_stop(stop)

@@ -45,14 +45,14 @@ class Scene:
         endpoints = tuple(map(Endpoint, hosts))
         strings = [attrs.evolve(published(name).string, endpoints=endpoints) for name in names]
         self.changes: list[Callable[[Connector], object]] = []
-        self._connector = Connector(ConnectorConfig(strings), clock=trio.current_time, last_look=self._last_look)
+        self.connector = Connector(ConnectorConfig(strings), clock=trio.current_time, last_look=self._last_look)
         self.error: Exception | None = None
         self.ended = trio.Event()
         self.a.answers["one"] = Reason.UNKNOWN_CONNECTION
 
     async def run(self) -> None:
         try:
-            await self._connector.run()
+            await self.connector.run()
         except AuthorizationError as exc:
             self.error = exc
             self.ended.set()
@@ -61,7 +61,7 @@ class Scene:
     async def _last_look(self) -> AsyncIterator[None]:
         await trio.lowlevel.checkpoint()
         if self.changes:
-            self.changes.pop()(self._connector)
+            self.changes.pop()(self.connector)
         yield
 
     def revoke_at_b(self) -> None:
