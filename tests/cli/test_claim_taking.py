@@ -207,6 +207,33 @@ async def test_something_that_answers_in_place_of_the_relay_does_not_end_a_first
         await claim_taking._take(CODE, list[ClaimContent]().append, attempt, "auto", None, patient=False)
 
 
+@pytest.mark.parametrize("reason", [Reason.CLAIM_LOST, Reason.CLAIM_TAKEN])
+async def test_the_number_of_a_claim_that_was_lost_is_kept(tmp_path: Path, reason: Reason) -> None:
+    """With another number, the relay would take the next start for a second taker."""
+
+    async def take(code: ClaimCode, keep: object, *, attempt: Callable[[], str], **_: object) -> None:
+        attempt()
+        await trio.lowlevel.checkpoint()
+        raise AuthorizationError("refused", reason=reason)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claim_taking, "take_claim", take)
+        attempt = claim_taking._Attempt(tmp_path / "out")
+        with pytest.raises(AuthorizationError):
+            await claim_taking._take(CODE, list[ClaimContent]().append, attempt, "auto", None, patient=True)
+    assert attempt.exists() == (reason is Reason.CLAIM_LOST)
+
+
+@pytest.mark.parametrize("left", ["", "damaged", "0" * 31])
+def test_the_file_of_an_attempt_that_cannot_be_used_is_replaced(tmp_path: Path, left: str) -> None:
+    """The disk was full when it was written, for example."""
+    file = tmp_path / ".out.attempt"
+    file.write_text(left)
+    file.chmod(0o600)
+    number = claim_taking._Attempt(tmp_path / "out").get()
+    assert number == claim_taking._Attempt(tmp_path / "out").get() == file.read_text().strip() != left
+
+
 def test_nothing_is_done_without_the_option() -> None:
     claim_taking.take_at_first_start(argparse.Namespace(claim_file=None))
 
