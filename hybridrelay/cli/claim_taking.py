@@ -9,8 +9,7 @@ file, the program asks again, perhaps after a restart, and the relay should not 
 asks, the program writes a random number, its *attempt*, to a file beside the one that is to be written. It states
 this number each time, and deletes the file in the end.
 
-A program that was killed leaves the file of its attempt or the pending file, and the next one goes on from there
-(`_clean_up`).
+A program that was killed leaves one of these two files, and the next one goes on from there (`_clean_up`).
 """
 
 from __future__ import annotations
