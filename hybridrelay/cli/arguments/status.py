@@ -91,8 +91,9 @@ With NAME and INSTANCE, drain only one connector of a hybrid connection, for exa
 offers it no new sessions, and other connectors get them. Its sessions continue, and can resume. If no other connector
 is registered, clients get the error 'no-listener'. With several relays, drain the connector at each of them.
 
-The drain lasts until --undo, or until the relay is stopped. Once no sessions are left, the relay or connector can be
-stopped without interrupting anything.
+The drain lasts until --undo, or until the relay is stopped. That of one connector also ends when the connector is
+started again, because it is another instance then. Once no sessions are left, the relay or connector can be stopped
+without interrupting anything.
 """
 _DRAIN_EXAMPLES = """\
 examples:
